@@ -1,0 +1,131 @@
+//! The connector evaluator: rules in, verdicts out.
+//!
+//! It is pure: no clock, no randomness, no files. For WebAssembly it is built without the standard
+//! library, so that the compiler holds it to that; the component imports nothing. The same code
+//! runs natively for tests, benchmarks and fuzzing: [`Policy`] is the whole of it, and speaks the
+//! types of `wit/policy.wit`.
+//!
+//! ```
+//! use portcullis_evaluator::Policy;
+//!
+//! let rules = r#"{"connectors": [{
+//!     "name": "Contoso Bank", "direction": "inbound",
+//!     "from": {"sender-domains": ["*.contosobank.com"]}, "require": {"tls": true}}]}"#;
+//! let (policy, summary) = Policy::configure(rules).expect("the rules are without errors");
+//! assert_eq!(summary.connectors, 1);
+//! assert!(!policy.describe(0, 10).reads_header_from);
+//! ```
+
+#![cfg_attr(target_arch = "wasm32", no_std)]
+#![warn(missing_docs)]
+
+extern crate alloc;
+
+mod cases;
+mod check;
+mod context;
+mod decide;
+mod document;
+mod explain;
+mod facts;
+mod hash;
+mod index;
+mod ip;
+mod json;
+mod names;
+mod problems;
+#[cfg(target_arch = "wasm32")]
+mod rt;
+mod rules;
+mod suffixes;
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+mod bindings {
+    #![allow(missing_docs, unsafe_code)]
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "evaluator",
+        additional_derives: [PartialEq],
+    });
+    #[cfg(target_arch = "wasm32")]
+    export!(Component);
+    #[cfg(target_arch = "wasm32")]
+    use crate::component::Component;
+}
+
+#[cfg(target_arch = "wasm32")]
+mod component;
+
+pub use bindings::exports::portcullis::policy::rules::{Problem, Severity, Summary};
+pub use bindings::exports::portcullis::policy::evaluation::{
+    Acceptance, Attribute, Certificate, Connector, Consideration, Context, Delivery, Description,
+    Direction, Explanation, Finding, IpAddress, Mode, Refusal, RequirementOutcome, Route,
+    SelectorOutcome, Tls, TlsLevel, Trust, Verdict,
+};
+
+/// Rules that verdicts can be asked of.
+#[derive(Debug)]
+pub struct Policy {
+    rules: rules::Rules,
+    index: index::Index,
+}
+
+impl Policy {
+    /// Reads a rules document, checks it and runs its tests.
+    ///
+    /// # Errors
+    /// All that is wrong with the document, warnings included, in its order.
+    pub fn configure(document: &str) -> Result<(Policy, Summary), Vec<Problem>> {
+        let mut problems = problems::Problems::new(document.trim_start_matches('\u{feff}'));
+        let document = document::read(&mut problems);
+        check::errors(&document, &mut problems);
+        if problems.has_errors() {
+            return Err(problems.finish());
+        }
+        let index = index::Index::new(&document.rules);
+        let policy = Policy {
+            rules: document.rules,
+            index,
+        };
+        check::warnings(&policy, &document.spans, &mut problems);
+        cases::run(&policy, &document.tests, &mut problems);
+        if problems.has_errors() {
+            return Err(problems.finish());
+        }
+        let summary = Summary {
+            connectors: policy.rules.connectors.len() as u32,
+            tests: document.tests.len() as u32,
+            warnings: problems.finish(),
+        };
+        Ok((policy, summary))
+    }
+
+    /// Decides about one recipient of one message.
+    pub fn evaluate(&self, context: &Context) -> Verdict {
+        self.decide(context)
+    }
+
+    /// Decides as [`Policy::evaluate`] does, and tells why.
+    pub fn explain(&self, context: &Context) -> Explanation {
+        self.explanation(context)
+    }
+
+    /// The policy in short, with at most `limit` of its connectors from number `first` on.
+    pub fn describe(&self, first: u32, limit: u32) -> Description {
+        self.description(first, limit)
+    }
+
+    /// A policy that cannot answer: every verdict defers. What an evaluator is before its rules.
+    pub fn unconfigured_verdict() -> Verdict {
+        Verdict::Defer(Refusal {
+            connector: None,
+            failed: String::from("policy-unavailable"),
+            code: 451,
+            enhanced: String::from("4.3.0"),
+            text: String::from("the policy has no rules yet"),
+            audit: Vec::new(),
+        })
+    }
+}

@@ -1,0 +1,138 @@
+//! `portcullis evaluate`: contexts in, verdicts out, a line each.
+
+use std::io::{self, BufRead, BufWriter, Write};
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::PolicyArgs;
+use super::policy::Open;
+use crate::json::{self, VerdictJson};
+use crate::policies::unavailable;
+use crate::sandbox::Instance;
+use crate::sandbox::interface::Context;
+
+/// No context is longer; a line that is has no end in sight.
+const LONGEST_LINE: usize = 1 << 20;
+
+/// Evaluate contexts: one JSON object a line in, one verdict a line out
+///
+/// A line that is no context gives {"error": …, "line": N} in its place, and exit code 1 at the end.
+#[derive(Args)]
+#[command(after_help = "Example:\n  portcullis evaluate rules.json < contexts.jsonl > verdicts.jsonl")]
+pub struct Evaluate {
+    #[command(flatten)]
+    policy: PolicyArgs,
+}
+
+#[derive(Serialize)]
+struct BadLine {
+    error: String,
+    line: u64,
+}
+
+impl Evaluate {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let open = self.policy.open().await?;
+        let mut instance = Some(open.instance().await?);
+        let mut input = io::stdin().lock();
+        let mut output = BufWriter::new(io::stdout().lock());
+        let mut line = Vec::new();
+        let mut code = ExitCode::SUCCESS;
+        for number in 1.. {
+            match read_line(&mut input, &mut line)? {
+                Line::End => break,
+                Line::Blank => continue,
+                Line::Whole => match parse(&line) {
+                    Ok(context) => evaluate(&open, &mut instance, &context, &mut output).await?,
+                    Err(error) => {
+                        code = ExitCode::from(1);
+                        write_line(&mut output, &BadLine { error, line: number })?;
+                    }
+                },
+                Line::TooLong => {
+                    code = ExitCode::from(1);
+                    let error = format!("the line is longer than {LONGEST_LINE} bytes");
+                    write_line(&mut output, &BadLine { error, line: number })?;
+                }
+            }
+        }
+        output.flush()?;
+        Ok(code)
+    }
+}
+
+fn parse(line: &[u8]) -> Result<Context, String> {
+    let text = std::str::from_utf8(line).map_err(|error| error.to_string())?;
+    json::parse_context(text)
+}
+
+/// A policy that fails defers, as in a session, and the next line gets a fresh instance.
+async fn evaluate(
+    open: &Open,
+    instance: &mut Option<Instance>,
+    context: &Context,
+    output: &mut impl Write,
+) -> anyhow::Result<()> {
+    let mut asked = match instance.take() {
+        Some(instance) => instance,
+        None => open.instance().await?,
+    };
+    match asked.evaluate(context).await {
+        Ok(verdict) => {
+            *instance = Some(asked);
+            write_line(output, &VerdictJson::from(&verdict))
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            write_line(output, &VerdictJson::from(&unavailable()))
+        }
+    }
+}
+
+fn write_line(output: &mut impl Write, value: &impl Serialize) -> anyhow::Result<()> {
+    serde_json::to_writer(&mut *output, value)?;
+    output.write_all(b"\n")?;
+    Ok(())
+}
+
+enum Line {
+    Whole,
+    Blank,
+    TooLong,
+    End,
+}
+
+/// Reads a line without its end; one that is too long is skipped, not kept.
+fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Line> {
+    line.clear();
+    let mut length = 0;
+    loop {
+        let buffer = input.fill_buf()?;
+        if buffer.is_empty() {
+            if length == 0 {
+                return Ok(Line::End);
+            }
+            break;
+        }
+        let end = buffer.iter().position(|byte| *byte == b'\n');
+        let part = &buffer[..end.unwrap_or(buffer.len())];
+        length += part.len();
+        if length <= LONGEST_LINE {
+            line.extend_from_slice(part);
+        }
+        let consumed = part.len() + usize::from(end.is_some());
+        length += usize::from(end.is_some() && length == 0);
+        input.consume(consumed);
+        if end.is_some() {
+            break;
+        }
+    }
+    Ok(match length {
+        _ if length > LONGEST_LINE => Line::TooLong,
+        _ if line.iter().all(u8::is_ascii_whitespace) => Line::Blank,
+        _ => Line::Whole,
+    })
+}

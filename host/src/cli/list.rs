@@ -1,0 +1,64 @@
+//! `portcullis list`: the connectors of a policy.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::paint::{self, Paint};
+use super::{Format, PolicyArgs};
+use crate::json::{ConnectorJson, direction_name, mode_name};
+use crate::sandbox::interface::{Connector, Mode};
+
+/// How many connectors are asked for at a time.
+const WINDOW: u32 = 1000;
+
+/// List the connectors of a policy, a line each
+#[derive(Args)]
+#[command(after_help = "Example:\n  portcullis list policy.wasm")]
+pub struct List {
+    #[command(flatten)]
+    policy: PolicyArgs,
+    /// How to write the list
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+impl List {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let open = self.policy.open().await?;
+        let mut connectors = Vec::new();
+        for first in (0..open.module.description.total).step_by(WINDOW as usize) {
+            // A fresh instance for each window: what one allocates is given back.
+            let window = open.instance().await?.describe(first, WINDOW).await?;
+            connectors.extend(window.connectors);
+        }
+        match self.format {
+            Format::Json => {
+                let json: Vec<ConnectorJson> = connectors.iter().map(ConnectorJson::from).collect();
+                println!("{}", serde_json::to_string_pretty(&json)?);
+            }
+            Format::Text => print_table(&connectors, Paint(paint::wanted(&std::io::stdout()))),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn print_table(connectors: &[Connector], paint: Paint) {
+    let width = connectors.iter().map(|c| c.name.chars().count()).max().unwrap_or_default();
+    for connector in connectors {
+        let name = format!("{:width$}", connector.name);
+        let line = format!(
+            "{:8}  {:8}  {} → {}",
+            direction_name(connector.direction),
+            mode_name(connector.mode),
+            connector.applies_to,
+            connector.demands
+        );
+        if connector.mode == Mode::Disabled {
+            println!("{}  {}", paint.dim(name), paint.dim(line));
+        } else {
+            println!("{}  {line}", paint.strong(name));
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The command line: a file a command.
+
+mod build;
+mod check;
+mod evaluate;
+mod explain;
+mod list;
+mod paint;
+mod policy;
+mod report;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Partner connectors for secure mail flow, as a sandboxed WebAssembly policy.
+#[derive(Parser)]
+#[command(name = "portcullis", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Run),
+    Check(check::Check),
+    Build(build::Build),
+    Evaluate(evaluate::Evaluate),
+    Explain(explain::Explain),
+    List(list::List),
+}
+
+impl Cli {
+    /// Runs the command. Results go to standard output, everything else to standard error.
+    ///
+    /// # Errors
+    /// What stopped the command, for a person.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let runtime = match self.command {
+            Command::Run(_) => tokio::runtime::Builder::new_multi_thread().enable_all().build()?,
+            _ => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+        };
+        let outcome = runtime.block_on(async {
+            match self.command {
+                Command::Run(command) => command.run().await,
+                Command::Check(command) => command.run().await,
+                Command::Build(command) => command.run().await,
+                Command::Evaluate(command) => command.run().await,
+                Command::Explain(command) => command.run().await,
+                Command::List(command) => command.run().await,
+            }
+        });
+        // A policy that compiles must not hold up the end.
+        runtime.shutdown_background();
+        outcome
+    }
+}
+
+/// How results are written.
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For a person.
+    #[default]
+    Text,
+    /// For a program; stable.
+    Json,
+}
+
+/// Which policy, and what it may use.
+#[derive(Args)]
+pub struct PolicyArgs {
+    /// A rules document (.json) or a component (.wasm)
+    policy: PathBuf,
+    /// Memory that the policy may use
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    memory: usize,
+    /// Time that one evaluation may take
+    #[arg(long, value_name = "MS", default_value_t = 50)]
+    time_limit: u64,
+}

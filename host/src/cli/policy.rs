@@ -1,0 +1,96 @@
+//! Opening what a command calls POLICY: a rules document or a component.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+use super::{PolicyArgs, paint, report};
+use crate::sandbox::{BuildError, Builder, Cache, Instance, Limits, Module, Sandbox};
+
+/// A policy that can be asked.
+pub struct Open {
+    /// Where it runs.
+    pub sandbox: Sandbox,
+    /// The policy.
+    pub module: Arc<Module>,
+}
+
+impl Open {
+    /// A fresh instance.
+    pub async fn instance(&self) -> anyhow::Result<Instance> {
+        Ok(Instance::new(&self.sandbox, &self.module).await?)
+    }
+}
+
+impl PolicyArgs {
+    /// Loads the policy; a document is built first.
+    pub async fn open(&self) -> anyhow::Result<Open> {
+        let limits = Limits {
+            memory: self.memory << 20,
+            evaluation: Duration::from_millis(self.time_limit),
+            instances: 4,
+            ..Limits::default()
+        };
+        let cache = default_cache();
+        let bytes = match extension(&self.policy)? {
+            Kind::Component => read(&self.policy)?,
+            Kind::Document => build(&self.policy, &cache).await?,
+        };
+        let sandbox = Sandbox::new(limits, cache)?;
+        let module = sandbox.load(&self.policy.display().to_string(), bytes).await?;
+        Ok(Open { sandbox, module })
+    }
+}
+
+enum Kind {
+    Document,
+    Component,
+}
+
+fn extension(path: &Path) -> anyhow::Result<Kind> {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("json") => Ok(Kind::Document),
+        Some("wasm") => Ok(Kind::Component),
+        _ => bail!("{}: a policy is a .json or a .wasm file", path.display()),
+    }
+}
+
+/// Reads a file; the error names it.
+pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Reads a rules document; the error names it.
+pub fn read_document(path: &Path) -> anyhow::Result<String> {
+    String::from_utf8(read(path)?).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        anyhow::anyhow!("{} is not UTF-8: see byte {at}", path.display())
+    })
+}
+
+async fn build(path: &Path, cache: &Option<Arc<Cache>>) -> anyhow::Result<Vec<u8>> {
+    let document = read_document(path)?;
+    match Builder::new(cache.clone())?.build(document.clone()).await {
+        Ok(built) => Ok(built.component),
+        Err(BuildError::Rejected(problems)) => {
+            let colour = paint::wanted(&std::io::stderr());
+            eprint!("{}", report::problems(&path.display().to_string(), &document, &problems, colour));
+            bail!("{} is not a valid policy", path.display())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The compile cache of this user; none if there is no place for it, which costs only time.
+pub fn default_cache() -> Option<Arc<Cache>> {
+    let folder = crate::config::default_cache_folder()?;
+    match Cache::open(&folder) {
+        Ok(cache) => Some(Arc::new(cache)),
+        Err(error) => {
+            tracing::debug!(%error, "no compile cache");
+            None
+        }
+    }
+}

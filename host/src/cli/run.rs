@@ -1,0 +1,65 @@
+//! `portcullis run`: the SMTP session loop.
+
+use std::io::{IsTerminal, stderr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use tracing_subscriber::EnvFilter;
+
+use super::{Format, paint};
+use crate::config::Config;
+use crate::daemon::Daemon;
+use crate::demo::Demo;
+
+/// Take mail, and ask policies about it
+///
+/// Without a configuration it works at once on an embedded default: 127.0.0.1 port 2525, a
+/// certificate made on the spot, example connectors, mail kept in a Maildir ./mail.
+#[derive(Args)]
+#[command(after_help = "Example:\n  portcullis run --config /etc/portcullis/portcullis.toml")]
+pub struct Run {
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Say whether it would start, and end
+    #[arg(long)]
+    check_config: bool,
+    /// How to write the log
+    #[arg(long, value_enum, default_value_t)]
+    log_format: Format,
+    /// What to log: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: EnvFilter,
+}
+
+impl Run {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let log = tracing_subscriber::fmt().with_env_filter(self.log_level).with_writer(stderr).with_target(false);
+        match self.log_format {
+            Format::Json => log.json().flatten_event(true).init(),
+            Format::Text => log.with_ansi(stderr().is_terminal() && paint::wanted(&stderr())).init(),
+        }
+        let Some(path) = self.config else {
+            let demo = Demo::new()?;
+            let daemon = Daemon::new(demo.config()?, None).await?;
+            if !self.check_config {
+                daemon.run(|| println!("{}", demo.introduction())).await?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        };
+        let config = Config::load(&path)?;
+        let daemon = Daemon::new(config, Some(path.clone())).await?;
+        if self.check_config {
+            if !daemon.is_complete() {
+                eprintln!("{}: it would start, but defer the mail of tenants without a policy", path.display());
+                return Ok(ExitCode::from(1));
+            }
+            println!("{}: ok", path.display());
+            return Ok(ExitCode::SUCCESS);
+        }
+        daemon.run(|| {}).await?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

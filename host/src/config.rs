@@ -1,0 +1,454 @@
+//! The configuration of `portcullis run` (TOML).
+//!
+//! Reading it decides nothing yet: files that it names are opened by those who use them. What is
+//! wrong is told with line and column.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer};
+use toml::Spanned;
+
+use crate::sandbox;
+
+/// A configuration file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    /// The name that this host gives in its greeting, to next hops and in Received fields.
+    pub hostname: String,
+    /// Where to listen.
+    #[serde(rename = "listener")]
+    pub listeners: Vec<Listener>,
+    /// Whose mail is taken.
+    #[serde(rename = "tenant", default)]
+    pub tenants: Vec<Tenant>,
+    /// What one session, one client and all may use.
+    #[serde(default)]
+    pub limits: Limits,
+    /// How long to wait.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// What a policy may use.
+    #[serde(default)]
+    pub sandbox: Sandbox,
+    /// Whose certificates are trusted.
+    #[serde(default)]
+    pub trust: Trust,
+    /// Where numbers are shown.
+    pub metrics: Option<Metrics>,
+}
+
+/// A listening socket.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Listener {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// How TLS begins.
+    #[serde(default)]
+    pub tls: TlsMode,
+    /// The certificate chain (PEM).
+    pub certificate: Option<PathBuf>,
+    /// Its key (PEM).
+    pub key: Option<PathBuf>,
+    /// The load balancers that speak the PROXY protocol; from these it is demanded, from others it is
+    /// not understood.
+    #[serde(default)]
+    pub proxy_protocol: Vec<IpNet>,
+    /// Where accepted mail goes.
+    pub next_hop: NextHop,
+}
+
+/// How TLS begins.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsMode {
+    /// By STARTTLS (RFC 3207), if there is a certificate.
+    #[default]
+    Starttls,
+    /// With the first octet.
+    Implicit,
+    /// Never.
+    None,
+}
+
+/// Where accepted mail goes.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct NextHop {
+    /// An SMTP server, `host:port`.
+    pub smtp: Option<String>,
+    /// An LMTP server (RFC 2033), `host:port` or `unix:/path`.
+    pub lmtp: Option<String>,
+    /// A Maildir.
+    pub maildir: Option<PathBuf>,
+    /// Whether to use STARTTLS where the server offers it.
+    #[serde(default = "yes")]
+    pub starttls: bool,
+    /// Whether to tell an SMTP server the client's address and name by XCLIENT.
+    #[serde(default)]
+    pub xclient: bool,
+    /// Whether to tell the server the client's address by the PROXY protocol, and in which version.
+    pub proxy_protocol: Option<u8>,
+    /// How many recipients one transaction may have towards this server. An LMTP server answers for
+    /// each recipient and SMTP has one reply, so the default for LMTP is 1.
+    pub recipients: Option<usize>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// An organization.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Tenant {
+    /// The name, for logs and metrics.
+    pub name: String,
+    /// The recipient domains, exact or `*.domain` for the domain and all below it.
+    pub domains: Vec<Spanned<String>>,
+    /// The rules document (.json) or component (.wasm).
+    pub policy: PathBuf,
+}
+
+/// What one session, one client and all may use.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Limits {
+    /// Octets of a message.
+    pub message_size: ByteSize,
+    /// Octets of a line of a message, its end included.
+    pub text_line: usize,
+    /// Recipients of a transaction.
+    pub recipients: usize,
+    /// Refused commands of a session.
+    pub errors: u32,
+    /// Sessions at a time.
+    pub sessions: usize,
+    /// Sessions at a time from one IPv4 address or IPv6 /64.
+    pub sessions_per_address: usize,
+    /// Received fields of a message; more are a loop (RFC 5321 §6.3).
+    pub hops: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            message_size: ByteSize::mib(50),
+            text_line: 8192,
+            recipients: 100,
+            errors: 20,
+            sessions: 2000,
+            sessions_per_address: 100,
+            hops: 50,
+        }
+    }
+}
+
+/// How long to wait. The defaults are those of RFC 5321 §4.5.3.2.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// For a client's next command, whole.
+    #[serde(deserialize_with = "duration")]
+    pub command: Duration,
+    /// For the next part of a message.
+    #[serde(deserialize_with = "duration")]
+    pub data_block: Duration,
+    /// For a whole message.
+    #[serde(deserialize_with = "duration")]
+    pub message: Duration,
+    /// For a TLS handshake, or a PROXY header.
+    #[serde(deserialize_with = "duration")]
+    pub handshake: Duration,
+    /// For a connection to the next hop.
+    #[serde(deserialize_with = "duration")]
+    pub connect: Duration,
+    /// For the next hop's reply to a command.
+    #[serde(deserialize_with = "duration")]
+    pub reply: Duration,
+    /// For the next hop's reply to the end of a message.
+    #[serde(deserialize_with = "duration")]
+    pub final_reply: Duration,
+    /// For sessions to end when the daemon is told to.
+    #[serde(deserialize_with = "duration")]
+    pub shutdown: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        Timeouts {
+            command: minutes(5),
+            data_block: minutes(3),
+            message: minutes(60),
+            handshake: minutes(1),
+            connect: Duration::from_secs(30),
+            reply: minutes(5),
+            final_reply: minutes(10),
+            shutdown: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What a policy may use.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Sandbox {
+    /// Memory of an instance.
+    pub memory: Option<ByteSize>,
+    /// Wall time of an evaluation.
+    #[serde(deserialize_with = "optional_duration")]
+    pub evaluation: Option<Duration>,
+    /// Stack of an instance.
+    pub stack: Option<ByteSize>,
+    /// Elements of all tables of an instance.
+    pub table_elements: Option<usize>,
+    /// Instances at a time.
+    pub instances: Option<u32>,
+    /// Size of a component.
+    pub module: Option<ByteSize>,
+    /// Folder of compiled policies; owned by this user, mode 0700.
+    pub cache: Option<PathBuf>,
+}
+
+impl Sandbox {
+    /// With the defaults filled in.
+    pub fn limits(&self) -> sandbox::Limits {
+        let defaults = sandbox::Limits::default();
+        let bytes = |size: Option<ByteSize>, default| size.map_or(default, |size| size.as_u64() as usize);
+        sandbox::Limits {
+            memory: bytes(self.memory, defaults.memory),
+            evaluation: self.evaluation.unwrap_or(defaults.evaluation),
+            stack: bytes(self.stack, defaults.stack),
+            table_elements: self.table_elements.unwrap_or(defaults.table_elements),
+            instances: self.instances.unwrap_or(defaults.instances),
+            module: bytes(self.module, defaults.module),
+        }
+    }
+
+    /// The folder of compiled policies.
+    pub fn cache_folder(&self) -> Option<PathBuf> {
+        self.cache.clone().or_else(default_cache_folder)
+    }
+}
+
+/// The folder of compiled policies where none is configured: systemd's, or the user's.
+pub fn default_cache_folder() -> Option<PathBuf> {
+    let of = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+    of("CACHE_DIRECTORY")
+        .or_else(|| of("XDG_CACHE_HOME").map(|folder| folder.join("portcullis")))
+        .or_else(|| of("HOME").map(|folder| folder.join(".cache/portcullis")))
+}
+
+/// Whose certificates are trusted.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Trust {
+    /// Root certificates (PEM); the system's if absent.
+    pub roots: Option<PathBuf>,
+}
+
+/// Where numbers are shown.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Metrics {
+    /// Address and port of an HTTP server with `/metrics`, for Prometheus.
+    pub address: SocketAddr,
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub struct ConfigError {
+    /// The file.
+    pub path: PathBuf,
+    /// Line and column, from 1, where they are known.
+    pub place: Option<(usize, usize)>,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if let Some((line, column)) = self.place {
+            write!(f, ":{line}:{column}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+impl Config {
+    /// Reads a configuration file. Relative paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// Says where in the file and what.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+            path: path.into(),
+            place: None,
+            message: format!("cannot be read: {error}"),
+        })?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Config::parse(&text, folder).map_err(|problem| ConfigError {
+            path: path.into(),
+            place: problem.span.map(|at| line_and_column(&text, at)),
+            message: problem.message,
+        })
+    }
+
+    pub(crate) fn parse(text: &str, folder: &Path) -> Result<Config, Problem> {
+        let mut config: Config = toml::from_str(text).map_err(|error| Problem {
+            span: error.span().map(|span| span.start),
+            message: error.message().to_owned(),
+        })?;
+        config.validate()?;
+        config.resolve(folder);
+        Ok(config)
+    }
+
+    fn validate(&self) -> Result<(), Problem> {
+        let wrong = |message: String| Problem {
+            span: None,
+            message,
+        };
+        if self.hostname.is_empty() || !self.hostname.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(wrong(format!("hostname {:?} is not a host name", self.hostname)));
+        }
+        if self.listeners.is_empty() {
+            return Err(wrong("there is no [[listener]]".into()));
+        }
+        for listener in &self.listeners {
+            listener.validate().map_err(|message| wrong(format!("listener {}: {message}", listener.address)))?;
+        }
+        self.validate_tenants()?;
+        let limits = self.sandbox.limits();
+        if limits.evaluation < Duration::from_millis(1) || limits.instances == 0 || limits.memory < 1 << 16 {
+            return Err(wrong("sandbox: evaluation must be at least 1ms, instances 1 and memory 64KiB".into()));
+        }
+        if self.limits.text_line < 1000 {
+            return Err(wrong("limits: text-line must be at least 1000 (RFC 5321 section 4.5.3.1.6)".into()));
+        }
+        if self.limits.recipients == 0 || self.limits.sessions == 0 || self.limits.sessions_per_address == 0 {
+            return Err(wrong("limits: recipients, sessions and sessions-per-address must be at least 1".into()));
+        }
+        Ok(())
+    }
+
+    fn validate_tenants(&self) -> Result<(), Problem> {
+        let mut names = std::collections::HashSet::new();
+        let mut domains = std::collections::HashMap::new();
+        for tenant in &self.tenants {
+            if tenant.name.is_empty() || !names.insert(&tenant.name) {
+                let message = format!("the tenant name {:?} is empty or taken", tenant.name);
+                return Err(Problem { span: None, message });
+            }
+            for domain in &tenant.domains {
+                let wrong = |message: String| Problem {
+                    span: Some(domain.span().start),
+                    message,
+                };
+                let name = normal_domain(domain.get_ref()).ok_or_else(|| {
+                    wrong(format!("{:?} is not a domain or *.domain", domain.get_ref()))
+                })?;
+                if let Some(other) = domains.insert(name, &tenant.name) {
+                    return Err(wrong(format!("{:?} belongs to tenant {other:?} already", domain.get_ref())));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn resolve(&mut self, folder: &Path) {
+        let absolute = |path: &mut PathBuf| *path = folder.join(&*path);
+        for listener in &mut self.listeners {
+            listener.certificate.iter_mut().for_each(absolute);
+            listener.key.iter_mut().for_each(absolute);
+            listener.next_hop.maildir.iter_mut().for_each(absolute);
+        }
+        self.tenants.iter_mut().for_each(|tenant| absolute(&mut tenant.policy));
+        self.trust.roots.iter_mut().for_each(absolute);
+        self.sandbox.cache.iter_mut().for_each(absolute);
+    }
+}
+
+impl Listener {
+    fn validate(&self) -> Result<(), String> {
+        match (&self.certificate, &self.key, self.tls) {
+            (Some(_), None, _) | (None, Some(_), _) => {
+                return Err("certificate and key belong together".into());
+            }
+            (None, None, TlsMode::Implicit) => return Err("tls = \"implicit\" needs a certificate".into()),
+            _ => {}
+        }
+        let hop = &self.next_hop;
+        let kinds = [hop.smtp.is_some(), hop.lmtp.is_some(), hop.maildir.is_some()];
+        if kinds.iter().filter(|given| **given).count() != 1 {
+            return Err("next-hop needs exactly one of smtp, lmtp and maildir".into());
+        }
+        if hop.xclient && hop.smtp.is_none() {
+            return Err("xclient is for an smtp next hop".into());
+        }
+        if hop.proxy_protocol.is_some() && hop.maildir.is_some() {
+            return Err("proxy-protocol is for an smtp or lmtp next hop".into());
+        }
+        if hop.proxy_protocol.is_some_and(|version| !matches!(version, 1 | 2)) {
+            return Err("next-hop proxy-protocol is 1 or 2".into());
+        }
+        if hop.recipients == Some(0) {
+            return Err("next-hop recipients must be at least 1".into());
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with a configuration, and at which octet.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    span: Option<usize>,
+    message: String,
+}
+
+fn line_and_column(text: &str, at: usize) -> (usize, usize) {
+    let before = &text[..text.floor_char_boundary(at.min(text.len()))];
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+/// A tenant's domain in normal form: lower-case A-labels, `*.` kept.
+pub fn normal_domain(text: &str) -> Option<String> {
+    let (prefix, name) = match text.strip_prefix("*.") {
+        Some(name) => ("*.", name),
+        None => ("", text),
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let ascii = idna::domain_to_ascii(name).ok()?;
+    let fits = !ascii.is_empty()
+        && ascii.split('.').all(|label| {
+            !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        });
+    fits.then(|| format!("{prefix}{ascii}"))
+}
+
+/// The key under which sessions of one client are counted: an IPv4 address, or an IPv6 /64, which is
+/// what one customer has.
+pub fn client_key(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
+        v4 => v4,
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text).map_err(serde::de::Error::custom)
+}
+
+fn optional_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
+}

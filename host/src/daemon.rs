@@ -1,0 +1,267 @@
+//! The life of `portcullis run`: start, reload, stop.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use arc_swap::ArcSwap;
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use crate::config::Config;
+use crate::policies::Policies;
+use crate::sandbox::{Builder, Cache, Sandbox};
+use crate::smtp::{Doors, Listener, NextHop, Server, Settings};
+use crate::tls::{Roots, ServerTls, TlsError};
+
+/// Editors and deployments touch a file several times; this much quiet ends a change.
+const QUIET: Duration = Duration::from_millis(50);
+/// How long a next hop that did not answer is left alone.
+const HOP_PAUSE: Duration = Duration::from_secs(10);
+
+/// A daemon that is ready to take mail.
+pub struct Daemon {
+    config: Config,
+    path: Option<PathBuf>,
+    server: Arc<Server>,
+    listeners: Vec<Arc<Listener>>,
+    /// Whether each tenant has its policy.
+    complete: bool,
+}
+
+impl Daemon {
+    /// Gets everything ready but the sockets. A policy that is not taken does not stop the others: its
+    /// tenant's mail is deferred until the file is mended.
+    pub async fn new(config: Config, path: Option<PathBuf>) -> anyhow::Result<Self> {
+        let cache = match config.sandbox.cache_folder() {
+            None => None,
+            Some(folder) => match Cache::open(&folder) {
+                Ok(cache) => Some(Arc::new(cache)),
+                Err(error) if config.sandbox.cache.is_some() => bail!(error),
+                Err(error) => {
+                    tracing::warn!(%error, "compiled policies are not kept");
+                    None
+                }
+            },
+        };
+        let sandbox = Sandbox::new(config.sandbox.limits(), cache.clone())?;
+        let policies = Arc::new(Policies::new(sandbox, Builder::new(cache)?));
+        let (settings, tls_errors) = settings(&config, None)?;
+        if let Some(error) = tls_errors.into_iter().next() {
+            bail!(error);
+        }
+        let listeners = config.listeners.iter().enumerate().map(|(number, listener)| {
+            let next_hop = NextHop::new(&listener.next_hop, &config.hostname, &config.timeouts);
+            Arc::new(Listener {
+                number,
+                config: listener.clone(),
+                next_hop: Arc::new(next_hop),
+            })
+        });
+        let listeners = listeners.collect();
+        let server = Arc::new(Server {
+            hostname: config.hostname.as_str().into(),
+            policies,
+            settings: ArcSwap::from_pointee(settings),
+            doors: Arc::new(Doors::default()),
+            stopping: watch::Sender::new(false),
+        });
+        let mut daemon = Daemon {
+            config,
+            path,
+            server,
+            listeners,
+            complete: true,
+        };
+        daemon.update_policies().await;
+        Ok(daemon)
+    }
+
+    /// Whether each tenant has its policy.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Takes mail until it is told to stop.
+    pub async fn run(mut self, ready: impl FnOnce()) -> anyhow::Result<()> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut stop = Stop::new()?;
+        let (mut watcher, mut changes) = watcher()?;
+        self.watch(&mut watcher);
+        for listener in &self.listeners {
+            let socket = listener.bind()?;
+            if listener.config.next_hop.maildir.is_some() {
+                listener.next_hop.prepare().await.map_err(anyhow::Error::msg)?;
+            } else {
+                tokio::spawn(learn(listener.next_hop.clone()));
+            }
+            tracing::info!(address = %socket.local_addr()?, "listening");
+            tokio::spawn(listener.clone().serve(self.server.clone(), socket));
+        }
+        ready();
+        loop {
+            tokio::select! {
+                _ = stop.asked() => break,
+                _ = hangup.recv() => {}
+                _ = changes.recv() => {
+                    while let Ok(Some(())) = timeout(QUIET, changes.recv()).await {}
+                }
+            }
+            self.reload().await;
+            self.watch(&mut watcher);
+        }
+        self.stop().await;
+        Ok(())
+    }
+
+    /// Takes over what has changed in the configuration and in the files that it names.
+    async fn reload(&mut self) {
+        if let Some(path) = &self.path {
+            match Config::load(path) {
+                Ok(config) => {
+                    if config.listeners != self.config.listeners || config.hostname != self.config.hostname {
+                        tracing::warn!("listeners, next hops and the hostname change with a restart only");
+                    }
+                    self.config = Config {
+                        listeners: self.config.listeners.clone(),
+                        ..config
+                    };
+                }
+                Err(error) => tracing::error!(%error, "the configuration was not taken; the old one stays in force"),
+            }
+        }
+        match settings(&self.config, Some(&self.server.settings.load())) {
+            Ok((settings, errors)) => {
+                for error in errors {
+                    tracing::error!(%error, "a certificate was not taken; the old one stays in force");
+                }
+                self.server.settings.store(Arc::new(settings));
+            }
+            Err(error) => tracing::error!(%error, "the trusted roots were not taken; the old ones stay in force"),
+        }
+        self.update_policies().await;
+    }
+
+    async fn update_policies(&mut self) {
+        let update = self.server.policies.update(&self.config.tenants).await;
+        for tenant in &update.changed {
+            tracing::info!(%tenant, "policy in force");
+        }
+        for error in &update.errors {
+            tracing::error!(tenant = error.tenant, "policy not taken, the old one stays in force: {}", error.cause);
+        }
+        self.complete = update.errors.is_empty();
+    }
+
+    /// Watches the folders of all files: a file that is replaced, or behind a link that is switched,
+    /// is seen only there. What has really changed is found by content.
+    fn watch(&self, watcher: &mut RecommendedWatcher) {
+        let mut files: Vec<&Path> = self.config.tenants.iter().map(|tenant| &*tenant.policy).collect();
+        for listener in &self.config.listeners {
+            files.extend(listener.certificate.as_deref());
+            files.extend(listener.key.as_deref());
+        }
+        files.extend(self.path.as_deref());
+        files.extend(self.config.trust.roots.as_deref());
+        let folder = |file: &Path| match file.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let real = files.iter().filter_map(|file| file.canonicalize().ok()).map(|file| folder(&file));
+        let mut folders: Vec<PathBuf> = files.iter().map(|file| folder(file)).chain(real).collect();
+        folders.sort();
+        folders.dedup();
+        for folder in folders {
+            if let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive) {
+                tracing::error!(folder = %folder.display(), %error, "changes cannot be watched; SIGHUP reloads");
+            }
+        }
+    }
+
+    /// Lets sessions end.
+    async fn stop(self) {
+        tracing::info!("stopping");
+        // Fails only where nobody listens.
+        let _ = self.server.stopping.send(true);
+        let patience = self.config.timeouts.shutdown;
+        if timeout(patience, self.server.doors.empty()).await.is_err() {
+            tracing::warn!("some sessions did not end in time");
+        }
+    }
+}
+
+/// Reads certificates and roots. What cannot be read is taken from `old`, and told.
+fn settings(config: &Config, old: Option<&Settings>) -> Result<(Settings, Vec<TlsError>), TlsError> {
+    let roots = match &config.trust.roots {
+        Some(path) => Roots::from_file(path)?,
+        None => Roots::of_system(),
+    };
+    let mut errors = Vec::new();
+    let mut tls = HashMap::new();
+    for (number, listener) in config.listeners.iter().enumerate() {
+        let (Some(certificate), Some(key)) = (&listener.certificate, &listener.key) else {
+            continue;
+        };
+        if listener.tls == crate::config::TlsMode::None {
+            continue;
+        }
+        let found = ServerTls::from_files(certificate, key, roots.clone());
+        let kept = found.map_err(|error| errors.push(error)).ok();
+        let kept = kept.or_else(|| old.and_then(|old| old.tls.get(&number).cloned()));
+        if let Some(kept) = kept {
+            tls.insert(number, kept);
+        }
+    }
+    let settings = Settings {
+        limits: config.limits.clone(),
+        timeouts: config.timeouts.clone(),
+        tls,
+    };
+    Ok((settings, errors))
+}
+
+/// Asks a next hop what it can keep, until it answers. From then on its sessions tell.
+async fn learn(next_hop: Arc<NextHop>) {
+    while let Err(error) = next_hop.prepare().await {
+        tracing::warn!("{error}; less is announced to clients until it answers");
+        tokio::time::sleep(HOP_PAUSE).await;
+    }
+}
+
+fn watcher() -> anyhow::Result<(RecommendedWatcher, mpsc::Receiver<()>)> {
+    let (sender, receiver) = mpsc::channel(1);
+    let on_event = move |event: notify::Result<notify::Event>| {
+        let is_change = event.is_ok_and(|event| !matches!(event.kind, EventKind::Access(_)));
+        if is_change {
+            // A full channel has a reload coming already.
+            let _ = sender.try_send(());
+        }
+    };
+    let watcher = notify::recommended_watcher(on_event).context("files cannot be watched")?;
+    Ok((watcher, receiver))
+}
+
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> std::io::Result<Self> {
+        Ok(Stop {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

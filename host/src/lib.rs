@@ -1,0 +1,15 @@
+//! The reference host of Portcullis: an SMTP proxy that asks sandboxed policies.
+//!
+//! `docs/architecture.md` has the life of one message on one page.
+
+#![warn(missing_docs)]
+
+pub mod cli;
+pub mod config;
+mod daemon;
+mod demo;
+mod json;
+mod policies;
+pub mod sandbox;
+pub mod smtp;
+mod tls;

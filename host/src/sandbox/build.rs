@@ -1,0 +1,179 @@
+//! From a rules document to a finished policy.
+//!
+//! The evaluator is instantiated, configured with the document, and its memory is written into a new
+//! component (Wizer): parsing, checking and indexing are paid here, once.
+
+use std::sync::{Arc, OnceLock};
+
+use wasmparser::{Parser, Payload};
+use wasmtime::component::{Component, Instance, Linker};
+use wasmtime::{Engine, Store};
+use wasmtime_wizer::{WasmtimeWizerComponent, Wizer};
+
+use super::bindings::evaluator::Evaluator;
+use super::cache::Cache;
+use super::engine::{SandboxError, base_config};
+use super::module::compile;
+use super::{Problem, Summary};
+
+/// The evaluator, as built from `guest/`.
+pub const EVALUATOR: &[u8] = include_bytes!(env!("PORTCULLIS_EVALUATOR"));
+
+/// The interface that a finished policy no longer has.
+const RULES: &str = "portcullis:policy/rules@";
+
+/// A finished policy.
+#[derive(Debug)]
+pub struct Built {
+    /// The component.
+    pub component: Vec<u8>,
+    /// What the evaluator said of the document.
+    pub summary: Summary,
+}
+
+/// A document did not become a policy.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The document has errors.
+    #[error("the rules have {} problems", .0.len())]
+    Rejected(Vec<Problem>),
+    /// The evaluator failed, which no document should make it do.
+    #[error("the evaluator failed: {0:#}")]
+    Failed(wasmtime::Error),
+}
+
+/// Builds policies from documents. Cheap to clone.
+#[derive(Clone)]
+pub struct Builder {
+    engine: Engine,
+    cache: Option<Arc<Cache>>,
+    evaluator: Arc<OnceLock<Component>>,
+}
+
+impl Builder {
+    /// A builder; the evaluator is compiled when the first document comes.
+    ///
+    /// # Errors
+    /// If this machine can run no engine.
+    pub fn new(cache: Option<Arc<Cache>>) -> Result<Self, SandboxError> {
+        Ok(Builder {
+            engine: Engine::new(&base_config()).map_err(SandboxError)?,
+            cache,
+            evaluator: Arc::default(),
+        })
+    }
+
+    /// Checks a document and runs its tests.
+    ///
+    /// # Errors
+    /// The problems of a document with errors.
+    pub async fn check(&self, document: String) -> Result<Summary, BuildError> {
+        self.apart(async move |builder| builder.configured(&document).await.map(|(_, summary)| summary))
+            .await
+    }
+
+    /// Checks a document, runs its tests and makes a policy of it.
+    ///
+    /// # Errors
+    /// The problems of a document with errors.
+    pub async fn build(&self, document: String) -> Result<Built, BuildError> {
+        self.apart(async move |builder| {
+            let (mut configured, summary) = builder.configured(&document).await?;
+            drop(document);
+            let component = configured.snapshot().await.map_err(BuildError::Failed)?;
+            Ok(Built { component, summary })
+        })
+        .await
+    }
+
+    /// Runs on a thread of its own: a large document takes seconds, and sessions must not notice.
+    async fn apart<T: Send + 'static>(
+        &self,
+        work: impl AsyncFnOnce(&Builder) -> Result<T, BuildError> + Send + 'static,
+    ) -> Result<T, BuildError> {
+        let builder = self.clone();
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || runtime.block_on(work(&builder)))
+            .await
+            .unwrap_or_else(|error| Err(BuildError::Failed(wasmtime::format_err!("{error}"))))
+    }
+
+    /// An instance of the evaluator with the document's rules in its memory.
+    async fn configured(&self, document: &str) -> Result<(Configured, Summary), BuildError> {
+        let evaluator = self.evaluator().map_err(BuildError::Failed)?;
+        let mut store = Store::new(&self.engine, ());
+        // The document and the snapshot cross the boundary whole.
+        store.set_hostcall_fuel(usize::MAX);
+        let linker = Linker::new(&self.engine);
+        let instance = linker
+            .instantiate_async(&mut store, &evaluator)
+            .await
+            .map_err(BuildError::Failed)?;
+        let exports = Evaluator::new(&mut store, &instance).map_err(BuildError::Failed)?;
+        let answer = exports.portcullis_policy_rules().call_configure(&mut store, document).await;
+        let summary = answer.map_err(BuildError::Failed)?.map_err(BuildError::Rejected)?;
+        Ok((Configured { store, instance }, summary))
+    }
+
+    /// The evaluator with Wizer's way into its memory, compiled once.
+    fn evaluator(&self) -> wasmtime::Result<Component> {
+        if let Some(evaluator) = self.evaluator.get() {
+            return Ok(evaluator.clone());
+        }
+        let (_, instrumented) = Wizer::new().instrument_component(EVALUATOR)?;
+        let evaluator = compile(&self.engine, self.cache.as_deref(), &instrumented)?;
+        Ok(self.evaluator.get_or_init(|| evaluator).clone())
+    }
+}
+
+/// An instance of the evaluator that has its rules.
+struct Configured {
+    store: Store<()>,
+    instance: Instance,
+}
+
+impl Configured {
+    /// The component that starts where this instance stands.
+    async fn snapshot(&mut self) -> wasmtime::Result<Vec<u8>> {
+        let wizer = Wizer::new();
+        let (context, _) = wizer.instrument_component(EVALUATOR)?;
+        let mut state = WasmtimeWizerComponent {
+            store: &mut self.store,
+            instance: self.instance,
+        };
+        without_rules_export(wizer.snapshot_component(&context, &mut state).await?)
+    }
+}
+
+/// Takes the evaluator's `rules` export away: a finished policy needs no configuring. It is the last
+/// of the exports, as in the world, so no index behind it moves.
+fn without_rules_export(component: Vec<u8>) -> wasmtime::Result<Vec<u8>> {
+    let mut depth = 0;
+    let mut section_start = 0;
+    let mut found: Option<std::ops::Range<usize>> = None;
+    for payload in Parser::new(0).parse_all(&component) {
+        let payload = payload?;
+        let end = payload.as_section().map(|(_, range)| range.end);
+        match &payload {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth -= 1,
+            Payload::ComponentExportSection(section) if depth == 0 => {
+                let mut exports = section.clone().into_iter();
+                let first = exports.next().transpose()?;
+                if first.is_some_and(|export| export.name.name.starts_with(RULES)) && exports.next().is_none() {
+                    found = Some(section_start..section.range().end);
+                } else if found.is_some() {
+                    wasmtime::bail!("the evaluator has an export behind {RULES}");
+                }
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            section_start = end.unwrap_or(section_start);
+        }
+    }
+    let range = found.ok_or_else(|| wasmtime::format_err!("the evaluator does not export {RULES}"))?;
+    let mut stripped = component;
+    stripped.drain(range);
+    Ok(stripped)
+}

@@ -1,0 +1,136 @@
+//! The engine: its limits, its pool of slots and its clock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use wasmtime::component::Linker;
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
+
+use super::cache::Cache;
+use super::instance::State;
+use super::wasi;
+
+/// An evaluation is looked at this often, and yields to other sessions then.
+pub const TICKS: u32 = 10;
+
+/// What a module may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of linear memory that an instance may have, all memories together.
+    pub memory: usize,
+    /// Wall time of one evaluation.
+    pub evaluation: Duration,
+    /// Bytes of stack.
+    pub stack: usize,
+    /// Elements that all tables of an instance may have.
+    pub table_elements: usize,
+    /// Instances at a time.
+    pub instances: u32,
+    /// Bytes that a component may have.
+    pub module: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            memory: 64 << 20,
+            evaluation: Duration::from_millis(50),
+            stack: 512 << 10,
+            table_elements: 100_000,
+            instances: 1000,
+            module: 256 << 20,
+        }
+    }
+}
+
+/// The engine could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("the sandbox cannot be set up: {0:#}")]
+pub struct SandboxError(pub(super) wasmtime::Error);
+
+/// The place where policies run. Cheap to clone.
+#[derive(Clone)]
+pub struct Sandbox {
+    pub(super) engine: Engine,
+    pub(super) linker: Arc<Linker<State>>,
+    pub(super) limits: Arc<Limits>,
+    /// One permit an instance: the pool answers exhaustion with an error, a queue in front of it with
+    /// patience.
+    pub(super) slots: Arc<Semaphore>,
+    pub(super) cache: Option<Arc<Cache>>,
+}
+
+impl Sandbox {
+    /// Sets the engine up and starts its clock.
+    ///
+    /// # Errors
+    /// If the limits are more than this machine's address space holds.
+    pub fn new(limits: Limits, cache: Option<Arc<Cache>>) -> Result<Self, SandboxError> {
+        let mut config = base_config();
+        config
+            .epoch_interruption(true)
+            .max_wasm_stack(limits.stack)
+            // Host calls run on the same stack.
+            .async_stack_size(limits.stack + (512 << 10))
+            .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&limits)));
+        let engine = Engine::new(&config).map_err(SandboxError)?;
+        start_clock(&engine, limits.evaluation / TICKS);
+        let linker = wasi::linker(&engine).map_err(SandboxError)?;
+        Ok(Sandbox {
+            engine,
+            linker: Arc::new(linker),
+            slots: Arc::new(Semaphore::new(limits.instances as usize)),
+            limits: Arc::new(limits),
+            cache,
+        })
+    }
+
+    /// What a module may use.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+}
+
+/// What is the same for policies that run and for the evaluator while it builds.
+pub fn base_config() -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        // The concurrent call path costs every call, and no policy needs it.
+        .concurrency_support(false)
+        .cranelift_opt_level(OptLevel::Speed)
+        .memory_init_cow(true);
+    config
+}
+
+fn pool(limits: &Limits) -> PoolingAllocationConfig {
+    // Guests of other languages come as several core modules that share one memory.
+    let core_instances = limits.instances.saturating_mul(8);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(limits.instances)
+        .total_core_instances(core_instances)
+        .total_memories(limits.instances)
+        .total_tables(limits.instances.saturating_mul(4))
+        .total_stacks(limits.instances)
+        .max_memory_size(limits.memory)
+        .table_elements(limits.table_elements)
+        .max_unused_warm_slots(limits.instances / 10)
+        .linear_memory_keep_resident(64 << 10)
+        .table_keep_resident(16 << 10);
+    pool
+}
+
+/// Ticks as long as the engine lives.
+fn start_clock(engine: &Engine, period: Duration) {
+    let engine = engine.weak();
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(period);
+            match engine.upgrade() {
+                Some(engine) => engine.increment_epoch(),
+                None => return,
+            }
+        }
+    });
+}

@@ -1,0 +1,101 @@
+//! What a component imports and exports, read before anything of it is compiled.
+
+use wasmparser::{Parser, Payload, Validator, WasmFeatures};
+
+/// What every policy exports, without the version.
+const EVALUATION: &str = "portcullis:policy/evaluation";
+const VERSION: &str = "0.1.0";
+
+/// The WASI 0.2 packages that have an empty world behind them.
+const EMPTY_WORLD: [&str; 5] = ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/"];
+/// Of sockets, the types only: without the interfaces that make one, nobody can have one. Python's
+/// runtime imports these and no more.
+const SOCKET_TYPES: [&str; 3] = ["wasi:sockets/network", "wasi:sockets/tcp", "wasi:sockets/udp"];
+
+/// Why a module is no policy for this host.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The bytes are not WebAssembly, or damaged.
+    #[error("this is not a WebAssembly component: {0}")]
+    Malformed(String),
+    /// A core module.
+    #[error("this is a core WebAssembly module, not a component; build it for wasm32-wasip2, or wrap it with `wasm-tools component new`")]
+    CoreModule,
+    /// It asks for something that this host does not give.
+    #[error("this module imports {0}, which this host does not give")]
+    Import(String),
+    /// It is for another version of the interface.
+    #[error("this module exports {found}, and this host speaks {EVALUATION}@{VERSION}")]
+    Version {
+        /// The export that it has.
+        found: String,
+    },
+    /// It is no policy.
+    #[error("this module does not export {EVALUATION}@{VERSION}, so it is not a policy (see wit/policy.wit)")]
+    NoPolicy,
+}
+
+/// What was found in a component that is not refused.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Inspected {
+    /// Whether it imports anything of WASI.
+    pub uses_wasi: bool,
+}
+
+/// Looks at a component from outside.
+pub fn inspect(bytes: &[u8]) -> Result<Inspected, Refused> {
+    let (imports, exports) = names(bytes)?;
+    if let Some(import) = imports.iter().find(|import| !is_given(import)) {
+        return Err(Refused::Import(import.clone()));
+    }
+    let version = |export: &String| {
+        let (name, version) = export.split_once('@').unwrap_or((export, ""));
+        (name == EVALUATION).then(|| version.to_owned())
+    };
+    match exports.iter().find_map(version) {
+        None => Err(Refused::NoPolicy),
+        Some(version) if version != VERSION => Err(Refused::Version {
+            found: format!("{EVALUATION}@{version}"),
+        }),
+        Some(_) => Ok(Inspected {
+            uses_wasi: !imports.is_empty(),
+        }),
+    }
+}
+
+fn is_given(import: &str) -> bool {
+    let (name, version) = import.split_once('@').unwrap_or((import, ""));
+    let known = EMPTY_WORLD.iter().any(|package| name.starts_with(package)) || SOCKET_TYPES.contains(&name);
+    known && version.starts_with("0.2.")
+}
+
+/// The names of the outermost imports and exports; the whole is validated on the way.
+fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), Refused> {
+    let malformed = |error: wasmparser::BinaryReaderError| Refused::Malformed(error.to_string());
+    if Parser::is_core_wasm(bytes) {
+        return Err(Refused::CoreModule);
+    }
+    Validator::new_with_features(WasmFeatures::default())
+        .validate_all(bytes)
+        .map_err(malformed)?;
+    let (mut imports, mut exports) = (Vec::new(), Vec::new());
+    let mut depth = 0;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload.map_err(malformed)? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth -= 1,
+            Payload::ComponentImportSection(section) if depth == 0 => {
+                for import in section {
+                    imports.push(import.map_err(malformed)?.name.name.to_owned());
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 0 => {
+                for export in section {
+                    exports.push(export.map_err(malformed)?.name.name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok((imports, exports))
+}

@@ -1,0 +1,24 @@
+//! Policies as WebAssembly components in a sandbox.
+//!
+//! A [`Sandbox`] loads a component once into a [`Module`]; each SMTP session then gets
+//! [`Instance`]s of its own. Whatever a module does (trap, loop, eat memory, recurse), the outcome is
+//! a typed error that names it, and everybody else goes on. [`Builder`] turns a rules document into
+//! a component with the rules inside.
+
+mod bindings;
+mod build;
+mod cache;
+mod engine;
+mod inspect;
+mod instance;
+mod module;
+mod wasi;
+
+pub use bindings::evaluator::exports::portcullis::policy::rules::{Problem, Severity, Summary};
+pub use bindings::policy::exports::portcullis::policy::evaluation as interface;
+pub use build::{BuildError, Builder, Built};
+pub use cache::{Cache, CacheError};
+pub use engine::{Limits, Sandbox, SandboxError};
+pub use inspect::Refused;
+pub use instance::{EvaluationError, Failure, Instance};
+pub use module::{LoadError, Module};

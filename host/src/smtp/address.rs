@@ -1,0 +1,470 @@
+//! Envelope mailboxes: RFC 5321 §4.1.2 and §4.1.3, with UTF-8 as RFC 6531 §3.3 adds it.
+//!
+//! An [`Address`] can only be made by its parsers, so one that exists is well formed and can be
+//! written into a command without further checks. It is kept as it was written: quotes and letter
+//! case stay, only the trailing dot of a domain goes.
+//!
+//! Limits: local part 64 octets (§4.5.3.1.1), domain 255 octets (§4.5.3.1.2), and the mailbox 254
+//! octets, because a path is at most 256 octets with its angle brackets (§4.5.3.1.3).
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use thiserror::Error;
+
+const MAX_LOCAL_PART: usize = 64;
+const MAX_DOMAIN: usize = 255;
+const MAX_MAILBOX: usize = 254;
+/// RFC 1035 §2.3.4.
+const MAX_LABEL: usize = 63;
+
+/// Why a text is not a mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum AddressError {
+    /// There is no text at all.
+    #[error("the address is empty")]
+    Empty,
+    /// The text has a local part only.
+    #[error("the address has no domain")]
+    NoDomain,
+    /// The local part is neither a dot-string nor a quoted string.
+    #[error("the local part of the address is malformed")]
+    LocalPart,
+    /// The local part is over 64 octets.
+    #[error("the local part of the address is too long")]
+    LocalPartTooLong,
+    /// The domain is neither a host name nor an address literal.
+    #[error("the domain of the address is malformed")]
+    Domain,
+    /// The domain is over 255 octets.
+    #[error("the domain of the address is too long")]
+    DomainTooLong,
+    /// The whole is over 254 octets.
+    #[error("the address is too long")]
+    TooLong,
+}
+
+/// A well-formed envelope mailbox, such as `jane@example.com`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Address {
+    text: String,
+    /// Length of the local part; an `@` follows it unless the address is the bare `Postmaster`.
+    local_length: usize,
+}
+
+impl Address {
+    /// Parses a mailbox written without angle brackets and without a source route.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        if text.is_empty() {
+            return Err(AddressError::Empty);
+        }
+        let (local, after) = split_local_part(text).ok_or(AddressError::LocalPart)?;
+        if local.len() > MAX_LOCAL_PART {
+            return Err(AddressError::LocalPartTooLong);
+        }
+        let domain = match after.strip_prefix('@') {
+            Some(domain) => domain.strip_suffix('.').unwrap_or(domain),
+            None if after.is_empty() => return Err(AddressError::NoDomain),
+            None => return Err(AddressError::LocalPart),
+        };
+        if domain.len() > MAX_DOMAIN {
+            return Err(AddressError::DomainTooLong);
+        }
+        if !is_domain(domain) && !is_address_literal(domain) {
+            return Err(AddressError::Domain);
+        }
+        let text = format!("{local}@{domain}");
+        if text.len() > MAX_MAILBOX {
+            return Err(AddressError::TooLong);
+        }
+        Ok(Self {
+            text,
+            local_length: local.len(),
+        })
+    }
+
+    /// Parses a recipient: a mailbox, or the bare `postmaster` in any case, which every server has
+    /// to accept (RFC 5321 §4.5.1).
+    pub fn parse_recipient(text: &str) -> Result<Self, AddressError> {
+        if text.eq_ignore_ascii_case("postmaster") {
+            return Ok(Self {
+                text: text.to_owned(),
+                local_length: text.len(),
+            });
+        }
+        Self::parse(text)
+    }
+
+    /// The address as it was written, without a trailing dot in the domain.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The local part as it was written, with its quotes if it has any.
+    pub fn local_part(&self) -> &str {
+        self.text.get(..self.local_length).unwrap_or_default()
+    }
+
+    /// The domain or address literal; `None` for the bare `Postmaster`.
+    pub fn domain(&self) -> Option<&str> {
+        self.text.get(self.local_length..)?.strip_prefix('@')
+    }
+
+    /// Whether the address needs no SMTPUTF8 (RFC 6531 §3.4).
+    pub fn is_ascii(&self) -> bool {
+        self.text.is_ascii()
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// The sender of an envelope: a mailbox, or the null path `<>` of notifications (RFC 5321 §4.5.5).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ReversePath {
+    /// `<>`.
+    Null,
+    /// `<mailbox>`.
+    Address(Address),
+}
+
+impl ReversePath {
+    /// The text between the angle brackets, which is empty for the null path.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Null => "",
+            Self::Address(address) => address.as_str(),
+        }
+    }
+
+    /// Whether the path needs no SMTPUTF8 (RFC 6531 §3.4).
+    pub fn is_ascii(&self) -> bool {
+        self.as_str().is_ascii()
+    }
+}
+
+impl fmt::Display for ReversePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The length of the quoted string at the start of `text`, its two quotes included.
+///
+/// Accepts qtextSMTP and quoted-pairSMTP (RFC 5321 §4.1.2) and UTF-8 text (RFC 6531 §3.3), which
+/// cannot be the second half of a quoted pair.
+pub(super) fn quoted_string_length(text: &str) -> Option<usize> {
+    let mut characters = text.char_indices();
+    if characters.next()?.1 != '"' {
+        return None;
+    }
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '"' => return Some(at + 1),
+            '\\' => {
+                let (_, quoted) = characters.next()?;
+                if !matches!(quoted, ' '..='~') {
+                    return None;
+                }
+            }
+            ' '..='~' => {}
+            other if is_utf8_text(other) => {}
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// Where the first of `wanted` stands in `text` outside quoted strings. There is none behind a
+/// malformed quoted string.
+pub(super) fn find_unquoted(text: &str, wanted: &[char]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let rest = text.get(at..)?;
+        at += rest.find(|character| character == '"' || wanted.contains(&character))?;
+        let found = text.get(at..)?;
+        if !found.starts_with('"') {
+            return Some(at);
+        }
+        at += quoted_string_length(found)?;
+    }
+}
+
+/// Whether `character` is non-ASCII and can be seen.
+///
+/// Control and space characters can break a line or a field in a reader that knows them, and the
+/// invisible format characters make one address look like another. The two joiners stay because
+/// some scripts cannot be written without them.
+pub(super) fn is_utf8_text(character: char) -> bool {
+    let invisible = matches!(
+        character,
+        '\u{61c}'
+            | '\u{200b}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}'
+    );
+    !character.is_ascii() && !character.is_control() && !character.is_whitespace() && !invisible
+}
+
+/// Whether `text` is a host name: RFC 5321 §4.1.2 with underscores, which real hosts have, and
+/// U-labels (RFC 6531 §3.3).
+pub(super) fn is_domain(text: &str) -> bool {
+    text.len() <= MAX_DOMAIN && text.split('.').all(is_label)
+}
+
+fn is_label(label: &str) -> bool {
+    // A U-label is measured by its A-label, so its UTF-8 form may be longer.
+    let fits = label.len() <= MAX_LABEL || !label.is_ascii();
+    !label.is_empty()
+        && fits
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+        && label.chars().all(is_label_character)
+}
+
+/// Letters and digits of ASCII, hyphen, underscore and the letters of other scripts.
+///
+/// The ranges are the combining marks of Latin, Indic and South-East Asian scripts and of Japanese:
+/// Unicode does not count all of them as letters, and IDNA allows them (RFC 5892 §2.1). Other
+/// non-ASCII characters are out, because IDNA mapping turns some of them into dots.
+fn is_label_character(character: char) -> bool {
+    if character.is_ascii() {
+        return character.is_ascii_alphanumeric() || matches!(character, '-' | '_');
+    }
+    character.is_alphabetic()
+        || matches!(
+            character,
+            '\u{300}'..='\u{36f}'
+                | '\u{900}'..='\u{109f}'
+                | '\u{1780}'..='\u{17d3}'
+                | '\u{3099}'..='\u{309a}'
+        )
+}
+
+/// RFC 5321 §4.1.3.
+fn is_address_literal(text: &str) -> bool {
+    let Some(inner) = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+    else {
+        return false;
+    };
+    match inner.split_once(':') {
+        None => inner.parse::<Ipv4Addr>().is_ok(),
+        Some((tag, rest)) if tag.eq_ignore_ascii_case("IPv6") => rest.parse::<Ipv6Addr>().is_ok(),
+        // The General form would take an IPv6 address that lacks its tag.
+        Some(_) if inner.parse::<Ipv6Addr>().is_ok() => false,
+        Some((tag, rest)) => is_general_literal(tag, rest),
+    }
+}
+
+/// General-address-literal: a tag of Ldh-str, a colon and dcontent.
+fn is_general_literal(tag: &str, content: &str) -> bool {
+    tag.ends_with(|last: char| last.is_ascii_alphanumeric())
+        && tag
+            .chars()
+            .all(|character| character.is_ascii_alphanumeric() || character == '-')
+        && !content.is_empty()
+        && content
+            .chars()
+            .all(|character| matches!(character, '!'..='Z' | '^'..='~'))
+}
+
+/// Splits off a quoted string or a dot-string at the start of `text`.
+fn split_local_part(text: &str) -> Option<(&str, &str)> {
+    if text.starts_with('"') {
+        return text.split_at_checked(quoted_string_length(text)?);
+    }
+    let end = text.find('@').unwrap_or(text.len());
+    let (local, after) = text.split_at_checked(end)?;
+    local.split('.').all(is_atom).then_some((local, after))
+}
+
+fn is_atom(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(is_atom_character)
+}
+
+/// `atext` of RFC 5322 §3.2.3 and UTF-8 text (RFC 6531 §3.3).
+fn is_atom_character(character: char) -> bool {
+    character.is_ascii_alphanumeric()
+        || "!#$%&'*+-/=?^_`{|}~".contains(character)
+        || is_utf8_text(character)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn accepts_well_formed_mailboxes_as_written() {
+        for (text, local, domain) in [
+            ("jane@example.com", "jane", "example.com"),
+            ("Jane.Doe@EXAMPLE.com", "Jane.Doe", "EXAMPLE.com"),
+            ("a!#$%&'*+-/=?^_`{|}~@b", "a!#$%&'*+-/=?^_`{|}~", "b"),
+            (r#""a b"@example.com"#, r#""a b""#, "example.com"),
+            (
+                r#""a\"b\\@c>"@example.com"#,
+                r#""a\"b\\@c>""#,
+                "example.com",
+            ),
+            (r#"""@example.com"#, r#""""#, "example.com"),
+            ("a@under_score.example", "a", "under_score.example"),
+            ("a@xn--bcher-kva.example", "a", "xn--bcher-kva.example"),
+            ("jörg@bücher.example", "jörg", "bücher.example"),
+            ("\"ö\"@हिन्दी.example", "\"ö\"", "हिन्दी.example"),
+            ("ผู้ใช้@คน.example", "ผู้ใช้", "คน.example"),
+            ("a@[192.0.2.1]", "a", "[192.0.2.1]"),
+            ("a@[IPv6:2001:db8::1]", "a", "[IPv6:2001:db8::1]"),
+            ("a@[ipv6:::ffff:192.0.2.1]", "a", "[ipv6:::ffff:192.0.2.1]"),
+            ("a@[x-tag:!Z^~]", "a", "[x-tag:!Z^~]"),
+        ] {
+            let address = Address::parse(text).expect(text);
+            assert_eq!(address.as_str(), text);
+            assert_eq!(address.to_string(), text);
+            assert_eq!(address.local_part(), local);
+            assert_eq!(address.domain(), Some(domain));
+            assert_eq!(address.is_ascii(), text.is_ascii());
+        }
+    }
+
+    #[test]
+    fn refuses_everything_else() {
+        use AddressError::{Domain, Empty, LocalPart, NoDomain};
+        for (text, error) in [
+            ("", Empty),
+            ("jane", NoDomain),
+            ("postmaster", NoDomain),
+            (r#""quoted""#, NoDomain),
+            ("@example.com", LocalPart),
+            (".a@b", LocalPart),
+            ("a.@b", LocalPart),
+            ("a..b@c", LocalPart),
+            ("a b@c", LocalPart),
+            (" a@c", LocalPart),
+            ("a,b@c", LocalPart),
+            ("a<b@c", LocalPart),
+            ("a\\b@c", LocalPart),
+            ("a(c)@d", LocalPart),
+            (r#"a"b"@c"#, LocalPart),
+            (r#""a"b@c"#, LocalPart),
+            (r#""a"."b"@c"#, LocalPart),
+            (r#""a@b"#, LocalPart),
+            (r#""a\"#, LocalPart),
+            ("\"a\tb\"@c", LocalPart),
+            ("\"a\r\nb\"@c", LocalPart),
+            ("\"\\\u{7f}\"@c", LocalPart),
+            ("\"\\ö\"@c", LocalPart),
+            ("\"\u{85}\"@c", LocalPart),
+            ("a\u{0}@c", LocalPart),
+            ("a\u{a0}b@c", LocalPart),
+            ("a\u{202e}b@c", LocalPart),
+            ("a@", Domain),
+            ("a@.", Domain),
+            ("a@b..", Domain),
+            ("a@.b", Domain),
+            ("a@b..c", Domain),
+            ("a@b@c", Domain),
+            ("a@-b", Domain),
+            ("a@b-.c", Domain),
+            ("a@b c", Domain),
+            ("a@b,c", Domain),
+            ("a@b>", Domain),
+            ("a@b。c", Domain),
+            ("a@b⒈c", Domain),
+            ("a@[]", Domain),
+            ("a@[192.0.2.1", Domain),
+            ("a@[192.0.2]", Domain),
+            ("a@[192.0.2.256]", Domain),
+            ("a@[192.0.2.1]x", Domain),
+            ("a@[2001:db8::1]", Domain),
+            ("a@[IPv6:192.0.2.1]", Domain),
+            ("a@[IPv6:fe80::1%eth0]", Domain),
+            ("a@[:x]", Domain),
+            ("a@[tag-:x]", Domain),
+            ("a@[tag:]", Domain),
+            ("a@[tag:a b]", Domain),
+            ("a@[tag:a]b]", Domain),
+        ] {
+            assert_eq!(Address::parse(text), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn drops_one_trailing_dot() {
+        let address = Address::parse("a@example.com.").expect("valid");
+        assert_eq!(address.as_str(), "a@example.com");
+        assert_eq!(address.domain(), Some("example.com"));
+    }
+
+    #[test]
+    fn enforces_the_length_limits() {
+        let local = "l".repeat(64);
+        let label = "d".repeat(63);
+        let domain = format!("{label}.{label}.{}", "d".repeat(61));
+        assert_eq!(domain.len(), 189);
+        let longest = format!("{local}@{domain}");
+        assert!(Address::parse(&longest).is_ok());
+        assert_eq!(
+            Address::parse(&format!("{longest}d")),
+            Err(AddressError::TooLong)
+        );
+        assert_eq!(
+            Address::parse(&format!("l{longest}")),
+            Err(AddressError::LocalPartTooLong)
+        );
+        assert_eq!(
+            Address::parse(&format!("a@{label}d.example")),
+            Err(AddressError::Domain)
+        );
+        let long_u_label = format!("a@{}", "ü".repeat(40));
+        assert!(Address::parse(&long_u_label).is_ok());
+        let long_domain = ["d"; 129].join(".");
+        assert_eq!(
+            Address::parse(&format!("a@{long_domain}")),
+            Err(AddressError::DomainTooLong)
+        );
+    }
+
+    #[test]
+    fn only_a_recipient_may_be_the_bare_postmaster() {
+        for text in ["postmaster", "Postmaster", "POSTMASTER"] {
+            let address = Address::parse_recipient(text).expect(text);
+            assert_eq!(address.as_str(), text);
+            assert_eq!(address.local_part(), text);
+            assert_eq!(address.domain(), None);
+        }
+        assert_eq!(
+            Address::parse_recipient("hostmaster"),
+            Err(AddressError::NoDomain)
+        );
+    }
+
+    #[test]
+    fn the_null_path_is_empty_text() {
+        assert_eq!(ReversePath::Null.as_str(), "");
+        let address = Address::parse("ö@b").expect("valid");
+        let path = ReversePath::Address(address);
+        assert_eq!((path.as_str(), path.is_ascii()), ("ö@b", false));
+    }
+
+    proptest! {
+        #[test]
+        fn a_parsed_address_is_safe_and_parses_to_itself(text in "[ -~\u{80}-\u{2100}]{0,8}@[ -~ö]{0,8}") {
+            if let Ok(address) = Address::parse(&text) {
+                prop_assert_eq!(Address::parse(address.as_str()), Ok(address.clone()));
+                prop_assert!(!address.as_str().contains(char::is_control));
+                let rebuilt = format!("{}@{}", address.local_part(), address.domain().unwrap_or("?"));
+                prop_assert_eq!(rebuilt, address.as_str());
+            }
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! A connection with its buffers, on either side of the proxy.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use memchr::memchr;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use super::reply::Reply;
+
+const READ_SIZE: usize = 16 << 10;
+/// Replies that wait for the client to read; more would be a client that never does.
+const MOST_OUTPUT: usize = 64 << 10;
+
+/// A stream of octets.
+pub enum Stream {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A socket of this machine.
+    Unix(UnixStream),
+    /// TLS over TCP.
+    Tls(Box<TlsStream<TcpStream>>),
+    /// Nothing: a handshake has failed on it.
+    Closed,
+}
+
+macro_rules! each {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Stream::Tcp($stream) => $call,
+            Stream::Unix($stream) => $call,
+            Stream::Tls($stream) => $call,
+            Stream::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context, buffer: &mut ReadBuf) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write(context, bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_shutdown(context))
+    }
+}
+
+/// A command line.
+pub enum Line {
+    /// The line without its CRLF.
+    Whole(BytesMut),
+    /// It had no end within the limit; it was skipped.
+    TooLong,
+    /// It ended in a bare LF (RFC 5321 §2.3.8).
+    BareLineFeed,
+    /// The peer has closed.
+    Closed,
+}
+
+/// A connection with its buffers. Whatever is written goes out before the next wait for input.
+pub struct Connection {
+    stream: Stream,
+    /// What came and was not consumed.
+    pub input: BytesMut,
+    output: Vec<u8>,
+}
+
+impl Connection {
+    /// A connection with empty buffers.
+    pub fn new(stream: Stream) -> Self {
+        Connection {
+            stream,
+            input: BytesMut::new(),
+            output: Vec::new(),
+        }
+    }
+
+    /// Queues a reply. Replies to pipelined commands go out together (RFC 2920 §3.2).
+    pub fn queue(&mut self, reply: &Reply) {
+        reply.write(&mut self.output);
+    }
+
+    /// What is to be written next; see [`Connection::flush`].
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// Writes what is queued.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        if !self.output.is_empty() {
+            self.stream.write_all(&self.output).await?;
+            self.output.clear();
+            self.output.shrink_to(READ_SIZE);
+        }
+        self.stream.flush().await
+    }
+
+    /// Writes what is queued, and waits for input. 0 is the end.
+    pub async fn fill(&mut self) -> io::Result<usize> {
+        self.flush().await?;
+        self.input.reserve(READ_SIZE);
+        self.stream.read_buf(&mut self.input).await
+    }
+
+    /// Reads a command line of at most `limit` octets, its end included.
+    pub async fn line(&mut self, limit: usize) -> io::Result<Line> {
+        let mut searched = 0;
+        let mut too_long = false;
+        loop {
+            if let Some(at) = memchr(b'\n', &self.input[searched..]) {
+                let mut line = self.input.split_to(searched + at + 1);
+                if too_long || line.len() > limit {
+                    return Ok(Line::TooLong);
+                }
+                if !line.ends_with(b"\r\n") {
+                    return Ok(Line::BareLineFeed);
+                }
+                line.truncate(line.len() - 2);
+                return Ok(Line::Whole(line));
+            }
+            searched = self.input.len();
+            if searched > limit {
+                too_long = true;
+                self.input.clear();
+                searched = 0;
+            }
+            if self.output.len() > MOST_OUTPUT {
+                self.flush().await?;
+            }
+            if self.fill().await? == 0 {
+                return Ok(Line::Closed);
+            }
+        }
+    }
+
+    /// Reads a reply, as a client. `None` if the server closed instead.
+    pub async fn reply(&mut self) -> io::Result<Option<Reply>> {
+        loop {
+            let parsed = Reply::parse(&self.input).map_err(io::Error::other)?;
+            if let Some((reply, consumed)) = parsed {
+                self.input.advance(consumed);
+                return Ok(Some(reply));
+            }
+            if self.fill().await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Begins TLS as the server. The caller has seen to it that no plaintext is buffered.
+    pub async fn accept_tls(&mut self, acceptor: &TlsAcceptor) -> io::Result<()> {
+        let stream = acceptor.accept(self.take_tcp()?).await?;
+        self.stream = Stream::Tls(Box::new(stream.into()));
+        Ok(())
+    }
+
+    /// Begins TLS as the client.
+    pub async fn connect_tls(&mut self, connector: &TlsConnector, name: ServerName<'static>) -> io::Result<()> {
+        let stream = connector.connect(name, self.take_tcp()?).await?;
+        self.stream = Stream::Tls(Box::new(stream.into()));
+        Ok(())
+    }
+
+    fn take_tcp(&mut self) -> io::Result<TcpStream> {
+        match std::mem::replace(&mut self.stream, Stream::Closed) {
+            Stream::Tcp(stream) => Ok(stream),
+            _ => Err(io::Error::other("TLS over something that is not TCP")),
+        }
+    }
+
+    /// The TLS session of a server side, once there is one.
+    pub fn tls_session(&self) -> Option<&rustls::ServerConnection> {
+        match &self.stream {
+            Stream::Tls(stream) => match &**stream {
+                TlsStream::Server(stream) => Some(stream.get_ref().1),
+                TlsStream::Client(_) => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Says good-bye to the transport (a TLS close_notify).
+    pub async fn close(&mut self) {
+        // The peer may be gone already, and then there is nobody to tell.
+        let _ = self.flush().await;
+        let _ = self.stream.shutdown().await;
+    }
+}

@@ -1,0 +1,144 @@
+//! Asking a recipient's policy, and the one table from verdict to reply.
+
+use std::sync::Arc;
+
+use super::reply::Reply;
+use crate::json::trust_name;
+use crate::policies::{Table, Tenant, unavailable};
+use crate::sandbox::interface::{Context, Finding, Verdict};
+use crate::sandbox::{EvaluationError, Instance, Sandbox};
+
+/// A session talks to few organizations; one that talks to more has the oldest instance dropped.
+const MOST_INSTANCES: usize = 4;
+/// What remains for the transaction's id in a reply line of 512 octets (RFC 5321 §4.5.3.1.5).
+const LONGEST_TEXT: usize = 440;
+
+/// The instances of one session: one for each policy that it has asked. They live no longer than the
+/// session, so nothing can pass from one sender to another.
+pub struct Instances {
+    sandbox: Sandbox,
+    /// With the tenant's name.
+    instances: Vec<(Arc<str>, Instance)>,
+}
+
+impl Instances {
+    /// None yet.
+    pub fn new(sandbox: Sandbox) -> Self {
+        Instances {
+            sandbox,
+            instances: Vec::new(),
+        }
+    }
+
+    /// Drops those of policies that are in force no longer.
+    pub fn retain_in_force(&mut self, policies: &Table) {
+        self.instances.retain(|(tenant, instance)| {
+            let policy = policies.named(tenant).and_then(|tenant| tenant.policy.as_ref());
+            policy.is_some_and(|policy| Arc::ptr_eq(policy, instance.module()))
+        });
+    }
+
+    /// Asks a tenant's policy. Where it cannot answer, the verdict defers, and the log says why.
+    pub async fn decide(&mut self, tenant: &Tenant, context: &Context, id: &str) -> Verdict {
+        let Some(module) = &tenant.policy else {
+            tracing::error!(tenant = %tenant.name, transaction = id, "no policy is loaded");
+            return unavailable();
+        };
+        let at = self.instances.iter().position(|(_, instance)| Arc::ptr_eq(instance.module(), module));
+        let asked = match at {
+            Some(at) => Ok(self.instances.swap_remove(at).1),
+            None => Instance::new(&self.sandbox, module).await,
+        };
+        match self.ask(tenant, asked, context).await {
+            Ok(Verdict::Deliver(_)) => {
+                tracing::error!(tenant = %tenant.name, transaction = id, "the policy answers inbound mail with an outbound verdict");
+                unavailable()
+            }
+            Ok(verdict) => verdict,
+            Err(error) => {
+                tracing::error!(tenant = %tenant.name, transaction = id, failure = error.failure.name(), %error, "policy failed");
+                unavailable()
+            }
+        }
+    }
+
+    /// An instance that failed is dropped: the next question gets a fresh one.
+    async fn ask(
+        &mut self,
+        tenant: &Tenant,
+        instance: Result<Instance, EvaluationError>,
+        context: &Context,
+    ) -> Result<Verdict, EvaluationError> {
+        let mut instance = instance?;
+        let verdict = instance.evaluate(context).await?;
+        if self.instances.len() >= MOST_INSTANCES {
+            self.instances.remove(0);
+        }
+        self.instances.push((tenant.name.clone(), instance));
+        Ok(verdict)
+    }
+}
+
+/// The reply to a verdict that does not let the mail pass; `None` if it does.
+pub fn refusal(verdict: &Verdict, id: &str) -> Option<Reply> {
+    let (refusal, permanent) = match verdict {
+        Verdict::Accept(_) | Verdict::Deliver(_) => return None,
+        Verdict::Reject(refusal) => (refusal, true),
+        Verdict::Defer(refusal) => (refusal, false),
+    };
+    let reply = Reply::from_policy(refusal.code, &refusal.enhanced, &one_line(&refusal.text), permanent);
+    Some(with_id(&reply, id))
+}
+
+/// The same reply with the transaction's id, by which it is found in the log.
+pub fn with_id(reply: &Reply, id: &str) -> Reply {
+    let text = reply.text();
+    let text = &text[..text.floor_char_boundary(LONGEST_TEXT.min(text.len()))];
+    let class = (reply.code() / 100) as u8;
+    let enhanced = reply.enhanced().unwrap_or_else(|| (class, 0, 0).into());
+    Reply::new(reply.code(), enhanced, format!("{text} [{id}]"))
+}
+
+/// A policy's text on one line, without control characters.
+fn one_line(text: &str) -> String {
+    let cleaned: String = text
+        .chars()
+        .take(LONGEST_TEXT)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    cleaned.trim().to_owned()
+}
+
+/// One line of log a decision.
+pub fn log(tenant: &Tenant, context: &Context, client: std::net::IpAddr, verdict: &Verdict, id: &str) {
+    let session = id.split_once('.').map_or(id, |(session, _)| session);
+    let tls = context.tls.as_ref().map_or("none", |tls| crate::json::tls_version_name(tls.version));
+    let certificate = context.tls.as_ref().and_then(|tls| tls.certificate.as_ref());
+    let trust = certificate.map_or("none", |certificate| trust_name(certificate.trust));
+    let (outcome, connector, failed, audit) = match verdict {
+        Verdict::Accept(acceptance) => ("accept", acceptance.connectors.join(", "), "", &acceptance.audit),
+        Verdict::Reject(refusal) => ("reject", refusal.connector.clone().unwrap_or_default(), &*refusal.failed, &refusal.audit),
+        Verdict::Defer(refusal) => ("defer", refusal.connector.clone().unwrap_or_default(), &*refusal.failed, &refusal.audit),
+        Verdict::Deliver(delivery) => ("deliver", delivery.connector.clone().unwrap_or_default(), "", &delivery.audit),
+    };
+    tracing::info!(
+        verdict = outcome,
+        tenant = %tenant.name,
+        connector,
+        failed,
+        audit = audited(audit),
+        %client,
+        tls,
+        certificate = trust,
+        from = context.mail_from,
+        to = context.rcpt_to,
+        session,
+        transaction = id,
+        "decision"
+    );
+}
+
+fn audited(audit: &[Finding]) -> String {
+    let items: Vec<String> = audit.iter().map(|f| format!("{} ({})", f.connector, f.failed)).collect();
+    items.join(", ")
+}

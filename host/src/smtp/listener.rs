@@ -1,0 +1,191 @@
+//! Listening sockets, and what all sessions share.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use proxy_header::{ParseConfig, ProxyHeader};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::connection::{Connection, Stream};
+use super::limits::{Doors, Full};
+use super::next_hop::NextHop;
+use super::reply::Reply;
+use super::session::Session;
+use crate::config::{self, TlsMode};
+use crate::policies::Policies;
+use crate::tls::ServerTls;
+
+const BACKLOG: u32 = 1024;
+/// The longest header of version 1, and what more of version 2 nobody needs.
+const PROXY_V1: usize = 107;
+const PROXY_V2: usize = 4096;
+const PROXY_V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// What all sessions share.
+pub struct Server {
+    /// Our name.
+    pub hostname: Arc<str>,
+    /// Who decides.
+    pub policies: Arc<Policies>,
+    /// What a reload of the configuration exchanges; a session keeps what it began with.
+    pub settings: ArcSwap<Settings>,
+    /// Who is inside.
+    pub doors: Arc<Doors>,
+    /// Whether sessions are to end.
+    pub stopping: watch::Sender<bool>,
+}
+
+/// What a reload of the configuration exchanges.
+pub struct Settings {
+    /// What a session may use.
+    pub limits: config::Limits,
+    /// How long to wait.
+    pub timeouts: config::Timeouts,
+    /// The certificates, by the listener's number.
+    pub tls: HashMap<usize, ServerTls>,
+}
+
+impl Settings {
+    /// What a listener does handshakes with, if it does.
+    pub fn tls(&self, listener: &Listener) -> Option<ServerTls> {
+        self.tls.get(&listener.number).cloned()
+    }
+}
+
+/// A listening socket, as configured.
+pub struct Listener {
+    /// Its place in the configuration.
+    pub number: usize,
+    /// The configuration.
+    pub config: config::Listener,
+    /// Where accepted mail goes.
+    pub next_hop: Arc<NextHop>,
+}
+
+/// An address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct ListenError {
+    /// The address.
+    pub address: SocketAddr,
+    /// Why.
+    pub source: io::Error,
+}
+
+impl Listener {
+    /// Binds the socket.
+    ///
+    /// # Errors
+    /// If the address is taken, or not ours.
+    pub fn bind(&self) -> Result<TcpListener, ListenError> {
+        let address = self.config.address;
+        let bind = || {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(BACKLOG)
+        };
+        bind().map_err(|source| ListenError { address, source })
+    }
+
+    /// Takes clients in until the server stops.
+    pub async fn serve(self: Arc<Self>, server: Arc<Server>, socket: TcpListener) {
+        let mut stopping = server.stopping.subscribe();
+        loop {
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            };
+            match accepted {
+                Ok((stream, address)) => {
+                    let (listener, server) = (self.clone(), server.clone());
+                    tokio::spawn(async move {
+                        if let Err(error) = listener.welcome(&server, stream, address).await {
+                            tracing::debug!(client = %address.ip(), %error, "connection lost before its session");
+                        }
+                    });
+                }
+                Err(error) => {
+                    // Descriptors have run out, most likely; sessions that end give some back.
+                    tracing::error!(%error, "a connection cannot be accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    /// From a connection to a session.
+    async fn welcome(self: Arc<Self>, server: &Arc<Server>, mut stream: TcpStream, address: SocketAddr) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let settings = server.settings.load_full();
+        let mut local = stream.local_addr()?;
+        let mut client = SocketAddr::new(address.ip().to_canonical(), address.port());
+        if self.config.proxy_protocol.iter().any(|net| net.contains(&client.ip())) {
+            let header = timeout(settings.timeouts.handshake, read_proxy_header(&mut stream)).await??;
+            // LOCAL, or UNKNOWN: the balancer speaks for itself.
+            if let Some((source, destination)) = header {
+                client = SocketAddr::new(source.ip().to_canonical(), source.port());
+                local = destination;
+            }
+        }
+        let mut connection = Connection::new(Stream::Tcp(stream));
+        let limits = &settings.limits;
+        let _inmate = match server.doors.enter(client.ip(), limits.sessions, limits.sessions_per_address) {
+            Ok(inmate) => inmate,
+            Err(full) => return turn_away(connection, client, full).await,
+        };
+        if self.config.tls == TlsMode::Implicit {
+            let tls = settings.tls(&self).ok_or_else(|| io::Error::other("no certificate"))?;
+            timeout(settings.timeouts.handshake, connection.accept_tls(&tls.acceptor())).await??;
+        }
+        let session = Session::new(server.clone(), self, settings, connection, client, local);
+        let id = session.id().to_owned();
+        tracing::debug!(session = id, client = %client.ip(), "session begins");
+        let end = session.run().await;
+        tracing::debug!(session = id, client = %client.ip(), ?end, "session ends");
+        Ok(())
+    }
+}
+
+async fn turn_away(mut connection: Connection, client: SocketAddr, full: Full) -> io::Result<()> {
+    let text = match full {
+        Full::House => "too many sessions, come again later",
+        Full::Client => "too many sessions from your address, come again later",
+    };
+    tracing::warn!(client = %client.ip(), reason = text, "turned away");
+    connection.queue(&Reply::new(421, (4, 7, 0), text));
+    timeout(Duration::from_secs(1), connection.close()).await?;
+    Ok(())
+}
+
+/// Reads a PROXY header and not an octet more: what follows may be a TLS handshake.
+async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<(SocketAddr, SocketAddr)>> {
+    let mut header = vec![0; PROXY_V2_SIGNATURE.len() + 1];
+    stream.read_exact(&mut header).await?;
+    if header.starts_with(PROXY_V2_SIGNATURE) {
+        header.resize(16, 0);
+        stream.read_exact(&mut header[13..]).await?;
+        let length = usize::from(u16::from_be_bytes([header[14], header[15]]));
+        if length > PROXY_V2 {
+            return Err(io::Error::other("the PROXY header is too long"));
+        }
+        header.resize(16 + length, 0);
+        stream.read_exact(&mut header[16..]).await?;
+    } else {
+        while header.last() != Some(&b'\n') {
+            if header.len() >= PROXY_V1 {
+                return Err(io::Error::other("there is no PROXY header"));
+            }
+            header.push(stream.read_u8().await?);
+        }
+    }
+    let (header, _) = ProxyHeader::parse(&header, ParseConfig::default()).map_err(io::Error::other)?;
+    Ok(header.proxied_address().map(|address| (address.source, address.destination)))
+}

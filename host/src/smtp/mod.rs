@@ -1,0 +1,25 @@
+//! The SMTP session loop: RFC 5321 with STARTTLS (3207), PIPELINING (2920), SIZE (1870), 8BITMIME
+//! (6152), ENHANCEDSTATUSCODES (2034), CHUNKING (3030) and SMTPUTF8 (6531).
+//!
+//! A session is one state machine, a method a verb, in [`session`]. It asks the recipient's policy at
+//! RCPT, and again once the header is there where the policy reads it, and hands what passes to the
+//! [`next_hop`], whose reply is our reply. REQUIRETLS (8689) is not offered: it would have to be
+//! honoured towards the next hop.
+
+pub mod address;
+pub mod command;
+mod connection;
+pub mod data;
+mod decision;
+pub mod header;
+mod incoming;
+mod limits;
+mod listener;
+mod next_hop;
+mod received;
+pub mod reply;
+mod session;
+
+pub use limits::Doors;
+pub use listener::{Listener, ListenError, Server, Settings};
+pub use next_hop::NextHop;

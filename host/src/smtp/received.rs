@@ -1,0 +1,114 @@
+//! The trace field that a message gets on its way through (RFC 5321 §4.4).
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+
+use crate::json::{tls_version_name, trust_name};
+use crate::sandbox::interface::{Tls, Trust};
+
+/// What a Received field tells.
+pub struct Trace<'a> {
+    /// The client's address.
+    pub client: IpAddr,
+    /// The argument of EHLO or HELO.
+    pub helo: &'a str,
+    /// Whether it was EHLO.
+    pub esmtp: bool,
+    /// The encryption of the session.
+    pub tls: Option<&'a Tls>,
+    /// Whether the transaction has SMTPUTF8.
+    pub smtputf8: bool,
+    /// Our own name.
+    pub hostname: &'a str,
+    /// The transaction.
+    pub id: &'a str,
+    /// The recipient, if there is one only: a list would tell each of the others.
+    pub recipient: Option<&'a str>,
+}
+
+impl Trace<'_> {
+    /// The field with its CRLF. The client's words are stripped of what could end it.
+    pub fn field(&self, now: OffsetDateTime) -> String {
+        let mut field = format!("Received: from {} ({})\r\n", atom(self.helo), literal(self.client));
+        // Writing to a string cannot fail.
+        if let Some(tls) = self.tls {
+            let _ = write!(field, "\t(using {} with cipher {}; ", tls_version_name(tls.version), atom(&tls.cipher));
+            let _ = match &tls.certificate {
+                None => write!(field, "no client certificate)\r\n"),
+                Some(certificate) => {
+                    let worth = match certificate.trust {
+                        Trust::Trusted => "trusted",
+                        trust => trust_name(trust),
+                    };
+                    let name = certificate.dns_names.first().map_or("without a name", String::as_str);
+                    write!(field, "client certificate {} {worth})\r\n", atom(name))
+                }
+            };
+        }
+        let _ = write!(field, "\tby {} with {} id {}", self.hostname, self.protocol(), self.id);
+        if let Some(recipient) = self.recipient {
+            let _ = write!(field, "\r\n\tfor <{recipient}>");
+        }
+        let date = now.format(&Rfc2822).unwrap_or_default();
+        let _ = write!(field, ";\r\n\t{date}\r\n");
+        field
+    }
+
+    /// RFC 3848, and RFC 6531 §4.3 for SMTPUTF8.
+    fn protocol(&self) -> &'static str {
+        match (self.esmtp, self.smtputf8, self.tls.is_some()) {
+            (false, ..) => "SMTP",
+            (true, false, false) => "ESMTP",
+            (true, false, true) => "ESMTPS",
+            (true, true, false) => "UTF8SMTP",
+            (true, true, true) => "UTF8SMTPS",
+        }
+    }
+}
+
+/// RFC 5321 §4.1.3.
+fn literal(ip: IpAddr) -> String {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => format!("[{ip}]"),
+        IpAddr::V6(ip) => format!("[IPv6:{ip}]"),
+    }
+}
+
+/// A word from outside that cannot end a comment or a line, nor grow without bound.
+fn atom(text: &str) -> String {
+    let word: String = text
+        .chars()
+        .take(255)
+        .map(|c| if c.is_control() || c.is_whitespace() || matches!(c, '(' | ')' | '\\' | ';' | '<' | '>') { '?' } else { c })
+        .collect();
+    if word.is_empty() { "unknown".into() } else { word }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_says_cannot_end_the_field() {
+        let trace = Trace {
+            client: "::ffff:192.0.2.1".parse().unwrap(),
+            helo: "a)\r\nSubject: x",
+            esmtp: true,
+            tls: None,
+            smtputf8: false,
+            hostname: "mx.contoso.com",
+            id: "abc.1",
+            recipient: Some("b@contoso.com"),
+        };
+        assert_eq!(
+            trace.field(OffsetDateTime::UNIX_EPOCH),
+            "Received: from a???Subject:?x ([192.0.2.1])\r\n\
+             \tby mx.contoso.com with ESMTP id abc.1\r\n\
+             \tfor <b@contoso.com>;\r\n\
+             \tThu, 01 Jan 1970 00:00:00 +0000\r\n"
+        );
+    }
+}

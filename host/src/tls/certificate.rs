@@ -1,0 +1,99 @@
+//! The facts of a client certificate: its names, and whether its chain is trusted.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::sandbox::interface::{Certificate, Trust};
+
+/// The facts of a chain, the client's own certificate first.
+pub fn facts(
+    chain: &[CertificateDer<'_>],
+    roots: &RootCertStore,
+    provider: &CryptoProvider,
+) -> Option<Certificate> {
+    let (own, intermediates) = chain.split_first()?;
+    let trust = judge(own, intermediates, roots, provider);
+    let sha256 = sha256(own);
+    // The handshake has parsed it before.
+    let (_, parsed) = X509Certificate::from_der(own).ok()?;
+    Some(Certificate {
+        dns_names: names(&parsed),
+        subject: parsed.subject().to_string(),
+        issuer: parsed.issuer().to_string(),
+        sha256,
+        not_after: Some(parsed.validity().not_after.timestamp()),
+        trust,
+    })
+}
+
+fn sha256(certificate: &[u8]) -> (u64, u64, u64, u64) {
+    let digest = digest(&SHA256, certificate);
+    let mut words = digest.as_ref().as_chunks().0.iter().map(|bytes| u64::from_be_bytes(*bytes));
+    let mut next = || words.next().unwrap_or_default();
+    (next(), next(), next(), next())
+}
+
+/// The SAN dNSNames; where there is none, the subject's CN.
+fn names(certificate: &X509Certificate) -> Vec<String> {
+    let alternative = certificate.subject_alternative_name().ok().flatten();
+    let dns_names: Vec<String> = alternative
+        .iter()
+        .flat_map(|extension| &extension.value.general_names)
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            _ => None,
+        })
+        .collect();
+    if !dns_names.is_empty() {
+        return dns_names;
+    }
+    let common_names = certificate.subject().iter_common_name();
+    common_names.filter_map(|name| name.as_str().ok()).map(str::to_owned).collect()
+}
+
+/// Whether the chain ends at a root. A sending server's certificate is good for serverAuth,
+/// clientAuth or no extended key usage at all: public authorities no longer issue clientAuth.
+fn judge(
+    own: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    roots: &RootCertStore,
+    provider: &CryptoProvider,
+) -> Trust {
+    let Ok(entity) = EndEntityCert::try_from(own) else {
+        return Trust::Invalid;
+    };
+    let verify = |usage: KeyUsage| {
+        let algorithms = provider.signature_verification_algorithms.all;
+        let now = UnixTime::now();
+        entity
+            .verify_for_usage(algorithms, &roots.roots, intermediates, now, usage, None, None)
+            .map(|_| ())
+    };
+    match verify(KeyUsage::server_auth()).or_else(|first| {
+        // The reason that is told is of the usage that went further.
+        verify(KeyUsage::client_auth()).map_err(|second| if is_usage(&first) { second } else { first })
+    }) {
+        Ok(()) => Trust::Trusted,
+        Err(webpki::Error::CertExpired { .. }) => Trust::Expired,
+        Err(webpki::Error::CertNotValidYet { .. }) => Trust::NotYetValid,
+        Err(webpki::Error::UnknownIssuer) => Trust::UnknownIssuer,
+        Err(webpki::Error::CertRevoked) => Trust::Revoked,
+        Err(_) if own_issuer(own) => Trust::UnknownIssuer,
+        Err(_) => Trust::Invalid,
+    }
+}
+
+fn is_usage(error: &webpki::Error) -> bool {
+    matches!(error, webpki::Error::RequiredEkuNotFoundContext(_))
+}
+
+/// Whether the certificate is its own issuer: whatever else is wrong with it, nobody vouches for it.
+fn own_issuer(certificate: &[u8]) -> bool {
+    X509Certificate::from_der(certificate)
+        .is_ok_and(|(_, parsed)| parsed.subject() == parsed.issuer())
+}

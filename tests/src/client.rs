@@ -1,0 +1,277 @@
+//! An SMTP client that does just what it is told, right or wrong.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned,
+    SupportedProtocolVersion,
+};
+
+use crate::daemon::PATIENCE;
+use crate::pki::Identity;
+
+/// A reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The code.
+    pub code: u16,
+    /// The lines without the code.
+    pub lines: Vec<String>,
+}
+
+impl Reply {
+    /// The lines as one text.
+    pub fn text(&self) -> String {
+        self.lines.join("\n")
+    }
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Closed,
+}
+
+/// A session with a server.
+pub struct Client {
+    stream: Stream,
+    input: Vec<u8>,
+}
+
+/// How to do a handshake.
+#[derive(Default)]
+pub struct Handshake<'a> {
+    /// The certificate to show.
+    pub identity: Option<&'a Identity>,
+    /// The only version to offer; all if absent.
+    pub version: Option<&'static SupportedProtocolVersion>,
+}
+
+impl Client {
+    /// Connects; the greeting is not read yet.
+    pub fn connect(address: SocketAddr) -> Client {
+        let stream = TcpStream::connect(address).expect("the server accepts connections");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
+        stream.set_nodelay(true).expect("TCP_NODELAY can be set");
+        Client {
+            stream: Stream::Plain(stream),
+            input: Vec::new(),
+        }
+    }
+
+    /// Connects through the PROXY protocol, version 1, as a client with that address; reads the
+    /// greeting.
+    pub fn connect_as(address: SocketAddr, client: IpAddr) -> Client {
+        let mut connection = Client::connect(address);
+        let (family, local) = match client {
+            IpAddr::V4(_) => ("TCP4", "127.0.0.1"),
+            IpAddr::V6(_) => ("TCP6", "::1"),
+        };
+        connection.send(format!("PROXY {family} {client} {local} 40000 25\r\n").as_bytes());
+        assert_eq!(connection.reply().code, 220);
+        connection
+    }
+
+    /// Connects and reads the greeting.
+    pub fn greeted(address: SocketAddr) -> Client {
+        let mut client = Client::connect(address);
+        assert_eq!(client.reply().code, 220);
+        client
+    }
+
+    /// Writes octets as they are.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.try_send(bytes).expect("the server reads");
+    }
+
+    /// Writes octets as they are; the server may be gone.
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.stream {
+            Stream::Plain(stream) => stream.write_all(bytes),
+            Stream::Tls(stream) => {
+                stream.write_all(bytes)?;
+                stream.flush()
+            }
+            Stream::Closed => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Sends a line, and reads the reply.
+    pub fn command(&mut self, line: &str) -> Reply {
+        self.send(format!("{line}\r\n").as_bytes());
+        self.reply()
+    }
+
+    /// Sends a line whose reply must have this code.
+    pub fn expect(&mut self, line: &str, code: u16) -> Reply {
+        let reply = self.command(line);
+        assert_eq!(reply.code, code, "{line}: {reply:?}");
+        reply
+    }
+
+    /// Reads a reply.
+    pub fn reply(&mut self) -> Reply {
+        self.try_reply().expect("the server answers")
+    }
+
+    /// Reads a reply; the server may be gone.
+    pub fn try_reply(&mut self) -> io::Result<Reply> {
+        let mut reply = Reply {
+            code: 0,
+            lines: Vec::new(),
+        };
+        loop {
+            let line = self.line()?;
+            let malformed = || io::Error::other(format!("not a reply: {line:?}"));
+            reply.code = line.get(..3).and_then(|code| code.parse().ok()).ok_or_else(malformed)?;
+            reply.lines.push(line.get(4..).unwrap_or_default().to_owned());
+            if line.as_bytes().get(3) != Some(&b'-') {
+                return Ok(reply);
+            }
+        }
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        loop {
+            if let Some(at) = self.input.windows(2).position(|pair| pair == b"\r\n") {
+                let rest = self.input.split_off(at + 2);
+                let line = std::mem::replace(&mut self.input, rest);
+                return String::from_utf8(line[..at].to_vec()).map_err(io::Error::other);
+            }
+            let mut buffer = [0; 4096];
+            let read = match &mut self.stream {
+                Stream::Plain(stream) => stream.read(&mut buffer)?,
+                Stream::Tls(stream) => stream.read(&mut buffer)?,
+                Stream::Closed => 0,
+            };
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.input.extend_from_slice(&buffer[..read]);
+        }
+    }
+
+    /// Whether the server has closed the connection, once all replies are read.
+    pub fn is_closed(&mut self) -> bool {
+        self.line().is_err()
+    }
+
+    /// STARTTLS and the handshake.
+    pub fn starttls(&mut self, identity: Option<&Identity>) {
+        self.expect("STARTTLS", 220);
+        self.handshake(&Handshake {
+            identity,
+            version: None,
+        })
+        .expect("the handshake is done");
+    }
+
+    /// The handshake alone.
+    pub fn handshake(&mut self, how: &Handshake) -> io::Result<()> {
+        let Stream::Plain(mut stream) = std::mem::replace(&mut self.stream, Stream::Closed) else {
+            return Err(io::Error::other("TLS has begun already"));
+        };
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut session = ClientConnection::new(config(how), name).map_err(io::Error::other)?;
+        while session.is_handshaking() {
+            session.complete_io(&mut stream)?;
+        }
+        self.stream = Stream::Tls(Box::new(StreamOwned::new(session, stream)));
+        Ok(())
+    }
+
+    /// EHLO, and STARTTLS with EHLO again if `tls` is set.
+    pub fn hello(&mut self, tls: bool, identity: Option<&Identity>) {
+        self.expect("EHLO client.example", 250);
+        if tls {
+            self.starttls(identity);
+            self.expect("EHLO client.example", 250);
+        }
+    }
+
+    /// MAIL and RCPT; the reply is that of RCPT.
+    pub fn envelope(&mut self, from: &str, to: &str) -> Reply {
+        self.expect(&format!("MAIL FROM:<{from}>"), 250);
+        self.command(&format!("RCPT TO:<{to}>"))
+    }
+
+    /// DATA with this content, which is dot-stuffed; the reply is that of the end of the message.
+    pub fn data(&mut self, content: &str) -> Reply {
+        self.expect("DATA", 354);
+        let stuffed = content.replace("\r\n.", "\r\n..");
+        self.send(format!("{stuffed}\r\n.\r\n").as_bytes());
+        self.reply()
+    }
+
+    /// QUIT.
+    pub fn quit(mut self) {
+        self.expect("QUIT", 221);
+    }
+}
+
+fn config(how: &Handshake) -> Arc<ClientConfig> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let versions = match how.version {
+        Some(version) => vec![version],
+        None => vec![&rustls::version::TLS13, &rustls::version::TLS12],
+    };
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&versions)
+        .expect("the versions are known")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer(provider)));
+    let config = match how.identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let chain = identity.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+            let key = PrivateKeyDer::try_from(identity.key_der.clone()).expect("a key");
+            builder.with_client_auth_cert(chain, key).expect("the key fits")
+        }
+    };
+    Arc::new(config)
+}
+
+#[derive(Debug)]
+struct AnyServer(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

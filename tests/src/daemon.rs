@@ -1,0 +1,221 @@
+//! The `portcullis` program: built, started, watched by its log.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Nothing that is waited for takes this long unless it never comes.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The program, built from the sources as they are.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        if let Some(path) = std::env::var_os("PORTCULLIS_BIN") {
+            return path.into();
+        }
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--release", "--package", "portcullis", "--bin", "portcullis"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .expect("cargo can be run");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        // This test stands in <target>/release/deps.
+        let test = std::env::current_exe().expect("a test has a path");
+        test.ancestors().nth(2).expect("a target folder").join("portcullis")
+    })
+}
+
+/// A command line, not yet run; without colour, and with the test's own compile cache.
+pub fn portcullis(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(arguments).env("NO_COLOR", "1").env("XDG_CACHE_HOME", cache());
+    command
+}
+
+/// Runs a command to its end, with `input` on standard input.
+pub fn run(arguments: &[&str], input: &[u8]) -> Output {
+    use std::io::Write;
+    let mut child = portcullis(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut stdin = child.stdin.take().expect("standard input is a pipe");
+    let input = input.to_vec();
+    // The program may end without having read all of it.
+    let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    let output = child.wait_with_output().expect("the program ends");
+    writer.join().expect("the input was written");
+    output
+}
+
+/// Compiled policies of this test run.
+fn cache() -> &'static Path {
+    static CACHE: OnceLock<PathBuf> = OnceLock::new();
+    CACHE.get_or_init(|| binary().with_file_name("e2e-cache"))
+}
+
+/// A running daemon in a folder of its own.
+pub struct Daemon {
+    child: Child,
+    folder: TempDir,
+    log: Arc<Log>,
+    /// The addresses that it listens on, in the order of the configuration.
+    pub addresses: Vec<SocketAddr>,
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    more: Condvar,
+}
+
+impl Daemon {
+    /// Starts a daemon with this configuration (TOML) and files beside it, and waits until it listens
+    /// on all its listeners. Listen on port 0; `addresses` has the real ones.
+    pub fn start(config: &str, files: &[(&str, &str)]) -> Daemon {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for (name, content) in files {
+            fs::write(folder.path().join(name), content).expect("a file is written");
+        }
+        Daemon::start_in(folder, config)
+    }
+
+    /// The same in a folder that has its files already.
+    pub fn start_in(folder: TempDir, config: &str) -> Daemon {
+        let path = folder.path().join("portcullis.toml");
+        fs::write(&path, config).expect("the configuration is written");
+        let listeners = config.matches("[[listener]]").count();
+        let mut child = portcullis(&["run", "--log-level", "debug", "--config"])
+            .arg(&path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the daemon starts");
+        let log = Arc::new(Log::default());
+        let stderr = child.stderr.take().expect("standard error is a pipe");
+        let writer = log.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                writer.lines.lock().unwrap().push(line);
+                writer.more.notify_all();
+            }
+        });
+        let mut daemon = Daemon {
+            child,
+            folder,
+            log,
+            addresses: Vec::new(),
+        };
+        for number in 1..=listeners {
+            let line = daemon.wait_for_log_times("listening address=", number);
+            let (_, address) = line.rsplit_once('=').expect("an address");
+            daemon.addresses.push(address.trim().parse().expect("an address"));
+        }
+        daemon
+    }
+
+    /// The address of the first listener.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// The daemon's folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The daemon's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All log lines so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lines.lock().unwrap().clone()
+    }
+
+    /// Waits for a log line that contains `text`.
+    pub fn wait_for_log(&self, text: &str) -> String {
+        self.wait_for_log_times(text, 1)
+    }
+
+    /// Waits for the `times`th log line that contains `text`.
+    pub fn wait_for_log_times(&self, text: &str, times: usize) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut lines = self.log.lines.lock().unwrap();
+        loop {
+            if let Some(line) = lines.iter().filter(|line| line.contains(text)).nth(times - 1) {
+                return line.clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no log line number {times} with {text:?} in:\n{}", lines.join("\n"));
+            lines = self.log.more.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+
+    /// How many log lines contain `text` by now.
+    pub fn count_log(&self, text: &str) -> usize {
+        self.log.lines.lock().unwrap().iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Replaces a file of the daemon's folder in one step.
+    pub fn replace(&self, name: &str, content: &[u8]) {
+        let path = self.folder().join(name);
+        let new = path.with_extension("new");
+        fs::write(&new, content).expect("a file is written");
+        fs::rename(&new, &path).expect("a file is renamed");
+    }
+
+    /// Sends a signal by its name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
+        assert!(status.expect("kill can be run").success());
+    }
+
+    /// Ends it as a power cut would, and gives its folder.
+    pub fn kill(mut self) -> TempDir {
+        self.child.kill().expect("the daemon is killed");
+        self.child.wait().expect("the daemon ends");
+        std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    /// Waits for its end, and gives its exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().expect("the daemon ends").code()
+    }
+
+    /// The messages in a Maildir of the daemon's folder.
+    pub fn maildir(&self, name: &str) -> Vec<String> {
+        messages(&self.folder().join(name))
+    }
+}
+
+/// The messages in `new/` of a Maildir.
+pub fn messages(maildir: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(maildir.join("new")) else {
+        return Vec::new();
+    };
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths.map(|path| String::from_utf8_lossy(&fs::read(path).expect("a message")).into_owned()).collect()
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of the daemon\n{}", self.log().join("\n"));
+        }
+    }
+}
