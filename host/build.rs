@@ -1,5 +1,8 @@
 //! Builds the evaluator for WebAssembly from source, for the host to embed.
 
+// A build that cannot go on says so by panicking.
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -8,11 +11,21 @@ const TARGET: &str = "wasm32-wasip2";
 
 fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    for input in ["guest/src", "guest/data", "guest/build.rs", "guest/Cargo.toml", "wit", "Cargo.lock"] {
+    for input in [
+        "guest/src",
+        "guest/data",
+        "guest/build.rs",
+        "guest/Cargo.toml",
+        "wit",
+        "Cargo.lock",
+    ] {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
     let component = build_evaluator(&root);
-    println!("cargo::rustc-env=PORTCULLIS_EVALUATOR={}", component.display());
+    println!(
+        "cargo::rustc-env=PORTCULLIS_EVALUATOR={}",
+        component.display()
+    );
 }
 
 fn build_evaluator(root: &Path) -> PathBuf {
@@ -34,10 +47,14 @@ fn build_evaluator(root: &Path) -> PathBuf {
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         .status();
     if !status.as_ref().is_ok_and(|status| status.success()) {
-        println!("cargo::error=the evaluator did not build for {TARGET} ({status:?}); if the target is missing: rustup target add {TARGET}");
+        println!(
+            "cargo::error=the evaluator did not build for {TARGET} ({status:?}); if the target is missing: rustup target add {TARGET}"
+        );
         std::process::exit(1);
     }
-    let built = target.join(TARGET).join("release/portcullis_evaluator.wasm");
+    let built = target
+        .join(TARGET)
+        .join("release/portcullis_evaluator.wasm");
     let component = out.join("evaluator.wasm");
     fs::copy(&built, &component).unwrap();
     component

@@ -12,7 +12,7 @@ use crate::json::{Node, Span};
 use crate::names::{Pattern, PatternSet};
 use crate::problems::{Path, Problems};
 use crate::rules::{Connector, Kind, Selectors};
-use crate::{Certificate, Context, Direction, IpAddress, Mode, Policy, Tls, Trust};
+use crate::{Certificate, Context, Direction, IpAddress, Mode, Policy, Tls, TlsLevel, Trust};
 
 /// Notes errors of the connectors together: after these a policy can be made of them.
 pub fn errors(document: &Document, problems: &mut Problems) {
@@ -24,18 +24,40 @@ pub fn errors(document: &Document, problems: &mut Problems) {
         let list = Path::Root.field("connectors");
         let path = list.element(index);
         if let Some(line) = names.insert(&*connector.name, index) {
-            let message = format!("the name \"{}\" is taken by connectors[{line}]", connector.name);
-            problems.error("duplicate-name", path.field("name"), spans.name, message, None);
+            let message = format!(
+                "the name \"{}\" is taken by connectors[{line}]",
+                connector.name
+            );
+            problems.error(
+                "duplicate-name",
+                path.field("name"),
+                spans.name,
+                message,
+                None,
+            );
         }
         if connector.mode == Mode::Disabled {
             continue;
         }
-        let key = (connector.direction() as u8, key(&connector.selectors), key(&connector.except));
+        let key = (
+            connector.direction() as u8,
+            key(&connector.selectors),
+            key(&connector.except),
+        );
         if let Some(other) = selectors.insert(key, index) {
             let other = &document.rules.connectors[other].name;
-            let message = format!("\"{}\" and \"{other}\" are for the same mail", connector.name);
+            let message = format!(
+                "\"{}\" and \"{other}\" are for the same mail",
+                connector.name
+            );
             let hint = "put both sets of requirements into one connector, or disable one".into();
-            problems.error("duplicate-connector", path, spans.whole, message, Some(hint));
+            problems.error(
+                "duplicate-connector",
+                path,
+                spans.whole,
+                message,
+                Some(hint),
+            );
         } else if let Kind::Outbound(_) = connector.kind {
             for pattern in connector.selectors.recipient_domains.iter() {
                 if let Some(other) = claims.insert(pattern.clone(), index) {
@@ -67,33 +89,85 @@ pub fn warnings(policy: &Policy, spans: &[ConnectorSpans], problems: &mut Proble
         let name = &connector.name;
         if excepts_all(connector) {
             let message = format!("\"{name}\" excepts all that it is for, so it does nothing");
-            warn("except-covers-all", Some("except"), spans.except, message, "narrow \"except\", or disable the connector");
+            warn(
+                "except-covers-all",
+                Some("except"),
+                spans.except,
+                message,
+                "narrow \"except\", or disable the connector",
+            );
         }
-        let Kind::Inbound(inbound) = &connector.kind else {
-            continue;
+        let inbound = match &connector.kind {
+            Kind::Inbound(inbound) => inbound,
+            Kind::Outbound(_) => {
+                if let Some(other) = lowers(policy, connector) {
+                    let message = format!(
+                        "while \"{name}\" is in audit mode, its mail is not protected as \"{other}\" would protect it"
+                    );
+                    warn(
+                        "audit-lowers-level",
+                        Some("mode"),
+                        spans.name,
+                        message,
+                        "the most specific connector decides, and in audit mode it delivers opportunistically",
+                    );
+                }
+                continue;
+            }
         };
         if inbound.require.is_empty() {
             let message = format!("\"{name}\" requires nothing, so it refuses nothing");
-            warn("requires-nothing", None, spans.name, message, "add \"require\"; a connector never lets pass what another one refuses");
+            warn(
+                "requires-nothing",
+                None,
+                spans.name,
+                message,
+                "add \"require\"; a connector never lets pass what another one refuses",
+            );
         }
         if never_matches(policy, connector) {
-            let message = format!("\"{name}\" can never match: none of its recipient domains is one of \"accepted-domains\"");
-            warn("never-matches", Some("from"), spans.selectors, message, "an inbound connector sees only mail to accepted domains");
+            let message = format!(
+                "\"{name}\" can never match: none of its recipient domains is one of \"accepted-domains\""
+            );
+            warn(
+                "never-matches",
+                Some("from"),
+                spans.selectors,
+                message,
+                "an inbound connector sees only mail to accepted domains",
+            );
         }
         if inbound.require.source_ips.is_empty() && !inbound.require.needs_certificate() {
             for pattern in own_domains(policy, connector) {
                 let span = entry_span(problems.document(), spans.selectors, &pattern);
                 let from = list.element(index);
                 let from = from.field("from");
-                let message = format!("\"{pattern}\" is your own domain, and anybody may still send as it: TLS alone tells nothing about the sender");
+                let message = format!(
+                    "\"{pattern}\" is your own domain, and anybody may still send as it: TLS alone tells nothing about the sender"
+                );
                 let hint = Some("require \"source-ips\" or \"certificate-names\" too".into());
-                problems.warning("own-domain-unprotected", from.field("sender-domains"), span, message, hint);
+                problems.warning(
+                    "own-domain-unprotected",
+                    from.field("sender-domains"),
+                    span,
+                    message,
+                    hint,
+                );
             }
         }
         if let Some(other) = unsatisfiable_with(policy, connector) {
-            let message = format!("no message can satisfy both \"{name}\" and \"{other}\": their \"source-ips\" have no address in common");
-            let hint = Some("widen one of them, or let the wider connector except this mail".into());
-            problems.warning("unsatisfiable-overlap", list.element(index), spans.name, message, hint);
+            let message = format!(
+                "no message can satisfy both \"{name}\" and \"{other}\": their \"source-ips\" have no address in common"
+            );
+            let hint =
+                Some("widen one of them, or let the wider connector except this mail".into());
+            problems.warning(
+                "unsatisfiable-overlap",
+                list.element(index),
+                spans.name,
+                message,
+                hint,
+            );
         }
     }
 }
@@ -101,7 +175,10 @@ pub fn warnings(policy: &Policy, spans: &[ConnectorSpans], problems: &mut Proble
 /// The selectors in one form, whatever their order in the document.
 fn key(selectors: &Selectors) -> [String; 4] {
     fn join<T: Display>(items: impl Iterator<Item = T>) -> String {
-        items.map(|item| item.to_string()).collect::<Vec<_>>().join(" ")
+        items
+            .map(|item| item.to_string())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
     [
         join(selectors.sender_domains.iter()),
@@ -135,9 +212,10 @@ fn excepts_all(connector: &Connector) -> bool {
     };
     let ips = except.sender_ips.is_empty()
         || !from.sender_ips.is_empty()
-            && from.sender_ips.iter().all(|inner| {
-                except.sender_ips.iter().any(|outer| outer.covers(inner))
-            });
+            && from
+                .sender_ips
+                .iter()
+                .all(|inner| except.sender_ips.iter().any(|outer| outer.covers(inner)));
     !except.is_empty()
         && names(&except.sender_domains, &from.sender_domains)
         && names(&except.certificate_names, &from.certificate_names)
@@ -151,7 +229,9 @@ fn never_matches(policy: &Policy, connector: &Connector) -> bool {
     let shares = |pattern: &Pattern| {
         let own = core::slice::from_ref(pattern);
         accepted.specificity(Some(pattern.name())) > 0
-            || accepted.iter().any(|a| PatternSet::of_domains(own).specificity(Some(a.name())) > 0)
+            || accepted
+                .iter()
+                .any(|a| PatternSet::of_domains(own).specificity(Some(a.name())) > 0)
     };
     !accepted.is_empty() && !recipients.is_empty() && !recipients.iter().any(|p| shares(&p))
 }
@@ -161,9 +241,17 @@ fn own_domains<'a>(
     policy: &'a Policy,
     connector: &'a Connector,
 ) -> impl Iterator<Item = Pattern> + 'a {
-    let own = |pattern: &Pattern| policy.rules.accepted_domains.specificity(Some(pattern.name())) > 0;
+    let own = |pattern: &Pattern| {
+        policy
+            .rules
+            .accepted_domains
+            .specificity(Some(pattern.name()))
+            > 0
+    };
     let patterns = connector.selectors.sender_domains.iter();
-    patterns.filter(|pattern| *pattern != Pattern::Any).filter(own)
+    patterns
+        .filter(|pattern| *pattern != Pattern::Any)
+        .filter(own)
 }
 
 /// An enforced connector that this one overlaps and whose source addresses are all others. Shown by
@@ -180,16 +268,38 @@ fn unsatisfiable_with<'a>(policy: &'a Policy, connector: &Connector) -> Option<&
     let context = witness(connector);
     let facts = Facts::new(&context, policy.index.reads_header_from);
     let matching = policy.matching(&facts);
-    matching.iter().any(|matched| core::ptr::eq(matched.connector, connector)).then_some(())?;
+    matching
+        .iter()
+        .any(|matched| core::ptr::eq(matched.connector, connector))
+        .then_some(())?;
     matching
         .iter()
         .filter(|matched| matched.connector.mode == Mode::Enforce)
         .find(|matched| {
             let others = &matched.inbound.require.source_ips;
             !others.is_empty()
-                && !others.iter().any(|other| sources.iter().any(|own| own.overlaps(other)))
+                && !others
+                    .iter()
+                    .any(|other| sources.iter().any(|own| own.overlaps(other)))
         })
         .map(|matched| matched.connector.name.as_str())
+}
+
+/// The enforced connector that would decide about this one's mail if this one, in audit mode, did
+/// not stand in front of it.
+fn lowers<'a>(policy: &'a Policy, connector: &Connector) -> Option<&'a str> {
+    if connector.mode != Mode::Audit {
+        return None;
+    }
+    let mut context = witness(connector);
+    context.direction = Direction::Outbound;
+    let facts = Facts::new(&context, false);
+    let behind = policy.claims(&facts).filter(|(_, other, outbound)| {
+        other.mode == Mode::Enforce && outbound.level != TlsLevel::Opportunistic
+    });
+    behind
+        .max_by_key(|(rank, ..)| *rank)
+        .map(|(_, other, _)| other.name.as_str())
 }
 
 /// A message that the connector's selectors match, unless its own `except` stands against it.
@@ -199,10 +309,17 @@ fn witness(connector: &Connector) -> Context {
         pattern.map_or_else(String::new, |pattern| format!("a@{}", pattern.name()))
     };
     let selectors = &connector.selectors;
-    let names = selectors.certificate_names.iter().map(|pattern| pattern.name().into());
+    let names = selectors
+        .certificate_names
+        .iter()
+        .map(|pattern| pattern.name().into());
     Context {
         direction: Direction::Inbound,
-        client_ip: selectors.sender_ips.iter().next().map(|p| IpAddress::from_ip(p.first())),
+        client_ip: selectors
+            .sender_ips
+            .iter()
+            .next()
+            .map(|p| IpAddress::from_ip(p.first())),
         helo: None,
         tls: Some(Tls {
             version: u16::MAX,

@@ -15,10 +15,21 @@ use crate::{Certificate, Context, Direction, IpAddress, Tls, Trust};
 
 /// Reads a context; what is wrong with it is noted.
 pub fn read(node: Node, path: &Path, problems: &mut Problems) -> Option<Context> {
-    let known = ["direction", "client-ip", "helo", "tls", "mail-from", "rcpt-to", "header-from"];
+    let known = [
+        "direction",
+        "client-ip",
+        "helo",
+        "tls",
+        "mail-from",
+        "rcpt-to",
+        "header-from",
+    ];
     let object = Object::read(node, path, &known, problems)?;
     let (direction_node, direction_path) = object.required("direction", problems)?;
-    let directions = [("inbound", Direction::Inbound), ("outbound", Direction::Outbound)];
+    let directions = [
+        ("inbound", Direction::Inbound),
+        ("outbound", Direction::Outbound),
+    ];
     let direction = choice(direction_node, &direction_path, &directions, problems)?;
     let mail_from = match direction {
         Direction::Inbound => Some(object.required_string("mail-from", problems)?),
@@ -31,7 +42,9 @@ pub fn read(node: Node, path: &Path, problems: &mut Problems) -> Option<Context>
             .optional("client-ip")
             .and_then(|(node, path)| ip(node, &path, problems)),
         helo: optional_string(&object, "helo", problems),
-        tls: object.optional("tls").and_then(|(node, path)| tls(node, &path, problems)),
+        tls: object
+            .optional("tls")
+            .and_then(|(node, path)| tls(node, &path, problems)),
         mail_from: mail_from.unwrap_or_default().into(),
         rcpt_to: object.required_string("rcpt-to", problems)?.into(),
         header_from: object
@@ -76,7 +89,9 @@ fn parsed<T>(
 }
 
 fn ip(node: Node, path: &Path, problems: &mut Problems) -> Option<IpAddress> {
-    let ip: IpAddr = parsed(node, path, "an IP address", problems, |text| text.parse().ok())?;
+    let ip: IpAddr = parsed(node, path, "an IP address", problems, |text| {
+        text.parse().ok()
+    })?;
     Some(IpAddress::from_ip(ip))
 }
 
@@ -93,7 +108,14 @@ fn tls(node: Node, path: &Path, problems: &mut Problems) -> Option<Tls> {
 }
 
 fn certificate(node: Node, path: &Path, problems: &mut Problems) -> Option<Certificate> {
-    let known = ["dns-names", "subject", "issuer", "sha256", "not-after", "trust"];
+    let known = [
+        "dns-names",
+        "subject",
+        "issuer",
+        "sha256",
+        "not-after",
+        "trust",
+    ];
     let object = Object::read(node, path, &known, problems)?;
     let trusts = [
         Trust::Trusted,
@@ -105,13 +127,17 @@ fn certificate(node: Node, path: &Path, problems: &mut Problems) -> Option<Certi
     ]
     .map(|trust| (crate::decide::trust_name(trust), trust));
     let (trust, trust_path) = object.required("trust", problems)?;
-    let sha256 = object.optional("sha256").and_then(|(node, path)| {
-        parsed(node, &path, "64 hex digits", problems, parse_fingerprint)
-    });
+    let sha256 = object
+        .optional("sha256")
+        .and_then(|(node, path)| parsed(node, &path, "64 hex digits", problems, parse_fingerprint));
     let not_after = object.optional("not-after").and_then(|(node, path)| {
-        parsed(node, &path, "a time such as 2027-01-01T00:00:00Z", problems, |text| {
-            OffsetDateTime::parse(text, &Rfc3339).ok()
-        })
+        parsed(
+            node,
+            &path,
+            "a time such as 2027-01-01T00:00:00Z",
+            problems,
+            |text| OffsetDateTime::parse(text, &Rfc3339).ok(),
+        )
     });
     Some(Certificate {
         dns_names: object

@@ -82,7 +82,9 @@ impl Failure {
         let certificate = facts.certificate();
         match self {
             Failure::Tls => facts.tls().is_none(),
-            Failure::TlsVersion => facts.tls().is_none_or(|tls| tls.version < require.min_version),
+            Failure::TlsVersion => facts
+                .tls()
+                .is_none_or(|tls| tls.version < require.min_version),
             Failure::CertificateMissing => certificate.is_none(),
             Failure::CertificateFingerprint => {
                 certificate.is_none_or(|c| !require.fingerprints.contains(&c.sha256))
@@ -109,7 +111,9 @@ impl Failure {
             Failure::Tls => "the session is not encrypted".into(),
             Failure::TlsVersion => format!(
                 "the session is {}, at least {} is required",
-                facts.tls().map_or("not encrypted", |tls| version_name(tls.version)),
+                facts
+                    .tls()
+                    .map_or("not encrypted", |tls| version_name(tls.version)),
                 version_name(require.min_version)
             ),
             Failure::CertificateMissing => "no client certificate was shown".into(),
@@ -118,7 +122,9 @@ impl Failure {
             }
             Failure::CertificateUntrusted => format!(
                 "the client certificate is not trusted: {}",
-                facts.certificate().map_or("missing", |c| trust_name(c.trust))
+                facts
+                    .certificate()
+                    .map_or("missing", |c| trust_name(c.trust))
             ),
             Failure::CertificateName => "the client certificate carries another name".into(),
             Failure::SourceIp => match facts.client_ip {
@@ -153,14 +159,22 @@ impl Selectors {
     /// How specifically the selectors match, with `sender` as the sender's domain; `None` if they do
     /// not.
     fn rank(&self, facts: &Facts, sender: Option<&str>) -> Option<Rank> {
-        let fits = |given: bool, specificity: Specificity| (!given || specificity > 0).then_some(specificity);
+        let fits = |given: bool, specificity: Specificity| {
+            (!given || specificity > 0).then_some(specificity)
+        };
         let domains = |set: &PatternSet, domain| {
             let given = !set.is_empty();
             fits(given, if given { set.specificity(domain) } else { 0 })
         };
         Some([
-            fits(!self.certificate_names.is_empty(), self.certificate_rank(facts))?,
-            fits(!self.sender_ips.is_empty(), self.sender_ips.specificity(facts.client_ip))?,
+            fits(
+                !self.certificate_names.is_empty(),
+                self.certificate_rank(facts),
+            )?,
+            fits(
+                !self.sender_ips.is_empty(),
+                self.sender_ips.specificity(facts.client_ip),
+            )?,
             domains(&self.sender_domains, sender)?,
             domains(&self.recipient_domains, facts.recipient.as_deref())?,
         ])
@@ -171,7 +185,10 @@ impl Selectors {
             return 0;
         }
         let names = facts.trusted_names().iter();
-        names.map(|name| self.certificate_names.certificate_specificity(name)).max().unwrap_or(0)
+        names
+            .map(|name| self.certificate_names.certificate_specificity(name))
+            .max()
+            .unwrap_or(0)
     }
 }
 
@@ -179,7 +196,11 @@ impl Connector {
     /// How specifically an inbound connector matches; `None` if it does not. Each sender identity is
     /// judged by itself, so that an exempted envelope does not exempt a header that is not.
     pub fn inbound_rank(&self, inbound: &Inbound, facts: &Facts) -> Option<Rank> {
-        let identities = if inbound.match_header_from { usize::MAX } else { 1 };
+        let identities = if inbound.match_header_from {
+            usize::MAX
+        } else {
+            1
+        };
         facts
             .identities()
             .take(identities)
@@ -238,7 +259,9 @@ impl Policy {
             })
             .collect();
         matching.sort_unstable_by(|a, b| {
-            b.rank.cmp(&a.rank).then_with(|| a.connector.name.cmp(&b.connector.name))
+            b.rank
+                .cmp(&a.rank)
+                .then_with(|| a.connector.name.cmp(&b.connector.name))
         });
         matching
     }
@@ -297,15 +320,23 @@ impl Policy {
 
     /// The most specific enabled outbound connector that the recipient's domain is not excepted from.
     fn responsible(&self, facts: &Facts) -> Option<(&Connector, &Outbound)> {
-        let claims = self.index.outbound(facts).into_iter().filter_map(|number| {
+        let (_, connector, outbound) = self.claims(facts).max_by_key(|(rank, ..)| *rank)?;
+        Some((connector, outbound))
+    }
+
+    /// The enabled outbound connectors that match.
+    pub(crate) fn claims(
+        &self,
+        facts: &Facts,
+    ) -> impl Iterator<Item = (Rank, &Connector, &Outbound)> {
+        let numbers = self.index.outbound(facts).into_iter();
+        numbers.filter_map(|number| {
             let connector = self.rules.connectors.get(number as usize)?;
             let Kind::Outbound(outbound) = &connector.kind else {
                 return None;
             };
             Some((connector.outbound_rank(facts)?, connector, outbound))
-        });
-        let (_, connector, outbound) = claims.max_by_key(|(rank, ..)| *rank)?;
-        Some((connector, outbound))
+        })
     }
 }
 

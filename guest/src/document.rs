@@ -135,11 +135,7 @@ impl<'a, 'p> Object<'a, 'p> {
     }
 
     /// The value of a field; its absence is noted.
-    pub fn required(
-        &self,
-        name: &'p str,
-        problems: &mut Problems,
-    ) -> Option<(Node<'a>, Path<'p>)> {
+    pub fn required(&self, name: &'p str, problems: &mut Problems) -> Option<(Node<'a>, Path<'p>)> {
         let found = self.optional(name);
         if found.is_none() {
             let Span { start, .. } = self.node.span();
@@ -232,7 +228,12 @@ fn list<T>(
     nodes.into_iter().enumerate().filter_map(read_one).collect()
 }
 
-fn accepted_domain(text: &str, node: Node, path: &Path, problems: &mut Problems) -> Option<Pattern> {
+fn accepted_domain(
+    text: &str,
+    node: Node,
+    path: &Path,
+    problems: &mut Problems,
+) -> Option<Pattern> {
     let pattern = domain(text, node, path, problems)?;
     if pattern == Pattern::Any {
         let message = "`*` is not a domain of one's own".into();
@@ -274,7 +275,12 @@ fn domain_hint(text: &str) -> Option<String> {
         .then(|| format!("\"*.{bare}\" is the domain and everything below it"))
 }
 
-fn certificate_name(text: &str, node: Node, path: &Path, problems: &mut Problems) -> Option<Pattern> {
+fn certificate_name(
+    text: &str,
+    node: Node,
+    path: &Path,
+    problems: &mut Problems,
+) -> Option<Pattern> {
     let pattern = domain(text, node, path, problems)?;
     if pattern == Pattern::Any {
         let message = "`*` names no certificate in particular".into();
@@ -297,7 +303,9 @@ fn prefix(text: &str, node: Node, path: &Path, problems: &mut Problems) -> Optio
             Some(parsed.prefix)
         }
         Err(message) => {
-            let hint = Some("for example \"203.0.113.7\", \"203.0.113.0/24\" or \"2001:db8:7::/48\"".into());
+            let hint = Some(
+                "for example \"203.0.113.7\", \"203.0.113.0/24\" or \"2001:db8:7::/48\"".into(),
+            );
             problems.error("malformed-address", *path, node.span(), message, hint);
             None
         }
@@ -314,7 +322,10 @@ fn connector(
     const OUTBOUND: [&str; 3] = ["to", "route", "tls"];
     // The direction decides which fields are known.
     let members = node.members().unwrap_or_default();
-    let direction = members.iter().find(|m| m.key == "direction").and_then(|m| m.value.string());
+    let direction = members
+        .iter()
+        .find(|m| m.key == "direction")
+        .and_then(|m| m.value.string());
     let known: Vec<&str> = match direction.as_deref() {
         Some("inbound") => COMMON.into_iter().chain(INBOUND).collect(),
         Some("outbound") => COMMON.into_iter().chain(OUTBOUND).collect(),
@@ -329,7 +340,10 @@ fn connector(
         .map(String::from);
     let mode = mode(&object, problems);
     let (direction_node, direction_path) = object.required("direction", problems)?;
-    let directions = [("inbound", Direction::Inbound), ("outbound", Direction::Outbound)];
+    let directions = [
+        ("inbound", Direction::Inbound),
+        ("outbound", Direction::Outbound),
+    ];
     let direction = choice(direction_node, &direction_path, &directions, problems)?;
     let selectors_field = match direction {
         Direction::Inbound => "from",
@@ -380,7 +394,12 @@ fn name(object: &Object, problems: &mut Problems) -> Option<(String, Span)> {
 
 fn mode(object: &Object, problems: &mut Problems) -> Mode {
     let mode = object.optional("mode").and_then(|(node, path)| {
-        choice(node, &path, &[("enforce", Mode::Enforce), ("audit", Mode::Audit)], problems)
+        choice(
+            node,
+            &path,
+            &[("enforce", Mode::Enforce), ("audit", Mode::Audit)],
+            problems,
+        )
     });
     match object.optional_boolean("enabled", problems) {
         Some(false) => Mode::Disabled,
@@ -390,7 +409,12 @@ fn mode(object: &Object, problems: &mut Problems) -> Mode {
 
 fn selectors(node: Node, path: &Path, direction: Direction, problems: &mut Problems) -> Selectors {
     let known: &[&str] = match direction {
-        Direction::Inbound => &["sender-domains", "sender-ips", "certificate-names", "recipient-domains"],
+        Direction::Inbound => &[
+            "sender-domains",
+            "sender-ips",
+            "certificate-names",
+            "recipient-domains",
+        ],
         Direction::Outbound => &["recipient-domains"],
     };
     let mut selectors = Selectors::default();
@@ -422,16 +446,25 @@ fn inbound(object: &Object, problems: &mut Problems) -> Inbound {
     let require = object.optional("require");
     let reply = object.optional("reply");
     Inbound {
-        match_header_from: object.optional_boolean("match-header-from", problems).unwrap_or(false),
+        match_header_from: object
+            .optional_boolean("match-header-from", problems)
+            .unwrap_or(false),
         require: require
             .map(|(node, path)| requirements(node, &path, problems))
             .unwrap_or_default(),
-        reply: reply.map(|(node, path)| self::reply(node, &path, problems)).unwrap_or_default(),
+        reply: reply
+            .map(|(node, path)| self::reply(node, &path, problems))
+            .unwrap_or_default(),
     }
 }
 
 fn requirements(node: Node, path: &Path, problems: &mut Problems) -> Requirements {
-    let known = ["tls", "certificate-names", "certificate-fingerprints", "source-ips"];
+    let known = [
+        "tls",
+        "certificate-names",
+        "certificate-fingerprints",
+        "source-ips",
+    ];
     let mut require = Requirements::default();
     let Some(object) = Object::read(node, path, &known, problems) else {
         return require;
@@ -477,11 +510,17 @@ fn min_version(node: Node, path: &Path, problems: &mut Problems) -> Option<u16> 
     choice(node, &path, &TLS_VERSIONS, problems)
 }
 
-fn fingerprint(text: &str, node: Node, path: &Path, problems: &mut Problems) -> Option<Fingerprint> {
+fn fingerprint(
+    text: &str,
+    node: Node,
+    path: &Path,
+    problems: &mut Problems,
+) -> Option<Fingerprint> {
     let fingerprint = parse_fingerprint(text);
     if fingerprint.is_none() {
         let message = format!("\"{}\" is not a SHA-256 fingerprint", shorten(text));
-        let hint = Some("64 hex digits, colons allowed: openssl x509 -noout -fingerprint -sha256".into());
+        let hint =
+            Some("64 hex digits, colons allowed: openssl x509 -noout -fingerprint -sha256".into());
         problems.error("malformed-fingerprint", *path, node.span(), message, hint);
     }
     fingerprint
@@ -494,7 +533,11 @@ pub fn parse_fingerprint(text: &str) -> Option<Fingerprint> {
         .filter(|c| *c != ':')
         .map(|c| c.to_digit(16).map(u64::from))
         .collect::<Option<_>>()?;
-    let word = |at: usize| digits[16 * at..16 * (at + 1)].iter().fold(0, |word, d| word << 4 | d);
+    let word = |at: usize| {
+        digits[16 * at..16 * (at + 1)]
+            .iter()
+            .fold(0, |word, d| word << 4 | d)
+    };
     (digits.len() == 64).then(|| (word(0), word(1), word(2), word(3)))
 }
 
@@ -519,20 +562,32 @@ fn reply(node: Node, path: &Path, problems: &mut Problems) -> Reply {
     if let Some((node, path)) = object.optional("code") {
         match node.integer() {
             Some(code @ 500..=559) => reply.code = code as u16,
-            _ => wrong(node, path, "the code of a refusal is a number from 500 to 559"),
+            _ => wrong(
+                node,
+                path,
+                "the code of a refusal is a number from 500 to 559",
+            ),
         }
     }
     if let Some((node, path)) = object.optional("enhanced") {
         match node.string().filter(|text| is_enhanced_code(text)) {
             Some(text) => reply.enhanced = text.into(),
-            None => wrong(node, path, "the enhanced code of a refusal is like \"5.7.1\", and begins with 5"),
+            None => wrong(
+                node,
+                path,
+                "the enhanced code of a refusal is like \"5.7.1\", and begins with 5",
+            ),
         }
     }
     if let Some((node, path)) = object.optional("text") {
         let fits = |text: &str| !text.chars().any(char::is_control) && text.len() <= LONGEST_TEXT;
         match node.string().filter(|text| fits(text)) {
             Some(text) => reply.text = Some(text.into()).filter(|text: &String| !text.is_empty()),
-            None => wrong(node, path, "the text is one line of at most 250 bytes without control characters"),
+            None => wrong(
+                node,
+                path,
+                "the text is one line of at most 250 bytes without control characters",
+            ),
         }
     }
     reply
@@ -603,7 +658,10 @@ fn parse_smart_host(text: &str) -> Option<String> {
         return Some(host);
     }
     let digits = port.strip_prefix(':')?;
-    let port: u16 = digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()))?;
+    let port: u16 = digits
+        .parse()
+        .ok()
+        .filter(|_| digits.bytes().all(|b| b.is_ascii_digit()))?;
     (port != 0).then(|| format!("{host}:{port}"))
 }
 
@@ -624,7 +682,8 @@ fn level(node: Node, path: &Path, problems: &mut Problems) -> Option<TlsLevel> {
             TlsLevel::Name(names.iter().map(Pattern::to_string).collect())
         }
         (Level::Name, None, _) => {
-            let message = "the level \"name\" needs \"names\" to hold the certificate against".into();
+            let message =
+                "the level \"name\" needs \"names\" to hold the certificate against".into();
             problems.error("level-without-names", *path, node.span(), message, None);
             TlsLevel::Name(Vec::new())
         }

@@ -22,7 +22,11 @@ const MOST_PATTERNS: usize = 5;
 impl Policy {
     pub(crate) fn explanation(&self, context: &Context) -> Explanation {
         let facts = Facts::new(context, self.index.reads_header_from);
-        let same_direction = self.rules.connectors.iter().filter(|c| c.direction() == context.direction);
+        let same_direction = self
+            .rules
+            .connectors
+            .iter()
+            .filter(|c| c.direction() == context.direction);
         let mut considered: Vec<(Option<Rank>, bool, Consideration)> = Vec::new();
         let mut others = 0;
         for connector in same_direction {
@@ -46,13 +50,18 @@ impl Policy {
             considered.push((rank, near, consideration));
         }
         considered.sort_by(|(a, a_near, x), (b, b_near, y)| {
-            (y.matched, b, b_near).cmp(&(x.matched, a, a_near)).then_with(|| x.connector.cmp(&y.connector))
+            (y.matched, b, b_near)
+                .cmp(&(x.matched, a, a_near))
+                .then_with(|| x.connector.cmp(&y.connector))
         });
         others += considered.len().saturating_sub(MOST_CONSIDERED) as u32;
         considered.truncate(MOST_CONSIDERED);
         Explanation {
             verdict: self.decide(context),
-            considered: considered.into_iter().map(|(.., consideration)| consideration).collect(),
+            considered: considered
+                .into_iter()
+                .map(|(.., consideration)| consideration)
+                .collect(),
             others,
         }
     }
@@ -61,10 +70,19 @@ impl Policy {
         let connectors = self.rules.connectors.iter();
         Description {
             organization: self.rules.organization.clone(),
-            accepted_domains: self.rules.accepted_domains.iter().map(|p| p.to_string()).collect(),
+            accepted_domains: self
+                .rules
+                .accepted_domains
+                .iter()
+                .map(|p| p.to_string())
+                .collect(),
             reads_header_from: self.index.reads_header_from,
             total: self.rules.connectors.len() as u32,
-            connectors: connectors.skip(first as usize).take(limit as usize).map(describe).collect(),
+            connectors: connectors
+                .skip(first as usize)
+                .take(limit as usize)
+                .map(describe)
+                .collect(),
         }
     }
 }
@@ -125,23 +143,37 @@ fn list_outcomes(
         all: some_of(set.iter(), set.len()),
     };
     if !selectors.sender_domains.is_empty() {
-        let identities = facts.identities().take(if header_from { usize::MAX } else { 1 });
+        let identities = facts
+            .identities()
+            .take(if header_from { usize::MAX } else { 1 });
         let identities: Vec<Option<&str>> = identities.collect();
         let fact = sender_fact(facts, header_from);
-        push("sender-domains", domains(&selectors.sender_domains, &identities), fact);
+        push(
+            "sender-domains",
+            domains(&selectors.sender_domains, &identities),
+            fact,
+        );
     }
     if !selectors.sender_ips.is_empty() {
-        let longest = facts.client_ip.and_then(|ip| selectors.sender_ips.longest(ip));
+        let longest = facts
+            .client_ip
+            .and_then(|ip| selectors.sender_ips.longest(ip));
         let tried = Tried {
             matched: longest.map(|prefix| prefix.to_string()),
-            all: some_of(selectors.sender_ips.iter(), selectors.sender_ips.iter().count()),
+            all: some_of(
+                selectors.sender_ips.iter(),
+                selectors.sender_ips.iter().count(),
+            ),
         };
         push("sender-ips", tried, ip_fact(facts));
     }
     if !selectors.certificate_names.is_empty() {
         let set = &selectors.certificate_names;
         let fits = |pattern: &Pattern| {
-            facts.trusted_names().iter().any(|name| pattern.certificate_specificity(name) > 0)
+            facts
+                .trusted_names()
+                .iter()
+                .any(|name| pattern.certificate_specificity(name) > 0)
         };
         let tried = Tried {
             matched: set.iter().find(fits).map(|pattern| pattern.to_string()),
@@ -162,7 +194,10 @@ struct Tried {
 }
 
 fn some_of<T: Display>(items: impl Iterator<Item = T>, count: usize) -> String {
-    let shown: Vec<String> = items.take(MOST_PATTERNS).map(|item| item.to_string()).collect();
+    let shown: Vec<String> = items
+        .take(MOST_PATTERNS)
+        .map(|item| item.to_string())
+        .collect();
     match count.saturating_sub(MOST_PATTERNS) {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
@@ -171,17 +206,26 @@ fn some_of<T: Display>(items: impl Iterator<Item = T>, count: usize) -> String {
 
 fn sender_fact(facts: &Facts, header_from: bool) -> String {
     let context = facts.context;
-    let envelope = if context.mail_from.is_empty() { "<>" } else { &context.mail_from };
+    let envelope = if context.mail_from.is_empty() {
+        "<>"
+    } else {
+        &context.mail_from
+    };
     match &context.header_from {
         Some(addresses) if header_from => {
-            format!("{envelope}; header From: {}", some_of(addresses.iter(), addresses.len()))
+            format!(
+                "{envelope}; header From: {}",
+                some_of(addresses.iter(), addresses.len())
+            )
         }
         _ => envelope.into(),
     }
 }
 
 fn ip_fact(facts: &Facts) -> String {
-    facts.client_ip.map_or_else(|| "not known".into(), |ip| ip.to_string())
+    facts
+        .client_ip
+        .map_or_else(|| "not known".into(), |ip| ip.to_string())
 }
 
 fn certificate_fact(facts: &Facts) -> String {
@@ -191,7 +235,11 @@ fn certificate_fact(facts: &Facts) -> String {
     let Some(certificate) = &tls.certificate else {
         return "no certificate".into();
     };
-    format!("{} ({})", names_fact(certificate), trust_name(certificate.trust))
+    format!(
+        "{} ({})",
+        names_fact(certificate),
+        trust_name(certificate.trust)
+    )
 }
 
 fn names_fact(certificate: &Certificate) -> String {
@@ -227,12 +275,11 @@ fn expected(failure: Failure, require: &Requirements) -> String {
             some_of(shown, require.fingerprints.len())
         }
         Failure::CertificateUntrusted => "a certificate from a trusted authority".into(),
-        Failure::CertificateName => {
-            some_of(require.certificate_names.iter(), require.certificate_names.len())
-        }
-        Failure::SourceIp => {
-            some_of(require.source_ips.iter(), require.source_ips.iter().count())
-        }
+        Failure::CertificateName => some_of(
+            require.certificate_names.iter(),
+            require.certificate_names.len(),
+        ),
+        Failure::SourceIp => some_of(require.source_ips.iter(), require.source_ips.iter().count()),
     }
 }
 
@@ -270,7 +317,10 @@ fn describe(connector: &Connector) -> crate::Connector {
     };
     let mut applies_to = selection(&connector.selectors, field);
     if !connector.except.is_empty() {
-        applies_to = format!("{applies_to}, except {}", selection(&connector.except, field));
+        applies_to = format!(
+            "{applies_to}, except {}",
+            selection(&connector.except, field)
+        );
     }
     crate::Connector {
         name: connector.name.clone(),
@@ -291,17 +341,26 @@ fn selection(selectors: &Selectors, field: &str) -> String {
         recipient_domains,
     } = selectors;
     if !sender_domains.is_empty() {
-        parts.push(format!("from {}", some_of(sender_domains.iter(), sender_domains.len())));
+        parts.push(format!(
+            "from {}",
+            some_of(sender_domains.iter(), sender_domains.len())
+        ));
     }
     if !sender_ips.is_empty() {
-        parts.push(format!("from {}", some_of(sender_ips.iter(), sender_ips.iter().count())));
+        parts.push(format!(
+            "from {}",
+            some_of(sender_ips.iter(), sender_ips.iter().count())
+        ));
     }
     if !certificate_names.is_empty() {
         let names = some_of(certificate_names.iter(), certificate_names.len());
         parts.push(format!("with certificate {names}"));
     }
     if !recipient_domains.is_empty() {
-        parts.push(format!("to {}", some_of(recipient_domains.iter(), recipient_domains.len())));
+        parts.push(format!(
+            "to {}",
+            some_of(recipient_domains.iter(), recipient_domains.len())
+        ));
     }
     if parts.is_empty() {
         parts.push(format!("{field} anybody"));
@@ -336,7 +395,10 @@ fn delivery(outbound: &Outbound) -> String {
         TlsLevel::Encrypt => "TLS".into(),
         TlsLevel::Verify => "TLS with a trusted certificate".into(),
         TlsLevel::Name(names) => {
-            format!("TLS with a trusted certificate for {}", some_of(names.iter(), names.len()))
+            format!(
+                "TLS with a trusted certificate for {}",
+                some_of(names.iter(), names.len())
+            )
         }
     };
     match &outbound.route {

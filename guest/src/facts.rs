@@ -37,7 +37,10 @@ impl<'a> Facts<'a> {
                 .map(|address| names::address_domain(address))
                 .collect(),
             recipient: names::address_domain(&context.rcpt_to),
-            certificate_names: names.iter().filter_map(|n| CertificateName::parse(n)).collect(),
+            certificate_names: names
+                .iter()
+                .filter_map(|n| CertificateName::parse(n))
+                .collect(),
         }
     }
 

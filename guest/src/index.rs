@@ -7,12 +7,12 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::Mode;
 use crate::facts::Facts;
 use crate::hash::hash;
 use crate::ip::{Prefix, PrefixIndex};
 use crate::names::{CertificateName, Pattern, PatternSet, ancestry, parent};
 use crate::rules::{Connector, Kind, Rules, Selectors};
-use crate::Mode;
 
 /// The look-up tables of all enabled connectors, by their number in the rules.
 #[derive(Debug, Default)]
@@ -32,21 +32,35 @@ impl Index {
     pub fn new(rules: &Rules) -> Self {
         let mut index = Index::default();
         let mut addresses = Vec::new();
-        let enabled = || (0u32..).zip(&rules.connectors).filter(|(_, c)| c.mode != Mode::Disabled);
+        let enabled = || {
+            (0u32..)
+                .zip(&rules.connectors)
+                .filter(|(_, c)| c.mode != Mode::Disabled)
+        };
         let sharing = Sharing::of(enabled().map(|(_, connector)| connector));
         for (number, connector) in enabled() {
             match &connector.kind {
                 Kind::Outbound(_) => {
-                    index.outbound.insert_all(&connector.selectors.recipient_domains, number);
+                    index
+                        .outbound
+                        .insert_all(&connector.selectors.recipient_domains, number);
                 }
                 Kind::Inbound(inbound) => {
                     index.reads_header_from |= inbound.match_header_from;
                     let selectors = &connector.selectors;
                     match sharing.least_shared(selectors) {
-                        Some(List::Senders) => index.senders.insert_all(&selectors.sender_domains, number),
-                        Some(List::Recipients) => index.recipients.insert_all(&selectors.recipient_domains, number),
-                        Some(List::Certificates) => index.certificates.insert_all(&selectors.certificate_names, number),
-                        Some(List::Addresses) => addresses.extend(selectors.sender_ips.iter().map(|p| (*p, number))),
+                        Some(List::Senders) => {
+                            index.senders.insert_all(&selectors.sender_domains, number)
+                        }
+                        Some(List::Recipients) => index
+                            .recipients
+                            .insert_all(&selectors.recipient_domains, number),
+                        Some(List::Certificates) => index
+                            .certificates
+                            .insert_all(&selectors.certificate_names, number),
+                        Some(List::Addresses) => {
+                            addresses.extend(selectors.sender_ips.iter().map(|p| (*p, number)))
+                        }
                         None => index.always.push(number),
                     }
                 }
@@ -60,13 +74,16 @@ impl Index {
     pub fn inbound(&self, facts: &Facts) -> Vec<u32> {
         let mut found = self.always.clone();
         for domain in facts.identities().flatten() {
-            self.senders.look_up(domain, false, |number| found.push(number));
+            self.senders
+                .look_up(domain, false, |number| found.push(number));
         }
         if let Some(domain) = &facts.recipient {
-            self.recipients.look_up(domain, false, |number| found.push(number));
+            self.recipients
+                .look_up(domain, false, |number| found.push(number));
         }
         for CertificateName { name, wildcard } in facts.trusted_names() {
-            self.certificates.look_up(name, *wildcard, |number| found.push(number));
+            self.certificates
+                .look_up(name, *wildcard, |number| found.push(number));
         }
         if let Some(ip) = facts.client_ip {
             self.addresses.look_up(ip, |number| found.push(number));
@@ -80,7 +97,8 @@ impl Index {
     pub fn outbound(&self, facts: &Facts) -> Vec<u32> {
         let mut found = Vec::new();
         if let Some(domain) = &facts.recipient {
-            self.outbound.look_up(domain, false, |number| found.push(number));
+            self.outbound
+                .look_up(domain, false, |number| found.push(number));
         }
         found.extend(&self.outbound.any);
         found
@@ -123,7 +141,9 @@ impl Sharing {
     fn least_shared(&self, selectors: &Selectors) -> Option<List> {
         let most_shared = |list: &List| {
             let mut most = 0;
-            for_each_key(selectors, *list, |key| most = most.max(self.counters[self.at(key)]));
+            for_each_key(selectors, *list, |key| {
+                most = most.max(self.counters[self.at(key)])
+            });
             most
         };
         lists(selectors).min_by_key(most_shared)
@@ -164,7 +184,10 @@ fn for_each_key(selectors: &Selectors, list: List, mut each: impl FnMut(u32)) {
         List::Senders => names(&selectors.sender_domains),
         List::Recipients => names(&selectors.recipient_domains),
         List::Certificates => names(&selectors.certificate_names),
-        List::Addresses => selectors.sender_ips.iter().for_each(|prefix| each(prefix.key())),
+        List::Addresses => selectors
+            .sender_ips
+            .iter()
+            .for_each(|prefix| each(prefix.key())),
     }
 }
 

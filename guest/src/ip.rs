@@ -58,11 +58,14 @@ impl Prefix {
             Some((address, len)) => {
                 let address: IpAddr = address.parse().map_err(|_| wrong())?;
                 let most = if address.is_ipv4() { 32 } else { 128 };
-                let digits = !len.is_empty() && len.len() <= 3 && len.bytes().all(|b| b.is_ascii_digit());
-                let len: u8 = digits.then(|| len.parse().ok()).flatten().ok_or_else(wrong)?;
-                IpNet::new(address, len).map_err(|_| {
-                    format!("\"{text}\" has a prefix length over {most}")
-                })?
+                let digits =
+                    !len.is_empty() && len.len() <= 3 && len.bytes().all(|b| b.is_ascii_digit());
+                let len: u8 = digits
+                    .then(|| len.parse().ok())
+                    .flatten()
+                    .ok_or_else(wrong)?;
+                IpNet::new(address, len)
+                    .map_err(|_| format!("\"{text}\" has a prefix length over {most}"))?
             }
         };
         let prefix = net.trunc();
@@ -279,7 +282,11 @@ impl<K: Bits> Trie<K> {
                 self.nodes[at].children[side] = leaf;
                 return leaf as usize;
             }
-            let Node { key: old, len: old_len, .. } = self.nodes[child as usize];
+            let Node {
+                key: old,
+                len: old_len,
+                ..
+            } = self.nodes[child as usize];
             let common = key.common(old).min(len).min(old_len);
             if common == old_len {
                 at = child as usize;
@@ -347,8 +354,21 @@ mod tests {
             assert_eq!(parsed.prefix.to_string(), shown);
             assert_eq!(parsed.host_bits, host_bits, "{text}");
         }
-        for wrong in ["", "/", "1.2.3", "1.2.3.4/33", "::/129", "1.2.3.4/", "1.2.3.4/-1", "1.2.3.4/+8",
-            "01.2.3.4", "1.2.3.4/255.255.255.0", "fe80::1%eth0", "a", "1.2.3.4/08888"] {
+        for wrong in [
+            "",
+            "/",
+            "1.2.3",
+            "1.2.3.4/33",
+            "::/129",
+            "1.2.3.4/",
+            "1.2.3.4/-1",
+            "1.2.3.4/+8",
+            "01.2.3.4",
+            "1.2.3.4/255.255.255.0",
+            "fe80::1%eth0",
+            "a",
+            "1.2.3.4/08888",
+        ] {
             assert!(Prefix::parse(wrong).is_err(), "{wrong}");
         }
     }
@@ -359,7 +379,12 @@ mod tests {
             (IpAddr::V4(Ipv4Addr::from_bits(bits & 0xC0C0_0303)), len)
         });
         let v6 = (any::<u128>(), 0..=128u8).prop_map(|(bits, len)| {
-            (IpAddr::V6(Ipv6Addr::from_bits(bits & 0xC000_0000_0000_0303_0000_0000_0000_0003)), len)
+            (
+                IpAddr::V6(Ipv6Addr::from_bits(
+                    bits & 0xC000_0000_0000_0303_0000_0000_0000_0003,
+                )),
+                len,
+            )
         });
         prop_oneof![v4, v6].prop_map(|(ip, len)| Prefix(IpNet::new(ip, len).unwrap().trunc()))
     }
@@ -386,7 +411,10 @@ mod tests {
     #[test]
     fn ranges_are_found_again() {
         let set = PrefixSet::new(&[prefix("10.0.0.0/8"), prefix("10.1.0.0/16"), prefix("::/0")]);
-        assert_eq!(set.longest("10.1.2.3".parse().unwrap()), Some(prefix("10.1.0.0/16")));
+        assert_eq!(
+            set.longest("10.1.2.3".parse().unwrap()),
+            Some(prefix("10.1.0.0/16"))
+        );
         assert_eq!(set.specificity(Some("11.0.0.1".parse().unwrap())), 0);
         assert_eq!(set.specificity(Some("fe80::1".parse().unwrap())), 1);
         assert_eq!(set.specificity(None), 0);

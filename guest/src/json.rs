@@ -109,11 +109,7 @@ impl<'a> Node<'a> {
     /// The elements; `None` if the value is not a list.
     pub fn elements(&self) -> Option<Vec<Node<'a>>> {
         let raws: Vec<&'a RawValue> = serde_json::from_str(self.text).ok()?;
-        Some(
-            raws.into_iter()
-                .map(|raw| self.child(raw.get()))
-                .collect(),
-        )
+        Some(raws.into_iter().map(|raw| self.child(raw.get())).collect())
     }
 
     /// The fields in the order of the document, repeated ones included; `None` if the value is not

@@ -58,12 +58,12 @@ mod bindings {
 #[cfg(target_arch = "wasm32")]
 mod component;
 
-pub use bindings::exports::portcullis::policy::rules::{Problem, Severity, Summary};
 pub use bindings::exports::portcullis::policy::evaluation::{
     Acceptance, Attribute, Certificate, Connector, Consideration, Context, Delivery, Description,
     Direction, Explanation, Finding, IpAddress, Mode, Refusal, RequirementOutcome, Route,
     SelectorOutcome, Tls, TlsLevel, Trust, Verdict,
 };
+pub use bindings::exports::portcullis::policy::rules::{Problem, Severity, Summary};
 
 /// Rules that verdicts can be asked of.
 #[derive(Debug)]

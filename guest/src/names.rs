@@ -104,50 +104,57 @@ impl<'a> CertificateName<'a> {
             Some(name) => (name, true),
             None => (text, false),
         };
-        let name = normalize(name)?;
-        (!name.contains('*')).then_some(CertificateName { name, wildcard })
+        let name = match lowered(name)? {
+            name if name.contains("xn--") => Cow::Owned(to_ascii(&name)?),
+            name => name,
+        };
+        let well_formed = name
+            .split('.')
+            .all(|label| !label.is_empty() && !label.contains('*'));
+        well_formed.then_some(CertificateName { name, wildcard })
     }
 }
 
 /// The domain of an address in normal form: what follows the last `@`. `None` where there is no
-/// domain to match: the null reverse-path, an address literal, a malformed name.
+/// domain to match: the null reverse-path, an address literal, nothing behind the `@`.
 pub fn address_domain(address: &str) -> Option<Cow<'_, str>> {
     let (_, domain) = address.rsplit_once('@')?;
-    normalize(domain)
+    lowered(domain).filter(|domain| !domain.starts_with('['))
 }
 
-/// The normal form of a domain that came from outside.
-fn normalize(domain: &str) -> Option<Cow<'_, str>> {
+/// The normal form of a domain that came from outside: A-labels in lower case, without a final dot.
+fn lowered(domain: &str) -> Option<Cow<'_, str>> {
     let domain = domain.strip_suffix('.').unwrap_or(domain);
     if domain.len() > LONGEST_UNICODE_NAME {
         return None;
     }
     let domain = if !domain.is_ascii() {
-        Uts46::new()
-            .to_ascii(
-                domain.as_bytes(),
-                AsciiDenyList::EMPTY,
-                Hyphens::Allow,
-                DnsLength::Ignore,
-            )
-            .ok()?
+        Cow::Owned(to_ascii(domain).unwrap_or_else(|| to_ascii_by_label(domain)))
     } else if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
         Cow::Owned(domain.to_ascii_lowercase())
     } else {
         Cow::Borrowed(domain)
     };
+    (!domain.is_empty() && domain.len() <= LONGEST_NAME).then_some(domain)
+}
+
+fn to_ascii(domain: &str) -> Option<String> {
+    let ascii = Uts46::new().to_ascii(
+        domain.as_bytes(),
+        AsciiDenyList::EMPTY,
+        Hyphens::Allow,
+        DnsLength::Ignore,
+    );
     // Mapping can bring forth a final dot: U+3002 is one.
-    let domain = match domain {
-        Cow::Owned(mut owned) => {
-            if owned.ends_with('.') {
-                owned.pop();
-            }
-            Cow::Owned(owned)
-        }
-        borrowed => borrowed,
-    };
-    (!domain.is_empty() && domain.len() <= LONGEST_NAME && !domain.starts_with('['))
-        .then_some(domain)
+    let ascii = ascii.ok()?.into_owned();
+    Some(ascii.strip_suffix('.').map(String::from).unwrap_or(ascii))
+}
+
+/// Where IDNA cannot read a label, the others count all the same: a broken label in front must not
+/// take a name out of the domain above it, and past that domain's connectors.
+fn to_ascii_by_label(domain: &str) -> String {
+    let label = |label: &str| to_ascii(label).unwrap_or_else(|| label.to_lowercase());
+    domain.split('.').map(label).collect::<Vec<_>>().join(".")
 }
 
 /// The normal form of a domain in the rules; the error says what is wrong with it.
@@ -181,9 +188,15 @@ pub fn parse_domain(text: &str) -> Result<String, String> {
         .chars()
         .find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '-' | '_' | '.'))
     {
-        return Err(format!("\"{text}\" is not a domain name: it has {wrong:?} in it"));
+        return Err(format!(
+            "\"{text}\" is not a domain name: it has {wrong:?} in it"
+        ));
     }
-    if name.rsplit('.').next().is_some_and(|top| top.bytes().all(|b| b.is_ascii_digit())) {
+    if name
+        .rsplit('.')
+        .next()
+        .is_some_and(|top| top.bytes().all(|b| b.is_ascii_digit()))
+    {
         return Err(format!(
             "\"{text}\" is not a domain name: its last label is a number"
         ));
@@ -241,7 +254,12 @@ impl PatternSet {
     /// The set for certificate names.
     pub fn of_certificate_names(patterns: &[Pattern]) -> Self {
         let mut set = PatternSet::of_domains(patterns);
-        set.parents = set.exact.iter().filter_map(|n| parent(n)).map(String::from).collect();
+        set.parents = set
+            .exact
+            .iter()
+            .filter_map(|n| parent(n))
+            .map(String::from)
+            .collect();
         set.parents.sort_unstable();
         set.parents.dedup();
         set
@@ -312,7 +330,9 @@ impl PatternSet {
 }
 
 fn contains(sorted: &[String], name: &str) -> bool {
-    sorted.binary_search_by(|entry| entry.as_str().cmp(name)).is_ok()
+    sorted
+        .binary_search_by(|entry| entry.as_str().cmp(name))
+        .is_ok()
 }
 
 #[cfg(test)]
@@ -367,12 +387,19 @@ mod tests {
             ("*.com", "*.*.com", false),
             ("mail.x.com", "", false),
             ("mail.x.com", "*.", false),
+            ("*.x.com", ".x.com", false),
+            ("*.x.com", "a..x.com", false),
+            ("*.x.com", "xn--zzzzzzzzz99.x.com", false),
         ] {
             let pattern = pattern(policy);
             let set = PatternSet::of_certificate_names(core::slice::from_ref(&pattern));
             let name = CertificateName::parse(certificate);
-            let one = name.as_ref().map_or(0, |name| pattern.certificate_specificity(name));
-            let looked_up = name.as_ref().map_or(0, |name| set.certificate_specificity(name));
+            let one = name
+                .as_ref()
+                .map_or(0, |name| pattern.certificate_specificity(name));
+            let looked_up = name
+                .as_ref()
+                .map_or(0, |name| set.certificate_specificity(name));
             assert_eq!(one > 0, fits, "{policy} {certificate}");
             assert_eq!(one, looked_up, "{policy} {certificate}");
         }
@@ -381,9 +408,26 @@ mod tests {
     #[test]
     fn malformed_domains_are_told_apart() {
         for wrong in [
-            "", ".", "*.", "a..b", "a.*.b", "m*.x.com", "**", "*x.com", "user@x.com", "x y.com",
-            "[192.0.2.1]", "192.0.2.1", "-a.com", "a-.com", "x.com/24",
-            &("a".repeat(64) + ".com"), &"a.".repeat(200), "xn--a.com", "a\u{0}b.com", "{x}",
+            "",
+            ".",
+            "*.",
+            "a..b",
+            "a.*.b",
+            "m*.x.com",
+            "**",
+            "*x.com",
+            "user@x.com",
+            "x y.com",
+            "[192.0.2.1]",
+            "192.0.2.1",
+            "-a.com",
+            "a-.com",
+            "x.com/24",
+            &("a".repeat(64) + ".com"),
+            &"a.".repeat(200),
+            "xn--a.com",
+            "a\u{0}b.com",
+            "{x}",
         ] {
             assert!(Pattern::parse(wrong).is_err(), "{wrong}");
         }
@@ -398,6 +442,10 @@ mod tests {
             ("a@x.com.", Some("x.com")),
             ("a@bücher.example", Some("xn--bcher-kva.example")),
             ("a@x。com", Some("x.com")),
+            (
+                "a@\u{378}.läden.example",
+                Some("\u{378}.xn--lden-loa.example"),
+            ),
             ("", None),
             ("postmaster", None),
             ("a@[192.0.2.1]", None),

@@ -15,8 +15,7 @@ pub fn is_public_suffix(domain: &str) -> bool {
         return true;
     };
     let listed = |rule: &str| RULES.binary_search(&hash(rule.as_bytes())).is_ok();
-    listed(domain)
-        || listed(&format!("*.{parent}")) && !listed(&format!("!{domain}"))
+    listed(domain) || listed(&format!("*.{parent}")) && !listed(&format!("!{domain}"))
 }
 
 #[cfg(test)]

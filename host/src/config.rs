@@ -221,7 +221,8 @@ impl Sandbox {
     /// With the defaults filled in.
     pub fn limits(&self) -> sandbox::Limits {
         let defaults = sandbox::Limits::default();
-        let bytes = |size: Option<ByteSize>, default| size.map_or(default, |size| size.as_u64() as usize);
+        let bytes =
+            |size: Option<ByteSize>, default| size.map_or(default, |size| size.as_u64() as usize);
         sandbox::Limits {
             memory: bytes(self.memory, defaults.memory),
             evaluation: self.evaluation.unwrap_or(defaults.evaluation),
@@ -240,7 +241,11 @@ impl Sandbox {
 
 /// The folder of compiled policies where none is configured: systemd's, or the user's.
 pub fn default_cache_folder() -> Option<PathBuf> {
-    let of = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let of = |variable: &str| {
+        std::env::var_os(variable)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     of("CACHE_DIRECTORY")
         .or_else(|| of("XDG_CACHE_HOME").map(|folder| folder.join("portcullis")))
         .or_else(|| of("HOME").map(|folder| folder.join(".cache/portcullis")))
@@ -318,24 +323,41 @@ impl Config {
             message,
         };
         if self.hostname.is_empty() || !self.hostname.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(wrong(format!("hostname {:?} is not a host name", self.hostname)));
+            return Err(wrong(format!(
+                "hostname {:?} is not a host name",
+                self.hostname
+            )));
         }
         if self.listeners.is_empty() {
             return Err(wrong("there is no [[listener]]".into()));
         }
         for listener in &self.listeners {
-            listener.validate().map_err(|message| wrong(format!("listener {}: {message}", listener.address)))?;
+            listener
+                .validate()
+                .map_err(|message| wrong(format!("listener {}: {message}", listener.address)))?;
         }
         self.validate_tenants()?;
         let limits = self.sandbox.limits();
-        if limits.evaluation < Duration::from_millis(1) || limits.instances == 0 || limits.memory < 1 << 16 {
-            return Err(wrong("sandbox: evaluation must be at least 1ms, instances 1 and memory 64KiB".into()));
+        if limits.evaluation < Duration::from_millis(1)
+            || limits.instances == 0
+            || limits.memory < 1 << 16
+        {
+            return Err(wrong(
+                "sandbox: evaluation must be at least 1ms, instances 1 and memory 64KiB".into(),
+            ));
         }
         if self.limits.text_line < 1000 {
-            return Err(wrong("limits: text-line must be at least 1000 (RFC 5321 section 4.5.3.1.6)".into()));
+            return Err(wrong(
+                "limits: text-line must be at least 1000 (RFC 5321 section 4.5.3.1.6)".into(),
+            ));
         }
-        if self.limits.recipients == 0 || self.limits.sessions == 0 || self.limits.sessions_per_address == 0 {
-            return Err(wrong("limits: recipients, sessions and sessions-per-address must be at least 1".into()));
+        if self.limits.recipients == 0
+            || self.limits.sessions == 0
+            || self.limits.sessions_per_address == 0
+        {
+            return Err(wrong(
+                "limits: recipients, sessions and sessions-per-address must be at least 1".into(),
+            ));
         }
         Ok(())
     }
@@ -346,7 +368,10 @@ impl Config {
         for tenant in &self.tenants {
             if tenant.name.is_empty() || !names.insert(&tenant.name) {
                 let message = format!("the tenant name {:?} is empty or taken", tenant.name);
-                return Err(Problem { span: None, message });
+                return Err(Problem {
+                    span: None,
+                    message,
+                });
             }
             for domain in &tenant.domains {
                 let wrong = |message: String| Problem {
@@ -354,10 +379,16 @@ impl Config {
                     message,
                 };
                 let name = normal_domain(domain.get_ref()).ok_or_else(|| {
-                    wrong(format!("{:?} is not a domain or *.domain", domain.get_ref()))
+                    wrong(format!(
+                        "{:?} is not a domain or *.domain",
+                        domain.get_ref()
+                    ))
                 })?;
                 if let Some(other) = domains.insert(name, &tenant.name) {
-                    return Err(wrong(format!("{:?} belongs to tenant {other:?} already", domain.get_ref())));
+                    return Err(wrong(format!(
+                        "{:?} belongs to tenant {other:?} already",
+                        domain.get_ref()
+                    )));
                 }
             }
         }
@@ -371,7 +402,9 @@ impl Config {
             listener.key.iter_mut().for_each(absolute);
             listener.next_hop.maildir.iter_mut().for_each(absolute);
         }
-        self.tenants.iter_mut().for_each(|tenant| absolute(&mut tenant.policy));
+        self.tenants
+            .iter_mut()
+            .for_each(|tenant| absolute(&mut tenant.policy));
         self.trust.roots.iter_mut().for_each(absolute);
         self.sandbox.cache.iter_mut().for_each(absolute);
     }
@@ -383,11 +416,17 @@ impl Listener {
             (Some(_), None, _) | (None, Some(_), _) => {
                 return Err("certificate and key belong together".into());
             }
-            (None, None, TlsMode::Implicit) => return Err("tls = \"implicit\" needs a certificate".into()),
+            (None, None, TlsMode::Implicit) => {
+                return Err("tls = \"implicit\" needs a certificate".into());
+            }
             _ => {}
         }
         let hop = &self.next_hop;
-        let kinds = [hop.smtp.is_some(), hop.lmtp.is_some(), hop.maildir.is_some()];
+        let kinds = [
+            hop.smtp.is_some(),
+            hop.lmtp.is_some(),
+            hop.maildir.is_some(),
+        ];
         if kinds.iter().filter(|given| **given).count() != 1 {
             return Err("next-hop needs exactly one of smtp, lmtp and maildir".into());
         }
@@ -397,7 +436,10 @@ impl Listener {
         if hop.proxy_protocol.is_some() && hop.maildir.is_some() {
             return Err("proxy-protocol is for an smtp or lmtp next hop".into());
         }
-        if hop.proxy_protocol.is_some_and(|version| !matches!(version, 1 | 2)) {
+        if hop
+            .proxy_protocol
+            .is_some_and(|version| !matches!(version, 1 | 2))
+        {
             return Err("next-hop proxy-protocol is 1 or 2".into());
         }
         if hop.recipients == Some(0) {
@@ -417,7 +459,10 @@ pub(crate) struct Problem {
 fn line_and_column(text: &str, at: usize) -> (usize, usize) {
     let before = &text[..text.floor_char_boundary(at.min(text.len()))];
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    (
+        before.matches('\n').count() + 1,
+        before[line_start..].chars().count() + 1,
+    )
 }
 
 /// A tenant's domain in normal form: lower-case A-labels, `*.` kept.
@@ -430,7 +475,10 @@ pub fn normal_domain(text: &str) -> Option<String> {
     let ascii = idna::domain_to_ascii(name).ok()?;
     let fits = !ascii.is_empty()
         && ascii.split('.').all(|label| {
-            !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            !label.is_empty()
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         });
     fits.then(|| format!("{prefix}{ascii}"))
 }
@@ -449,6 +497,8 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     humantime::parse_duration(&text).map_err(serde::de::Error::custom)
 }
 
-fn optional_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+fn optional_duration<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
     duration(deserializer).map(Some)
 }

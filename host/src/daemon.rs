@@ -54,18 +54,23 @@ impl Daemon {
         if let Some(error) = tls_errors.into_iter().next() {
             bail!(error);
         }
-        let listeners = config.listeners.iter().enumerate().map(|(number, listener)| {
-            let next_hop = NextHop::new(&listener.next_hop, &config.hostname, &config.timeouts);
-            Arc::new(Listener {
-                number,
-                config: listener.clone(),
-                next_hop: Arc::new(next_hop),
-            })
-        });
+        let listeners = config
+            .listeners
+            .iter()
+            .enumerate()
+            .map(|(number, listener)| {
+                let next_hop = NextHop::new(&listener.next_hop, &config.hostname, &config.timeouts);
+                Arc::new(Listener {
+                    number,
+                    config: listener.clone(),
+                    next_hop: Arc::new(next_hop),
+                })
+            });
         let listeners = listeners.collect();
         let server = Arc::new(Server {
             hostname: config.hostname.as_str().into(),
             policies,
+            metrics: Arc::default(),
             settings: ArcSwap::from_pointee(settings),
             doors: Arc::new(Doors::default()),
             stopping: watch::Sender::new(false),
@@ -95,12 +100,21 @@ impl Daemon {
         for listener in &self.listeners {
             let socket = listener.bind()?;
             if listener.config.next_hop.maildir.is_some() {
-                listener.next_hop.prepare().await.map_err(anyhow::Error::msg)?;
+                listener
+                    .next_hop
+                    .prepare()
+                    .await
+                    .map_err(anyhow::Error::msg)?;
             } else {
                 tokio::spawn(learn(listener.next_hop.clone()));
             }
             tracing::info!(address = %socket.local_addr()?, "listening");
             tokio::spawn(listener.clone().serve(self.server.clone(), socket));
+        }
+        if let Some(metrics) = &self.config.metrics {
+            let address = metrics.address;
+            let serving = self.server.metrics.clone().serve(address).await;
+            serving.with_context(|| format!("cannot listen on {address}"))?;
         }
         ready();
         loop {
@@ -123,15 +137,21 @@ impl Daemon {
         if let Some(path) = &self.path {
             match Config::load(path) {
                 Ok(config) => {
-                    if config.listeners != self.config.listeners || config.hostname != self.config.hostname {
-                        tracing::warn!("listeners, next hops and the hostname change with a restart only");
+                    if config.listeners != self.config.listeners
+                        || config.hostname != self.config.hostname
+                    {
+                        tracing::warn!(
+                            "listeners, next hops and the hostname change with a restart only"
+                        );
                     }
                     self.config = Config {
                         listeners: self.config.listeners.clone(),
                         ..config
                     };
                 }
-                Err(error) => tracing::error!(%error, "the configuration was not taken; the old one stays in force"),
+                Err(error) => {
+                    tracing::error!(%error, "the configuration was not taken; the old one stays in force")
+                }
             }
         }
         match settings(&self.config, Some(&self.server.settings.load())) {
@@ -141,7 +161,9 @@ impl Daemon {
                 }
                 self.server.settings.store(Arc::new(settings));
             }
-            Err(error) => tracing::error!(%error, "the trusted roots were not taken; the old ones stay in force"),
+            Err(error) => {
+                tracing::error!(%error, "the trusted roots were not taken; the old ones stay in force")
+            }
         }
         self.update_policies().await;
     }
@@ -150,9 +172,15 @@ impl Daemon {
         let update = self.server.policies.update(&self.config.tenants).await;
         for tenant in &update.changed {
             tracing::info!(%tenant, "policy in force");
+            self.server.metrics.policy_updated(tenant, true);
         }
         for error in &update.errors {
-            tracing::error!(tenant = error.tenant, "policy not taken, the old one stays in force: {}", error.cause);
+            self.server.metrics.policy_updated(&error.tenant, false);
+            tracing::error!(
+                tenant = error.tenant,
+                "policy not taken, the old one stays in force: {}",
+                error.cause
+            );
         }
         self.complete = update.errors.is_empty();
     }
@@ -160,7 +188,12 @@ impl Daemon {
     /// Watches the folders of all files: a file that is replaced, or behind a link that is switched,
     /// is seen only there. What has really changed is found by content.
     fn watch(&self, watcher: &mut RecommendedWatcher) {
-        let mut files: Vec<&Path> = self.config.tenants.iter().map(|tenant| &*tenant.policy).collect();
+        let mut files: Vec<&Path> = self
+            .config
+            .tenants
+            .iter()
+            .map(|tenant| &*tenant.policy)
+            .collect();
         for listener in &self.config.listeners {
             files.extend(listener.certificate.as_deref());
             files.extend(listener.key.as_deref());
@@ -171,7 +204,10 @@ impl Daemon {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
             _ => PathBuf::from("."),
         };
-        let real = files.iter().filter_map(|file| file.canonicalize().ok()).map(|file| folder(&file));
+        let real = files
+            .iter()
+            .filter_map(|file| file.canonicalize().ok())
+            .map(|file| folder(&file));
         let mut folders: Vec<PathBuf> = files.iter().map(|file| folder(file)).chain(real).collect();
         folders.sort();
         folders.dedup();
@@ -195,7 +231,10 @@ impl Daemon {
 }
 
 /// Reads certificates and roots. What cannot be read is taken from `old`, and told.
-fn settings(config: &Config, old: Option<&Settings>) -> Result<(Settings, Vec<TlsError>), TlsError> {
+fn settings(
+    config: &Config,
+    old: Option<&Settings>,
+) -> Result<(Settings, Vec<TlsError>), TlsError> {
     let roots = match &config.trust.roots {
         Some(path) => Roots::from_file(path)?,
         None => Roots::of_system(),

@@ -23,9 +23,15 @@ pub struct Demo {
 impl Demo {
     /// Makes the folder.
     pub fn new() -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("portcullis-").tempdir().context("no temporary folder")?;
+        let folder = tempfile::Builder::new()
+            .prefix("portcullis-")
+            .tempdir()
+            .context("no temporary folder")?;
         fs::write(folder.path().join("rules.json"), RULES)?;
-        Authority::new(folder.path())?.issue("server", "localhost")?.issue("fabrikam", "mail.fabrikam.com")?.issue("other", "mail.example.net")?;
+        Authority::new(folder.path())?
+            .issue("server", "localhost")?
+            .issue("fabrikam", "mail.fabrikam.com")?
+            .issue("other", "mail.example.net")?;
         Ok(Demo { folder })
     }
 
@@ -64,21 +70,63 @@ edit them, and the next MAIL FROM goes by them. Try, in another terminal:
             // Writing to a string cannot fail.
             let _ = write!(text, "# {about}\n{command}\n");
         };
-        let fabrikam = format!("--tls --tls-cert {folder}/fabrikam.pem --tls-key {folder}/fabrikam.key");
+        let fabrikam =
+            format!("--tls --tls-cert {folder}/fabrikam.pem --tls-key {folder}/fabrikam.key");
         let other = format!("--tls --tls-cert {folder}/other.pem --tls-key {folder}/other.key");
-        line("1. mail from contosobank.com must be encrypted: refused", format!("{swaks} --from alice@contosobank.com --to bob@contoso.com"));
-        line("   encrypted: accepted", format!("{swaks} --from alice@contosobank.com --to bob@contoso.com --tls"));
-        line("2. ... and come from a server with the right certificate: refused, the name is another", format!("{swaks} --from alice@fabrikam.com --to bob@contoso.com {other}"));
-        line("   with the right certificate: accepted", format!("{swaks} --from alice@fabrikam.com --to bob@contoso.com {fabrikam}"));
-        line("3. mail from adatum.com must come from its addresses: refused", format!("{swaks} --from alice@adatum.com --to bob@contoso.com"));
-        line("   from its address: accepted", format!("{swaks} --from alice@adatum.com --to bob@contoso.com --local-interface 127.0.0.3"));
-        line("4. everything for filtered.contoso.com must come from the filter: refused", format!("{swaks} --from alice@example.org --to bob@filtered.contoso.com"));
-        line("   from the filter: accepted", format!("{swaks} --from alice@example.org --to bob@filtered.contoso.com --local-interface 127.0.0.4"));
-        line("5. the partner's servers, known by address, must encrypt: refused", format!("{swaks} --from alice@example.org --to bob@contoso.com --local-interface 127.0.0.5"));
-        line("   encrypted: accepted", format!("{swaks} --from alice@example.org --to bob@contoso.com --local-interface 127.0.0.5 --tls"));
-        line("the same by hand: the certificate is shown, and the sender accepted", format!(
-            "printf 'EHLO me\\r\\nMAIL FROM:<alice@fabrikam.com>\\r\\nRCPT TO:<bob@contoso.com>\\r\\nQUIT\\r\\n' |\n  openssl s_client -quiet -starttls smtp -connect {ADDRESS} -cert {folder}/fabrikam.pem -key {folder}/fabrikam.key"
-        ));
+        line(
+            "1. mail from contosobank.com must be encrypted: refused",
+            format!("{swaks} --from alice@contosobank.com --to bob@contoso.com"),
+        );
+        line(
+            "   encrypted: accepted",
+            format!("{swaks} --from alice@contosobank.com --to bob@contoso.com --tls"),
+        );
+        line(
+            "2. ... and come from a server with the right certificate: refused, the name is another",
+            format!("{swaks} --from alice@fabrikam.com --to bob@contoso.com {other}"),
+        );
+        line(
+            "   with the right certificate: accepted",
+            format!("{swaks} --from alice@fabrikam.com --to bob@contoso.com {fabrikam}"),
+        );
+        line(
+            "3. mail from adatum.com must come from its addresses: refused",
+            format!("{swaks} --from alice@adatum.com --to bob@contoso.com"),
+        );
+        line(
+            "   from its address: accepted",
+            format!(
+                "{swaks} --from alice@adatum.com --to bob@contoso.com --local-interface 127.0.0.3"
+            ),
+        );
+        line(
+            "4. everything for filtered.contoso.com must come from the filter: refused",
+            format!("{swaks} --from alice@example.org --to bob@filtered.contoso.com"),
+        );
+        line(
+            "   from the filter: accepted",
+            format!(
+                "{swaks} --from alice@example.org --to bob@filtered.contoso.com --local-interface 127.0.0.4"
+            ),
+        );
+        line(
+            "5. the partner's servers, known by address, must encrypt: refused",
+            format!(
+                "{swaks} --from alice@example.org --to bob@contoso.com --local-interface 127.0.0.5"
+            ),
+        );
+        line(
+            "   encrypted: accepted",
+            format!(
+                "{swaks} --from alice@example.org --to bob@contoso.com --local-interface 127.0.0.5 --tls"
+            ),
+        );
+        line(
+            "the same by hand: the certificate is shown, and the sender accepted",
+            format!(
+                "printf 'EHLO me\\r\\nMAIL FROM:<alice@fabrikam.com>\\r\\nRCPT TO:<bob@contoso.com>\\r\\nQUIT\\r\\n' |\n  openssl s_client -quiet -starttls smtp -connect {ADDRESS} -cert {folder}/fabrikam.pem -key {folder}/fabrikam.key"
+            ),
+        );
         text
     }
 }
@@ -94,7 +142,9 @@ impl<'a> Authority<'a> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "Portcullis example authority");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "Portcullis example authority");
         fs::write(folder.join("ca.pem"), params.self_signed(&key)?.pem())?;
         Ok(Authority {
             folder,

@@ -32,22 +32,34 @@ const TRUSTS: [(&str, Trust); 6] = [
 
 /// The version that a name stands for.
 pub fn tls_version(name: &str) -> Option<u16> {
-    TLS_VERSIONS.iter().find(|(known, _)| *known == name).map(|(_, version)| *version)
+    TLS_VERSIONS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, version)| *version)
 }
 
 /// The name of a version.
 pub fn tls_version_name(version: u16) -> &'static str {
-    TLS_VERSIONS.iter().find(|(_, known)| *known == version).map_or("unknown", |(name, _)| name)
+    TLS_VERSIONS
+        .iter()
+        .find(|(_, known)| *known == version)
+        .map_or("unknown", |(name, _)| name)
 }
 
 /// The outcome of a chain that a word stands for.
 pub fn trust(name: &str) -> Option<Trust> {
-    TRUSTS.iter().find(|(known, _)| *known == name).map(|(_, trust)| *trust)
+    TRUSTS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, trust)| *trust)
 }
 
 /// The word for the outcome of a chain.
 pub fn trust_name(trust: Trust) -> &'static str {
-    TRUSTS.iter().find(|(_, known)| *known == trust).map_or("invalid", |(name, _)| name)
+    TRUSTS
+        .iter()
+        .find(|(_, known)| *known == trust)
+        .map_or("invalid", |(name, _)| name)
 }
 
 /// The interface's form of an address; an IPv4-mapped IPv6 address becomes IPv4.
@@ -168,21 +180,31 @@ impl TryFrom<CertificateJson> for Certificate {
 
     fn try_from(json: CertificateJson) -> Result<Self, String> {
         let fingerprint = |text: String| {
-            sha256(&text).ok_or_else(|| format!("certificate.sha256: {text:?} is not 64 hex digits"))
+            sha256(&text)
+                .ok_or_else(|| format!("certificate.sha256: {text:?} is not 64 hex digits"))
         };
         let moment = |text: String| {
             OffsetDateTime::parse(&text, &Rfc3339)
                 .map(OffsetDateTime::unix_timestamp)
-                .map_err(|_| format!("certificate.not-after: {text:?} is not a time like 2027-01-01T00:00:00Z"))
+                .map_err(|_| {
+                    format!(
+                        "certificate.not-after: {text:?} is not a time like 2027-01-01T00:00:00Z"
+                    )
+                })
         };
         Ok(Certificate {
             dns_names: json.dns_names,
             subject: json.subject,
             issuer: json.issuer,
-            sha256: json.sha256.map(fingerprint).transpose()?.unwrap_or_default(),
+            sha256: json
+                .sha256
+                .map(fingerprint)
+                .transpose()?
+                .unwrap_or_default(),
             not_after: json.not_after.map(moment).transpose()?,
-            trust: trust(&json.trust)
-                .ok_or_else(|| format!("certificate.trust: {:?} is not a known outcome", json.trust))?,
+            trust: trust(&json.trust).ok_or_else(|| {
+                format!("certificate.trust: {:?} is not a known outcome", json.trust)
+            })?,
         })
     }
 }
@@ -344,13 +366,24 @@ struct RequirementJson<'a> {
 
 impl<'a> From<&'a Explanation> for ExplanationJson<'a> {
     fn from(explanation: &'a Explanation) -> Self {
-        let considered = explanation.considered.iter().map(|considered| ConsiderationJson {
-            connector: &considered.connector,
-            mode: mode_name(considered.mode),
-            matched: considered.matched,
-            selectors: considered.selectors.iter().map(SelectorJson::from).collect(),
-            requirements: considered.requirements.iter().map(RequirementJson::from).collect(),
-        });
+        let considered = explanation
+            .considered
+            .iter()
+            .map(|considered| ConsiderationJson {
+                connector: &considered.connector,
+                mode: mode_name(considered.mode),
+                matched: considered.matched,
+                selectors: considered
+                    .selectors
+                    .iter()
+                    .map(SelectorJson::from)
+                    .collect(),
+                requirements: considered
+                    .requirements
+                    .iter()
+                    .map(RequirementJson::from)
+                    .collect(),
+            });
         ExplanationJson {
             verdict: (&explanation.verdict).into(),
             considered: considered.collect(),

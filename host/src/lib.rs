@@ -9,6 +9,7 @@ pub mod config;
 mod daemon;
 mod demo;
 mod json;
+mod metrics;
 mod policies;
 pub mod sandbox;
 pub mod smtp;

@@ -125,7 +125,9 @@ pub enum Cause {
 }
 
 fn rejected(path: &Path, problems: &[Problem]) -> String {
-    let mut errors = problems.iter().filter(|problem| problem.severity == Severity::Error);
+    let mut errors = problems
+        .iter()
+        .filter(|problem| problem.severity == Severity::Error);
     let Some(first) = errors.next() else {
         return format!("{}: rejected", path.display());
     };
@@ -133,7 +135,12 @@ fn rejected(path: &Path, problems: &[Problem]) -> String {
         0 => String::new(),
         more => format!(" (and {more} more errors)"),
     };
-    let Problem { line, column, message, .. } = first;
+    let Problem {
+        line,
+        column,
+        message,
+        ..
+    } = first;
     format!("{}:{line}:{column}: {message}{more}", path.display())
 }
 
@@ -209,7 +216,9 @@ impl Policies {
             name: configured.name.as_str().into(),
             policy: old.and_then(|old| old.policy.clone()),
             path: configured.policy.clone(),
-            digest: old.filter(|old| old.path == configured.policy).and_then(|old| old.digest),
+            digest: old
+                .filter(|old| old.path == configured.policy)
+                .and_then(|old| old.digest),
         };
         match self.load(&tenant).await {
             Ok(None) => {}
@@ -246,7 +255,10 @@ impl Policies {
                 return Err(Cause::Kind { path, reason });
             }
         };
-        let module = self.sandbox.load(&path.display().to_string(), component).await?;
+        let module = self
+            .sandbox
+            .load(&path.display().to_string(), component)
+            .await?;
         Ok(Some((module, found)))
     }
 
@@ -259,7 +271,12 @@ impl Policies {
         match self.builder.build(document).await {
             Ok(built) => {
                 for warning in &built.summary.warnings {
-                    let Problem { line, column, message, .. } = warning;
+                    let Problem {
+                        line,
+                        column,
+                        message,
+                        ..
+                    } = warning;
                     tracing::warn!("{}:{line}:{column}: {message}", path.display());
                 }
                 Ok(built.component)
@@ -285,9 +302,13 @@ mod tests {
             })
         };
         let table = Table {
-            by_domain: [("a.test", "exact"), ("*.a.test", "below"), ("*.b.a.test", "further below")]
-                .map(|(domain, name)| (domain.into(), tenant(name)))
-                .into(),
+            by_domain: [
+                ("a.test", "exact"),
+                ("*.a.test", "below"),
+                ("*.b.a.test", "further below"),
+            ]
+            .map(|(domain, name)| (domain.into(), tenant(name)))
+            .into(),
             ..Table::default()
         };
         for (domain, name) in [
@@ -298,7 +319,11 @@ mod tests {
             ("test", None),
             ("aa.test", None),
         ] {
-            assert_eq!(table.tenant(domain).map(|tenant| &*tenant.name), name, "{domain}");
+            assert_eq!(
+                table.tenant(domain).map(|tenant| &*tenant.name),
+                name,
+                "{domain}"
+            );
         }
     }
 }

@@ -20,7 +20,9 @@ const LONGEST_LINE: usize = 1 << 20;
 ///
 /// A line that is no context gives {"error": …, "line": N} in its place, and exit code 1 at the end.
 #[derive(Args)]
-#[command(after_help = "Example:\n  portcullis evaluate rules.json < contexts.jsonl > verdicts.jsonl")]
+#[command(
+    after_help = "Example:\n  portcullis evaluate rules.json < contexts.jsonl > verdicts.jsonl"
+)]
 pub struct Evaluate {
     #[command(flatten)]
     policy: PolicyArgs,
@@ -49,13 +51,25 @@ impl Evaluate {
                     Ok(context) => evaluate(&open, &mut instance, &context, &mut output).await?,
                     Err(error) => {
                         code = ExitCode::from(1);
-                        write_line(&mut output, &BadLine { error, line: number })?;
+                        write_line(
+                            &mut output,
+                            &BadLine {
+                                error,
+                                line: number,
+                            },
+                        )?;
                     }
                 },
                 Line::TooLong => {
                     code = ExitCode::from(1);
                     let error = format!("the line is longer than {LONGEST_LINE} bytes");
-                    write_line(&mut output, &BadLine { error, line: number })?;
+                    write_line(
+                        &mut output,
+                        &BadLine {
+                            error,
+                            line: number,
+                        },
+                    )?;
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::io::Read;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -13,8 +13,8 @@ use super::paint::{self, Paint};
 use super::{Format, PolicyArgs, policy};
 use crate::json::{self, ExplanationJson};
 use crate::sandbox::interface::{
-    Certificate, Consideration, Context, Direction, Explanation, Finding, Mode, Refusal, Route, Tls,
-    TlsLevel, Verdict,
+    Certificate, Consideration, Context, Direction, Explanation, Finding, Mode, Refusal, Route,
+    Tls, TlsLevel, Verdict,
 };
 
 /// Tell what would become of a message, and why
@@ -48,7 +48,12 @@ pub struct Explain {
     #[arg(long, value_name = "NAME")]
     cert_name: Vec<String>,
     /// What the certificate's chain is worth: trusted, expired, unknown-issuer, …
-    #[arg(long, value_name = "OUTCOME", default_value = "trusted", requires = "cert_name")]
+    #[arg(
+        long,
+        value_name = "OUTCOME",
+        default_value = "trusted",
+        requires = "cert_name"
+    )]
     cert_trust: String,
     /// The SHA-256 of the client's certificate
     #[arg(long, value_name = "HEX", requires = "cert_name")]
@@ -75,7 +80,10 @@ impl Explain {
         let explanation = open.instance().await?.explain(&context).await?;
         match self.format {
             Format::Json => {
-                println!("{}", serde_json::to_string_pretty(&ExplanationJson::from(&explanation))?);
+                println!(
+                    "{}",
+                    serde_json::to_string_pretty(&ExplanationJson::from(&explanation))?
+                );
             }
             Format::Text => {
                 let paint = Paint(paint::wanted(&std::io::stdout()));
@@ -86,12 +94,24 @@ impl Explain {
     }
 
     fn context_of_options(&self) -> anyhow::Result<Context> {
-        let direction = if self.outbound { Direction::Outbound } else { Direction::Inbound };
-        let to = self.to.clone().ok_or_else(|| anyhow!("say who the mail is to: --to ADDRESS, or --context FILE"))?;
+        let direction = if self.outbound {
+            Direction::Outbound
+        } else {
+            Direction::Inbound
+        };
+        let to = self
+            .to
+            .clone()
+            .ok_or_else(|| anyhow!("say who the mail is to: --to ADDRESS, or --context FILE"))?;
         let from = match (&self.from, direction) {
-            (Some(from), _) => from.trim_start_matches('<').trim_end_matches('>').to_owned(),
+            (Some(from), _) => from
+                .trim_start_matches('<')
+                .trim_end_matches('>')
+                .to_owned(),
             (None, Direction::Outbound) => String::new(),
-            (None, Direction::Inbound) => bail!("say who the mail is from: --from ADDRESS (<> is the null sender)"),
+            (None, Direction::Inbound) => {
+                bail!("say who the mail is from: --from ADDRESS (<> is the null sender)")
+            }
         };
         Ok(Context {
             direction,
@@ -112,8 +132,13 @@ impl Explain {
             None if !self.cert_name.is_empty() => "TLSv1.3",
             None => return Ok(None),
         };
-        let name = if version.starts_with("TLS") { version.to_owned() } else { format!("TLSv{version}") };
-        let number = json::tls_version(&name).ok_or_else(|| anyhow!("--tls {version}: not a version such as 1.2 or TLSv1.3"))?;
+        let name = if version.starts_with("TLS") {
+            version.to_owned()
+        } else {
+            format!("TLSv{version}")
+        };
+        let number = json::tls_version(&name)
+            .ok_or_else(|| anyhow!("--tls {version}: not a version such as 1.2 or TLSv1.3"))?;
         Ok(Some(Tls {
             version: number,
             cipher: "any cipher".into(),
@@ -132,17 +157,25 @@ impl Explain {
             dns_names: self.cert_name.clone(),
             subject: format!("CN={first}"),
             issuer: String::new(),
-            sha256: self.cert_sha256.as_ref().map(fingerprint).transpose()?.unwrap_or_default(),
+            sha256: self
+                .cert_sha256
+                .as_ref()
+                .map(fingerprint)
+                .transpose()?
+                .unwrap_or_default(),
             not_after: None,
-            trust: json::trust(&self.cert_trust).ok_or_else(|| anyhow!("--cert-trust {}: not a known outcome", self.cert_trust))?,
+            trust: json::trust(&self.cert_trust)
+                .ok_or_else(|| anyhow!("--cert-trust {}: not a known outcome", self.cert_trust))?,
         }))
     }
 }
 
-fn read_context(path: &PathBuf) -> anyhow::Result<Context> {
+fn read_context(path: &Path) -> anyhow::Result<Context> {
     let text = if path.as_os_str() == "-" {
         let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("cannot read the context from standard input")?;
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .context("cannot read the context from standard input")?;
         text
     } else {
         policy::read_document(path)?
@@ -168,10 +201,18 @@ fn text(context: &Context, explanation: &Explanation, paint: Paint) -> String {
         consideration(&mut text, considered, paint);
     }
     if explanation.considered.is_empty() {
-        let _ = writeln!(text, "\nThe policy has no connectors for {} mail.", json::direction_name(context.direction));
+        let _ = writeln!(
+            text,
+            "\nThe policy has no connectors for {} mail.",
+            json::direction_name(context.direction)
+        );
     }
     if explanation.others > 0 {
-        let _ = writeln!(text, "\n{} more connectors have nothing to do with this mail.", explanation.others);
+        let _ = writeln!(
+            text,
+            "\n{} more connectors have nothing to do with this mail.",
+            explanation.others
+        );
     }
     text
 }
@@ -180,7 +221,10 @@ fn message_line(context: &Context) -> String {
     let session = match &context.tls {
         None => "not encrypted".to_owned(),
         Some(tls) => match &tls.certificate {
-            None => format!("{}, no client certificate", json::tls_version_name(tls.version)),
+            None => format!(
+                "{}, no client certificate",
+                json::tls_version_name(tls.version)
+            ),
             Some(certificate) => format!(
                 "{}, client certificate {} ({})",
                 json::tls_version_name(tls.version),
@@ -213,11 +257,20 @@ fn client(context: &Context) -> String {
 
 fn verdict_line(verdict: &Verdict, paint: Paint) -> String {
     let refused = |word: &str, refusal: &Refusal| {
-        format!("{} {} {} {}", paint.bad(word), refusal.code, refusal.enhanced, refusal.text)
+        format!(
+            "{} {} {} {}",
+            paint.bad(word),
+            refusal.code,
+            refusal.enhanced,
+            refusal.text
+        )
     };
     match verdict {
         Verdict::Accept(acceptance) if acceptance.connectors.is_empty() => {
-            format!("{}: no connector is for this mail, so it flows as usual", paint.good("accepted"))
+            format!(
+                "{}: no connector is for this mail, so it flows as usual",
+                paint.good("accepted")
+            )
         }
         Verdict::Accept(acceptance) => format!(
             "{}: it satisfies every connector that is for it: {}",
@@ -231,10 +284,17 @@ fn verdict_line(verdict: &Verdict, paint: Paint) -> String {
                 Route::Mx => "by MX".to_owned(),
                 Route::SmartHosts(hosts) => format!("by {}", hosts.join(", then ")),
             };
-            let audited = delivery.audit_tls.as_ref().map_or_else(String::new, |level| {
-                format!("; in audit only: {}", level_text(level))
-            });
-            format!("{} {route}, {}{audited}", paint.good("delivered"), level_text(&delivery.tls))
+            let audited = delivery
+                .audit_tls
+                .as_ref()
+                .map_or_else(String::new, |level| {
+                    format!("; in audit only: {}", level_text(level))
+                });
+            format!(
+                "{} {route}, {}{audited}",
+                paint.good("delivered"),
+                level_text(&delivery.tls)
+            )
         }
     }
 }
@@ -245,7 +305,10 @@ fn level_text(level: &TlsLevel) -> String {
         TlsLevel::Encrypt => "with TLS only, any certificate".into(),
         TlsLevel::Verify => "with TLS only, and a trusted certificate".into(),
         TlsLevel::Name(names) => {
-            format!("with TLS only, and a trusted certificate for {}", names.join(" or "))
+            format!(
+                "with TLS only, and a trusted certificate for {}",
+                names.join(" or ")
+            )
         }
     }
 }
@@ -265,9 +328,17 @@ fn consideration(text: &mut String, considered: &Consideration, paint: Paint) {
         (true, _) => "is for this mail",
         (false, _) => "is not for this mail",
     };
-    let _ = writeln!(text, "Connector \"{}\" {state}", paint.strong(&considered.connector));
+    let _ = writeln!(
+        text,
+        "Connector \"{}\" {state}",
+        paint.strong(&considered.connector)
+    );
     for outcome in &considered.selectors {
-        let (mark, verb) = if outcome.matched { ("=", "fits") } else { ("≠", "does not fit") };
+        let (mark, verb) = if outcome.matched {
+            ("=", "fits")
+        } else {
+            ("≠", "does not fit")
+        };
         let _ = writeln!(
             text,
             "  {} {}: {} {verb} {}",

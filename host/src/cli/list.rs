@@ -45,7 +45,11 @@ impl List {
 }
 
 fn print_table(connectors: &[Connector], paint: Paint) {
-    let width = connectors.iter().map(|c| c.name.chars().count()).max().unwrap_or_default();
+    let width = connectors
+        .iter()
+        .map(|c| c.name.chars().count())
+        .max()
+        .unwrap_or_default();
     for connector in connectors {
         let name = format!("{:width$}", connector.name);
         let line = format!(

@@ -25,7 +25,7 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Run(run::Run),
+    Run(Box<run::Run>),
     Check(check::Check),
     Build(build::Build),
     Evaluate(evaluate::Evaluate),
@@ -40,8 +40,12 @@ impl Cli {
     /// What stopped the command, for a person.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let runtime = match self.command {
-            Command::Run(_) => tokio::runtime::Builder::new_multi_thread().enable_all().build()?,
-            _ => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+            Command::Run(_) => tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()?,
+            _ => tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?,
         };
         let outcome = runtime.block_on(async {
             match self.command {

@@ -39,7 +39,9 @@ impl PolicyArgs {
             Kind::Document => build(&self.policy, &cache).await?,
         };
         let sandbox = Sandbox::new(limits, cache)?;
-        let module = sandbox.load(&self.policy.display().to_string(), bytes).await?;
+        let module = sandbox
+            .load(&self.policy.display().to_string(), bytes)
+            .await?;
         Ok(Open { sandbox, module })
     }
 }
@@ -76,7 +78,10 @@ async fn build(path: &Path, cache: &Option<Arc<Cache>>) -> anyhow::Result<Vec<u8
         Ok(built) => Ok(built.component),
         Err(BuildError::Rejected(problems)) => {
             let colour = paint::wanted(&std::io::stderr());
-            eprint!("{}", report::problems(&path.display().to_string(), &document, &problems, colour));
+            eprint!(
+                "{}",
+                report::problems(&path.display().to_string(), &document, &problems, colour)
+            );
             bail!("{} is not a valid policy", path.display())
         }
         Err(error) => Err(error.into()),

@@ -9,11 +9,18 @@ const WIDEST: usize = 160;
 
 /// The problems of the document at `path`, as text for a person.
 pub fn problems(path: &str, document: &str, problems: &[Problem], colour: bool) -> String {
-    let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+    let renderer = if colour {
+        Renderer::styled()
+    } else {
+        Renderer::plain()
+    };
     let lines: Vec<&str> = document.lines().collect();
     let mut text = String::new();
     for problem in problems {
-        let line = lines.get(problem.line.saturating_sub(1) as usize).copied().unwrap_or_default();
+        let line = lines
+            .get(problem.line.saturating_sub(1) as usize)
+            .copied()
+            .unwrap_or_default();
         text.push_str(&renderer.render(&[group(path, line, problem)]));
         text.push_str("\n\n");
     }
@@ -30,8 +37,14 @@ fn group<'a>(path: &'a str, line: &'a str, problem: &'a Problem) -> Group<'a> {
     let span = byte_span(line, problem.column, problem.length);
     let (line, span) = cut(line, span);
     let annotation = AnnotationKind::Primary.span(span).label(&*problem.path);
-    let snippet = Snippet::source(line).line_start(problem.line as usize).path(path).annotation(annotation);
-    let group = level.primary_title(&*problem.message).id(&*problem.code).element(snippet);
+    let snippet = Snippet::source(line)
+        .line_start(problem.line as usize)
+        .path(path)
+        .annotation(annotation);
+    let group = level
+        .primary_title(&*problem.message)
+        .id(&*problem.code)
+        .element(snippet);
     match &problem.hint {
         Some(hint) => group.element(Level::HELP.message(&**hint)),
         None => group,
@@ -40,7 +53,11 @@ fn group<'a>(path: &'a str, line: &'a str, problem: &'a Problem) -> Group<'a> {
 
 /// Column and length in characters, as bytes of the line.
 fn byte_span(line: &str, column: u32, length: u32) -> std::ops::Range<usize> {
-    let at = |characters: usize| line.char_indices().nth(characters).map_or(line.len(), |(at, _)| at);
+    let at = |characters: usize| {
+        line.char_indices()
+            .nth(characters)
+            .map_or(line.len(), |(at, _)| at)
+    };
     let first = column.saturating_sub(1) as usize;
     at(first)..at(first.saturating_add(length as usize))
 }
@@ -52,15 +69,25 @@ fn cut(line: &str, span: std::ops::Range<usize>) -> (&str, std::ops::Range<usize
     }
     let start = line.floor_char_boundary(span.start.saturating_sub(WIDEST / 4));
     let end = line.floor_char_boundary((start + WIDEST).min(line.len()));
-    (&line[start..end], span.start - start..span.end.min(end) - start)
+    (
+        &line[start..end],
+        span.start - start..span.end.min(end) - start,
+    )
 }
 
 fn summary(path: &str, problems: &[Problem]) -> String {
-    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+    let errors = problems
+        .iter()
+        .filter(|problem| problem.severity == Severity::Error)
+        .count();
     let warnings = problems.len() - errors;
     let count = |count: usize, what: &str| match count {
         1 => format!("1 {what}"),
         _ => format!("{count} {what}s"),
     };
-    format!("{path}: {}, {}", count(errors, "error"), count(warnings, "warning"))
+    format!(
+        "{path}: {}, {}",
+        count(errors, "error"),
+        count(warnings, "warning")
+    )
 }

@@ -36,10 +36,15 @@ pub struct Run {
 impl Run {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let log = tracing_subscriber::fmt().with_env_filter(self.log_level).with_writer(stderr).with_target(false);
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(self.log_level)
+            .with_writer(stderr)
+            .with_target(false);
         match self.log_format {
             Format::Json => log.json().flatten_event(true).init(),
-            Format::Text => log.with_ansi(stderr().is_terminal() && paint::wanted(&stderr())).init(),
+            Format::Text => log
+                .with_ansi(stderr().is_terminal() && paint::wanted(&stderr()))
+                .init(),
         }
         let Some(path) = self.config else {
             let demo = Demo::new()?;
@@ -53,7 +58,10 @@ impl Run {
         let daemon = Daemon::new(config, Some(path.clone())).await?;
         if self.check_config {
             if !daemon.is_complete() {
-                eprintln!("{}: it would start, but defer the mail of tenants without a policy", path.display());
+                eprintln!(
+                    "{}: it would start, but defer the mail of tenants without a policy",
+                    path.display()
+                );
                 return Ok(ExitCode::from(1));
             }
             println!("{}: ok", path.display());

@@ -68,8 +68,13 @@ impl Builder {
     /// # Errors
     /// The problems of a document with errors.
     pub async fn check(&self, document: String) -> Result<Summary, BuildError> {
-        self.apart(async move |builder| builder.configured(&document).await.map(|(_, summary)| summary))
-            .await
+        self.apart(async move |builder| {
+            builder
+                .configured(&document)
+                .await
+                .map(|(_, summary)| summary)
+        })
+        .await
     }
 
     /// Checks a document, runs its tests and makes a policy of it.
@@ -110,8 +115,13 @@ impl Builder {
             .await
             .map_err(BuildError::Failed)?;
         let exports = Evaluator::new(&mut store, &instance).map_err(BuildError::Failed)?;
-        let answer = exports.portcullis_policy_rules().call_configure(&mut store, document).await;
-        let summary = answer.map_err(BuildError::Failed)?.map_err(BuildError::Rejected)?;
+        let answer = exports
+            .portcullis_policy_rules()
+            .call_configure(&mut store, document)
+            .await;
+        let summary = answer
+            .map_err(BuildError::Failed)?
+            .map_err(BuildError::Rejected)?;
         Ok((Configured { store, instance }, summary))
     }
 
@@ -160,7 +170,9 @@ fn without_rules_export(component: Vec<u8>) -> wasmtime::Result<Vec<u8>> {
             Payload::ComponentExportSection(section) if depth == 0 => {
                 let mut exports = section.clone().into_iter();
                 let first = exports.next().transpose()?;
-                if first.is_some_and(|export| export.name.name.starts_with(RULES)) && exports.next().is_none() {
+                if first.is_some_and(|export| export.name.name.starts_with(RULES))
+                    && exports.next().is_none()
+                {
                     found = Some(section_start..section.range().end);
                 } else if found.is_some() {
                     wasmtime::bail!("the evaluator has an export behind {RULES}");
@@ -172,7 +184,8 @@ fn without_rules_export(component: Vec<u8>) -> wasmtime::Result<Vec<u8>> {
             section_start = end.unwrap_or(section_start);
         }
     }
-    let range = found.ok_or_else(|| wasmtime::format_err!("the evaluator does not export {RULES}"))?;
+    let range =
+        found.ok_or_else(|| wasmtime::format_err!("the evaluator does not export {RULES}"))?;
     let mut stripped = component;
     stripped.drain(range);
     Ok(stripped)

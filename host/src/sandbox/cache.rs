@@ -52,7 +52,11 @@ impl Cache {
             folder: folder.into(),
             source,
         };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(failed)?;
         let metadata = fs::symlink_metadata(folder).map_err(failed)?;
         let ours = metadata.is_dir()
             && metadata.uid() == rustix::process::geteuid().as_raw()
@@ -68,14 +72,20 @@ impl Cache {
     }
 
     /// The component, compiled now unless it was before.
-    pub(super) fn load_or_compile(&self, engine: &Engine, module: &[u8]) -> wasmtime::Result<Component> {
+    pub(super) fn load_or_compile(
+        &self,
+        engine: &Engine,
+        module: &[u8],
+    ) -> wasmtime::Result<Component> {
         let path = self.folder.join(file_name(engine, module));
         if let Some(code) = read_intact(&path) {
             // SAFETY: these bytes came from `precompile_component` of a compatible engine: they stood in a
             // folder that only this user can write, and their digest holds.
             match unsafe { Component::deserialize(engine, &code) } {
                 Ok(component) => return Ok(component),
-                Err(error) => tracing::warn!(path = %path.display(), %error, "a compiled module is rebuilt"),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "a compiled module is rebuilt")
+                }
             }
         }
         let code = engine.precompile_component(module)?;
@@ -89,9 +99,15 @@ impl Cache {
 
 fn file_name(engine: &Engine, module: &[u8]) -> String {
     let mut compatibility = Digest(Context::new(&SHA256));
-    engine.precompile_compatibility_hash().hash(&mut compatibility);
+    engine
+        .precompile_compatibility_hash()
+        .hash(&mut compatibility);
     let engine = compatibility.0.finish();
-    format!("{}-{}.cwasm", hex(digest(&SHA256, module).as_ref()), hex(&engine.as_ref()[..8]))
+    format!(
+        "{}-{}.cwasm",
+        hex(digest(&SHA256, module).as_ref()),
+        hex(&engine.as_ref()[..8])
+    )
 }
 
 fn hex(bytes: &[u8]) -> String {

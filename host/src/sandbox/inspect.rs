@@ -7,10 +7,20 @@ const EVALUATION: &str = "portcullis:policy/evaluation";
 const VERSION: &str = "0.1.0";
 
 /// The WASI 0.2 packages that have an empty world behind them.
-const EMPTY_WORLD: [&str; 5] = ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/"];
+const EMPTY_WORLD: [&str; 5] = [
+    "wasi:cli/",
+    "wasi:clocks/",
+    "wasi:filesystem/",
+    "wasi:io/",
+    "wasi:random/",
+];
 /// Of sockets, the types only: without the interfaces that make one, nobody can have one. Python's
 /// runtime imports these and no more.
-const SOCKET_TYPES: [&str; 3] = ["wasi:sockets/network", "wasi:sockets/tcp", "wasi:sockets/udp"];
+const SOCKET_TYPES: [&str; 3] = [
+    "wasi:sockets/network",
+    "wasi:sockets/tcp",
+    "wasi:sockets/udp",
+];
 
 /// Why a module is no policy for this host.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,7 +29,9 @@ pub enum Refused {
     #[error("this is not a WebAssembly component: {0}")]
     Malformed(String),
     /// A core module.
-    #[error("this is a core WebAssembly module, not a component; build it for wasm32-wasip2, or wrap it with `wasm-tools component new`")]
+    #[error(
+        "this is a core WebAssembly module, not a component; build it for wasm32-wasip2, or wrap it with `wasm-tools component new`"
+    )]
     CoreModule,
     /// It asks for something that this host does not give.
     #[error("this module imports {0}, which this host does not give")]
@@ -31,7 +43,9 @@ pub enum Refused {
         found: String,
     },
     /// It is no policy.
-    #[error("this module does not export {EVALUATION}@{VERSION}, so it is not a policy (see wit/policy.wit)")]
+    #[error(
+        "this module does not export {EVALUATION}@{VERSION}, so it is not a policy (see wit/policy.wit)"
+    )]
     NoPolicy,
 }
 
@@ -65,7 +79,8 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected, Refused> {
 
 fn is_given(import: &str) -> bool {
     let (name, version) = import.split_once('@').unwrap_or((import, ""));
-    let known = EMPTY_WORLD.iter().any(|package| name.starts_with(package)) || SOCKET_TYPES.contains(&name);
+    let known =
+        EMPTY_WORLD.iter().any(|package| name.starts_with(package)) || SOCKET_TYPES.contains(&name);
     known && version.starts_with("0.2.")
 }
 

@@ -77,7 +77,8 @@ pub struct State {
 impl State {
     /// The empty world, made when a module first asks for it.
     pub(super) fn world(&mut self) -> &mut World {
-        self.world.get_or_insert_with(|| Box::new(World::new(&self.module)))
+        self.world
+            .get_or_insert_with(|| Box::new(World::new(&self.module)))
     }
 
     /// Called at each tick while the module runs.
@@ -102,14 +103,24 @@ impl HasData for State {
 struct TimedOut;
 
 impl ResourceLimiter for State {
-    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         self.memory = self.memory.saturating_add(desired.saturating_sub(current));
         let allowed = self.memory <= self.limits.memory;
         self.denied |= !allowed;
         Ok(allowed)
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         self.tables = self.tables.saturating_add(desired.saturating_sub(current));
         let allowed = self.tables <= self.limits.table_elements;
         self.denied |= !allowed;
@@ -149,7 +160,12 @@ impl Instance {
         store.limiter(|state| state);
         store.epoch_deadline_callback(|mut store| store.data_mut().on_tick());
         store.set_epoch_deadline(1);
-        let instantiated = bounded(module, &sandbox.limits, module.pre.instantiate_async(&mut store)).await;
+        let instantiated = bounded(
+            module,
+            &sandbox.limits,
+            module.pre.instantiate_async(&mut store),
+        )
+        .await;
         match instantiated {
             Ok(policy) => Ok(Instance {
                 store,
@@ -169,7 +185,10 @@ impl Instance {
     /// Decides about one recipient of one message.
     pub async fn evaluate(&mut self, context: &Context) -> Result<Verdict, EvaluationError> {
         self.start();
-        let call = self.policy.portcullis_policy_evaluation().call_evaluate(&mut self.store, context);
+        let call = self
+            .policy
+            .portcullis_policy_evaluation()
+            .call_evaluate(&mut self.store, context);
         let answer = bounded(&self.module, &self.module.limits, call).await;
         answer.map_err(|error| self.failed(error))
     }
@@ -177,15 +196,25 @@ impl Instance {
     /// Decides as `evaluate` does, and tells why.
     pub async fn explain(&mut self, context: &Context) -> Result<Explanation, EvaluationError> {
         self.start();
-        let call = self.policy.portcullis_policy_evaluation().call_explain(&mut self.store, context);
+        let call = self
+            .policy
+            .portcullis_policy_evaluation()
+            .call_explain(&mut self.store, context);
         let answer = bounded(&self.module, &self.module.limits, call).await;
         answer.map_err(|error| self.failed(error))
     }
 
     /// Describes the policy, with at most `limit` connectors from number `first` on.
-    pub async fn describe(&mut self, first: u32, limit: u32) -> Result<Description, EvaluationError> {
+    pub async fn describe(
+        &mut self,
+        first: u32,
+        limit: u32,
+    ) -> Result<Description, EvaluationError> {
         self.start();
-        let call = self.policy.portcullis_policy_evaluation().call_describe(&mut self.store, first, limit);
+        let call =
+            self.policy
+                .portcullis_policy_evaluation()
+                .call_describe(&mut self.store, first, limit);
         let answer = bounded(&self.module, &self.module.limits, call).await;
         answer.map_err(|error| self.failed(error))
     }

@@ -74,7 +74,8 @@ impl Sandbox {
             });
         }
         let (sandbox, owned_name) = (self.clone(), name.to_owned());
-        let prepared = tokio::task::spawn_blocking(move || sandbox.prepare(&owned_name, &bytes)).await;
+        let prepared =
+            tokio::task::spawn_blocking(move || sandbox.prepare(&owned_name, &bytes)).await;
         let mut module = prepared.unwrap_or_else(|error| {
             Err(LoadError::Compile {
                 name: name.into(),
@@ -96,7 +97,11 @@ impl Sandbox {
             reason: format!("{error:#}"),
         };
         let component = compile(&self.engine, self.cache.as_deref(), bytes).map_err(failed)?;
-        let pre = self.linker.instantiate_pre(&component).and_then(PolicyPre::new).map_err(failed)?;
+        let pre = self
+            .linker
+            .instantiate_pre(&component)
+            .and_then(PolicyPre::new)
+            .map_err(failed)?;
         Ok(Module {
             name: name.into(),
             description: Description {
@@ -115,11 +120,18 @@ impl Sandbox {
 
 /// The compiled form, from the cache if it is there. Hostile bytes have made compilers panic before;
 /// that ends here.
-pub fn compile(engine: &Engine, cache: Option<&Cache>, bytes: &[u8]) -> wasmtime::Result<Component> {
+pub fn compile(
+    engine: &Engine,
+    cache: Option<&Cache>,
+    bytes: &[u8],
+) -> wasmtime::Result<Component> {
     let compile = || match cache {
         Some(cache) => cache.load_or_compile(engine, bytes),
         None => Component::from_binary(engine, bytes),
     };
-    catch_unwind(AssertUnwindSafe(compile))
-        .unwrap_or_else(|_| Err(wasmtime::format_err!("the compiler panicked over this module")))
+    catch_unwind(AssertUnwindSafe(compile)).unwrap_or_else(|_| {
+        Err(wasmtime::format_err!(
+            "the compiler panicked over this module"
+        ))
+    })
 }

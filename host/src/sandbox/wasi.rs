@@ -25,7 +25,10 @@ impl World {
     pub fn new(module: &str) -> Self {
         let output = Output(module.into());
         World {
-            context: WasiCtx::builder().stdout(output.clone()).stderr(output).build(),
+            context: WasiCtx::builder()
+                .stdout(output.clone())
+                .stderr(output)
+                .build(),
             table: ResourceTable::new(),
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::reply::Reply;
 use crate::json::trust_name;
+use crate::metrics::Metrics;
 use crate::policies::{Table, Tenant, unavailable};
 use crate::sandbox::interface::{Context, Finding, Verdict};
 use crate::sandbox::{EvaluationError, Instance, Sandbox};
@@ -17,15 +18,17 @@ const LONGEST_TEXT: usize = 440;
 /// session, so nothing can pass from one sender to another.
 pub struct Instances {
     sandbox: Sandbox,
+    metrics: Arc<Metrics>,
     /// With the tenant's name.
     instances: Vec<(Arc<str>, Instance)>,
 }
 
 impl Instances {
     /// None yet.
-    pub fn new(sandbox: Sandbox) -> Self {
+    pub fn new(sandbox: Sandbox, metrics: Arc<Metrics>) -> Self {
         Instances {
             sandbox,
+            metrics,
             instances: Vec::new(),
         }
     }
@@ -33,32 +36,50 @@ impl Instances {
     /// Drops those of policies that are in force no longer.
     pub fn retain_in_force(&mut self, policies: &Table) {
         self.instances.retain(|(tenant, instance)| {
-            let policy = policies.named(tenant).and_then(|tenant| tenant.policy.as_ref());
+            let policy = policies
+                .named(tenant)
+                .and_then(|tenant| tenant.policy.as_ref());
             policy.is_some_and(|policy| Arc::ptr_eq(policy, instance.module()))
         });
     }
 
     /// Asks a tenant's policy. Where it cannot answer, the verdict defers, and the log says why.
     pub async fn decide(&mut self, tenant: &Tenant, context: &Context, id: &str) -> Verdict {
-        let Some(module) = &tenant.policy else {
-            tracing::error!(tenant = %tenant.name, transaction = id, "no policy is loaded");
-            return unavailable();
+        let verdict = match self.answer(tenant, context).await {
+            Ok(verdict) => verdict,
+            Err(failed) => {
+                self.metrics.policy_failed(&tenant.name, failed.kind);
+                tracing::error!(
+                    tenant = %tenant.name,
+                    transaction = id,
+                    failure = failed.kind,
+                    error = failed.text,
+                    "policy failed"
+                );
+                unavailable()
+            }
         };
-        let at = self.instances.iter().position(|(_, instance)| Arc::ptr_eq(instance.module(), module));
+        self.metrics.decided(&tenant.name, &verdict);
+        verdict
+    }
+
+    async fn answer(&mut self, tenant: &Tenant, context: &Context) -> Result<Verdict, Failed> {
+        let Some(module) = &tenant.policy else {
+            return Err(Failed::new("not-loaded", "no policy is loaded"));
+        };
+        let loaded = |(_, instance): &(_, Instance)| Arc::ptr_eq(instance.module(), module);
+        let at = self.instances.iter().position(loaded);
         let asked = match at {
             Some(at) => Ok(self.instances.swap_remove(at).1),
             None => Instance::new(&self.sandbox, module).await,
         };
         match self.ask(tenant, asked, context).await {
             Ok(Verdict::Deliver(_)) => {
-                tracing::error!(tenant = %tenant.name, transaction = id, "the policy answers inbound mail with an outbound verdict");
-                unavailable()
+                let text = "the policy answers inbound mail with an outbound verdict";
+                Err(Failed::new("invalid", text))
             }
-            Ok(verdict) => verdict,
-            Err(error) => {
-                tracing::error!(tenant = %tenant.name, transaction = id, failure = error.failure.name(), %error, "policy failed");
-                unavailable()
-            }
+            Ok(verdict) => Ok(verdict),
+            Err(error) => Err(Failed::new(error.failure.name(), &error.to_string())),
         }
     }
 
@@ -79,6 +100,21 @@ impl Instances {
     }
 }
 
+/// Why a policy gave no answer.
+struct Failed {
+    kind: &'static str,
+    text: String,
+}
+
+impl Failed {
+    fn new(kind: &'static str, text: &str) -> Self {
+        Failed {
+            kind,
+            text: text.into(),
+        }
+    }
+}
+
 /// The reply to a verdict that does not let the mail pass; `None` if it does.
 pub fn refusal(verdict: &Verdict, id: &str) -> Option<Reply> {
     let (refusal, permanent) = match verdict {
@@ -86,7 +122,12 @@ pub fn refusal(verdict: &Verdict, id: &str) -> Option<Reply> {
         Verdict::Reject(refusal) => (refusal, true),
         Verdict::Defer(refusal) => (refusal, false),
     };
-    let reply = Reply::from_policy(refusal.code, &refusal.enhanced, &one_line(&refusal.text), permanent);
+    let reply = Reply::from_policy(
+        refusal.code,
+        &refusal.enhanced,
+        &one_line(&refusal.text),
+        permanent,
+    );
     Some(with_id(&reply, id))
 }
 
@@ -110,16 +151,48 @@ fn one_line(text: &str) -> String {
 }
 
 /// One line of log a decision.
-pub fn log(tenant: &Tenant, context: &Context, client: std::net::IpAddr, verdict: &Verdict, id: &str) {
+pub fn log(
+    tenant: &Tenant,
+    context: &Context,
+    client: std::net::IpAddr,
+    verdict: &Verdict,
+    id: &str,
+) {
     let session = id.split_once('.').map_or(id, |(session, _)| session);
-    let tls = context.tls.as_ref().map_or("none", |tls| crate::json::tls_version_name(tls.version));
-    let certificate = context.tls.as_ref().and_then(|tls| tls.certificate.as_ref());
+    let tls = context
+        .tls
+        .as_ref()
+        .map_or("none", |tls| crate::json::tls_version_name(tls.version));
+    let certificate = context
+        .tls
+        .as_ref()
+        .and_then(|tls| tls.certificate.as_ref());
     let trust = certificate.map_or("none", |certificate| trust_name(certificate.trust));
     let (outcome, connector, failed, audit) = match verdict {
-        Verdict::Accept(acceptance) => ("accept", acceptance.connectors.join(", "), "", &acceptance.audit),
-        Verdict::Reject(refusal) => ("reject", refusal.connector.clone().unwrap_or_default(), &*refusal.failed, &refusal.audit),
-        Verdict::Defer(refusal) => ("defer", refusal.connector.clone().unwrap_or_default(), &*refusal.failed, &refusal.audit),
-        Verdict::Deliver(delivery) => ("deliver", delivery.connector.clone().unwrap_or_default(), "", &delivery.audit),
+        Verdict::Accept(acceptance) => (
+            "accept",
+            acceptance.connectors.join(", "),
+            "",
+            &acceptance.audit,
+        ),
+        Verdict::Reject(refusal) => (
+            "reject",
+            refusal.connector.clone().unwrap_or_default(),
+            &*refusal.failed,
+            &refusal.audit,
+        ),
+        Verdict::Defer(refusal) => (
+            "defer",
+            refusal.connector.clone().unwrap_or_default(),
+            &*refusal.failed,
+            &refusal.audit,
+        ),
+        Verdict::Deliver(delivery) => (
+            "deliver",
+            delivery.connector.clone().unwrap_or_default(),
+            "",
+            &delivery.audit,
+        ),
     };
     tracing::info!(
         verdict = outcome,
@@ -139,6 +212,9 @@ pub fn log(tenant: &Tenant, context: &Context, client: std::net::IpAddr, verdict
 }
 
 fn audited(audit: &[Finding]) -> String {
-    let items: Vec<String> = audit.iter().map(|f| format!("{} ({})", f.connector, f.failed)).collect();
+    let items: Vec<String> = audit
+        .iter()
+        .map(|f| format!("{} ({})", f.connector, f.failed))
+        .collect();
     items.join(", ")
 }

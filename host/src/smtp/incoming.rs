@@ -85,7 +85,11 @@ impl Incoming {
             Ok(HeaderState::Incomplete) => Progress::Wait,
             Ok(HeaderState::Complete { header_len }) => {
                 self.decided = true;
-                Progress::Header(content.get(header_len.saturating_sub(before)..).unwrap_or_default())
+                Progress::Header(
+                    content
+                        .get(header_len.saturating_sub(before)..)
+                        .unwrap_or_default(),
+                )
             }
             Err(error) => {
                 self.refuse(Reply::new(552, (5, 3, 4), error.to_string()));

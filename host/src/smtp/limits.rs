@@ -30,6 +30,16 @@ pub enum Full {
     Client,
 }
 
+impl Full {
+    /// The stable name, for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Full::House => "sessions",
+            Full::Client => "sessions-per-address",
+        }
+    }
+}
+
 /// A session that is inside, until this is dropped.
 pub struct Inmate {
     doors: Arc<Doors>,
@@ -38,7 +48,12 @@ pub struct Inmate {
 
 impl Doors {
     /// Lets a client in.
-    pub fn enter(self: &Arc<Self>, ip: IpAddr, total: usize, per_client: usize) -> Result<Inmate, Full> {
+    pub fn enter(
+        self: &Arc<Self>,
+        ip: IpAddr,
+        total: usize,
+        per_client: usize,
+    ) -> Result<Inmate, Full> {
         let client = client_key(ip);
         let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
         if inside.total >= total {
@@ -62,7 +77,13 @@ impl Doors {
     pub async fn empty(&self) {
         loop {
             let left = self.left.notified();
-            if self.inside.lock().unwrap_or_else(PoisonError::into_inner).total == 0 {
+            if self
+                .inside
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .total
+                == 0
+            {
                 return;
             }
             left.await;
@@ -72,7 +93,11 @@ impl Doors {
 
 impl Drop for Inmate {
     fn drop(&mut self) {
-        let mut inside = self.doors.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inside = self
+            .doors
+            .inside
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         inside.total -= 1;
         if let Some(of_client) = inside.by_client.get_mut(&self.client) {
             *of_client -= 1;

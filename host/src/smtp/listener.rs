@@ -19,6 +19,7 @@ use super::next_hop::NextHop;
 use super::reply::Reply;
 use super::session::Session;
 use crate::config::{self, TlsMode};
+use crate::metrics::Metrics;
 use crate::policies::Policies;
 use crate::tls::ServerTls;
 
@@ -36,6 +37,8 @@ pub struct Server {
     pub policies: Arc<Policies>,
     /// What a reload of the configuration exchanges; a session keeps what it began with.
     pub settings: ArcSwap<Settings>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// Who is inside.
     pub doors: Arc<Doors>,
     /// Whether sessions are to end.
@@ -87,7 +90,11 @@ impl Listener {
     pub fn bind(&self) -> Result<TcpListener, ListenError> {
         let address = self.config.address;
         let bind = || {
-            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            let socket = if address.is_ipv4() {
+                TcpSocket::new_v4()
+            } else {
+                TcpSocket::new_v6()
+            }?;
             socket.set_reuseaddr(true)?;
             socket.bind(address)?;
             socket.listen(BACKLOG)
@@ -122,13 +129,24 @@ impl Listener {
     }
 
     /// From a connection to a session.
-    async fn welcome(self: Arc<Self>, server: &Arc<Server>, mut stream: TcpStream, address: SocketAddr) -> io::Result<()> {
+    async fn welcome(
+        self: Arc<Self>,
+        server: &Arc<Server>,
+        mut stream: TcpStream,
+        address: SocketAddr,
+    ) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let settings = server.settings.load_full();
         let mut local = stream.local_addr()?;
         let mut client = SocketAddr::new(address.ip().to_canonical(), address.port());
-        if self.config.proxy_protocol.iter().any(|net| net.contains(&client.ip())) {
-            let header = timeout(settings.timeouts.handshake, read_proxy_header(&mut stream)).await??;
+        if self
+            .config
+            .proxy_protocol
+            .iter()
+            .any(|net| net.contains(&client.ip()))
+        {
+            let header =
+                timeout(settings.timeouts.handshake, read_proxy_header(&mut stream)).await??;
             // LOCAL, or UNKNOWN: the balancer speaks for itself.
             if let Some((source, destination)) = header {
                 client = SocketAddr::new(source.ip().to_canonical(), source.port());
@@ -137,17 +155,31 @@ impl Listener {
         }
         let mut connection = Connection::new(Stream::Tcp(stream));
         let limits = &settings.limits;
-        let _inmate = match server.doors.enter(client.ip(), limits.sessions, limits.sessions_per_address) {
-            Ok(inmate) => inmate,
-            Err(full) => return turn_away(connection, client, full).await,
-        };
+        let _inmate =
+            match server
+                .doors
+                .enter(client.ip(), limits.sessions, limits.sessions_per_address)
+            {
+                Ok(inmate) => inmate,
+                Err(full) => {
+                    server.metrics.turned_away(full.name());
+                    return turn_away(connection, client, full).await;
+                }
+            };
         if self.config.tls == TlsMode::Implicit {
-            let tls = settings.tls(&self).ok_or_else(|| io::Error::other("no certificate"))?;
-            timeout(settings.timeouts.handshake, connection.accept_tls(&tls.acceptor())).await??;
+            let tls = settings
+                .tls(&self)
+                .ok_or_else(|| io::Error::other("no certificate"))?;
+            timeout(
+                settings.timeouts.handshake,
+                connection.accept_tls(&tls.acceptor()),
+            )
+            .await??;
         }
         let session = Session::new(server.clone(), self, settings, connection, client, local);
         let id = session.id().to_owned();
         tracing::debug!(session = id, client = %client.ip(), "session begins");
+        let _open = server.metrics.session();
         let end = session.run().await;
         tracing::debug!(session = id, client = %client.ip(), ?end, "session ends");
         Ok(())
@@ -186,6 +218,9 @@ async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<(SocketA
             header.push(stream.read_u8().await?);
         }
     }
-    let (header, _) = ProxyHeader::parse(&header, ParseConfig::default()).map_err(io::Error::other)?;
-    Ok(header.proxied_address().map(|address| (address.source, address.destination)))
+    let (header, _) =
+        ProxyHeader::parse(&header, ParseConfig::default()).map_err(io::Error::other)?;
+    Ok(header
+        .proxied_address()
+        .map(|address| (address.source, address.destination)))
 }

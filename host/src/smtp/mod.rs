@@ -21,5 +21,5 @@ pub mod reply;
 mod session;
 
 pub use limits::Doors;
-pub use listener::{Listener, ListenError, Server, Settings};
+pub use listener::{ListenError, Listener, Server, Settings};
 pub use next_hop::NextHop;

@@ -32,10 +32,19 @@ pub struct Trace<'a> {
 impl Trace<'_> {
     /// The field with its CRLF. The client's words are stripped of what could end it.
     pub fn field(&self, now: OffsetDateTime) -> String {
-        let mut field = format!("Received: from {} ({})\r\n", atom(self.helo), literal(self.client));
+        let mut field = format!(
+            "Received: from {} ({})\r\n",
+            atom(self.helo),
+            literal(self.client)
+        );
         // Writing to a string cannot fail.
         if let Some(tls) = self.tls {
-            let _ = write!(field, "\t(using {} with cipher {}; ", tls_version_name(tls.version), atom(&tls.cipher));
+            let _ = write!(
+                field,
+                "\t(using {} with cipher {}; ",
+                tls_version_name(tls.version),
+                atom(&tls.cipher)
+            );
             let _ = match &tls.certificate {
                 None => write!(field, "no client certificate)\r\n"),
                 Some(certificate) => {
@@ -43,12 +52,21 @@ impl Trace<'_> {
                         Trust::Trusted => "trusted",
                         trust => trust_name(trust),
                     };
-                    let name = certificate.dns_names.first().map_or("without a name", String::as_str);
+                    let name = certificate
+                        .dns_names
+                        .first()
+                        .map_or("without a name", String::as_str);
                     write!(field, "client certificate {} {worth})\r\n", atom(name))
                 }
             };
         }
-        let _ = write!(field, "\tby {} with {} id {}", self.hostname, self.protocol(), self.id);
+        let _ = write!(
+            field,
+            "\tby {} with {} id {}",
+            self.hostname,
+            self.protocol(),
+            self.id
+        );
         if let Some(recipient) = self.recipient {
             let _ = write!(field, "\r\n\tfor <{recipient}>");
         }
@@ -82,9 +100,22 @@ fn atom(text: &str) -> String {
     let word: String = text
         .chars()
         .take(255)
-        .map(|c| if c.is_control() || c.is_whitespace() || matches!(c, '(' | ')' | '\\' | ';' | '<' | '>') { '?' } else { c })
+        .map(|c| {
+            if c.is_control()
+                || c.is_whitespace()
+                || matches!(c, '(' | ')' | '\\' | ';' | '<' | '>')
+            {
+                '?'
+            } else {
+                c
+            }
+        })
         .collect();
-    if word.is_empty() { "unknown".into() } else { word }
+    if word.is_empty() {
+        "unknown".into()
+    } else {
+        word
+    }
 }
 
 #[cfg(test)]

@@ -106,7 +106,7 @@ impl Session {
         client: SocketAddr,
         local: SocketAddr,
     ) -> Self {
-        let instances = Instances::new(server.policies.sandbox().clone());
+        let instances = Instances::new(server.policies.sandbox().clone(), server.metrics.clone());
         let context = Context {
             direction: Direction::Inbound,
             client_ip: Some(ip_address(client.ip())),
@@ -153,8 +153,18 @@ impl Session {
             };
             let next = match line {
                 Line::Whole(line) => self.command(&line).await,
-                Line::TooLong => Reply::new(500, (5, 5, 2), format!("a command line has at most {COMMAND_LINE} octets")).into(),
-                Line::BareLineFeed => Reply::new(500, (5, 5, 2), "a command line ends in CRLF (RFC 5321 section 2.3.8)").into(),
+                Line::TooLong => Reply::new(
+                    500,
+                    (5, 5, 2),
+                    format!("a command line has at most {COMMAND_LINE} octets"),
+                )
+                .into(),
+                Line::BareLineFeed => Reply::new(
+                    500,
+                    (5, 5, 2),
+                    "a command line ends in CRLF (RFC 5321 section 2.3.8)",
+                )
+                .into(),
                 Line::Closed => break End::Gone,
             };
             match next {
@@ -167,7 +177,11 @@ impl Session {
                 Next::Say(reply) => {
                     self.connection.queue(&reply);
                     if self.has_too_many_errors(&reply) {
-                        self.connection.queue(&Reply::new(421, (4, 7, 0), "too many errors, closing"));
+                        self.connection.queue(&Reply::new(
+                            421,
+                            (4, 7, 0),
+                            "too many errors, closing",
+                        ));
                         break End::Closed;
                     }
                 }
@@ -189,7 +203,10 @@ impl Session {
     /// The next line, unless the client is silent too long or the daemon stops.
     async fn next_line(&mut self) -> Result<Line, End> {
         let mut stopping = self.server.stopping.subscribe();
-        let reading = timeout(self.settings.timeouts.command, self.connection.line(COMMAND_LINE));
+        let reading = timeout(
+            self.settings.timeouts.command,
+            self.connection.line(COMMAND_LINE),
+        );
         let outcome = tokio::select! {
             biased;
             line = reading => line,
@@ -203,7 +220,11 @@ impl Session {
             Ok(Ok(line)) => Ok(line),
             Ok(Err(_)) => Err(End::Gone),
             Err(_) => {
-                self.connection.queue(&Reply::new(421, (4, 4, 2), "no command for too long, closing"));
+                self.connection.queue(&Reply::new(
+                    421,
+                    (4, 4, 2),
+                    "no command for too long, closing",
+                ));
                 Err(End::Closed)
             }
         }
@@ -227,9 +248,16 @@ impl Session {
             Command::Rset => self.rset().await.into(),
             Command::Noop => Reply::new(250, (2, 0, 0), "ok").into(),
             // RFC 5321 §3.5.3: a server that does not verify says 252.
-            Command::Vrfy(_) => Reply::new(252, (2, 5, 0), "cannot verify, send the mail and see").into(),
+            Command::Vrfy(_) => {
+                Reply::new(252, (2, 5, 0), "cannot verify, send the mail and see").into()
+            }
             Command::Expn => Reply::new(502, (5, 5, 1), "not offered").into(),
-            Command::Help => Reply::new(214, (2, 0, 0), "EHLO HELO STARTTLS MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT (RFC 5321)").into(),
+            Command::Help => Reply::new(
+                214,
+                (2, 0, 0),
+                "EHLO HELO STARTTLS MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT (RFC 5321)",
+            )
+            .into(),
             Command::Quit => Next::Last(Reply::new(221, (2, 0, 0), "bye"), End::Quit),
         }
     }
@@ -273,7 +301,11 @@ impl Session {
     /// The largest message that both we and the next hop take.
     fn message_size(&self) -> u64 {
         let own = self.settings.limits.message_size.as_u64();
-        self.listener.next_hop.offer().size.map_or(own, |size| own.min(size))
+        self.listener
+            .next_hop
+            .offer()
+            .size
+            .map_or(own, |size| own.min(size))
     }
 
     async fn starttls(&mut self) -> Next {
@@ -288,12 +320,17 @@ impl Session {
             // is not to be trusted any more (CVE-2011-0411).
             self.connection.input.clear();
             return Next::Last(
-                Reply::new(554, (5, 5, 1), "something was sent behind STARTTLS before TLS began, closing"),
+                Reply::new(
+                    554,
+                    (5, 5, 1),
+                    "something was sent behind STARTTLS before TLS began, closing",
+                ),
                 End::Closed,
             );
         }
         self.reset().await;
-        self.connection.queue(&Reply::new(220, (2, 0, 0), "ready for TLS"));
+        self.connection
+            .queue(&Reply::new(220, (2, 0, 0), "ready for TLS"));
         match self.handshake(&tls).await {
             Ok(()) => Next::Said,
             Err(error) => {
@@ -316,7 +353,9 @@ impl Session {
 
     fn note_tls(&mut self) {
         let session = self.connection.tls_session();
-        self.context.tls = session.zip(self.settings.tls(&self.listener)).map(|(session, tls)| tls.facts(session));
+        self.context.tls = session
+            .zip(self.settings.tls(&self.listener))
+            .map(|(session, tls)| tls.facts(session));
     }
 
     async fn mail(&mut self, from: ReversePath, parameters: MailParameters) -> Reply {
@@ -327,8 +366,15 @@ impl Session {
             return Reply::new(503, (5, 5, 1), "a transaction is under way; RSET ends it");
         }
         let offer = self.listener.next_hop.offer();
-        if parameters.size.is_some_and(|size| size > self.message_size()) {
-            return Reply::new(552, (5, 3, 4), format!("a message has at most {} octets", self.message_size()));
+        if parameters
+            .size
+            .is_some_and(|size| size > self.message_size())
+        {
+            return Reply::new(
+                552,
+                (5, 3, 4),
+                format!("a message has at most {} octets", self.message_size()),
+            );
         }
         if parameters.smtputf8 && !offer.smtputf8 {
             return Reply::new(555, (5, 5, 4), "SMTPUTF8 is not offered");
@@ -360,27 +406,58 @@ impl Session {
         if !to.is_ascii() && !transaction.parameters.smtputf8 {
             return Reply::new(553, (5, 6, 7), "this recipient needs SMTPUTF8");
         }
-        let most = self.settings.limits.recipients.min(self.listener.next_hop.recipients());
+        let most = self
+            .settings
+            .limits
+            .recipients
+            .min(self.listener.next_hop.recipients());
         if transaction.recipients.len() >= most {
             // RFC 5321 §4.5.3.1.10.
-            return Reply::new(452, (4, 5, 3), "too many recipients, send again for this one");
+            return Reply::new(
+                452,
+                (4, 5, 3),
+                "too many recipients, send again for this one",
+            );
         }
         let Some(tenant) = responsible(&transaction.policies, &to).cloned() else {
-            let reply = Reply::new(550, (5, 7, 1), "relay denied: nobody here receives mail for this domain");
+            let reply = Reply::new(
+                550,
+                (5, 7, 1),
+                "relay denied: nobody here receives mail for this domain",
+            );
             return decision::with_id(&reply, &transaction.id);
         };
         // SMTP has one reply after the header, so those who decide on it share a transaction only with
         // their own.
-        let reads_header = |tenant: &Tenant| tenant.policy.as_ref().is_some_and(|p| p.description.reads_header_from);
+        let reads_header = |tenant: &Tenant| {
+            tenant
+                .policy
+                .as_ref()
+                .is_some_and(|p| p.description.reads_header_from)
+        };
         let alone = transaction.recipients.iter().any(|other| {
-            other.tenant.name != tenant.name && (reads_header(&tenant) || reads_header(&other.tenant))
+            other.tenant.name != tenant.name
+                && (reads_header(&tenant) || reads_header(&other.tenant))
         });
         if alone {
-            return Reply::new(452, (4, 5, 3), "send again for this recipient: another organization's policy reads the header");
+            return Reply::new(
+                452,
+                (4, 5, 3),
+                "send again for this recipient: another organization's policy reads the header",
+            );
         }
         self.context.rcpt_to = to.as_str().into();
-        let verdict = self.instances.decide(&tenant, &self.context, &transaction.id).await;
-        decision::log(&tenant, &self.context, self.client.ip(), &verdict, &transaction.id);
+        let verdict = self
+            .instances
+            .decide(&tenant, &self.context, &transaction.id)
+            .await;
+        decision::log(
+            &tenant,
+            &self.context,
+            self.client.ip(),
+            &verdict,
+            &transaction.id,
+        );
         if let Some(reply) = decision::refusal(&verdict, &transaction.id) {
             return reply;
         }
@@ -392,12 +469,16 @@ impl Session {
         if let Err(reply) = self.offer_transaction().await {
             return reply;
         }
-        let (Some(handover), Some(transaction)) = (&mut self.handover, &mut self.transaction) else {
+        let (Some(handover), Some(transaction)) = (&mut self.handover, &mut self.transaction)
+        else {
             return Reply::new(451, (4, 3, 0), "the transaction was lost, try again later");
         };
         let reply = handover.rcpt(&to).await;
         if reply.is_positive() {
-            transaction.recipients.push(Recipient { address: to, tenant });
+            transaction.recipients.push(Recipient {
+                address: to,
+                tenant,
+            });
         }
         reply
     }
@@ -410,7 +491,11 @@ impl Session {
         if let Some(offered) = &transaction.offered {
             return offered.clone();
         }
-        if self.handover.as_ref().is_none_or(|handover| !handover.is_usable()) {
+        if self
+            .handover
+            .as_ref()
+            .is_none_or(|handover| !handover.is_usable())
+        {
             let client = Client {
                 address: self.client,
                 local: self.local,
@@ -442,12 +527,18 @@ impl Session {
             return Reply::new(503, (5, 5, 1), "say MAIL and RCPT first").into();
         };
         if transaction.chunks.is_some() {
-            return Reply::new(503, (5, 5, 1), "a message that began with BDAT ends with BDAT (RFC 3030)").into();
+            return Reply::new(
+                503,
+                (5, 5, 1),
+                "a message that began with BDAT ends with BDAT (RFC 3030)",
+            )
+            .into();
         }
         if transaction.recipients.is_empty() {
             return Reply::new(554, (5, 5, 1), "no valid recipients").into();
         }
-        self.connection.queue(&Reply::plain(354, "end with <CRLF>.<CRLF>"));
+        self.connection
+            .queue(&Reply::plain(354, "end with <CRLF>.<CRLF>"));
         let line_limit = self.settings.limits.text_line;
         let mut incoming = Incoming::new(self.message_size(), line_limit);
         let mut decoder = DataDecoder::with_line_limit(line_limit);
@@ -514,7 +605,11 @@ impl Session {
             if self.connection.input.is_empty() {
                 self.more(deadline).await?;
             }
-            let available = self.connection.input.len().min(usize::try_from(missing).unwrap_or(usize::MAX));
+            let available = self
+                .connection
+                .input
+                .len()
+                .min(usize::try_from(missing).unwrap_or(usize::MAX));
             let content = self.connection.input.split_to(available);
             missing -= available as u64;
             if let Err(error) = incoming.lines.check(&content) {
@@ -533,7 +628,11 @@ impl Session {
             if self.connection.input.is_empty() {
                 self.more(deadline).await?;
             }
-            let available = self.connection.input.len().min(usize::try_from(missing).unwrap_or(usize::MAX));
+            let available = self
+                .connection
+                .input
+                .len()
+                .min(usize::try_from(missing).unwrap_or(usize::MAX));
             self.connection.input.advance(available);
             missing -= available as u64;
         }
@@ -554,7 +653,10 @@ impl Session {
     async fn abandon(&mut self, end: End) -> Next {
         self.reset().await;
         match end {
-            End::Closed => Next::Last(Reply::new(421, (4, 4, 2), "the message did not end in time, closing"), end),
+            End::Closed => Next::Last(
+                Reply::new(421, (4, 4, 2), "the message did not end in time, closing"),
+                end,
+            ),
             _ => Next::Lost(end),
         }
     }
@@ -576,7 +678,11 @@ impl Session {
     async fn pass_header_on(&mut self, incoming: &mut Incoming) {
         if header::received_count(incoming.header()) > self.settings.limits.hops {
             // RFC 5321 §6.3.
-            incoming.refuse(Reply::new(554, (5, 4, 6), "too many Received fields: the message is in a loop"));
+            incoming.refuse(Reply::new(
+                554,
+                (5, 4, 6),
+                "too many Received fields: the message is in a loop",
+            ));
             return;
         }
         if let Err(reply) = self.decide_on_header(incoming.header()).await {
@@ -585,7 +691,11 @@ impl Session {
         }
         let begun = match &mut self.handover {
             Some(handover) => handover.data().await,
-            None => Err(Reply::new(451, (4, 3, 0), "the transaction was lost, try again later")),
+            None => Err(Reply::new(
+                451,
+                (4, 3, 0),
+                "the transaction was lost, try again later",
+            )),
         };
         if let Err(reply) = begun {
             incoming.refuse(reply);
@@ -602,7 +712,11 @@ impl Session {
             return Ok(());
         };
         let asked = transaction.recipients.iter().filter(|recipient| {
-            recipient.tenant.policy.as_ref().is_some_and(|policy| policy.description.reads_header_from)
+            recipient
+                .tenant
+                .policy
+                .as_ref()
+                .is_some_and(|policy| policy.description.reads_header_from)
         });
         let asked: Vec<&Recipient> = asked.collect();
         if asked.is_empty() {
@@ -616,8 +730,17 @@ impl Session {
         self.context.header_from = Some(addresses);
         for recipient in asked {
             self.context.rcpt_to = recipient.address.as_str().into();
-            let verdict = self.instances.decide(&recipient.tenant, &self.context, &transaction.id).await;
-            decision::log(&recipient.tenant, &self.context, self.client.ip(), &verdict, &transaction.id);
+            let verdict = self
+                .instances
+                .decide(&recipient.tenant, &self.context, &transaction.id)
+                .await;
+            decision::log(
+                &recipient.tenant,
+                &self.context,
+                self.client.ip(),
+                &verdict,
+                &transaction.id,
+            );
             if let Some(reply) = decision::refusal(&verdict, &transaction.id) {
                 return Err(reply);
             }
@@ -681,6 +804,7 @@ impl Session {
             reply = reply.text(),
             "message"
         );
+        self.server.metrics.message(reply.code());
         let reply = decision::with_id(&reply, &transaction.id);
         let refused = incoming.refused().is_some();
         if refused {
@@ -698,7 +822,10 @@ impl Session {
 
     /// Gives up the transaction, here and at the next hop.
     async fn reset(&mut self) {
-        if self.transaction.take().is_some_and(|transaction| transaction.offered.is_some())
+        if self
+            .transaction
+            .take()
+            .is_some_and(|transaction| transaction.offered.is_some())
             && let Some(handover) = &mut self.handover
         {
             handover.reset().await;
@@ -721,5 +848,8 @@ fn new_id() -> String {
     let mut random = [0; 10];
     // Without random numbers there would be no TLS either; a fixed name is the least of it.
     let _ = aws_lc_rs::rand::fill(&mut random);
-    random.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect()
+    random
+        .iter()
+        .map(|byte| char::from(ALPHABET[usize::from(byte % 32)]))
+        .collect()
 }

@@ -33,7 +33,12 @@ pub fn facts(
 
 fn sha256(certificate: &[u8]) -> (u64, u64, u64, u64) {
     let digest = digest(&SHA256, certificate);
-    let mut words = digest.as_ref().as_chunks().0.iter().map(|bytes| u64::from_be_bytes(*bytes));
+    let mut words = digest
+        .as_ref()
+        .as_chunks()
+        .0
+        .iter()
+        .map(|bytes| u64::from_be_bytes(*bytes));
     let mut next = || words.next().unwrap_or_default();
     (next(), next(), next(), next())
 }
@@ -53,7 +58,10 @@ fn names(certificate: &X509Certificate) -> Vec<String> {
         return dns_names;
     }
     let common_names = certificate.subject().iter_common_name();
-    common_names.filter_map(|name| name.as_str().ok()).map(str::to_owned).collect()
+    common_names
+        .filter_map(|name| name.as_str().ok())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Whether the chain ends at a root. A sending server's certificate is good for serverAuth,
@@ -71,12 +79,21 @@ fn judge(
         let algorithms = provider.signature_verification_algorithms.all;
         let now = UnixTime::now();
         entity
-            .verify_for_usage(algorithms, &roots.roots, intermediates, now, usage, None, None)
+            .verify_for_usage(
+                algorithms,
+                &roots.roots,
+                intermediates,
+                now,
+                usage,
+                None,
+                None,
+            )
             .map(|_| ())
     };
     match verify(KeyUsage::server_auth()).or_else(|first| {
         // The reason that is told is of the usage that went further.
-        verify(KeyUsage::client_auth()).map_err(|second| if is_usage(&first) { second } else { first })
+        verify(KeyUsage::client_auth())
+            .map_err(|second| if is_usage(&first) { second } else { first })
     }) {
         Ok(()) => Trust::Trusted,
         Err(webpki::Error::CertExpired { .. }) => Trust::Expired,

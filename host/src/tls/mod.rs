@@ -50,7 +50,9 @@ impl Roots {
     pub fn from_file(path: &Path) -> Result<Self, TlsError> {
         let mut store = RootCertStore::empty();
         for certificate in certificates(path)? {
-            store.add(certificate).map_err(|error| file_error(path, error))?;
+            store
+                .add(certificate)
+                .map_err(|error| file_error(path, error))?;
         }
         Ok(Roots(Arc::new(store)))
     }
@@ -65,7 +67,9 @@ impl Roots {
         let (added, ignored) = store.add_parsable_certificates(found.certs);
         tracing::debug!(added, ignored, "system root certificates");
         if added == 0 {
-            tracing::warn!("the system has no root certificates: no client certificate will be trusted");
+            tracing::warn!(
+                "the system has no root certificates: no client certificate will be trusted"
+            );
         }
         Roots(Arc::new(store))
     }
@@ -132,7 +136,10 @@ impl ServerTls {
             .and_then(|chain| certificate::facts(chain, &self.roots.0, &self.provider));
         Tls {
             version: session.protocol_version().map_or(0, u16::from),
-            cipher: suite.and_then(|suite| suite.suite().as_str()).unwrap_or("unknown").to_owned(),
+            cipher: suite
+                .and_then(|suite| suite.suite().as_str())
+                .unwrap_or("unknown")
+                .to_owned(),
             certificate,
         }
     }

@@ -57,11 +57,18 @@ impl ClientCertVerifier for AnyClient {
         let key = public_key(certificate)?;
         let bad = || Error::from(CertificateError::BadSignature);
         let key = webpki::RawPublicKeyEntity::try_from(&key).map_err(|_| bad())?;
-        let algorithms = self.algorithms.mapping.iter().find(|(scheme, _)| *scheme == signature.scheme);
+        let algorithms = self
+            .algorithms
+            .mapping
+            .iter()
+            .find(|(scheme, _)| *scheme == signature.scheme);
         let (_, algorithms) = algorithms.ok_or_else(bad)?;
         algorithms
             .iter()
-            .any(|algorithm| key.verify_signature(*algorithm, message, signature.signature()).is_ok())
+            .any(|algorithm| {
+                key.verify_signature(*algorithm, message, signature.signature())
+                    .is_ok()
+            })
             .then(HandshakeSignatureValid::assertion)
             .ok_or_else(bad)
     }
@@ -86,5 +93,7 @@ impl ClientCertVerifier for AnyClient {
 fn public_key(certificate: &CertificateDer<'_>) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
     let (_, parsed) = X509Certificate::from_der(certificate)
         .map_err(|_| Error::from(CertificateError::BadEncoding))?;
-    Ok(SubjectPublicKeyInfoDer::from(parsed.public_key().raw.to_vec()))
+    Ok(SubjectPublicKeyInfoDer::from(
+        parsed.public_key().raw.to_vec(),
+    ))
 }

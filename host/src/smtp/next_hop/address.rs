@@ -23,10 +23,16 @@ impl Place {
             return Place::Unix(path.into());
         }
         let has_port = match text.rsplit_once(':') {
-            Some((host, port)) => port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')),
+            Some((host, port)) => {
+                port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
+            }
             None => false,
         };
-        Place::Tcp(if has_port { text.into() } else { format!("{text}:{port}") })
+        Place::Tcp(if has_port {
+            text.into()
+        } else {
+            format!("{text}:{port}")
+        })
     }
 
     /// Connects.
@@ -44,7 +50,10 @@ impl Place {
     /// The name that a certificate could be for.
     pub fn host(&self) -> &str {
         match self {
-            Place::Tcp(address) => address.rsplit_once(':').map_or(&**address, |(host, _)| host).trim_matches(['[', ']']),
+            Place::Tcp(address) => address
+                .rsplit_once(':')
+                .map_or(&**address, |(host, _)| host)
+                .trim_matches(['[', ']']),
             Place::Unix(_) => "localhost",
         }
     }

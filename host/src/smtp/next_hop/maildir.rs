@@ -53,7 +53,9 @@ impl Maildir {
     }
 
     fn unique_name(&self) -> String {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         let number = DELIVERIES.fetch_add(1, Ordering::Relaxed);
         format!(
             "{}.M{}P{}Q{number}.{}",
@@ -112,7 +114,12 @@ impl Delivery {
     async fn begin(&mut self) -> io::Result<()> {
         let name = self.maildir.unique_name();
         let path = self.maildir.folder.join("tmp").join(&name);
-        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).await?;
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .await?;
         // RFC 5321 §4.4: whoever makes the final delivery tells the reverse path.
         let mut buffer = format!("Return-Path: <{}>\n", self.from).into_bytes();
         for recipient in &self.recipients {
@@ -133,7 +140,9 @@ impl Delivery {
         let Some(unfinished) = &mut self.file else {
             return Err(Reply::new(451, (4, 3, 0), "the message was given up"));
         };
-        unfinished.buffer.extend(content.iter().filter(|byte| **byte != b'\r'));
+        unfinished
+            .buffer
+            .extend(content.iter().filter(|byte| **byte != b'\r'));
         if unfinished.buffer.len() < WRITE_SIZE {
             return Ok(());
         }

@@ -77,7 +77,11 @@ impl NextHop {
                     smtputf8: true,
                     size: None,
                 };
-                (Kind::Maildir(Maildir::new(folder, hostname)), offer, usize::MAX)
+                (
+                    Kind::Maildir(Maildir::new(folder, hostname)),
+                    offer,
+                    usize::MAX,
+                )
             }
             None => {
                 let server = Server::new(config, hostname, timeouts);
@@ -110,7 +114,10 @@ impl NextHop {
         match &self.kind {
             Kind::Maildir(maildir) => maildir.prepare().await.map_err(|error| error.to_string()),
             Kind::Relay(server) => {
-                let mut relay = server.connect(None).await.map_err(|failure| failure.to_string())?;
+                let mut relay = server
+                    .connect(None)
+                    .await
+                    .map_err(|failure| failure.to_string())?;
                 self.learn(&relay);
                 relay.quit().await;
                 Ok(())
@@ -121,9 +128,12 @@ impl NextHop {
     /// A way to hand messages over, for one session.
     pub async fn open(self: &Arc<Self>, client: &Client) -> Result<Handover, Reply> {
         match &self.kind {
-            Kind::Maildir(maildir) => Ok(Handover::Maildir(maildir.delivery())),
+            Kind::Maildir(maildir) => Ok(Handover::Maildir(Box::new(maildir.delivery()))),
             Kind::Relay(server) => {
-                let relay = server.connect(Some(client)).await.map_err(|failure| failure.reply())?;
+                let relay = server
+                    .connect(Some(client))
+                    .await
+                    .map_err(|failure| failure.reply())?;
                 self.learn(&relay);
                 Ok(Handover::Relay(Box::new(relay)))
             }
@@ -151,7 +161,7 @@ pub enum Handover {
     /// To a server.
     Relay(Box<Relay>),
     /// To a Maildir.
-    Maildir(Delivery),
+    Maildir(Box<Delivery>),
 }
 
 impl Handover {

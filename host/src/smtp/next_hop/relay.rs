@@ -70,9 +70,21 @@ impl HopFailure {
     pub fn reply(&self) -> Reply {
         tracing::warn!("{self}");
         match &self.cause {
-            Cause::Io(_) if self.step == "connect" => Reply::new(451, (4, 4, 1), "the next hop does not answer, try again later"),
-            Cause::TimedOut => Reply::new(451, (4, 4, 2), "the next hop did not answer in time, try again later"),
-            _ => Reply::new(451, (4, 4, 2), "the connection to the next hop failed, try again later"),
+            Cause::Io(_) if self.step == "connect" => Reply::new(
+                451,
+                (4, 4, 1),
+                "the next hop does not answer, try again later",
+            ),
+            Cause::TimedOut => Reply::new(
+                451,
+                (4, 4, 2),
+                "the next hop did not answer in time, try again later",
+            ),
+            _ => Reply::new(
+                451,
+                (4, 4, 2),
+                "the connection to the next hop failed, try again later",
+            ),
         }
     }
 }
@@ -89,7 +101,7 @@ impl Server {
             lmtp,
             xclient: config.xclient,
             proxy_protocol: config.proxy_protocol,
-            tls: config.starttls.then(opportunistic),
+            tls: config.starttls.then(opportunistic).flatten(),
             hostname: hostname.into(),
             timeouts: timeouts.clone(),
         }
@@ -114,9 +126,14 @@ impl Server {
             encoder: None,
         };
         if let (Some(version), Some(client)) = (self.proxy_protocol, client) {
-            let header = ProxyHeader::with_address(ProxiedAddress::stream(client.address, client.local));
+            let header =
+                ProxyHeader::with_address(ProxiedAddress::stream(client.address, client.local));
             let output = relay.connection.output();
-            let written = if version == 1 { header.encode_v1(output) } else { header.encode_v2(output) };
+            let written = if version == 1 {
+                header.encode_v1(output)
+            } else {
+                header.encode_v2(output)
+            };
             written.map_err(|error| self.failure("PROXY", Cause::Io(io::Error::other(error))))?;
         }
         relay.expect("greeting", relay.timeouts.reply).await?;
@@ -152,7 +169,11 @@ impl Server {
         }
     }
 
-    async fn start_tls(&self, relay: &mut Relay, connector: &TlsConnector) -> Result<(), HopFailure> {
+    async fn start_tls(
+        &self,
+        relay: &mut Relay,
+        connector: &TlsConnector,
+    ) -> Result<(), HopFailure> {
         let reply = relay.command("STARTTLS").await?;
         if !reply.is_positive() {
             return Ok(());
@@ -182,9 +203,18 @@ impl Server {
             ("PORT", client.address.port().to_string()),
             ("NAME", "[UNAVAILABLE]".to_owned()),
             ("HELO", xtext(&client.helo)),
-            ("PROTO", if client.esmtp { "ESMTP" } else { "SMTP" }.to_owned()),
+            (
+                "PROTO",
+                if client.esmtp { "ESMTP" } else { "SMTP" }.to_owned(),
+            ),
         ];
-        let known = |name: &str| relay.capabilities.xclient.iter().any(|known| known.eq_ignore_ascii_case(name));
+        let known = |name: &str| {
+            relay
+                .capabilities
+                .xclient
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(name))
+        };
         let told: Vec<String> = values
             .iter()
             .filter(|(name, _)| known(name))
@@ -254,13 +284,21 @@ impl Relay {
         if parameters.body == Body::EightBitMime {
             if !self.capabilities.eight_bit_mime {
                 // RFC 6152 §3: what cannot be passed on as it is must be refused.
-                return Err(Reply::new(554, (5, 6, 3), "the next hop does not take 8-bit messages"));
+                return Err(Reply::new(
+                    554,
+                    (5, 6, 3),
+                    "the next hop does not take 8-bit messages",
+                ));
             }
             line.push_str(" BODY=8BITMIME");
         }
         if parameters.smtputf8 {
             if !self.capabilities.smtputf8 {
-                return Err(Reply::new(550, (5, 6, 7), "the next hop does not take internationalized messages"));
+                return Err(Reply::new(
+                    550,
+                    (5, 6, 7),
+                    "the next hop does not take internationalized messages",
+                ));
             }
             line.push_str(" SMTPUTF8");
         }
@@ -269,8 +307,15 @@ impl Relay {
         {
             line.push_str(&format!(" SIZE={size}"));
         }
-        let reply = self.command(&line).await.map_err(|failure| failure.reply())?;
-        if reply.is_positive() { Ok(()) } else { Err(passed_on(&reply)) }
+        let reply = self
+            .command(&line)
+            .await
+            .map_err(|failure| failure.reply())?;
+        if reply.is_positive() {
+            Ok(())
+        } else {
+            Err(passed_on(&reply))
+        }
     }
 
     /// Adds a recipient.
@@ -288,7 +333,10 @@ impl Relay {
 
     /// Begins the message.
     pub async fn data(&mut self) -> Result<(), Reply> {
-        let reply = self.command("DATA").await.map_err(|failure| failure.reply())?;
+        let reply = self
+            .command("DATA")
+            .await
+            .map_err(|failure| failure.reply())?;
         if reply.code() != 354 {
             return Err(passed_on(&reply));
         }
@@ -319,12 +367,17 @@ impl Relay {
         };
         encoder.finish(self.connection.output());
         if !self.lmtp {
-            let reply = self.expect_reply("end of data", self.timeouts.final_reply).await;
+            let reply = self
+                .expect_reply("end of data", self.timeouts.final_reply)
+                .await;
             return reply.map_or_else(|failure| failure.reply(), |reply| passed_on(&reply));
         }
         let mut replies = Vec::new();
         for recipient in std::mem::take(&mut self.recipients) {
-            match self.expect_reply("end of data", self.timeouts.final_reply).await {
+            match self
+                .expect_reply("end of data", self.timeouts.final_reply)
+                .await
+            {
                 Ok(reply) => replies.push((recipient, passed_on(&reply))),
                 Err(failure) => replies.push((recipient, failure.reply())),
             }
@@ -371,7 +424,11 @@ impl Relay {
         Err(self.broken(step, Cause::Refused(reply)))
     }
 
-    async fn expect_reply(&mut self, step: &'static str, limit: Duration) -> Result<Reply, HopFailure> {
+    async fn expect_reply(
+        &mut self,
+        step: &'static str,
+        limit: Duration,
+    ) -> Result<Reply, HopFailure> {
         if !self.usable {
             return Err(self.broken(step, Cause::Closed));
         }
@@ -416,7 +473,10 @@ fn passed_on(reply: &Reply) -> Reply {
 /// not get the message: as a temporary failure only if nobody got it, since trying again would
 /// double it for the others.
 fn joint(replies: &[(String, Reply)]) -> Reply {
-    let failed: Vec<&(String, Reply)> = replies.iter().filter(|(_, reply)| !reply.is_positive()).collect();
+    let failed: Vec<&(String, Reply)> = replies
+        .iter()
+        .filter(|(_, reply)| !reply.is_positive())
+        .collect();
     let Some((_, first)) = failed.first() else {
         return replies.first().map_or_else(
             || Reply::new(451, (4, 3, 0), "the next hop took no recipient"),
@@ -431,19 +491,26 @@ fn joint(replies: &[(String, Reply)]) -> Reply {
         .iter()
         .map(|(recipient, reply)| format!("<{recipient}>: {} {}", reply.code(), reply.text()))
         .collect();
-    Reply::new(554, (5, 0, 0), format!("delivered, but not to {}", names.join("; ")))
+    Reply::new(
+        554,
+        (5, 0, 0),
+        format!("delivered, but not to {}", names.join("; ")),
+    )
 }
 
 /// TLS where it is offered, to a next hop that was configured by its address: any certificate will do.
-fn opportunistic() -> TlsConnector {
+fn opportunistic() -> Option<TlsConnector> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = Arc::new(AnyServer(provider.clone()));
     let config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12]);
-    // The provider has the cipher suites of both versions.
-    let config = config.expect("aws-lc-rs speaks TLS 1.2 and 1.3");
-    let config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-    TlsConnector::from(Arc::new(config))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        // The provider has the cipher suites of both versions.
+        .inspect_err(|error| tracing::error!(%error, "no TLS towards next hops"))
+        .ok()?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    Some(TlsConnector::from(Arc::new(config)))
 }
 
 #[derive(Debug)]
@@ -467,7 +534,12 @@ impl ServerCertVerifier for AnyServer {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -476,7 +548,12 @@ impl ServerCertVerifier for AnyServer {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -1,0 +1,35 @@
+# The two commands of the README are `make run` and `make test`; both set up what they need.
+
+CARGO ?= cargo
+# One profile for everything: wasmtime is compiled once.
+PROFILE := --release
+
+.PHONY: run test bench lint fuzz setup setup-tests
+
+run: setup
+	$(CARGO) run $(PROFILE) --locked --package portcullis -- run
+
+test: setup-tests
+	$(CARGO) build $(PROFILE) --locked --package portcullis
+	$(CARGO) test $(PROFILE) --locked --workspace
+
+bench: setup
+	$(CARGO) bench --locked --package portcullis --bench evaluate
+
+lint: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(PROFILE) --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(PROFILE) --locked --workspace --no-deps
+
+# Each target for SECONDS (needs a nightly toolchain and `cargo install cargo-fuzz`).
+SECONDS ?= 60
+fuzz:
+	cd fuzz && for target in $$($(CARGO) +nightly fuzz list); do \
+		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(SECONDS) || exit 1; \
+	done
+
+setup:
+	scripts/setup.sh
+
+setup-tests:
+	scripts/setup.sh tests

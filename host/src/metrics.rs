@@ -1,0 +1,232 @@
+//! Numbers for Prometheus, at `/metrics` of a listener of their own.
+//!
+//! Labels are bounded: tenants are those of the configuration, and the words that a module chooses
+//! freely (connectors, reasons of its own) stand in the log, not here.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::routing::get;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+
+use crate::policies::POLICY_UNAVAILABLE;
+use crate::sandbox::interface::{Finding, Verdict};
+
+/// The reasons that the specification names.
+const FAILED: [&str; 8] = [
+    "tls",
+    "tls-version",
+    "certificate-missing",
+    "certificate-untrusted",
+    "certificate-name",
+    "certificate-fingerprint",
+    "source-ip",
+    POLICY_UNAVAILABLE,
+];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Decision {
+    tenant: Arc<str>,
+    verdict: &'static str,
+    failed: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Audited {
+    tenant: Arc<str>,
+    failed: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PolicyFailure {
+    tenant: Arc<str>,
+    failure: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PolicyUpdate {
+    tenant: Arc<str>,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+/// All counters of the daemon.
+pub struct Metrics {
+    registry: Registry,
+    decisions: Family<Decision, Counter>,
+    audited: Family<Audited, Counter>,
+    policy_failures: Family<PolicyFailure, Counter>,
+    policy_updates: Family<PolicyUpdate, Counter>,
+    messages: Family<Outcome, Counter>,
+    sessions: Counter,
+    sessions_open: Gauge,
+    turned_away: Family<Outcome, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Metrics {
+            registry: Registry::with_prefix("portcullis"),
+            decisions: Family::default(),
+            audited: Family::default(),
+            policy_failures: Family::default(),
+            policy_updates: Family::default(),
+            messages: Family::default(),
+            sessions: Counter::default(),
+            sessions_open: Gauge::default(),
+            turned_away: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        let decisions = self.decisions.clone();
+        registry.register("decisions", "Decisions about a recipient", decisions);
+        let audited = self.audited.clone();
+        registry.register("audited", "Refusals that audit mode held back", audited);
+        let failures = self.policy_failures.clone();
+        let help = "Evaluations without an answer, which defer mail";
+        registry.register("policy_failures", help, failures);
+        let updates = self.policy_updates.clone();
+        registry.register("policy_updates", "Policy files taken or not taken", updates);
+        let messages = self.messages.clone();
+        registry.register(
+            "messages",
+            "Messages by the class of their final reply",
+            messages,
+        );
+        registry.register("sessions", "SMTP sessions", self.sessions.clone());
+        let open = self.sessions_open.clone();
+        registry.register("sessions_open", "SMTP sessions now", open);
+        let away = self.turned_away.clone();
+        registry.register("turned_away", "Connections over a limit", away);
+    }
+
+    /// A recipient was decided on.
+    pub fn decided(&self, tenant: &Arc<str>, verdict: &Verdict) {
+        let (verdict, failed, audit) = match verdict {
+            Verdict::Accept(acceptance) => ("accept", "", &acceptance.audit),
+            Verdict::Deliver(delivery) => ("deliver", "", &delivery.audit),
+            Verdict::Reject(refusal) => ("reject", known(&refusal.failed), &refusal.audit),
+            Verdict::Defer(refusal) => ("defer", known(&refusal.failed), &refusal.audit),
+        };
+        let decision = Decision {
+            tenant: tenant.clone(),
+            verdict,
+            failed,
+        };
+        self.decisions.get_or_create(&decision).inc();
+        for Finding { failed, .. } in audit {
+            let audited = Audited {
+                tenant: tenant.clone(),
+                failed: known(failed),
+            };
+            self.audited.get_or_create(&audited).inc();
+        }
+    }
+
+    /// A policy did not answer.
+    pub fn policy_failed(&self, tenant: &Arc<str>, failure: &'static str) {
+        let failure = PolicyFailure {
+            tenant: tenant.clone(),
+            failure,
+        };
+        self.policy_failures.get_or_create(&failure).inc();
+    }
+
+    /// A policy file was taken, or not.
+    pub fn policy_updated(&self, tenant: &str, taken: bool) {
+        let update = PolicyUpdate {
+            tenant: tenant.into(),
+            outcome: if taken { "taken" } else { "not-taken" },
+        };
+        self.policy_updates.get_or_create(&update).inc();
+    }
+
+    /// A message had its final reply.
+    pub fn message(&self, code: u16) {
+        let outcome = match code / 100 {
+            2 => "accepted",
+            4 => "deferred",
+            _ => "refused",
+        };
+        self.messages.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// A client was not let in.
+    pub fn turned_away(&self, outcome: &'static str) {
+        self.turned_away.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// A session begins; it ends when what this gives is dropped.
+    pub fn session(&self) -> OpenSession {
+        self.sessions.inc();
+        self.sessions_open.inc();
+        OpenSession(self.sessions_open.clone())
+    }
+
+    /// All numbers in the text format.
+    fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    /// Serves the numbers.
+    ///
+    /// # Errors
+    /// If the address cannot be listened on.
+    pub async fn serve(self: Arc<Self>, address: SocketAddr) -> std::io::Result<()> {
+        let listener = TcpListener::bind(address).await?;
+        tracing::info!(metrics = %listener.local_addr()?, "showing metrics");
+        let text = move || {
+            let metrics = self.clone();
+            async move {
+                (
+                    [(
+                        CONTENT_TYPE,
+                        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                    )],
+                    metrics.text(),
+                )
+            }
+        };
+        let router = Router::new().route("/metrics", get(text));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Ok(())
+    }
+}
+
+/// A session that is counted as open.
+pub struct OpenSession(Gauge);
+
+impl Drop for OpenSession {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The reason, if it is one of the specification's.
+fn known(failed: &str) -> &'static str {
+    FAILED
+        .into_iter()
+        .find(|known| *known == failed)
+        .unwrap_or("other")
+}

@@ -1,0 +1,55 @@
+#!/bin/sh
+# Gets a machine ready to build Portcullis; with `tests`, also to test it. Does nothing where all is
+# there already.
+set -eu
+
+TARGET=wasm32-wasip2
+
+fail() {
+    echo "setup: $*" >&2
+    exit 1
+}
+
+# install PACKAGE... : Debian packages, where that can be done.
+install() {
+    command -v apt-get >/dev/null || fail "please install: $*"
+    [ "$(id -u)" = 0 ] || fail "please install: sudo apt-get install $*"
+    echo "setup: installing $*" >&2
+    export DEBIAN_FRONTEND=noninteractive
+    # Of Postfix only the test tools are wanted, not a mail server.
+    if command -v debconf-set-selections >/dev/null; then
+        echo "postfix postfix/main_mailer_type select No configuration" | debconf-set-selections
+    fi
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+need_rust() {
+    command -v cargo >/dev/null || fail "Rust is missing; see https://rustup.rs"
+    command -v cc >/dev/null || install gcc libc6-dev
+}
+
+need_target() {
+    libraries=$(rustc --print target-libdir --target "$TARGET" 2>/dev/null) || libraries=
+    [ -n "$libraries" ] && [ -d "$libraries" ] && return
+    command -v rustup >/dev/null ||
+        fail "the Rust target $TARGET is missing, and there is no rustup to add it with"
+    echo "setup: adding the Rust target $TARGET" >&2
+    timeout 300 rustup target add "$TARGET" ||
+        fail "the Rust target $TARGET cannot be had (is there a network?); then: rustup target add $TARGET"
+}
+
+need_clients() {
+    missing=
+    command -v swaks >/dev/null || missing="$missing swaks libnet-ssleay-perl"
+    command -v openssl >/dev/null || missing="$missing openssl"
+    [ -x /usr/sbin/smtp-sink ] || missing="$missing postfix"
+    # shellcheck disable=SC2086
+    [ -z "$missing" ] || install $missing
+}
+
+need_rust
+need_target
+if [ "${1-}" = tests ]; then
+    need_clients
+fi
