@@ -12,10 +12,14 @@ use std::hash::{Hash, Hasher};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN, digest};
 use wasmtime::Engine;
 use wasmtime::component::Component;
+
+/// What a folder holds at most; the entries that were used last stay.
+const MOST_BYTES: u64 = 2 << 30;
 
 /// A folder of compiled modules.
 #[derive(Debug)]
@@ -89,11 +93,30 @@ impl Cache {
             }
         }
         let code = engine.precompile_component(module)?;
-        if let Err(error) = write(&path, &code) {
+        if let Err(error) = write(&path, &code).and_then(|()| self.prune(MOST_BYTES)) {
             tracing::warn!(path = %path.display(), %error, "a compiled module cannot be kept");
         }
         // SAFETY: these bytes were made by `precompile_component` right here.
         unsafe { Component::deserialize(engine, &code) }
+    }
+
+    /// Removes those entries that were not used for longest, until the rest fits.
+    fn prune(&self, most: u64) -> io::Result<()> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            entries.push((metadata.modified()?, metadata.len(), entry.path()));
+        }
+        entries.sort_unstable_by(|a, b| b.cmp(a));
+        let mut total = 0;
+        for (_, size, path) in entries {
+            total += size;
+            if total > most {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -123,6 +146,8 @@ fn read_intact(path: &Path) -> Option<Vec<u8>> {
         return None;
     }
     code.truncate(end);
+    // The time of the last use is only a hint for pruning.
+    let _ = fs::File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
     Some(code)
 }
 
@@ -145,5 +170,85 @@ impl Hasher for Digest {
 
     fn finish(&self) -> u64 {
         0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minimal_component() -> Vec<u8> {
+        wat::parse_str("(component)").unwrap()
+    }
+
+    fn entries(folder: &Path) -> Vec<PathBuf> {
+        fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect()
+    }
+
+    #[test]
+    fn a_damaged_entry_is_rebuilt() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&folder.path().join("cache")).unwrap();
+        let engine = Engine::default();
+        cache
+            .load_or_compile(&engine, &minimal_component())
+            .unwrap();
+        let [entry] = &entries(&cache.folder)[..] else {
+            panic!("one entry was written")
+        };
+        let good = fs::read(entry).unwrap();
+        for damage in [0, good.len() / 2, good.len() - 1] {
+            let mut damaged = good.clone();
+            damaged[damage] ^= 1;
+            fs::write(entry, &damaged).unwrap();
+            assert!(read_intact(entry).is_none());
+            cache
+                .load_or_compile(&engine, &minimal_component())
+                .unwrap();
+            assert_eq!(fs::read(entry).unwrap(), good);
+        }
+        fs::write(entry, b"").unwrap();
+        cache
+            .load_or_compile(&engine, &minimal_component())
+            .unwrap();
+        assert_eq!(fs::read(entry).unwrap(), good);
+    }
+
+    #[test]
+    fn a_folder_that_others_can_write_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache");
+        Cache::open(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o770)).unwrap();
+        assert!(matches!(
+            Cache::open(&path),
+            Err(CacheError::NotOurs { .. })
+        ));
+        let link = folder.path().join("link");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(matches!(
+            Cache::open(&link),
+            Err(CacheError::NotOurs { .. })
+        ));
+    }
+
+    #[test]
+    fn what_was_used_last_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&folder.path().join("cache")).unwrap();
+        for (name, age) in [("a", 3), ("b", 1), ("c", 2)] {
+            let path = cache.folder.join(name);
+            fs::write(&path, [0; 10]).unwrap();
+            let time = SystemTime::now() - std::time::Duration::from_secs(age);
+            fs::File::open(&path).unwrap().set_modified(time).unwrap();
+        }
+        cache.prune(25).unwrap();
+        let mut names: Vec<_> = entries(&cache.folder);
+        names.sort();
+        assert_eq!(names, [cache.folder.join("b"), cache.folder.join("c")]);
     }
 }

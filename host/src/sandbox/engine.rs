@@ -105,8 +105,8 @@ pub fn base_config() -> Config {
 }
 
 fn pool(limits: &Limits) -> PoolingAllocationConfig {
-    // Guests of other languages come as several core modules that share one memory.
-    let core_instances = limits.instances.saturating_mul(8);
+    // Python comes as some forty core modules that share one memory. The numbers only count.
+    let core_instances = limits.instances.saturating_mul(64);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(limits.instances)
         .total_core_instances(core_instances)

@@ -14,13 +14,6 @@ const EMPTY_WORLD: [&str; 5] = [
     "wasi:io/",
     "wasi:random/",
 ];
-/// Of sockets, the types only: without the interfaces that make one, nobody can have one. Python's
-/// runtime imports these and no more.
-const SOCKET_TYPES: [&str; 3] = [
-    "wasi:sockets/network",
-    "wasi:sockets/tcp",
-    "wasi:sockets/udp",
-];
 
 /// Why a module is no policy for this host.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,7 +27,9 @@ pub enum Refused {
     )]
     CoreModule,
     /// It asks for something that this host does not give.
-    #[error("this module imports {0}, which this host does not give")]
+    #[error(
+        "this module imports {0}, which this host does not give (docs/policies.md says what it does)"
+    )]
     Import(String),
     /// It is for another version of the interface.
     #[error("this module exports {found}, and this host speaks {EVALUATION}@{VERSION}")]
@@ -79,14 +74,16 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected, Refused> {
 
 fn is_given(import: &str) -> bool {
     let (name, version) = import.split_once('@').unwrap_or((import, ""));
-    let known =
-        EMPTY_WORLD.iter().any(|package| name.starts_with(package)) || SOCKET_TYPES.contains(&name);
+    let known = EMPTY_WORLD.iter().any(|package| name.starts_with(package));
     known && version.starts_with("0.2.")
 }
 
 /// The names of the outermost imports and exports; the whole is validated on the way.
 fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), Refused> {
     let malformed = |error: wasmparser::BinaryReaderError| Refused::Malformed(error.to_string());
+    if !bytes.starts_with(b"\0asm") {
+        return Err(Refused::Malformed("it does not begin as one".into()));
+    }
     if Parser::is_core_wasm(bytes) {
         return Err(Refused::CoreModule);
     }
@@ -113,4 +110,60 @@ fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), Refused> {
         }
     }
     Ok((imports, exports))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inspect_text(text: &str) -> Result<Inspected, Refused> {
+        inspect(&wat::parse_str(text).unwrap())
+    }
+
+    #[test]
+    fn refusals_say_what_is_wrong() {
+        let policy = r#"(instance $i) (export "portcullis:policy/evaluation@0.1.0" (instance $i))"#;
+        for (text, expected) in [
+            (format!("(component {policy})"), Ok(Inspected { uses_wasi: false })),
+            (
+                format!(r#"(component (import "wasi:cli/stdout@0.2.9" (instance)) {policy})"#),
+                Ok(Inspected { uses_wasi: true }),
+            ),
+            (
+                format!(r#"(component (import "wasi:sockets/tcp@0.2.0" (instance)) {policy})"#),
+                Err(Refused::Import("wasi:sockets/tcp@0.2.0".into())),
+            ),
+            (
+                format!(r#"(component (import "wasi:cli/stdout@0.3.0" (instance)) {policy})"#),
+                Err(Refused::Import("wasi:cli/stdout@0.3.0".into())),
+            ),
+            (
+                format!(r#"(component (import "wasi:http/types@0.2.0" (instance)) {policy})"#),
+                Err(Refused::Import("wasi:http/types@0.2.0".into())),
+            ),
+            (
+                r#"(component (instance $i) (export "portcullis:policy/evaluation@0.2.0" (instance $i)))"#.into(),
+                Err(Refused::Version {
+                    found: "portcullis:policy/evaluation@0.2.0".into(),
+                }),
+            ),
+            ("(component)".into(), Err(Refused::NoPolicy)),
+            ("(module)".into(), Err(Refused::CoreModule)),
+        ] {
+            assert_eq!(inspect_text(&text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_webassembly_is_malformed() {
+        let component = wat::parse_str("(component (core module (memory 1)))").unwrap();
+        for bytes in [
+            &b""[..],
+            b"\0as",
+            b"hello",
+            &component[..component.len() - 1],
+        ] {
+            assert!(matches!(inspect(bytes), Err(Refused::Malformed(_))));
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::component::HasData;
-use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline};
+use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Store, Trap, UpdateDeadline};
 
 use super::bindings::policy::Policy;
 use super::engine::{Limits, Sandbox, TICKS};
@@ -249,6 +249,9 @@ async fn bounded<T>(
 
 fn classify(error: wasmtime::Error, state: &State) -> Failure {
     let limits = &state.limits;
+    if error.is::<PoolConcurrencyLimitError>() {
+        return Failure::NoSlot(limits.instances as usize);
+    }
     if error.is::<TimedOut>() {
         return Failure::TimedOut(limits.evaluation);
     }

@@ -137,8 +137,8 @@ impl Listener {
     ) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let settings = server.settings.load_full();
-        let mut local = stream.local_addr()?;
-        let mut client = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let mut local = canonical(stream.local_addr()?);
+        let mut client = canonical(address);
         if self
             .config
             .proxy_protocol
@@ -149,8 +149,8 @@ impl Listener {
                 timeout(settings.timeouts.handshake, read_proxy_header(&mut stream)).await??;
             // LOCAL, or UNKNOWN: the balancer speaks for itself.
             if let Some((source, destination)) = header {
-                client = SocketAddr::new(source.ip().to_canonical(), source.port());
-                local = destination;
+                client = canonical(source);
+                local = canonical(destination);
             }
         }
         let mut connection = Connection::new(Stream::Tcp(stream));
@@ -184,6 +184,11 @@ impl Listener {
         tracing::debug!(session = id, client = %client.ip(), ?end, "session ends");
         Ok(())
     }
+}
+
+/// An IPv4 client of an IPv6 socket is an IPv4 client.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 async fn turn_away(mut connection: Connection, client: SocketAddr, full: Full) -> io::Result<()> {
