@@ -178,7 +178,7 @@ impl Daemon {
             self.server.metrics.policy_updated(&error.tenant, false);
             tracing::error!(
                 tenant = error.tenant,
-                "policy not taken, the old one stays in force: {}",
+                "policy not taken, what was in force stays: {}",
                 error.cause
             );
         }

@@ -29,7 +29,7 @@ enum Command {
     Check(check::Check),
     Build(build::Build),
     Evaluate(evaluate::Evaluate),
-    Explain(explain::Explain),
+    Explain(Box<explain::Explain>),
     List(list::List),
 }
 

@@ -571,14 +571,14 @@ impl Session {
             _ => {
                 // The octets come whether they are welcome or not, and none of them is a command.
                 let reply = Reply::new(503, (5, 5, 1), "say MAIL and RCPT first");
-                return match self.skip(size).await {
+                return match self.chunk(None, size).await {
                     Ok(()) => reply.into(),
                     Err(end) => self.abandon(end).await,
                 };
             }
         };
         let mut incoming = chunks.unwrap_or_else(|| Incoming::new(limit, line_limit));
-        if let Err(end) = self.chunk(&mut incoming, size).await {
+        if let Err(end) = self.chunk(Some(&mut incoming), size).await {
             return self.abandon(end).await;
         }
         if last {
@@ -597,44 +597,24 @@ impl Session {
         reply.into()
     }
 
-    /// Takes in `size` octets of a message.
-    async fn chunk(&mut self, incoming: &mut Incoming, size: u64) -> Result<(), End> {
+    /// Reads the `size` octets of a chunk: into a message, or to throw them away.
+    async fn chunk(&mut self, mut incoming: Option<&mut Incoming>, size: u64) -> Result<(), End> {
         let deadline = Instant::now() + self.settings.timeouts.message;
         let mut missing = size;
         while missing > 0 {
             if self.connection.input.is_empty() {
                 self.more(deadline).await?;
             }
-            let available = self
-                .connection
-                .input
-                .len()
-                .min(usize::try_from(missing).unwrap_or(usize::MAX));
+            let available = self.connection.input.len();
+            let available = available.min(usize::try_from(missing).unwrap_or(available));
             let content = self.connection.input.split_to(available);
             missing -= available as u64;
-            if let Err(error) = incoming.lines.check(&content) {
-                incoming.refuse(error.reply());
+            if let Some(incoming) = &mut incoming {
+                if let Err(error) = incoming.lines.check(&content) {
+                    incoming.refuse(error.reply());
+                }
+                self.pass_on(incoming, &content).await;
             }
-            self.pass_on(incoming, &content).await;
-        }
-        Ok(())
-    }
-
-    /// Reads `size` octets and throws them away.
-    async fn skip(&mut self, size: u64) -> Result<(), End> {
-        let deadline = Instant::now() + self.settings.timeouts.message;
-        let mut missing = size;
-        while missing > 0 {
-            if self.connection.input.is_empty() {
-                self.more(deadline).await?;
-            }
-            let available = self
-                .connection
-                .input
-                .len()
-                .min(usize::try_from(missing).unwrap_or(usize::MAX));
-            self.connection.input.advance(available);
-            missing -= available as u64;
         }
         Ok(())
     }
