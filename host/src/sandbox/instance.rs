@@ -16,6 +16,10 @@ use super::wasi::World;
 /// How long a session waits for a slot before its mail is deferred.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How many bytes an answer may make the host allocate. A long list of connectors has a few hundred
+/// KiB.
+const LONGEST_ANSWER: usize = 16 << 20;
+
 /// A module did not answer.
 #[derive(Debug, thiserror::Error)]
 #[error("policy {module}: {failure}")]
@@ -158,6 +162,7 @@ impl Instance {
         };
         let mut store = Store::new(&sandbox.engine, state);
         store.limiter(|state| state);
+        store.set_hostcall_fuel(LONGEST_ANSWER);
         store.epoch_deadline_callback(|mut store| store.data_mut().on_tick());
         store.set_epoch_deadline(1);
         let instantiated = bounded(

@@ -168,6 +168,7 @@ pub fn log(
         .as_ref()
         .and_then(|tls| tls.certificate.as_ref());
     let trust = certificate.map_or("none", |certificate| trust_name(certificate.trust));
+    let name = |connector: &Option<String>| connector.clone().unwrap_or_default();
     let (outcome, connector, failed, audit) = match verdict {
         Verdict::Accept(acceptance) => (
             "accept",
@@ -177,29 +178,24 @@ pub fn log(
         ),
         Verdict::Reject(refusal) => (
             "reject",
-            refusal.connector.clone().unwrap_or_default(),
+            name(&refusal.connector),
             &*refusal.failed,
             &refusal.audit,
         ),
         Verdict::Defer(refusal) => (
             "defer",
-            refusal.connector.clone().unwrap_or_default(),
+            name(&refusal.connector),
             &*refusal.failed,
             &refusal.audit,
         ),
-        Verdict::Deliver(delivery) => (
-            "deliver",
-            delivery.connector.clone().unwrap_or_default(),
-            "",
-            &delivery.audit,
-        ),
+        Verdict::Deliver(delivery) => ("deliver", name(&delivery.connector), "", &delivery.audit),
     };
     tracing::info!(
         verdict = outcome,
         tenant = %tenant.name,
-        connector,
-        failed,
-        audit = audited(audit),
+        connector = shorten(&connector),
+        failed = shorten(failed),
+        audit = shorten(&audited(audit)),
         %client,
         tls,
         certificate = trust,
@@ -211,9 +207,16 @@ pub fn log(
     );
 }
 
+/// What of a module's words is logged.
+fn shorten(text: &str) -> &str {
+    const MOST: usize = 400;
+    &text[..text.floor_char_boundary(MOST.min(text.len()))]
+}
+
 fn audited(audit: &[Finding]) -> String {
     let items: Vec<String> = audit
         .iter()
+        .take(20)
         .map(|f| format!("{} ({})", f.connector, f.failed))
         .collect();
     items.join(", ")
