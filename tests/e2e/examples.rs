@@ -43,17 +43,35 @@ fn one_mail_from_the_bank_must_be_encrypted() {
     client.hello(false, None);
     let refused = client.envelope("alice@contosobank.com", "bob@contoso.com");
     assert_eq!(refused.code, 550);
-    assert!(refused.text().starts_with("5.7.1 refused by connector \"Contoso Bank\" (tls)"), "{refused:?}");
+    assert!(
+        refused
+            .text()
+            .starts_with("5.7.1 refused by connector \"Contoso Bank\" (tls)"),
+        "{refused:?}"
+    );
     client.expect("DATA", 554);
 
     let mut client = Client::connect_as(daemon.address(), bank);
     client.hello(true, None);
-    assert_eq!(client.envelope("alice@contosobank.com", "bob@contoso.com").code, 250);
+    assert_eq!(
+        client
+            .envelope("alice@contosobank.com", "bob@contoso.com")
+            .code,
+        250
+    );
     assert_eq!(client.data("Subject: paid\r\n\r\nThank you.").code, 250);
     client.quit();
 
     let mail = daemon.maildir("mail");
     assert_eq!(mail.len(), 1);
-    assert!(mail[0].contains("Return-Path: <alice@contosobank.com>\n"), "{}", mail[0]);
-    assert!(mail[0].ends_with("Subject: paid\n\nThank you.\n"), "{}", mail[0]);
+    assert!(
+        mail[0].contains("Return-Path: <alice@contosobank.com>\n"),
+        "{}",
+        mail[0]
+    );
+    assert!(
+        mail[0].ends_with("Subject: paid\n\nThank you.\n"),
+        "{}",
+        mail[0]
+    );
 }

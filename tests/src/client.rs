@@ -56,7 +56,9 @@ impl Client {
     /// Connects; the greeting is not read yet.
     pub fn connect(address: SocketAddr) -> Client {
         let stream = TcpStream::connect(address).expect("the server accepts connections");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a time-out can be set");
         stream.set_nodelay(true).expect("TCP_NODELAY can be set");
         Client {
             stream: Stream::Plain(stream),
@@ -128,8 +130,13 @@ impl Client {
         loop {
             let line = self.line()?;
             let malformed = || io::Error::other(format!("not a reply: {line:?}"));
-            reply.code = line.get(..3).and_then(|code| code.parse().ok()).ok_or_else(malformed)?;
-            reply.lines.push(line.get(4..).unwrap_or_default().to_owned());
+            reply.code = line
+                .get(..3)
+                .and_then(|code| code.parse().ok())
+                .ok_or_else(malformed)?;
+            reply
+                .lines
+                .push(line.get(4..).unwrap_or_default().to_owned());
             if line.as_bytes().get(3) != Some(&b'-') {
                 return Ok(reply);
             }
@@ -228,9 +235,15 @@ fn config(how: &Handshake) -> Arc<ClientConfig> {
     let config = match how.identity {
         None => builder.with_no_client_auth(),
         Some(identity) => {
-            let chain = identity.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+            let chain = identity
+                .chain
+                .iter()
+                .map(|der| CertificateDer::from(der.clone()))
+                .collect();
             let key = PrivateKeyDer::try_from(identity.key_der.clone()).expect("a key");
-            builder.with_client_auth_cert(chain, key).expect("the key fits")
+            builder
+                .with_client_auth_cert(chain, key)
+                .expect("the key fits")
         }
     };
     Arc::new(config)

@@ -21,21 +21,38 @@ pub fn binary() -> &'static Path {
             return path.into();
         }
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--release", "--package", "portcullis", "--bin", "portcullis"])
+            .args([
+                "build",
+                "--release",
+                "--package",
+                "portcullis",
+                "--bin",
+                "portcullis",
+            ])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .output()
             .expect("cargo can be run");
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        assert!(
+            built.status.success(),
+            "{}",
+            String::from_utf8_lossy(&built.stderr)
+        );
         // This test stands in <target>/release/deps.
         let test = std::env::current_exe().expect("a test has a path");
-        test.ancestors().nth(2).expect("a target folder").join("portcullis")
+        test.ancestors()
+            .nth(2)
+            .expect("a target folder")
+            .join("portcullis")
     })
 }
 
 /// A command line, not yet run; without colour, and with the test's own compile cache.
 pub fn portcullis(arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
-    command.args(arguments).env("NO_COLOR", "1").env("XDG_CACHE_HOME", cache());
+    command
+        .args(arguments)
+        .env("NO_COLOR", "1")
+        .env("XDG_CACHE_HOME", cache());
     command
 }
 
@@ -119,7 +136,9 @@ impl Daemon {
         for number in 1..=listeners {
             let line = daemon.wait_for_log_times("listening address=", number);
             let (_, address) = line.rsplit_once('=').expect("an address");
-            daemon.addresses.push(address.trim().parse().expect("an address"));
+            daemon
+                .addresses
+                .push(address.trim().parse().expect("an address"));
         }
         daemon
     }
@@ -154,18 +173,32 @@ impl Daemon {
         let deadline = Instant::now() + PATIENCE;
         let mut lines = self.log.lines.lock().unwrap();
         loop {
-            if let Some(line) = lines.iter().filter(|line| line.contains(text)).nth(times - 1) {
+            if let Some(line) = lines
+                .iter()
+                .filter(|line| line.contains(text))
+                .nth(times - 1)
+            {
                 return line.clone();
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "no log line number {times} with {text:?} in:\n{}", lines.join("\n"));
+            assert!(
+                !left.is_zero(),
+                "no log line number {times} with {text:?} in:\n{}",
+                lines.join("\n")
+            );
             lines = self.log.more.wait_timeout(lines, left).unwrap().0;
         }
     }
 
     /// How many log lines contain `text` by now.
     pub fn count_log(&self, text: &str) -> usize {
-        self.log.lines.lock().unwrap().iter().filter(|line| line.contains(text)).count()
+        self.log
+            .lines
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|line| line.contains(text))
+            .count()
     }
 
     /// Replaces a file of the daemon's folder in one step.
@@ -178,7 +211,9 @@ impl Daemon {
 
     /// Sends a signal by its name.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status();
+        let status = Command::new("kill")
+            .args(["-s", name, &self.pid().to_string()])
+            .status();
         assert!(status.expect("kill can be run").success());
     }
 
@@ -186,7 +221,10 @@ impl Daemon {
     pub fn kill(mut self) -> TempDir {
         self.child.kill().expect("the daemon is killed");
         self.child.wait().expect("the daemon ends");
-        std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a temporary folder"))
+        std::mem::replace(
+            &mut self.folder,
+            tempfile::tempdir().expect("a temporary folder"),
+        )
     }
 
     /// Waits for its end, and gives its exit code.
@@ -206,7 +244,9 @@ pub fn messages(maildir: &Path) -> Vec<String> {
         return Vec::new();
     };
     let paths = entries.map(|entry| entry.expect("an entry").path());
-    paths.map(|path| String::from_utf8_lossy(&fs::read(path).expect("a message")).into_owned()).collect()
+    paths
+        .map(|path| String::from_utf8_lossy(&fs::read(path).expect("a message")).into_owned())
+        .collect()
 }
 
 impl Drop for Daemon {

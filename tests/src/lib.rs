@@ -3,6 +3,8 @@
 
 pub mod client;
 pub mod daemon;
+pub mod generate;
+pub mod model;
 pub mod pki;
 pub mod sink;
 

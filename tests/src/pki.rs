@@ -37,7 +37,11 @@ impl Identity {
             .common
             .hash_provider
             .hash(&self.chain[0]);
-        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        digest
+            .as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 }
 
@@ -60,7 +64,9 @@ impl Pki {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "Test Root");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "Test Root");
         let certificate = params.self_signed(&key).expect("a root");
         Pki {
             root_pem: certificate.pem(),
@@ -116,7 +122,10 @@ impl Pki {
 fn params(names: &[&str]) -> CertificateParams {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut params = CertificateParams::new(names.clone()).expect("names");
-    params.distinguished_name.push(DnType::CommonName, names.first().cloned().unwrap_or_default());
+    params.distinguished_name.push(
+        DnType::CommonName,
+        names.first().cloned().unwrap_or_default(),
+    );
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params
 }

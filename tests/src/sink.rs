@@ -58,9 +58,14 @@ impl SmtpSink {
 
 fn read_all(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).expect("the folder");
-    let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    let mut paths: Vec<_> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
     paths.sort();
-    paths.iter().map(|path| String::from_utf8_lossy(&fs::read(path).expect("a message")).into_owned()).collect()
+    paths
+        .iter()
+        .map(|path| String::from_utf8_lossy(&fs::read(path).expect("a message")).into_owned())
+        .collect()
 }
 
 /// An address that nobody listens on now.
