@@ -64,7 +64,9 @@ fn send(daemon: &Daemon, ip: &str, session: Session, from: &str) -> Reply {
     };
     if let Some(handshake) = handshake {
         client.expect("STARTTLS", 220);
-        client.handshake(&handshake).expect("any certificate completes the handshake");
+        client
+            .handshake(&handshake)
+            .expect("any certificate completes the handshake");
         client.expect("EHLO client.example", 250);
     }
     let reply = client.envelope(from, "bob@contoso.com");
@@ -98,16 +100,27 @@ fn one_mail_from_the_bank_must_be_encrypted() {
     let bank = |session| send(&daemon, BANK, session, "alice@contosobank.com");
     assert_refused(&bank(Session::Plain), "Contoso Bank", "tls");
     assert_accepted(&bank(Session::Tls));
-    assert_accepted(&bank(Session::With(&Pki::self_signed(&["anything.example"]))));
+    assert_accepted(&bank(Session::With(&Pki::self_signed(&[
+        "anything.example",
+    ]))));
     // Not the bank: a name that only ends like it, one below it, and nobody.
-    for other in ["alice@evilcontosobank.com", "alice@mail.contosobank.com", ""] {
+    for other in [
+        "alice@evilcontosobank.com",
+        "alice@mail.contosobank.com",
+        "",
+    ] {
         assert_accepted(&send(&daemon, BANK, Session::Plain, other));
     }
     let mail = daemon.maildir("mail");
     assert_eq!(mail.len(), 5);
-    let from_the_bank = mail.iter().filter(|m| m.starts_with("Return-Path: <alice@contosobank.com>\n"));
+    let from_the_bank = mail
+        .iter()
+        .filter(|m| m.starts_with("Return-Path: <alice@contosobank.com>\n"));
     for message in from_the_bank {
-        assert!(message.contains("(using TLSv1.3 with cipher TLS13_"), "{message}");
+        assert!(
+            message.contains("(using TLSv1.3 with cipher TLS13_"),
+            "{message}"
+        );
         assert!(message.ends_with("Subject: hello\n\nHello.\n"), "{message}");
     }
 }
@@ -146,16 +159,26 @@ fn two_and_from_a_server_with_the_certificate_name_given() {
         (Pki::new().trusted(name), "certificate-untrusted"),
         (pki.expired(name), "certificate-untrusted"),
         (pki.not_yet_valid(name), "certificate-untrusted"),
-        (pki.with_usages(name, &[EmailProtection]), "certificate-untrusted"),
+        (
+            pki.with_usages(name, &[EmailProtection]),
+            "certificate-untrusted",
+        ),
     ] {
         assert_refused(&bank(&daemon, Session::With(&bad)), "Contoso Bank", failed);
         assert_refused(&bank(&daemon, Session::Tls12(&bad)), "Contoso Bank", failed);
     }
-    assert_refused(&bank(&daemon, Session::Tls), "Contoso Bank", "certificate-missing");
+    assert_refused(
+        &bank(&daemon, Session::Tls),
+        "Contoso Bank",
+        "certificate-missing",
+    );
     assert_refused(&bank(&daemon, Session::Plain), "Contoso Bank", "tls");
     // The sender learns why its certificate is not trusted.
     let expired = bank(&daemon, Session::With(&pki.expired(name)));
-    assert!(expired.text().contains("not trusted: expired"), "{expired:?}");
+    assert!(
+        expired.text().contains("not trusted: expired"),
+        "{expired:?}"
+    );
 }
 
 #[test]
@@ -168,10 +191,20 @@ fn three_mail_from_the_bank_must_come_from_its_addresses() {
             "require": {"source-ips": ["203.0.113.0/25", "198.51.100.4", "2001:db8:7::/48"]}}]}"#,
     );
     let bank = |ip| send(&daemon, ip, Session::Plain, "alice@contosobank.com");
-    for good in ["203.0.113.0", "203.0.113.127", "198.51.100.4", "2001:db8:7:ffff::1"] {
+    for good in [
+        "203.0.113.0",
+        "203.0.113.127",
+        "198.51.100.4",
+        "2001:db8:7:ffff::1",
+    ] {
         assert_accepted(&bank(good));
     }
-    for bad in ["203.0.113.128", "203.0.112.255", "198.51.100.5", "2001:db8:8::1"] {
+    for bad in [
+        "203.0.113.128",
+        "203.0.112.255",
+        "198.51.100.5",
+        "2001:db8:8::1",
+    ] {
         assert_refused(&bank(bad), "Contoso Bank", "source-ip");
         assert_accepted(&send(&daemon, bad, Session::Plain, "carol@example.org"));
     }
@@ -187,7 +220,11 @@ fn four_all_mail_from_the_internet_must_come_from_the_filter() {
     );
     for sender in ["alice@contosobank.com", "carol@example.org", ""] {
         assert_accepted(&send(&daemon, "192.0.2.9", Session::Plain, sender));
-        assert_refused(&send(&daemon, BANK, Session::Plain, sender), "Filter", "source-ip");
+        assert_refused(
+            &send(&daemon, BANK, Session::Plain, sender),
+            "Filter",
+            "source-ip",
+        );
     }
 }
 
@@ -205,5 +242,10 @@ fn five_mail_from_the_partners_addresses_must_be_encrypted() {
             assert_accepted(&send(&daemon, ip, Session::Tls, sender));
         }
     }
-    assert_accepted(&send(&daemon, "203.0.114.1", Session::Plain, "alice@contosobank.com"));
+    assert_accepted(&send(
+        &daemon,
+        "203.0.114.1",
+        Session::Plain,
+        "alice@contosobank.com",
+    ));
 }

@@ -192,6 +192,18 @@ impl Client {
         Ok(())
     }
 
+    /// The certificate that the server showed (DER).
+    pub fn server_certificate(&self) -> Vec<u8> {
+        let Stream::Tls(stream) = &self.stream else {
+            panic!("the session is not encrypted");
+        };
+        let chain = stream
+            .conn
+            .peer_certificates()
+            .expect("a server shows a certificate");
+        chain[0].to_vec()
+    }
+
     /// EHLO, and STARTTLS with EHLO again if `tls` is set.
     pub fn hello(&mut self, tls: bool, identity: Option<&Identity>) {
         self.expect("EHLO client.example", 250);

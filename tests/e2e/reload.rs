@@ -1,0 +1,325 @@
+//! Policies, certificates and the configuration change while mail flows.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use portcullis_tests::{Client, Daemon, Pki, run};
+
+const CONFIG: &str = r#"
+hostname = "mx.contoso.com"
+[[listener]]
+address = "127.0.0.1:0"
+next-hop = { maildir = "mail" }
+[[tenant]]
+name = "contoso"
+domains = ["*.contoso.com"]
+policy = "rules.json"
+"#;
+
+/// Rules that refuse two recipients in the name of a version.
+fn rules(version: &str) -> String {
+    let connector = |which: &str| {
+        format!(
+            r#"{{"name": "{version} {which}", "direction": "inbound",
+                "from": {{"recipient-domains": ["{which}.contoso.com"]}}, "require": {{"tls": true}}}}"#
+        )
+    };
+    format!(
+        r#"{{"connectors": [{}, {}]}}"#,
+        connector("one"),
+        connector("two")
+    )
+}
+
+/// The version that answers for a recipient.
+fn version(client: &mut Client, which: &str) -> String {
+    let reply = client.expect(&format!("RCPT TO:<x@{which}.contoso.com>"), 550);
+    let text = reply.text();
+    let connector = text.split('"').nth(1).expect("the connector is named");
+    let version = connector
+        .strip_suffix(which)
+        .expect("the recipient's connector");
+    version.trim_end().to_owned()
+}
+
+fn greeted(daemon: &Daemon) -> Client {
+    let mut client = Client::greeted(daemon.address());
+    client.expect("EHLO client.example", 250);
+    client
+}
+
+/// The version that a new transaction goes by.
+fn version_now(daemon: &Daemon) -> String {
+    let mut client = greeted(daemon);
+    client.expect("MAIL FROM:<a@example.org>", 250);
+    version(&mut client, "one")
+}
+
+fn updates(daemon: &Daemon) -> usize {
+    daemon.count_log("policy in force")
+}
+
+/// Does something that brings another policy, and waits until it is in force.
+fn swap(daemon: &Daemon, change: impl FnOnce()) {
+    let before = updates(daemon);
+    change();
+    daemon.wait_for_log_times("policy in force", before + 1);
+}
+
+/// Sends transactions until it is told to stop; gives the ids of what was accepted.
+fn send_until(daemon: &Daemon, sender: usize, stop: &AtomicBool) -> Vec<String> {
+    let mut accepted = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let mut client = greeted(daemon);
+        for _ in 0..5 {
+            client.expect("MAIL FROM:<a@example.org>", 250);
+            let one = version(&mut client, "one");
+            assert!(one == "A" || one == "B", "{one}");
+            client.expect("RCPT TO:<x@ok.contoso.com>", 250);
+            assert_eq!(
+                version(&mut client, "two"),
+                one,
+                "one transaction, one policy"
+            );
+            let id = format!("id-{sender}-{}.", accepted.len());
+            assert_eq!(client.data(&format!("Subject: {id}\r\n\r\n{id}")).code, 250);
+            accepted.push(id);
+        }
+        client.quit();
+    }
+    accepted
+}
+
+#[test]
+fn a_hundred_swaps_under_load_lose_nothing() {
+    const SENDERS: usize = 50;
+    const SWAPS: usize = 100;
+    let daemon = Daemon::start(CONFIG, &[("rules.json", &rules("A"))]);
+    let stop = AtomicBool::new(false);
+    let accepted: Vec<String> = thread::scope(|scope| {
+        let (daemon, stop) = (&daemon, &stop);
+        let senders: Vec<_> = (0..SENDERS)
+            .map(|sender| scope.spawn(move || send_until(daemon, sender, stop)))
+            .collect();
+        for number in 1..=SWAPS {
+            let next = if number % 2 == 1 { "B" } else { "A" };
+            swap(daemon, || {
+                daemon.replace("rules.json", rules(next).as_bytes())
+            });
+        }
+        stop.store(true, Ordering::Relaxed);
+        senders
+            .into_iter()
+            .flat_map(|sender| sender.join().expect("no session was broken"))
+            .collect()
+    });
+    assert_eq!(updates(&daemon), SWAPS + 1);
+    let mut kept: HashMap<String, usize> = HashMap::new();
+    for message in daemon.maildir("mail") {
+        let id = message
+            .trim_end()
+            .rsplit('\n')
+            .next()
+            .expect("a last line")
+            .to_owned();
+        *kept.entry(id).or_default() += 1;
+    }
+    assert_eq!(kept.len(), accepted.len());
+    assert!(
+        accepted.iter().all(|id| kept.get(id) == Some(&1)),
+        "each message is kept once"
+    );
+}
+
+#[test]
+fn a_transaction_keeps_the_policy_that_it_began_with() {
+    let daemon = Daemon::start(CONFIG, &[("rules.json", &rules("A"))]);
+    let mut client = greeted(&daemon);
+    client.expect("MAIL FROM:<a@example.org>", 250);
+    swap(&daemon, || {
+        daemon.replace("rules.json", rules("B").as_bytes())
+    });
+    assert_eq!(version(&mut client, "one"), "A");
+    client.expect("RSET", 250);
+    client.expect("MAIL FROM:<a@example.org>", 250);
+    assert_eq!(version(&mut client, "one"), "B");
+}
+
+#[test]
+fn a_bad_change_leaves_the_old_in_force_and_says_why() {
+    let daemon = Daemon::start(CONFIG, &[("rules.json", &rules("A"))]);
+    let failing_test = rules("B").strip_suffix('}').expect("an object").to_owned()
+        + r#", "tests": [{"name": "wrong", "context": {"direction": "inbound", "mail-from": "a@x.test",
+            "rcpt-to": "x@one.contoso.com"}, "expect": {"verdict": "accept"}}]}"#;
+    for (content, reason) in [
+        ("{\n  oops\n}", "rules.json:2:3: this is not JSON"),
+        ("", "rules.json:1:1: this is not JSON"),
+        (
+            r#"{"connectors": [], "conectors": []}"#,
+            "rules.json:1:20: unknown field \"conectors\"",
+        ),
+        (
+            failing_test.as_str(),
+            "the test \"wrong\" fails: verdict is \"reject\", not \"accept\"",
+        ),
+    ] {
+        let before = daemon.count_log("policy not taken");
+        daemon.replace("rules.json", content.as_bytes());
+        let line = daemon.wait_for_log_times("policy not taken", before + 1);
+        assert!(line.contains(reason), "{line}");
+        assert_eq!(version_now(&daemon), "A");
+    }
+    let before = daemon.count_log("policy not taken");
+    fs::remove_file(daemon.folder().join("rules.json")).expect("the file is removed");
+    let line = daemon.wait_for_log_times("policy not taken", before + 1);
+    assert!(line.contains("cannot read"), "{line}");
+    assert_eq!(version_now(&daemon), "A");
+    fs::create_dir(daemon.folder().join("rules.json")).expect("a folder");
+    daemon.wait_for_log_times("policy not taken", before + 2);
+    assert_eq!(version_now(&daemon), "A");
+    fs::remove_dir(daemon.folder().join("rules.json")).expect("the folder is removed");
+    swap(&daemon, || {
+        daemon.replace("rules.json", rules("B").as_bytes())
+    });
+    assert_eq!(version_now(&daemon), "B");
+}
+
+#[test]
+fn changes_are_seen_however_they_come() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let inside = |name: &str| folder.path().join(name);
+    for version in ["A", "B"] {
+        fs::create_dir(inside(version)).expect("a folder");
+        fs::write(inside(version).join("rules.json"), rules(version)).expect("a file");
+    }
+    // As Kubernetes mounts a ConfigMap: file -> ..data/file, ..data -> the version's folder.
+    symlink("A", inside("..data")).expect("a link");
+    symlink("..data/rules.json", inside("rules.json")).expect("a link");
+    let daemon = Daemon::start_in(folder, CONFIG);
+    assert_eq!(version_now(&daemon), "A");
+    swap(&daemon, || {
+        let next = daemon.folder().join("..next");
+        symlink("B", &next).expect("a link");
+        fs::rename(&next, daemon.folder().join("..data")).expect("the link is switched");
+    });
+    assert_eq!(version_now(&daemon), "B");
+    swap(&daemon, || {
+        fs::write(daemon.folder().join("B/rules.json"), rules("C")).expect("written in place");
+    });
+    assert_eq!(version_now(&daemon), "C");
+    swap(&daemon, || {
+        daemon.replace("rules.json", rules("D").as_bytes())
+    });
+    assert_eq!(version_now(&daemon), "D");
+    // Nothing has changed: a hang-up finds that out, and a touched file too.
+    let before = updates(&daemon);
+    daemon.signal("HUP");
+    daemon.replace("rules.json", rules("D").as_bytes());
+    swap(&daemon, || {
+        daemon.replace("rules.json", rules("E").as_bytes())
+    });
+    assert_eq!(updates(&daemon), before + 1);
+}
+
+#[test]
+fn components_and_documents_replace_each_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    for version in ["A", "B"] {
+        fs::write(path("rules.json"), rules(version)).expect("a file");
+        let output = path(&format!("{version}.wasm"));
+        assert!(
+            run(&["build", &path("rules.json"), "-o", &output], b"")
+                .status
+                .success()
+        );
+    }
+    fs::copy(path("A.wasm"), path("policy.wasm")).expect("a copy");
+    let config = CONFIG.replace("rules.json", "policy.wasm");
+    let daemon = Daemon::start_in(folder, &config);
+    assert_eq!(version_now(&daemon), "A");
+    let good = fs::read(daemon.folder().join("B.wasm")).expect("a component");
+    for bad in [&good[..good.len() / 2], b"garbage", b""] {
+        let before = daemon.count_log("policy not taken");
+        daemon.replace("policy.wasm", bad);
+        daemon.wait_for_log_times("policy not taken", before + 1);
+        assert_eq!(version_now(&daemon), "A");
+    }
+    swap(&daemon, || daemon.replace("policy.wasm", &good));
+    assert_eq!(version_now(&daemon), "B");
+    daemon.replace("rules.json", rules("C").as_bytes());
+    swap(&daemon, || {
+        daemon.replace("portcullis.toml", CONFIG.as_bytes())
+    });
+    assert_eq!(version_now(&daemon), "C");
+}
+
+#[test]
+fn the_configuration_brings_tenants_and_limits() {
+    let daemon = Daemon::start(CONFIG, &[("rules.json", &rules("A"))]);
+    let recipient = |to: &str| {
+        let mut client = greeted(&daemon);
+        client.envelope("a@example.org", to)
+    };
+    let denied = recipient("x@fabrikam.com");
+    assert_eq!(denied.code, 550);
+    assert!(
+        denied.text().starts_with("5.7.1 relay denied"),
+        "{denied:?}"
+    );
+    daemon.replace("portcullis.toml", b"hostname = [");
+    daemon.wait_for_log("the configuration was not taken");
+    assert_eq!(version_now(&daemon), "A");
+    let more = format!(
+        "{CONFIG}\n[[tenant]]\nname = \"fabrikam\"\ndomains = [\"fabrikam.com\"]\npolicy = \"fabrikam.json\"\n"
+    );
+    fs::write(
+        daemon.folder().join("fabrikam.json"),
+        r#"{"connectors": []}"#,
+    )
+    .expect("a file");
+    swap(&daemon, || {
+        daemon.replace("portcullis.toml", more.as_bytes())
+    });
+    assert_eq!(recipient("x@fabrikam.com").code, 250);
+}
+
+#[test]
+fn certificates_are_read_again_when_they_change() {
+    let pki = Pki::new();
+    let config = CONFIG.replace(
+        "next-hop",
+        "certificate = \"server.pem\"\nkey = \"server.key\"\nnext-hop",
+    );
+    let config = config + "[trust]\nroots = \"ca.pem\"\n";
+    let old = pki.trusted(&["old.contoso.com"]);
+    let files = [
+        ("rules.json", &*rules("A")),
+        ("ca.pem", &pki.root_pem),
+        ("server.pem", &old.certificate_pem),
+        ("server.key", &old.key_pem),
+    ];
+    let daemon = Daemon::start(&config, &files);
+    let shown = || {
+        let mut client = greeted(&daemon);
+        client.starttls(None);
+        client.server_certificate()
+    };
+    assert_eq!(shown(), old.chain[0]);
+    // Half of a file is no certificate.
+    daemon.replace("server.pem", &old.certificate_pem.as_bytes()[..200]);
+    daemon.wait_for_log("a certificate was not taken");
+    assert_eq!(shown(), old.chain[0]);
+    let new = pki.trusted(&["new.contoso.com"]);
+    daemon.replace("server.key", new.key_pem.as_bytes());
+    daemon.replace("server.pem", new.certificate_pem.as_bytes());
+    let before = updates(&daemon);
+    swap(&daemon, || {
+        daemon.replace("rules.json", rules("B").as_bytes())
+    });
+    assert_eq!(updates(&daemon), before + 1);
+    assert_eq!(shown(), new.chain[0]);
+}
