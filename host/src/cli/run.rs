@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use super::{Format, paint};
 use crate::config::Config;
@@ -30,14 +31,16 @@ pub struct Run {
     log_format: Format,
     /// What to log: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
-    log_level: EnvFilter,
+    log_level: LevelFilter,
 }
 
 impl Run {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
+        // What libraries say is of use only where something is wrong with them.
+        let filter = EnvFilter::new(format!("warn,portcullis={}", self.log_level));
         let log = tracing_subscriber::fmt()
-            .with_env_filter(self.log_level)
+            .with_env_filter(filter)
             .with_writer(stderr)
             .with_target(false);
         match self.log_format {

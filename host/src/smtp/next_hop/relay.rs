@@ -337,8 +337,12 @@ impl Relay {
             .command("DATA")
             .await
             .map_err(|failure| failure.reply())?;
-        if reply.code() != 354 {
+        if reply.is_transient() || reply.is_permanent() {
             return Err(passed_on(&reply));
+        }
+        if reply.code() != 354 {
+            // It has not seen the message, so nothing that it says can confirm it.
+            return Err(self.broken("DATA", Cause::Refused(reply)).reply());
         }
         self.encoder = Some(DataEncoder::new());
         Ok(())
