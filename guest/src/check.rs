@@ -36,7 +36,8 @@ pub fn errors(document: &Document, problems: &mut Problems) {
                 None,
             );
         }
-        if connector.mode == Mode::Disabled {
+        // Empty selectors are an error by themselves.
+        if connector.mode == Mode::Disabled || connector.selectors.is_empty() {
             continue;
         }
         let key = (
@@ -106,7 +107,7 @@ pub fn warnings(policy: &Policy, spans: &[ConnectorSpans], problems: &mut Proble
                     );
                     warn(
                         "audit-lowers-level",
-                        Some("mode"),
+                        None,
                         spans.name,
                         message,
                         "the most specific connector decides, and in audit mode it delivers opportunistically",

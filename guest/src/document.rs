@@ -421,7 +421,7 @@ fn selectors(node: Node, path: &Path, direction: Direction, problems: &mut Probl
     let Some(object) = Object::read(node, path, known, problems) else {
         return selectors;
     };
-    if !known.iter().any(|name| object.optional(name).is_some()) {
+    if object.members.is_empty() {
         let message = "no selector is given, so it is not said which mail this is for".into();
         let hint = Some(format!("give at least one of: {}", known.join(", ")));
         problems.error("empty-selector", *path, node.span(), message, hint);

@@ -121,6 +121,7 @@ pub struct Tenant {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Limits {
     /// Octets of a message.
+    #[serde(deserialize_with = "size")]
     pub message_size: ByteSize,
     /// Octets of a line of a message, its end included.
     pub text_line: usize,
@@ -201,17 +202,20 @@ impl Default for Timeouts {
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Sandbox {
     /// Memory of an instance.
+    #[serde(deserialize_with = "optional_size")]
     pub memory: Option<ByteSize>,
     /// Wall time of an evaluation.
     #[serde(deserialize_with = "optional_duration")]
     pub evaluation: Option<Duration>,
     /// Stack of an instance.
+    #[serde(deserialize_with = "optional_size")]
     pub stack: Option<ByteSize>,
     /// Elements of all tables of an instance.
     pub table_elements: Option<usize>,
     /// Instances at a time.
     pub instances: Option<u32>,
     /// Size of a component.
+    #[serde(deserialize_with = "optional_size")]
     pub module: Option<ByteSize>,
     /// Folder of compiled policies; owned by this user, mode 0700.
     pub cache: Option<PathBuf>,
@@ -495,6 +499,16 @@ pub fn client_key(ip: IpAddr) -> IpAddr {
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     humantime::parse_duration(&text).map_err(serde::de::Error::custom)
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ByteSize, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let wrong = |_| serde::de::Error::custom(format!("{text:?} is not a size such as \"25MiB\""));
+    text.parse().map_err(wrong)
+}
+
+fn optional_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ByteSize>, D::Error> {
+    size(deserializer).map(Some)
 }
 
 fn optional_duration<'de, D: Deserializer<'de>>(

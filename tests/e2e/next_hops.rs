@@ -190,7 +190,6 @@ fn play(
         if in_data && text != ".\r\n" {
             continue;
         }
-        in_data = false;
         tell(text.trim_end().to_owned());
         let answer = answers.iter().find(|(begin, _)| text.starts_with(begin));
         match answer.and_then(|(_, answer)| *answer) {

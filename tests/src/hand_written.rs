@@ -40,7 +40,7 @@ impl Policy<'_> {
             .expect("the world can be described");
         ComponentEncoder::default()
             .module(&module)
-            .and_then(|mut e| e.encode())
+            .and_then(|encoder| encoder.encode())
             .expect("fits")
     }
 

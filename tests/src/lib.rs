@@ -6,7 +6,6 @@ pub mod daemon;
 pub mod generate;
 pub mod hand_written;
 pub mod model;
-pub mod modules;
 pub mod pki;
 pub mod sink;
 

@@ -1,9 +1,9 @@
 //! The SMTP session loop: RFC 5321 with STARTTLS (3207), PIPELINING (2920), SIZE (1870), 8BITMIME
 //! (6152), ENHANCEDSTATUSCODES (2034), CHUNKING (3030) and SMTPUTF8 (6531).
 //!
-//! A session is one state machine, a method a verb, in [`session`]. It asks the recipient's policy at
+//! A session is one state machine, a method a verb, in `session.rs`. It asks the recipient's policy at
 //! RCPT, and again once the header is there where the policy reads it, and hands what passes to the
-//! [`next_hop`], whose reply is our reply. REQUIRETLS (8689) is not offered: it would have to be
+//! next hop, whose reply is our reply. REQUIRETLS (8689) is not offered: it would have to be
 //! honoured towards the next hop.
 
 pub mod address;
