@@ -44,7 +44,12 @@ fn run_one(policy: &Policy, node: Node, path: &Path, problems: &mut Problems) ->
     fields.required("verdict", problems)?;
     let verdict = to_json(&policy.evaluate(&context?));
     for member in expect.members()? {
-        let expected: Value = serde_json::from_str(member.value.text()).unwrap_or_default();
+        let path = expect_path.field(&member.key);
+        let Ok(expected) = serde_json::from_str::<Value>(member.value.text()) else {
+            let message = "this is not something that a verdict can have".into();
+            problems.error("wrong-type", path, member.value.span(), message, None);
+            return None;
+        };
         let found = verdict.get(&*member.key).unwrap_or(&Value::Null);
         if !is_part_of(&expected, found) {
             let message = format!(
@@ -55,7 +60,6 @@ fn run_one(policy: &Policy, node: Node, path: &Path, problems: &mut Problems) ->
                 shorten(&format!("{expected}"))
             );
             let hint = Some(format!("the verdict is {verdict}"));
-            let path = expect_path.field(&member.key);
             problems.error("failed-test", path, member.value.span(), message, hint);
             return None;
         }

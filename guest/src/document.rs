@@ -107,18 +107,16 @@ impl<'a, 'p> Object<'a, 'p> {
             wrong_type(node, path, "an object", problems);
             return None;
         };
-        for (index, member) in members.iter().enumerate() {
+        let mut seen = alloc::vec![false; known.len()];
+        for member in &members {
             let path = path.field(&member.key);
-            if !known.contains(&&*member.key) {
-                let hint = match nearest(&member.key, known) {
-                    Some(name) => format!("did you mean \"{name}\"?"),
-                    None => format!("known here: {}", known.join(", ")),
-                };
-                let message = format!("unknown field \"{}\"", shorten(&member.key));
-                problems.error("unknown-field", path, member.key_span, message, Some(hint));
-            } else if members[..index].iter().any(|other| other.key == member.key) {
-                let message = format!("\"{}\" stands here a second time", member.key);
-                problems.error("duplicate-field", path, member.key_span, message, None);
+            match known.iter().position(|name| *name == member.key) {
+                None => unknown_field(member, path, known, problems),
+                Some(number) if seen[number] => {
+                    let message = format!("\"{}\" stands here a second time", member.key);
+                    problems.error("duplicate-field", path, member.key_span, message, None);
+                }
+                Some(number) => seen[number] = true,
             }
         }
         Some(Object {
@@ -162,6 +160,22 @@ impl<'a, 'p> Object<'a, 'p> {
     }
 }
 
+fn unknown_field(member: &Member, path: Path, known: &[&str], problems: &mut Problems) {
+    let shown = shorten(&member.key);
+    // To look for a near name takes time, and nobody reads that many hints.
+    let near = if problems.is_full() {
+        None
+    } else {
+        nearest(&member.key, known)
+    };
+    let hint = match near {
+        Some(name) => format!("did you mean \"{name}\"?"),
+        None => format!("known here: {}", known.join(", ")),
+    };
+    let message = format!("unknown field \"{shown}\"");
+    problems.error("unknown-field", path, member.key_span, message, Some(hint));
+}
+
 /// Notes that a value is of another type.
 pub fn wrong_type(node: Node, path: &Path, wanted: &str, problems: &mut Problems) {
     let message = format!("expected {wanted}, found {}", node.kind());
@@ -171,7 +185,10 @@ pub fn wrong_type(node: Node, path: &Path, wanted: &str, problems: &mut Problems
 /// The string, or a note that it is none.
 pub fn string<'a>(node: Node<'a>, path: &Path, problems: &mut Problems) -> Option<Cow<'a, str>> {
     let text = node.string();
-    if text.is_none() {
+    if text.is_none() && node.kind() == "a string" {
+        let message = "the string has an escape in it that is no character".into();
+        problems.error("wrong-type", *path, node.span(), message, None);
+    } else if text.is_none() {
         wrong_type(node, path, "a string", problems);
     }
     text

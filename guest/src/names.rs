@@ -124,10 +124,7 @@ pub fn address_domain(address: &str) -> Option<Cow<'_, str>> {
 
 /// The normal form of a domain that came from outside: A-labels in lower case, without a final dot.
 fn lowered(domain: &str) -> Option<Cow<'_, str>> {
-    let domain = domain.strip_suffix('.').unwrap_or(domain);
-    if domain.len() > LONGEST_UNICODE_NAME {
-        return None;
-    }
+    let domain = tail(domain.strip_suffix('.').unwrap_or(domain));
     let domain = if !domain.is_ascii() {
         Cow::Owned(to_ascii(domain).unwrap_or_else(|| to_ascii_by_label(domain)))
     } else if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -135,7 +132,18 @@ fn lowered(domain: &str) -> Option<Cow<'_, str>> {
     } else {
         Cow::Borrowed(domain)
     };
-    (!domain.is_empty() && domain.len() <= LONGEST_NAME).then_some(domain)
+    (!domain.is_empty()).then_some(domain)
+}
+
+/// The last labels of a name that is longer than any can be. No pattern has more, and a long front
+/// must not take a name out of the domain above it.
+fn tail(domain: &str) -> &str {
+    let excess = domain.len().saturating_sub(LONGEST_UNICODE_NAME);
+    if excess == 0 {
+        return domain;
+    }
+    let rest = &domain[domain.ceil_char_boundary(excess)..];
+    rest.find('.').map_or("", |dot| &rest[dot..])
 }
 
 fn to_ascii(domain: &str) -> Option<String> {
@@ -454,5 +462,17 @@ mod tests {
         ] {
             assert_eq!(address_domain(address).as_deref(), domain, "{address}");
         }
+    }
+
+    #[test]
+    fn a_long_front_does_not_take_a_name_out_of_its_domain() {
+        let address = format!("a@{}x.com", "a.".repeat(100_000));
+        let domain = address_domain(&address).unwrap();
+        assert!(domain.len() < 2000);
+        assert_eq!(
+            pattern("*.x.com").specificity(Some(&domain)),
+            subtree("x.com")
+        );
+        assert_eq!(pattern("x.com").specificity(Some(&domain)), 0);
     }
 }

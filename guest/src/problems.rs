@@ -78,6 +78,11 @@ impl<'a> Problems<'a> {
         self.document
     }
 
+    /// Whether further problems are only counted.
+    pub fn is_full(&self) -> bool {
+        self.found.len() >= MOST
+    }
+
     /// Whether the document cannot be accepted.
     pub fn has_errors(&self) -> bool {
         self.errors > 0
@@ -117,7 +122,7 @@ impl<'a> Problems<'a> {
         message: String,
         hint: Option<String>,
     ) {
-        if self.found.len() >= MOST {
+        if self.is_full() {
             self.unlisted += 1;
             return;
         }

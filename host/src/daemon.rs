@@ -1,6 +1,6 @@
 //! The life of `portcullis run`: start, reload, stop.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,8 @@ use crate::tls::{Roots, ServerTls, TlsError};
 
 /// Editors and deployments touch a file several times; this much quiet ends a change.
 const QUIET: Duration = Duration::from_millis(50);
+/// Links that are followed on the way to a file; more go round in circles.
+const MOST_LINKS: usize = 8;
 /// How long a next hop that did not answer is left alone.
 const HOP_PAUSE: Duration = Duration::from_secs(10);
 
@@ -188,29 +190,18 @@ impl Daemon {
     /// Watches the folders of all files: a file that is replaced, or behind a link that is switched,
     /// is seen only there. What has really changed is found by content.
     fn watch(&self, watcher: &mut RecommendedWatcher) {
-        let mut files: Vec<&Path> = self
-            .config
-            .tenants
-            .iter()
-            .map(|tenant| &*tenant.policy)
-            .collect();
+        let tenants = self.config.tenants.iter();
+        let mut files: Vec<&Path> = tenants.map(|tenant| &*tenant.policy).collect();
         for listener in &self.config.listeners {
             files.extend(listener.certificate.as_deref());
             files.extend(listener.key.as_deref());
         }
         files.extend(self.path.as_deref());
         files.extend(self.config.trust.roots.as_deref());
-        let folder = |file: &Path| match file.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        let real = files
-            .iter()
-            .filter_map(|file| file.canonicalize().ok())
-            .map(|file| folder(&file));
-        let mut folders: Vec<PathBuf> = files.iter().map(|file| folder(file)).chain(real).collect();
-        folders.sort();
-        folders.dedup();
+        let mut folders = BTreeSet::new();
+        for file in files {
+            folders_of(file, MOST_LINKS, &mut folders);
+        }
         for folder in folders {
             if let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive) {
                 tracing::error!(folder = %folder.display(), %error, "changes cannot be watched; SIGHUP reloads");
@@ -268,6 +259,31 @@ async fn learn(next_hop: Arc<NextHop>) {
     while let Err(error) = next_hop.prepare().await {
         tracing::warn!("{error}; less is announced to clients until it answers");
         tokio::time::sleep(HOP_PAUSE).await;
+    }
+}
+
+/// The folder of a file, and that of each link on the way to it.
+fn folders_of(file: &Path, links: usize, folders: &mut BTreeSet<PathBuf>) {
+    let folder = |path: &Path| match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    folders.insert(folder(file));
+    for link in file.ancestors() {
+        let (Ok(target), Ok(rest)) = (std::fs::read_link(link), file.strip_prefix(link)) else {
+            continue;
+        };
+        let holder = folder(link);
+        let target = holder.join(target);
+        folders.insert(holder);
+        if links > 0 {
+            let target = if rest.as_os_str().is_empty() {
+                target
+            } else {
+                target.join(rest)
+            };
+            folders_of(&target, links - 1, folders);
+        }
     }
 }
 

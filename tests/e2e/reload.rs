@@ -225,6 +225,27 @@ fn changes_are_seen_however_they_come() {
 }
 
 #[test]
+fn a_link_to_the_folder_of_the_policy_may_be_switched() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for version in ["A", "B", "C"] {
+        let release = folder.path().join(version);
+        fs::create_dir(&release).expect("a folder");
+        fs::write(release.join("rules.json"), rules(version)).expect("a file");
+    }
+    symlink("A", folder.path().join("current")).expect("a link");
+    let config = CONFIG.replace("rules.json", "current/rules.json");
+    let daemon = Daemon::start_in(folder, &config);
+    for version in ["B", "C"] {
+        swap(&daemon, || {
+            let next = daemon.folder().join("next");
+            symlink(version, &next).expect("a link");
+            fs::rename(&next, daemon.folder().join("current")).expect("the link is switched");
+        });
+        assert_eq!(version_now(&daemon), version);
+    }
+}
+
+#[test]
 fn components_and_documents_replace_each_other() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();

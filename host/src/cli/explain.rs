@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 
-use super::paint::{self, Paint};
+use super::paint::{self, Paint, printable};
 use super::{Format, PolicyArgs, policy};
 use crate::json::{self, ExplanationJson};
 use crate::sandbox::interface::{
@@ -87,7 +87,7 @@ impl Explain {
             }
             Format::Text => {
                 let paint = Paint(paint::wanted(&std::io::stdout()));
-                print!("{}", text(&context, &explanation, paint));
+                print!("{}", text(&context, &cleaned(explanation), paint));
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -181,6 +181,65 @@ fn read_context(path: &Path) -> anyhow::Result<Context> {
         policy::read_document(path)?
     };
     json::parse_context(&text).map_err(|error| anyhow!("{}: {error}", path.display()))
+}
+
+/// The explanation without what a terminal would obey.
+fn cleaned(mut explanation: Explanation) -> Explanation {
+    let clean = |text: &mut String| *text = printable(text);
+    let findings = |audit: &mut Vec<Finding>| {
+        for Finding { connector, failed } in audit {
+            clean(connector);
+            clean(failed);
+        }
+    };
+    match &mut explanation.verdict {
+        Verdict::Accept(acceptance) => {
+            acceptance.connectors.iter_mut().for_each(clean);
+            findings(&mut acceptance.audit);
+        }
+        Verdict::Reject(refusal) | Verdict::Defer(refusal) => {
+            [&mut refusal.enhanced, &mut refusal.text]
+                .into_iter()
+                .for_each(clean);
+            findings(&mut refusal.audit);
+        }
+        Verdict::Deliver(delivery) => {
+            if let Route::SmartHosts(hosts) = &mut delivery.route {
+                hosts.iter_mut().for_each(clean);
+            }
+            for level in [Some(&mut delivery.tls), delivery.audit_tls.as_mut()]
+                .into_iter()
+                .flatten()
+            {
+                if let TlsLevel::Name(names) = level {
+                    names.iter_mut().for_each(clean);
+                }
+            }
+            findings(&mut delivery.audit);
+        }
+    }
+    for considered in &mut explanation.considered {
+        clean(&mut considered.connector);
+        for outcome in &mut considered.selectors {
+            [
+                &mut outcome.selector,
+                &mut outcome.pattern,
+                &mut outcome.fact,
+            ]
+            .into_iter()
+            .for_each(clean);
+        }
+        for outcome in &mut considered.requirements {
+            [
+                &mut outcome.requirement,
+                &mut outcome.expected,
+                &mut outcome.fact,
+            ]
+            .into_iter()
+            .for_each(clean);
+        }
+    }
+    explanation
 }
 
 /// The explanation for a person who knows mail and not this program.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::paint::{self, Paint};
+use super::paint::{self, Paint, printable};
 use super::{Format, PolicyArgs};
 use crate::json::{ConnectorJson, direction_name, mode_name};
 use crate::sandbox::interface::{Connector, Mode};
@@ -51,13 +51,13 @@ fn print_table(connectors: &[Connector], paint: Paint) {
         .max()
         .unwrap_or_default();
     for connector in connectors {
-        let name = format!("{:width$}", connector.name);
+        let name = format!("{:width$}", printable(&connector.name));
         let line = format!(
             "{:8}  {:8}  {} → {}",
             direction_name(connector.direction),
             mode_name(connector.mode),
-            connector.applies_to,
-            connector.demands
+            printable(&connector.applies_to),
+            printable(&connector.demands)
         );
         if connector.mode == Mode::Disabled {
             println!("{}  {}", paint.dim(name), paint.dim(line));

@@ -12,6 +12,12 @@ pub fn wanted(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && !refused && !dumb
 }
 
+/// A text of a module's on one line of a terminal: control characters could say anything there.
+pub fn printable(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().map(shown).collect()
+}
+
 /// Colours, or their absence.
 #[derive(Clone, Copy)]
 pub struct Paint(pub bool);

@@ -80,7 +80,16 @@ fn is_given(import: &str) -> bool {
 
 /// The names of the outermost imports and exports; the whole is validated on the way.
 fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), Refused> {
-    let malformed = |error: wasmparser::BinaryReaderError| Refused::Malformed(error.to_string());
+    let malformed = |error: wasmparser::BinaryReaderError| {
+        // It may quote the module, whatever that has in its names.
+        let words = error.to_string();
+        Refused::Malformed(
+            words
+                .split(|c: char| c.is_whitespace() || c.is_control())
+                .collect::<Vec<_>>()
+                .join(" "),
+        )
+    };
     if !bytes.starts_with(b"\0asm") {
         return Err(Refused::Malformed("it does not begin as one".into()));
     }
