@@ -4,8 +4,8 @@
 pub mod client;
 pub mod daemon;
 pub mod generate;
-pub mod hand_written;
 pub mod model;
+pub mod modules;
 pub mod pki;
 pub mod sink;
 

@@ -134,10 +134,14 @@ pub fn refusal(verdict: &Verdict, id: &str) -> Option<Reply> {
 /// The same reply with the transaction's id, by which it is found in the log.
 pub fn with_id(reply: &Reply, id: &str) -> Reply {
     let text = reply.text();
+    let mark = format!(" [{id}]");
+    if text.ends_with(&mark) {
+        return reply.clone();
+    }
     let text = &text[..text.floor_char_boundary(LONGEST_TEXT.min(text.len()))];
     let class = (reply.code() / 100) as u8;
     let enhanced = reply.enhanced().unwrap_or_else(|| (class, 0, 0).into());
-    Reply::new(reply.code(), enhanced, format!("{text} [{id}]"))
+    Reply::new(reply.code(), enhanced, format!("{text}{mark}"))
 }
 
 /// A policy's text on one line, without control characters.
@@ -220,4 +224,20 @@ fn audited(audit: &[Finding]) -> String {
         .map(|f| format!("{} ({})", f.connector, f.failed))
         .collect();
     items.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_tells_its_transaction_once() {
+        let reply = with_id(&Reply::new(550, (5, 7, 1), "no"), "abc.1");
+        assert_eq!(reply.text(), "no [abc.1]");
+        assert_eq!(with_id(&reply, "abc.1"), reply);
+        let long = with_id(&Reply::new(550, (5, 7, 1), "x".repeat(2000)), "abc.1");
+        let mut wire = Vec::new();
+        long.write(&mut wire);
+        assert!(wire.len() <= 512 && wire.ends_with(b" [abc.1]\r\n"));
+    }
 }
