@@ -9,7 +9,7 @@ use std::process::Output;
 
 use portcullis_evaluator::{Policy, Problem, Severity};
 use portcullis_tests::daemon::PATIENCE;
-use portcullis_tests::hand_written;
+use portcullis_tests::modules::Module;
 use portcullis_tests::{Client, Daemon, Pki, portcullis, run};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -697,7 +697,7 @@ fn a_component_with_one_change_is_taken_or_refused() {
 #[test]
 fn a_small_component_is_changed_everywhere() {
     let folder = tempfile::tempdir().expect("a folder");
-    let whole = hand_written::Policy::default().component();
+    let whole = Module::new("(i32.const 0)").component();
     let edits = samples(vec(edit(), 1..3), 400);
     let modules: Vec<_> = edits.iter().map(|edits| edited(&whole, edits)).collect();
     let refused = list_all(folder.path(), &modules);
@@ -708,7 +708,7 @@ fn a_small_component_is_changed_everywhere() {
 fn a_refused_component_is_told_in_one_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("policy.wasm");
-    let whole = hand_written::Policy::default().component();
+    let whole = Module::new("(i32.const 0)").component();
     let name = b"smart-hosts";
     let at = whole
         .windows(name.len())
@@ -739,12 +739,11 @@ fn module_with_connector(name: &[u8]) -> Vec<u8> {
          (i32.store (i32.const 3200) (i32.const 4096)) (i32.store (i32.const 3204) (i32.const {length}))
          i32.const 3072"
     );
-    let policy = hand_written::Policy {
-        fields: &fields,
-        describe: &describe,
-        ..hand_written::Policy::default()
+    let module = Module {
+        describe,
+        ..Module::new("(i32.const 0)")
     };
-    policy.component()
+    module.with(&fields).component()
 }
 
 #[test]
