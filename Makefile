@@ -3,15 +3,18 @@
 CARGO ?= cargo
 # One profile for everything: wasmtime is compiled once.
 PROFILE := --release
+BINARY := $(abspath $(or $(CARGO_TARGET_DIR),target))/release/portcullis
 
 .PHONY: run test bench lint fuzz setup setup-tests
 
 run: setup
 	$(CARGO) run $(PROFILE) --locked --package portcullis -- run
 
+# Built with all targets at once: with another selection cargo would choose other features of shared
+# dependencies, and compile wasmtime again.
 test: setup-tests
-	$(CARGO) build $(PROFILE) --locked --package portcullis
-	$(CARGO) test $(PROFILE) --locked --workspace
+	$(CARGO) build $(PROFILE) --locked --workspace --all-targets
+	PORTCULLIS_BIN=$(BINARY) $(CARGO) test $(PROFILE) --locked --workspace
 
 bench: setup
 	$(CARGO) bench --locked --package portcullis --bench evaluate
