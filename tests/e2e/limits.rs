@@ -63,7 +63,7 @@ fn sessions_are_limited_by_address_and_in_all() {
 
 #[test]
 fn a_client_that_is_silent_is_sent_away() {
-    let daemon = start("[timeouts]\ncommand = \"300ms\"\ndata-block = \"300ms\"\n");
+    let daemon = start("[timeouts]\ncommand = \"1s\"\ndata-block = \"1s\"\n");
     let mut client = Client::connect_as(daemon.address(), "192.0.2.1".parse().expect("an address"));
     let reply = client.reply();
     assert_eq!(
@@ -88,7 +88,7 @@ fn a_client_that_is_silent_is_sent_away() {
 
 #[test]
 fn a_client_that_drips_does_not_outwait_the_limit() {
-    let daemon = start("[timeouts]\ncommand = \"300ms\"\n");
+    let daemon = start("[timeouts]\ncommand = \"1s\"\n");
     let mut client = Client::connect_as(daemon.address(), "192.0.2.1".parse().expect("an address"));
     // Octets without a line: the time is that of the whole line.
     while client.try_send(b"N").is_ok() {
