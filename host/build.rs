@@ -1,15 +1,14 @@
 //! Builds the evaluator for WebAssembly from source, for the host to embed.
 
-// A build that cannot go on says so by panicking.
-#![allow(clippy::unwrap_used)]
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+use anyhow::{Context, Result, bail};
+
 const TARGET: &str = "wasm32-wasip2";
 
-fn main() {
+fn main() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for input in [
         "guest/src",
@@ -21,18 +20,19 @@ fn main() {
     ] {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
-    let component = build_evaluator(&root);
+    let component = build_evaluator(&root)?;
     println!(
         "cargo::rustc-env=PORTCULLIS_EVALUATOR={}",
         component.display()
     );
+    Ok(())
 }
 
-fn build_evaluator(root: &Path) -> PathBuf {
-    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap());
+fn build_evaluator(root: &Path) -> Result<PathBuf> {
+    let out = PathBuf::from(variable("OUT_DIR")?);
     // A folder of its own: the outer cargo holds the lock of the shared one.
     let target = out.join("evaluator");
-    let status = Command::new(env::var_os("CARGO").unwrap())
+    let status = Command::new(variable("CARGO")?)
         .current_dir(root)
         .args(["build", "--release", "--package", "portcullis-evaluator"])
         .args(["--target", TARGET, "--target-dir"])
@@ -45,17 +45,21 @@ fn build_evaluator(root: &Path) -> PathBuf {
         .env("CARGO_PROFILE_RELEASE_STRIP", "true")
         .env("CARGO_PROFILE_RELEASE_LTO", "fat")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
-        .status();
-    if !status.as_ref().is_ok_and(|status| status.success()) {
-        println!(
-            "cargo::error=the evaluator did not build for {TARGET} ({status:?}); if the target is missing: rustup target add {TARGET}"
+        .status()
+        .context("cargo does not start")?;
+    if !status.success() {
+        bail!(
+            "the evaluator did not build for {TARGET} ({status}); if the target is missing: rustup target add {TARGET}"
         );
-        std::process::exit(1);
     }
     let built = target
         .join(TARGET)
         .join("release/portcullis_evaluator.wasm");
     let component = out.join("evaluator.wasm");
-    fs::copy(&built, &component).unwrap();
-    component
+    fs::copy(&built, &component).with_context(|| format!("cannot copy {}", built.display()))?;
+    Ok(component)
+}
+
+fn variable(name: &str) -> Result<std::ffi::OsString> {
+    env::var_os(name).with_context(|| format!("cargo has not set {name}"))
 }

@@ -31,6 +31,8 @@ pub struct Daemon {
     path: Option<PathBuf>,
     server: Arc<Server>,
     listeners: Vec<Arc<Listener>>,
+    watcher: RecommendedWatcher,
+    changes: mpsc::Receiver<()>,
     /// Whether each tenant has its policy.
     complete: bool,
 }
@@ -77,13 +79,17 @@ impl Daemon {
             doors: Arc::new(Doors::default()),
             stopping: watch::Sender::new(false),
         });
+        let (watcher, changes) = watcher()?;
         let mut daemon = Daemon {
             config,
             path,
             server,
             listeners,
+            watcher,
+            changes,
             complete: true,
         };
+        daemon.watch();
         daemon.update_policies().await;
         Ok(daemon)
     }
@@ -97,8 +103,6 @@ impl Daemon {
     pub async fn run(mut self, ready: impl FnOnce()) -> anyhow::Result<()> {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut stop = Stop::new()?;
-        let (mut watcher, mut changes) = watcher()?;
-        self.watch(&mut watcher);
         for listener in &self.listeners {
             let socket = listener.bind()?;
             if listener.config.next_hop.maildir.is_some() {
@@ -123,12 +127,11 @@ impl Daemon {
             tokio::select! {
                 _ = stop.asked() => break,
                 _ = hangup.recv() => {}
-                _ = changes.recv() => {
-                    while let Ok(Some(())) = timeout(QUIET, changes.recv()).await {}
+                _ = self.changes.recv() => {
+                    while let Ok(Some(())) = timeout(QUIET, self.changes.recv()).await {}
                 }
             }
             self.reload().await;
-            self.watch(&mut watcher);
         }
         self.stop().await;
         Ok(())
@@ -156,6 +159,7 @@ impl Daemon {
                 }
             }
         }
+        self.watch();
         match settings(&self.config, Some(&self.server.settings.load())) {
             Ok((settings, errors)) => {
                 for error in errors {
@@ -188,8 +192,9 @@ impl Daemon {
     }
 
     /// Watches the folders of all files: a file that is replaced, or behind a link that is switched,
-    /// is seen only there. What has really changed is found by content.
-    fn watch(&self, watcher: &mut RecommendedWatcher) {
+    /// is seen only there. What has really changed is found by content, which is read after this: a
+    /// change between the two is seen as well.
+    fn watch(&mut self) {
         let tenants = self.config.tenants.iter();
         let mut files: Vec<&Path> = tenants.map(|tenant| &*tenant.policy).collect();
         for listener in &self.config.listeners {
@@ -203,7 +208,7 @@ impl Daemon {
             folders_of(file, MOST_LINKS, &mut folders);
         }
         for folder in folders {
-            if let Err(error) = watcher.watch(&folder, RecursiveMode::NonRecursive) {
+            if let Err(error) = self.watcher.watch(&folder, RecursiveMode::NonRecursive) {
                 tracing::error!(folder = %folder.display(), %error, "changes cannot be watched; SIGHUP reloads");
             }
         }

@@ -74,13 +74,6 @@ impl HeaderScanner {
         self.buffer.get(..self.header_len()).unwrap_or_default()
     }
 
-    /// The content up to the end of the chunk that completed the header section, and how many
-    /// octets of it are header section. Without an empty line all of it is.
-    pub fn into_parts(self) -> (Vec<u8>, usize) {
-        let header_len = self.header_len();
-        (self.buffer, header_len)
-    }
-
     fn header_len(&self) -> usize {
         match self.state {
             Ok(HeaderState::Complete { header_len }) => header_len,
@@ -431,10 +424,6 @@ mod tests {
                 let length = header_len.unwrap_or(content.len());
                 assert_eq!(scanner.push(b""), Ok(state), "{content:?} by {size}");
                 assert_eq!(scanner.header(), &content.as_bytes()[..length]);
-                // The rest of the chunk with the end comes along.
-                let kept = length.next_multiple_of(size).min(content.len());
-                let parts = (content.as_bytes()[..kept].to_vec(), length);
-                assert_eq!(scanner.into_parts(), parts);
             }
         }
     }
@@ -461,7 +450,7 @@ mod tests {
         let mut scanner = HeaderScanner::with_limit(4);
         let state = scanner.push(b"\r\nlong body");
         assert_eq!(state, Ok(HeaderState::Complete { header_len: 2 }));
-        assert_eq!(scanner.into_parts(), (b"\r\nlong body".to_vec(), 2));
+        assert_eq!(scanner.header(), b"\r\n");
         let default = HeaderScanner::new().push(&vec![b'x'; 256 * 1024 + 1]);
         assert_eq!(default, Err(HeaderTooLarge));
     }
