@@ -9,10 +9,10 @@ use crate::context;
 use crate::document::Object;
 use crate::json::Node;
 use crate::problems::{Path, Problems, shorten};
-use crate::{Finding, Policy, Refusal, Route, TlsLevel, Verdict};
+use crate::{Dane, Finding, MtaSts, Policy, Protection, Refusal, Route, TlsLevel, Verdict};
 
 /// The fields of a verdict's JSON form.
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 13] = [
     "verdict",
     "connector",
     "connectors",
@@ -22,6 +22,8 @@ const FIELDS: [&str; 11] = [
     "text",
     "route",
     "tls",
+    "dane",
+    "mta-sts",
     "audit-tls",
     "audit",
 ];
@@ -98,9 +100,11 @@ fn to_json(verdict: &Verdict) -> Value {
                 Route::SmartHosts(hosts) => json!({ "smart-hosts": hosts }),
             };
             fields.insert("route".into(), route);
-            fields.insert("tls".into(), level_json(&delivery.tls));
-            if let Some(level) = &delivery.audit_tls {
-                fields.insert("audit-tls".into(), level_json(level));
+            fields.insert("tls".into(), level_json(&delivery.tls.level));
+            fields.insert("dane".into(), dane_name(delivery.tls.dane).into());
+            fields.insert("mta-sts".into(), mta_sts_name(delivery.tls.mta_sts).into());
+            if let Some(audited) = &delivery.audit_tls {
+                fields.insert("audit-tls".into(), protection_json(audited));
             }
             fields.insert("audit".into(), findings(&delivery.audit));
             Value::Object(fields)
@@ -129,6 +133,30 @@ fn level_json(level: &TlsLevel) -> Value {
         TlsLevel::Encrypt => json!({ "level": "encrypt" }),
         TlsLevel::Verify => json!({ "level": "verify" }),
         TlsLevel::Name(names) => json!({ "level": "name", "names": names }),
+    }
+}
+
+fn protection_json(protection: &Protection) -> Value {
+    let mut value = level_json(&protection.level);
+    value["dane"] = dane_name(protection.dane).into();
+    value["mta-sts"] = mta_sts_name(protection.mta_sts).into();
+    value
+}
+
+/// The word for what TLSA records count for.
+pub fn dane_name(dane: Dane) -> &'static str {
+    match dane {
+        Dane::Opportunistic => "opportunistic",
+        Dane::Mandatory => "mandatory",
+        Dane::None => "none",
+    }
+}
+
+/// The word for what an MTA-STS policy counts for.
+pub fn mta_sts_name(mta_sts: MtaSts) -> &'static str {
+    match mta_sts {
+        MtaSts::Opportunistic => "opportunistic",
+        MtaSts::None => "none",
     }
 }
 

@@ -6,13 +6,14 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Display;
 
+use crate::decide::OPPORTUNISTIC;
 use crate::document::{ConnectorSpans, Document};
 use crate::facts::Facts;
 use crate::json::{Node, Span};
 use crate::names::{Pattern, PatternSet};
 use crate::problems::{Path, Problems};
 use crate::rules::{Connector, Kind, Selectors};
-use crate::{Certificate, Context, Direction, IpAddress, Mode, Policy, Tls, TlsLevel, Trust};
+use crate::{Certificate, Context, Dane, Direction, IpAddress, Mode, Policy, Tls, Trust};
 
 /// Notes errors of the connectors together: after these a policy can be made of them.
 pub fn errors(document: &Document, problems: &mut Problems) {
@@ -296,7 +297,9 @@ fn lowers<'a>(policy: &'a Policy, connector: &Connector) -> Option<&'a str> {
     context.direction = Direction::Outbound;
     let facts = Facts::new(&context, false);
     let behind = policy.claims(&facts).filter(|(_, other, outbound)| {
-        other.mode == Mode::Enforce && outbound.level != TlsLevel::Opportunistic
+        let asked = &outbound.protection;
+        other.mode == Mode::Enforce
+            && (asked.level != OPPORTUNISTIC.level || asked.dane == Dane::Mandatory)
     });
     behind
         .max_by_key(|(rank, ..)| *rank)

@@ -9,8 +9,8 @@ use crate::facts::Facts;
 use crate::names::{PatternSet, Specificity};
 use crate::rules::{Connector, Inbound, Kind, Outbound, Requirements, Selectors};
 use crate::{
-    Acceptance, Context, Delivery, Direction, Finding, Mode, Policy, Refusal, Route, TlsLevel,
-    Trust, Verdict,
+    Acceptance, Context, Dane, Delivery, Direction, Finding, Mode, MtaSts, Policy, Protection,
+    Refusal, Route, TlsLevel, Trust, Verdict,
 };
 
 /// How specifically a connector matched: by certificate, client address, sender, recipient, in this
@@ -220,7 +220,25 @@ impl Connector {
         }
         self.selectors.rank(facts, None)
     }
+
+    /// How an outbound connector delivers when it enforces.
+    pub fn delivery(&self, outbound: &Outbound) -> Delivery {
+        Delivery {
+            connector: Some(self.name.clone()),
+            route: outbound.route.clone(),
+            tls: outbound.protection.clone(),
+            audit_tls: None,
+            audit: Vec::new(),
+        }
+    }
 }
+
+/// The protection where no connector asks for more.
+pub const OPPORTUNISTIC: Protection = Protection {
+    level: TlsLevel::Opportunistic,
+    dane: Dane::Opportunistic,
+    mta_sts: MtaSts::Opportunistic,
+};
 
 /// An inbound connector that matches.
 pub struct Match<'a> {
@@ -300,22 +318,25 @@ impl Policy {
             return Verdict::Deliver(Delivery {
                 connector: None,
                 route: Route::Mx,
-                tls: TlsLevel::Opportunistic,
+                tls: OPPORTUNISTIC,
                 audit_tls: None,
                 audit: Vec::new(),
             });
         };
-        let (tls, audit_tls) = match connector.mode {
-            Mode::Audit => (TlsLevel::Opportunistic, Some(outbound.level.clone())),
-            _ => (outbound.level.clone(), None),
-        };
-        Verdict::Deliver(Delivery {
-            connector: Some(connector.name.clone()),
-            route: outbound.route.clone(),
-            tls,
-            audit_tls,
-            audit: Vec::new(),
-        })
+        let mut delivery = connector.delivery(outbound);
+        if connector.mode == Mode::Audit {
+            let dane = match delivery.tls.dane {
+                Dane::Mandatory => Dane::Opportunistic,
+                asked => asked,
+            };
+            let tls = Protection {
+                level: TlsLevel::Opportunistic,
+                dane,
+                mta_sts: delivery.tls.mta_sts,
+            };
+            delivery.audit_tls = Some(core::mem::replace(&mut delivery.tls, tls));
+        }
+        Verdict::Deliver(delivery)
     }
 
     /// The most specific enabled outbound connector that the recipient's domain is not excepted from.

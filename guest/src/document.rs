@@ -14,7 +14,7 @@ use crate::rules::{
     Connector, Fingerprint, Inbound, Kind, Outbound, Reply, Requirements, Rules, Selectors,
 };
 use crate::suffixes::is_public_suffix;
-use crate::{Direction, Mode, Route, TlsLevel};
+use crate::{Dane, Direction, Mode, MtaSts, Protection, Route, TlsLevel};
 
 /// RFC 5321 §4.5.3.1.5 leaves 512 bytes for a reply line; name and text share it.
 const LONGEST_NAME: usize = 100;
@@ -336,7 +336,7 @@ fn connector(
 ) -> Option<(Connector, ConnectorSpans)> {
     const COMMON: [&str; 6] = ["name", "direction", "enabled", "mode", "comment", "except"];
     const INBOUND: [&str; 4] = ["from", "match-header-from", "require", "reply"];
-    const OUTBOUND: [&str; 3] = ["to", "route", "tls"];
+    const OUTBOUND: [&str; 5] = ["to", "route", "tls", "dane", "mta-sts"];
     // The direction decides which fields are known.
     let members = node.members().unwrap_or_default();
     let direction = members
@@ -623,13 +623,47 @@ fn is_enhanced_code(text: &str) -> bool {
 
 fn outbound(object: &Object, problems: &mut Problems) -> Outbound {
     let route = object.optional("route");
+    let route = route.map_or(Route::Mx, |(node, path)| self::route(node, &path, problems));
     let level = object.optional("tls");
+    let level = level
+        .and_then(|(node, path)| self::level(node, &path, problems))
+        .unwrap_or(TlsLevel::Opportunistic);
+    let mta_sts = object.optional("mta-sts").and_then(|(node, path)| {
+        let modes = [
+            ("opportunistic", MtaSts::Opportunistic),
+            ("none", MtaSts::None),
+        ];
+        choice(node, &path, &modes, problems)
+    });
     Outbound {
-        route: route.map_or(Route::Mx, |(node, path)| self::route(node, &path, problems)),
-        level: level
-            .and_then(|(node, path)| self::level(node, &path, problems))
-            .unwrap_or(TlsLevel::Opportunistic),
+        protection: Protection {
+            level,
+            dane: dane(object, &route, problems),
+            mta_sts: mta_sts.unwrap_or(MtaSts::Opportunistic),
+        },
+        route,
     }
+}
+
+fn dane(object: &Object, route: &Route, problems: &mut Problems) -> Dane {
+    let Some((node, path)) = object.optional("dane") else {
+        return Dane::Opportunistic;
+    };
+    let modes = [
+        ("opportunistic", Dane::Opportunistic),
+        ("mandatory", Dane::Mandatory),
+        ("none", Dane::None),
+    ];
+    let dane = choice(node, &path, &modes, problems).unwrap_or(Dane::Opportunistic);
+    if let (Dane::Mandatory, Route::SmartHosts(hosts)) = (dane, route)
+        && let Some(address) = hosts.iter().find(|host| host.starts_with('['))
+    {
+        let message =
+            format!("mandatory DANE can never be met by {address}: TLSA records belong to a name");
+        let hint = Some("name the smart host, or set \"dane\" to \"opportunistic\"".into());
+        problems.error("dane-without-name", path, node.span(), message, hint);
+    }
+    dane
 }
 
 fn route(node: Node, path: &Path, problems: &mut Problems) -> Route {

@@ -10,8 +10,8 @@ use crate::facts::Facts;
 use crate::names::{Pattern, PatternSet};
 use crate::rules::{Connector, Fingerprint, Inbound, Kind, Outbound, Requirements, Selectors};
 use crate::{
-    Certificate, Consideration, Context, Description, Direction, Explanation, Mode, Policy,
-    RequirementOutcome, Route, SelectorOutcome, TlsLevel,
+    Certificate, Consideration, Context, Dane, Description, Direction, Explanation, Mode, MtaSts,
+    Policy, RequirementOutcome, Route, SelectorOutcome, TlsLevel,
 };
 
 /// How many connectors an explanation shows.
@@ -322,6 +322,10 @@ fn describe(connector: &Connector) -> crate::Connector {
             selection(&connector.except, field)
         );
     }
+    let delivery = match &connector.kind {
+        Kind::Inbound(_) => None,
+        Kind::Outbound(outbound) => Some(connector.delivery(outbound)),
+    };
     crate::Connector {
         name: connector.name.clone(),
         direction: connector.direction(),
@@ -329,6 +333,20 @@ fn describe(connector: &Connector) -> crate::Connector {
         applies_to,
         demands,
         comment: connector.comment.clone(),
+        selects: patterns(&connector.selectors),
+        delivery,
+    }
+}
+
+fn patterns(selectors: &Selectors) -> crate::Selectors {
+    fn all<T: Display>(items: impl Iterator<Item = T>) -> Vec<String> {
+        items.map(|item| item.to_string()).collect()
+    }
+    crate::Selectors {
+        sender_domains: all(selectors.sender_domains.iter()),
+        sender_ips: all(selectors.sender_ips.iter()),
+        certificate_names: all(selectors.certificate_names.iter()),
+        recipient_domains: all(selectors.recipient_domains.iter()),
     }
 }
 
@@ -390,7 +408,7 @@ fn demands(require: &Requirements) -> String {
 }
 
 fn delivery(outbound: &Outbound) -> String {
-    let level = match &outbound.level {
+    let mut level = match &outbound.protection.level {
         TlsLevel::Opportunistic => "TLS if offered".into(),
         TlsLevel::Encrypt => "TLS".into(),
         TlsLevel::Verify => "TLS with a trusted certificate".into(),
@@ -401,6 +419,14 @@ fn delivery(outbound: &Outbound) -> String {
             )
         }
     };
+    match outbound.protection.dane {
+        Dane::Opportunistic => {}
+        Dane::Mandatory => level.push_str(" and DANE"),
+        Dane::None => level.push_str(", without DANE"),
+    }
+    if outbound.protection.mta_sts == MtaSts::None {
+        level.push_str(", without MTA-STS");
+    }
     match &outbound.route {
         Route::Mx => format!("{level}, by MX"),
         Route::SmartHosts(hosts) => format!("{level}, by {}", some_of(hosts.iter(), hosts.len())),

@@ -59,9 +59,9 @@ mod bindings {
 mod component;
 
 pub use bindings::exports::portcullis::policy::evaluation::{
-    Acceptance, Attribute, Certificate, Connector, Consideration, Context, Delivery, Description,
-    Direction, Explanation, Finding, IpAddress, Mode, Refusal, RequirementOutcome, Route,
-    SelectorOutcome, Tls, TlsLevel, Trust, Verdict,
+    Acceptance, Attribute, Certificate, Connector, Consideration, Context, Dane, Delivery,
+    Description, Direction, Explanation, Finding, IpAddress, Mode, MtaSts, Protection, Refusal,
+    RequirementOutcome, Route, SelectorOutcome, Selectors, Tls, TlsLevel, Trust, Verdict,
 };
 pub use bindings::exports::portcullis::policy::rules::{Problem, Severity, Summary};
 

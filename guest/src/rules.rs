@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use crate::ip::PrefixSet;
 use crate::names::PatternSet;
-use crate::{Mode, Route, TlsLevel};
+use crate::{Mode, Protection, Route};
 
 /// A rules document.
 #[derive(Debug, Default)]
@@ -63,7 +63,7 @@ pub struct Outbound {
     /// Where the mail goes.
     pub route: Route,
     /// What the next hop must show.
-    pub level: TlsLevel,
+    pub protection: Protection,
 }
 
 /// Lists of patterns: any within a list, all lists that are not empty.

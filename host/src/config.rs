@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use crate::sandbox;
+use crate::tls::names;
 
 /// A configuration file.
 #[derive(Clone, Debug, Deserialize)]
@@ -39,6 +40,15 @@ pub struct Config {
     /// Whose certificates are trusted.
     #[serde(default)]
     pub trust: Trust,
+    /// How mail leaves for partners.
+    #[serde(default)]
+    pub delivery: Delivery,
+    /// Whom to ask where a domain's servers are.
+    #[serde(default)]
+    pub dns: Dns,
+    /// How long connections to next hops and partners are kept for further messages.
+    #[serde(default)]
+    pub connections: Connections,
     /// Where numbers are shown.
     pub metrics: Option<Metrics>,
 }
@@ -61,7 +71,27 @@ pub struct Listener {
     #[serde(default)]
     pub proxy_protocol: Vec<IpNet>,
     /// Where accepted mail goes.
-    pub next_hop: NextHop,
+    pub next_hop: Option<NextHop>,
+    /// Instead of a next hop: the organization's own servers send their mail to partners here.
+    pub outbound: Option<Outbound>,
+}
+
+/// A listener for the mail that the organization sends.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Outbound {
+    /// The addresses of the organization's own servers.
+    #[serde(default)]
+    pub clients: Vec<IpNet>,
+    /// Names of which their trusted certificates carry one, `*.name` for all below as well.
+    #[serde(default)]
+    pub certificate_names: Vec<String>,
+    /// The SHA-256 of their certificates, in hexadecimal.
+    #[serde(default)]
+    pub certificate_fingerprints: Vec<String>,
+    /// Whose policy decides where the sender's domain is no tenant's: for notifications, whose sender is
+    /// `<>`, and for mail that is passed on. Not needed where there is one tenant.
+    pub tenant: Option<String>,
 }
 
 /// How TLS begins.
@@ -176,6 +206,10 @@ pub struct Timeouts {
     /// For the next hop's reply to the end of a message.
     #[serde(deserialize_with = "duration")]
     pub final_reply: Duration,
+    /// For finding a partner's server and getting it ready, all attempts together. RFC 5321 §4.5.3.2.3
+    /// lets a client wait five minutes for the reply to RCPT, which tells the outcome.
+    #[serde(deserialize_with = "duration")]
+    pub route: Duration,
     /// For sessions to end when the daemon is told to.
     #[serde(deserialize_with = "duration")]
     pub shutdown: Duration,
@@ -192,6 +226,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(30),
             reply: minutes(5),
             final_reply: minutes(10),
+            route: minutes(4),
             shutdown: Duration::from_secs(30),
         }
     }
@@ -253,6 +288,122 @@ pub fn default_cache_folder() -> Option<PathBuf> {
     of("CACHE_DIRECTORY")
         .or_else(|| of("XDG_CACHE_HOME").map(|folder| folder.join("portcullis")))
         .or_else(|| of("HOME").map(|folder| folder.join(".cache/portcullis")))
+}
+
+/// How mail leaves for partners.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Delivery {
+    /// The certificate chain (PEM) that is shown to partners who ask for one.
+    pub certificate: Option<PathBuf>,
+    /// Its key (PEM).
+    pub key: Option<PathBuf>,
+    /// The addresses that connections come from, at most one of each family.
+    pub source_addresses: Vec<IpAddr>,
+    /// Which addresses of a partner's servers are used.
+    pub address_family: AddressFamily,
+    /// The port of mail exchangers, and of smart hosts that name none.
+    pub port: u16,
+    /// The port of MTA-STS policy servers.
+    pub mta_sts_port: u16,
+    /// Folder in which MTA-STS policies are kept.
+    pub state: Option<PathBuf>,
+}
+
+impl Default for Delivery {
+    fn default() -> Self {
+        Delivery {
+            certificate: None,
+            key: None,
+            source_addresses: Vec::new(),
+            address_family: AddressFamily::Any,
+            port: 25,
+            mta_sts_port: 443,
+            state: None,
+        }
+    }
+}
+
+impl Delivery {
+    /// The folder in which MTA-STS policies are kept: the configured one, systemd's, or beside the
+    /// compiled policies.
+    pub fn state_folder(&self) -> Option<PathBuf> {
+        let systemd = std::env::var_os("STATE_DIRECTORY").filter(|value| !value.is_empty());
+        self.state
+            .clone()
+            .or_else(|| systemd.map(PathBuf::from))
+            .or_else(default_cache_folder)
+            .map(|folder| folder.join("mta-sts"))
+    }
+}
+
+/// Which addresses are used.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum AddressFamily {
+    /// Both families.
+    #[default]
+    Any,
+    /// IPv4 only.
+    Ipv4,
+    /// IPv6 only.
+    Ipv6,
+}
+
+/// Whom to ask where a domain's servers are.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Dns {
+    /// Recursive name servers, address and port; the system's if there are none.
+    pub servers: Vec<SocketAddr>,
+    /// Whether answers are validated by DNSSEC. Without, DANE never applies.
+    pub dnssec: bool,
+    /// The keys of the root (DNSKEY records); the Internet's if absent.
+    pub trust_anchor: Option<PathBuf>,
+    /// For one answer of a name server.
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Duration,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Dns {
+            servers: Vec::new(),
+            dnssec: true,
+            trust_anchor: None,
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How long connections are kept for further messages.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Connections {
+    /// To partners, at a time, by one route and with one protection.
+    pub per_route: usize,
+    /// That are kept idle, in all.
+    pub kept: usize,
+    /// How long one is kept idle.
+    #[serde(deserialize_with = "duration")]
+    pub idle: Duration,
+    /// How long one is used; after that the partner's certificate and records are looked at anew.
+    #[serde(deserialize_with = "duration")]
+    pub lifetime: Duration,
+    /// How many messages one carries.
+    pub messages: u32,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Connections {
+            per_route: 20,
+            kept: 200,
+            idle: Duration::from_secs(20),
+            lifetime: Duration::from_secs(300),
+            messages: 100,
+        }
+    }
 }
 
 /// Whose certificates are trusted.
@@ -341,6 +492,7 @@ impl Config {
                 .map_err(|message| wrong(format!("listener {}: {message}", listener.address)))?;
         }
         self.validate_tenants()?;
+        self.validate_outbound()?;
         let limits = self.sandbox.limits();
         if limits.evaluation < Duration::from_millis(1)
             || limits.instances == 0
@@ -362,6 +514,57 @@ impl Config {
             return Err(wrong(
                 "limits: recipients, sessions and sessions-per-address must be at least 1".into(),
             ));
+        }
+        Ok(())
+    }
+
+    fn validate_outbound(&self) -> Result<(), Problem> {
+        let wrong = |message: String| {
+            Err(Problem {
+                span: None,
+                message,
+            })
+        };
+        let Delivery {
+            certificate,
+            key,
+            source_addresses,
+            ..
+        } = &self.delivery;
+        if certificate.is_some() != key.is_some() {
+            return wrong("delivery: certificate and key belong together".into());
+        }
+        let of_family = |v4| source_addresses.iter().filter(move |ip| ip.is_ipv4() == v4);
+        if of_family(true).count() > 1 || of_family(false).count() > 1 {
+            return wrong(
+                "delivery: source-addresses has at most one address of each family".into(),
+            );
+        }
+        if self.delivery.port == 0 || self.delivery.mta_sts_port == 0 {
+            return wrong("delivery: port and mta-sts-port must be at least 1".into());
+        }
+        if self.connections.per_route == 0 || self.connections.messages == 0 {
+            return wrong("connections: per-route and messages must be at least 1".into());
+        }
+        for listener in &self.listeners {
+            let Some(outbound) = &listener.outbound else {
+                continue;
+            };
+            match &outbound.tenant {
+                Some(tenant) if !self.tenants.iter().any(|known| known.name == *tenant) => {
+                    return wrong(format!(
+                        "listener {}: outbound: there is no tenant {tenant:?}",
+                        listener.address
+                    ));
+                }
+                None if self.tenants.len() != 1 => {
+                    return wrong(format!(
+                        "listener {}: outbound needs tenant, since there is not exactly one: it decides on mail whose sender is no tenant's, such as <>",
+                        listener.address
+                    ));
+                }
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -404,8 +607,14 @@ impl Config {
         for listener in &mut self.listeners {
             listener.certificate.iter_mut().for_each(absolute);
             listener.key.iter_mut().for_each(absolute);
-            listener.next_hop.maildir.iter_mut().for_each(absolute);
+            if let Some(hop) = &mut listener.next_hop {
+                hop.maildir.iter_mut().for_each(absolute);
+            }
         }
+        self.delivery.certificate.iter_mut().for_each(absolute);
+        self.delivery.key.iter_mut().for_each(absolute);
+        self.delivery.state.iter_mut().for_each(absolute);
+        self.dns.trust_anchor.iter_mut().for_each(absolute);
         self.tenants
             .iter_mut()
             .for_each(|tenant| absolute(&mut tenant.policy));
@@ -425,7 +634,45 @@ impl Listener {
             }
             _ => {}
         }
-        let hop = &self.next_hop;
+        match (&self.next_hop, &self.outbound) {
+            (Some(hop), None) => hop.validate(),
+            (None, Some(outbound)) => outbound.validate(self),
+            _ => Err("exactly one of next-hop and outbound is needed".into()),
+        }
+    }
+}
+
+impl Outbound {
+    fn validate(&self, listener: &Listener) -> Result<(), String> {
+        let by_certificate =
+            !self.certificate_names.is_empty() || !self.certificate_fingerprints.is_empty();
+        if self.clients.is_empty() && !by_certificate {
+            return Err("outbound needs clients, certificate-names or certificate-fingerprints: it would relay for anybody".into());
+        }
+        if by_certificate && listener.certificate.is_none() {
+            return Err(
+                "outbound: certificates are shown over TLS, which needs certificate and key".into(),
+            );
+        }
+        for name in &self.certificate_names {
+            if !names::is_well_formed(name) {
+                return Err(format!("outbound: {name:?} is not a certificate name"));
+            }
+        }
+        for text in &self.certificate_fingerprints {
+            if fingerprint(text).is_none() {
+                return Err(format!(
+                    "outbound: {text:?} is not a SHA-256 in hexadecimal"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl NextHop {
+    fn validate(&self) -> Result<(), String> {
+        let hop = self;
         let kinds = [
             hop.smtp.is_some(),
             hop.lmtp.is_some(),
@@ -451,6 +698,15 @@ impl Listener {
         }
         Ok(())
     }
+}
+
+/// A SHA-256 in the interface's form, from 64 hexadecimal digits with or without colons.
+pub fn fingerprint(text: &str) -> Option<(u64, u64, u64, u64)> {
+    let digits: String = text.chars().filter(|c| *c != ':').collect();
+    let is_hex = digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let word = |at: usize| u64::from_str_radix(digits.get(at..at + 16)?, 16).ok();
+    is_hex.then_some(())?;
+    Some((word(0)?, word(16)?, word(32)?, word(48)?))
 }
 
 /// What is wrong with a configuration, and at which octet.

@@ -12,10 +12,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::policies::Policies;
 use crate::sandbox::{Builder, Cache, Sandbox};
-use crate::smtp::{Doors, Listener, NextHop, Server, Settings};
+use crate::smtp::outbound::{Means, Outbound};
+use crate::smtp::{Admission, Doors, Exit, Listener, NextHop, Pool, Server, Settings};
 use crate::tls::{Roots, ServerTls, TlsError};
 
 /// Editors and deployments touch a file several times; this much quiet ends a change.
@@ -31,6 +32,7 @@ pub struct Daemon {
     path: Option<PathBuf>,
     server: Arc<Server>,
     listeners: Vec<Arc<Listener>>,
+    outbound: Option<Arc<Outbound>>,
     watcher: RecommendedWatcher,
     changes: mpsc::Receiver<()>,
     /// Whether each tenant has its policy.
@@ -58,19 +60,8 @@ impl Daemon {
         if let Some(error) = tls_errors.into_iter().next() {
             bail!(error);
         }
-        let listeners = config
-            .listeners
-            .iter()
-            .enumerate()
-            .map(|(number, listener)| {
-                let next_hop = NextHop::new(&listener.next_hop, &config.hostname, &config.timeouts);
-                Arc::new(Listener {
-                    number,
-                    config: listener.clone(),
-                    next_hop: Arc::new(next_hop),
-                })
-            });
-        let listeners = listeners.collect();
+        let outbound = outbound(&config, &settings)?;
+        let listeners = listeners(&config, outbound.as_ref());
         let server = Arc::new(Server {
             hostname: config.hostname.as_str().into(),
             policies,
@@ -85,6 +76,7 @@ impl Daemon {
             path,
             server,
             listeners,
+            outbound,
             watcher,
             changes,
             complete: true,
@@ -105,17 +97,20 @@ impl Daemon {
         let mut stop = Stop::new()?;
         for listener in &self.listeners {
             let socket = listener.bind()?;
-            if listener.config.next_hop.maildir.is_some() {
-                listener
-                    .next_hop
-                    .prepare()
-                    .await
-                    .map_err(anyhow::Error::msg)?;
-            } else {
-                tokio::spawn(learn(listener.next_hop.clone()));
+            if let Exit::NextHop(next_hop) = &listener.exit {
+                match next_hop.pool() {
+                    None => next_hop.prepare().await.map_err(anyhow::Error::msg)?,
+                    Some(pool) => {
+                        tokio::spawn(learn(next_hop.clone()));
+                        tokio::spawn(Pool::sweep(Arc::downgrade(pool)));
+                    }
+                }
             }
             tracing::info!(address = %socket.local_addr()?, "listening");
             tokio::spawn(listener.clone().serve(self.server.clone(), socket));
+        }
+        if let Some(outbound) = &self.outbound {
+            tokio::spawn(Pool::sweep(Arc::downgrade(outbound.pool())));
         }
         if let Some(metrics) = &self.config.metrics {
             let address = metrics.address;
@@ -165,6 +160,14 @@ impl Daemon {
                 for error in errors {
                     tracing::error!(%error, "a certificate was not taken; the old one stays in force");
                 }
+                if let Some(outbound) = &self.outbound {
+                    match Means::new(&self.config, settings.roots.clone()) {
+                        Ok(means) => outbound.exchange(means),
+                        Err(error) => {
+                            tracing::error!(%error, "the way out was not changed")
+                        }
+                    }
+                }
                 self.server.settings.store(Arc::new(settings));
             }
             Err(error) => {
@@ -203,6 +206,9 @@ impl Daemon {
         }
         files.extend(self.path.as_deref());
         files.extend(self.config.trust.roots.as_deref());
+        files.extend(self.config.delivery.certificate.as_deref());
+        files.extend(self.config.delivery.key.as_deref());
+        files.extend(self.config.dns.trust_anchor.as_deref());
         let mut folders = BTreeSet::new();
         for file in files {
             folders_of(file, MOST_LINKS, &mut folders);
@@ -252,11 +258,43 @@ fn settings(
         }
     }
     let settings = Settings {
+        roots,
         limits: config.limits.clone(),
         timeouts: config.timeouts.clone(),
         tls,
     };
     Ok((settings, errors))
+}
+
+/// The way out, if a listener needs one.
+fn outbound(config: &Config, settings: &Settings) -> anyhow::Result<Option<Arc<Outbound>>> {
+    if config.listeners.iter().all(|own| own.outbound.is_none()) {
+        return Ok(None);
+    }
+    let means = Means::new(config, settings.roots.clone())?;
+    Ok(Some(Arc::new(Outbound::new(config, means))))
+}
+
+fn listeners(config: &Config, outbound: Option<&Arc<Outbound>>) -> Vec<Arc<Listener>> {
+    let exit = |listener: &config::Listener| match (&listener.next_hop, &listener.outbound) {
+        (Some(hop), _) => Some(Exit::NextHop(Arc::new(NextHop::new(hop, config)))),
+        (None, Some(admitted)) => Some(Exit::Partners {
+            admission: Admission::new(admitted),
+            outbound: outbound?.clone(),
+        }),
+        // Reading the configuration has seen to it that there is one of them.
+        (None, None) => None,
+    };
+    let listeners = config.listeners.iter().enumerate();
+    listeners
+        .filter_map(|(number, listener)| {
+            Some(Arc::new(Listener {
+                number,
+                config: listener.clone(),
+                exit: exit(listener)?,
+            }))
+        })
+        .collect()
 }
 
 /// Asks a next hop what it can keep, until it answers. From then on its sessions tell.

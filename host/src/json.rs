@@ -7,8 +7,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::sandbox::interface::{
-    self, Certificate, Context, Direction, Explanation, Finding, Mode, Route, Tls, TlsLevel, Trust,
-    Verdict,
+    self, Certificate, Context, Dane, Direction, Explanation, Finding, Mode, MtaSts, Protection,
+    Route, Tls, TlsLevel, Trust, Verdict,
 };
 use crate::sandbox::{Problem, Severity};
 
@@ -230,7 +230,11 @@ pub enum VerdictJson<'a> {
         route: RouteJson<'a>,
         tls: LevelJson<'a>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        audit_tls: Option<LevelJson<'a>>,
+        dane: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        mta_sts: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        audit_tls: Option<ProtectionJson<'a>>,
         audit: Vec<FindingJson<'a>>,
     },
 }
@@ -288,8 +292,10 @@ impl<'a> From<&'a Verdict> for VerdictJson<'a> {
                     Route::Mx => RouteJson::Mx,
                     Route::SmartHosts(hosts) => RouteJson::SmartHosts(hosts),
                 },
-                tls: (&delivery.tls).into(),
-                audit_tls: delivery.audit_tls.as_ref().map(LevelJson::from),
+                tls: (&delivery.tls.level).into(),
+                dane: dane(&delivery.tls),
+                mta_sts: mta_sts(&delivery.tls),
+                audit_tls: delivery.audit_tls.as_ref().map(ProtectionJson::from),
                 audit: findings(&delivery.audit),
             },
         }
@@ -311,13 +317,63 @@ impl<'a> From<&'a interface::Refusal> for RefusalJson<'a> {
 
 impl<'a> From<&'a TlsLevel> for LevelJson<'a> {
     fn from(level: &'a TlsLevel) -> Self {
-        let (level, names) = match level {
-            TlsLevel::Opportunistic => ("opportunistic", None),
-            TlsLevel::Encrypt => ("encrypt", None),
-            TlsLevel::Verify => ("verify", None),
-            TlsLevel::Name(names) => ("name", Some(&names[..])),
+        let names = match level {
+            TlsLevel::Name(names) => Some(&names[..]),
+            _ => None,
         };
-        LevelJson { level, names }
+        LevelJson {
+            level: level_name(level),
+            names,
+        }
+    }
+}
+
+/// The word for a level.
+pub fn level_name(level: &TlsLevel) -> &'static str {
+    match level {
+        TlsLevel::Opportunistic => "opportunistic",
+        TlsLevel::Encrypt => "encrypt",
+        TlsLevel::Verify => "verify",
+        TlsLevel::Name(_) => "name",
+    }
+}
+
+/// The JSON form of a protection.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ProtectionJson<'a> {
+    #[serde(flatten)]
+    level: LevelJson<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dane: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mta_sts: Option<&'static str>,
+}
+
+impl<'a> From<&'a Protection> for ProtectionJson<'a> {
+    fn from(protection: &'a Protection) -> Self {
+        ProtectionJson {
+            level: (&protection.level).into(),
+            dane: dane(protection),
+            mta_sts: mta_sts(protection),
+        }
+    }
+}
+
+/// The word for what TLSA records count for, unless it is the default.
+fn dane(protection: &Protection) -> Option<&'static str> {
+    match protection.dane {
+        Dane::Opportunistic => None,
+        Dane::Mandatory => Some("mandatory"),
+        Dane::None => Some("none"),
+    }
+}
+
+/// The word for what an MTA-STS policy counts for, unless it is the default.
+fn mta_sts(protection: &Protection) -> Option<&'static str> {
+    match protection.mta_sts {
+        MtaSts::Opportunistic => None,
+        MtaSts::None => Some("none"),
     }
 }
 

@@ -40,6 +40,14 @@ pub struct Tenant {
     digest: Option<[u8; 32]>,
 }
 
+impl Tenant {
+    /// Whether the policy's verdict can depend on the From header.
+    pub fn reads_header(&self) -> bool {
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.description.reads_header_from)
+    }
+}
+
 /// The tenants at one moment. A transaction holds on to the one that it began with.
 #[derive(Clone, Default)]
 pub struct Table {
@@ -68,8 +76,9 @@ impl Table {
         self.by_name.get(name)
     }
 
-    /// The tenant for the bare `Postmaster`, whom every server must know (RFC 5321 §4.5.1).
-    pub fn postmaster(&self) -> Option<&Arc<Tenant>> {
+    /// The first tenant: the one of the bare `Postmaster`, whom every server must know (RFC 5321
+    /// §4.5.1).
+    pub fn first(&self) -> Option<&Arc<Tenant>> {
         self.first.as_ref()
     }
 }

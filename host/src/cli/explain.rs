@@ -13,8 +13,8 @@ use super::paint::{self, Paint, printable};
 use super::{Format, PolicyArgs, policy};
 use crate::json::{self, ExplanationJson};
 use crate::sandbox::interface::{
-    Certificate, Consideration, Context, Direction, Explanation, Finding, Mode, Refusal, Route,
-    Tls, TlsLevel, Verdict,
+    Certificate, Consideration, Context, Dane, Direction, Explanation, Finding, Mode, MtaSts,
+    Protection, Refusal, Route, Tls, TlsLevel, Verdict,
 };
 
 /// Tell what would become of a message, and why
@@ -207,11 +207,11 @@ fn cleaned(mut explanation: Explanation) -> Explanation {
             if let Route::SmartHosts(hosts) = &mut delivery.route {
                 hosts.iter_mut().for_each(clean);
             }
-            for level in [Some(&mut delivery.tls), delivery.audit_tls.as_mut()]
+            for protection in [Some(&mut delivery.tls), delivery.audit_tls.as_mut()]
                 .into_iter()
                 .flatten()
             {
-                if let TlsLevel::Name(names) = level {
+                if let TlsLevel::Name(names) = &mut protection.level {
                     names.iter_mut().for_each(clean);
                 }
             }
@@ -346,20 +346,21 @@ fn verdict_line(verdict: &Verdict, paint: Paint) -> String {
             let audited = delivery
                 .audit_tls
                 .as_ref()
-                .map_or_else(String::new, |level| {
-                    format!("; in audit only: {}", level_text(level))
+                .map_or_else(String::new, |protection| {
+                    format!("; in audit only: {}", protection_text(protection))
                 });
             format!(
                 "{} {route}, {}{audited}",
                 paint.good("delivered"),
-                level_text(&delivery.tls)
+                protection_text(&delivery.tls)
             )
         }
     }
 }
 
-fn level_text(level: &TlsLevel) -> String {
-    match level {
+/// What the next hop must show, for people.
+pub fn protection_text(protection: &Protection) -> String {
+    let level: String = match &protection.level {
         TlsLevel::Opportunistic => "with TLS if it is offered".into(),
         TlsLevel::Encrypt => "with TLS only, any certificate".into(),
         TlsLevel::Verify => "with TLS only, and a trusted certificate".into(),
@@ -369,7 +370,17 @@ fn level_text(level: &TlsLevel) -> String {
                 names.join(" or ")
             )
         }
-    }
+    };
+    let dane = match protection.dane {
+        Dane::Opportunistic => "",
+        Dane::Mandatory => ", DANE is mandatory",
+        Dane::None => ", DANE is not looked at",
+    };
+    let mta_sts = match protection.mta_sts {
+        MtaSts::Opportunistic => "",
+        MtaSts::None => ", MTA-STS is not looked at",
+    };
+    format!("{level}{dane}{mta_sts}")
 }
 
 fn audit(verdict: &Verdict) -> &[Finding] {

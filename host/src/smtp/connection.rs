@@ -206,6 +206,17 @@ impl Connection {
         }
     }
 
+    /// The TLS session of a client side, once there is one.
+    pub fn client_tls_session(&self) -> Option<&rustls::ClientConnection> {
+        match &self.stream {
+            Stream::Tls(stream) => match &**stream {
+                TlsStream::Client(stream) => Some(stream.get_ref().1),
+                TlsStream::Server(_) => None,
+            },
+            _ => None,
+        }
+    }
+
     /// Says good-bye to the transport (a TLS close_notify).
     pub async fn close(&mut self) {
         // The peer may be gone already, and then there is nobody to tell.

@@ -6,7 +6,7 @@ use super::reply::Reply;
 use crate::json::trust_name;
 use crate::metrics::Metrics;
 use crate::policies::{Table, Tenant, unavailable};
-use crate::sandbox::interface::{Context, Finding, Verdict};
+use crate::sandbox::interface::{Context, Direction, Finding, Verdict};
 use crate::sandbox::{EvaluationError, Instance, Sandbox};
 
 /// A session talks to few organizations; one that talks to more has the oldest instance dropped.
@@ -74,11 +74,8 @@ impl Instances {
             None => Instance::new(&self.sandbox, module).await,
         };
         match self.ask(tenant, asked, context).await {
-            Ok(Verdict::Deliver(_)) => {
-                let text = "the policy answers inbound mail with an outbound verdict";
-                Err(Failed::new("invalid", text))
-            }
-            Ok(verdict) => Ok(verdict),
+            Ok(verdict) if is_of(&verdict, context.direction) => Ok(verdict),
+            Ok(_) => Err(Failed::new("invalid", other_direction(context.direction))),
             Err(error) => Err(Failed::new(error.failure.name(), &error.to_string())),
         }
     }
@@ -97,6 +94,22 @@ impl Instances {
         }
         self.instances.push((tenant.name.clone(), instance));
         Ok(verdict)
+    }
+}
+
+/// Whether a verdict is one for mail of that direction.
+fn is_of(verdict: &Verdict, direction: Direction) -> bool {
+    match verdict {
+        Verdict::Accept(_) => direction == Direction::Inbound,
+        Verdict::Deliver(_) => direction == Direction::Outbound,
+        Verdict::Reject(_) | Verdict::Defer(_) => true,
+    }
+}
+
+fn other_direction(asked: Direction) -> &'static str {
+    match asked {
+        Direction::Inbound => "the policy answers inbound mail with an outbound verdict",
+        Direction::Outbound => "the policy answers outbound mail with an inbound verdict",
     }
 }
 

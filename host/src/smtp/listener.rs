@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::connection::{Connection, Stream};
+use super::exit::Exit;
 use super::limits::{Doors, Full};
-use super::next_hop::NextHop;
 use super::reply::Reply;
 use super::session::Session;
 use crate::config::{self, TlsMode};
@@ -47,6 +47,8 @@ pub struct Server {
 
 /// What a reload of the configuration exchanges.
 pub struct Settings {
+    /// Whose certificates are trusted.
+    pub roots: crate::tls::Roots,
     /// What a session may use.
     pub limits: config::Limits,
     /// How long to wait.
@@ -69,7 +71,7 @@ pub struct Listener {
     /// The configuration.
     pub config: config::Listener,
     /// Where accepted mail goes.
-    pub next_hop: Arc<NextHop>,
+    pub exit: Exit,
 }
 
 /// An address cannot be listened on.

@@ -1,4 +1,4 @@
-//! The facts of a client certificate: its names, and whether its chain is trusted.
+//! The facts of a peer's certificate: its names, and whether its chain is trusted.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::RootCertStore;
@@ -17,7 +17,8 @@ pub fn facts(
     provider: &CryptoProvider,
 ) -> Option<Certificate> {
     let (own, intermediates) = chain.split_first()?;
-    let trust = judge(own, intermediates, roots, provider);
+    let usages = [KeyUsage::server_auth, KeyUsage::client_auth];
+    let trust = judge(own, intermediates, roots, provider, &usages);
     let sha256 = sha256(own);
     // The handshake has parsed it before.
     let (_, parsed) = X509Certificate::from_der(own).ok()?;
@@ -43,17 +44,41 @@ fn sha256(certificate: &[u8]) -> (u64, u64, u64, u64) {
     (next(), next(), next(), next())
 }
 
-/// The SAN dNSNames; where there is none, the subject's CN.
-fn names(certificate: &X509Certificate) -> Vec<String> {
+/// Whether the chain of a receiving server ends at a root.
+pub fn trust_of_server(
+    chain: &[CertificateDer<'_>],
+    roots: &RootCertStore,
+    provider: &CryptoProvider,
+) -> Trust {
+    chain
+        .split_first()
+        .map_or(Trust::Invalid, |(own, intermediates)| {
+            judge(
+                own,
+                intermediates,
+                roots,
+                provider,
+                &[KeyUsage::server_auth],
+            )
+        })
+}
+
+/// The SAN dNSNames.
+pub fn dns_names(certificate: &X509Certificate) -> Vec<String> {
     let alternative = certificate.subject_alternative_name().ok().flatten();
-    let dns_names: Vec<String> = alternative
+    alternative
         .iter()
         .flat_map(|extension| &extension.value.general_names)
         .filter_map(|name| match name {
             GeneralName::DNSName(name) => Some((*name).to_owned()),
             _ => None,
         })
-        .collect();
+        .collect()
+}
+
+/// The SAN dNSNames; where there is none, the subject's CN.
+fn names(certificate: &X509Certificate) -> Vec<String> {
+    let dns_names = dns_names(certificate);
     if !dns_names.is_empty() {
         return dns_names;
     }
@@ -71,6 +96,7 @@ fn judge(
     intermediates: &[CertificateDer<'_>],
     roots: &RootCertStore,
     provider: &CryptoProvider,
+    usages: &[fn() -> KeyUsage],
 ) -> Trust {
     let Ok(entity) = EndEntityCert::try_from(own) else {
         return Trust::Invalid;
@@ -90,11 +116,19 @@ fn judge(
             )
             .map(|_| ())
     };
-    match verify(KeyUsage::server_auth()).or_else(|first| {
+    let mut outcome = Err(webpki::Error::RequiredEkuNotFoundContext(
+        webpki::RequiredEkuNotFoundContext {
+            required: KeyUsage::server_auth(),
+            present: Vec::new(),
+        },
+    ));
+    for usage in usages {
         // The reason that is told is of the usage that went further.
-        verify(KeyUsage::client_auth())
-            .map_err(|second| if is_usage(&first) { second } else { first })
-    }) {
+        outcome = outcome.or_else(|first| {
+            verify(usage()).map_err(|second| if is_usage(&first) { second } else { first })
+        });
+    }
+    match outcome {
         Ok(()) => Trust::Trusted,
         Err(webpki::Error::CertExpired { .. }) => Trust::Expired,
         Err(webpki::Error::CertNotValidYet { .. }) => Trust::NotYetValid,

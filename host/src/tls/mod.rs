@@ -1,7 +1,11 @@
-//! TLS on the listener: handshakes, and what the client's certificate is worth.
+//! TLS on either side: handshakes, and what the peer's certificate is worth.
 
-mod certificate;
+pub mod certificate;
+mod client;
+pub mod names;
 mod verifier;
+
+pub use client::ClientTls;
 
 use std::fs;
 use std::io;
@@ -15,7 +19,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 
 use crate::sandbox::interface::Tls;
-use verifier::AnyClient;
+use verifier::AnyPeer;
 
 /// TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +32,10 @@ pub enum TlsError {
         /// What is wrong.
         reason: String,
     },
-    /// The certificate and the key do not make a server.
+    /// The TLS provider lacks what is needed.
+    #[error("TLS cannot be used: {0}")]
+    Provider(rustls::Error),
+    /// The certificate and the key do not belong together.
     #[error("{}: the certificate cannot be used: {source}", path.display())]
     Config {
         /// The certificate's file.
@@ -38,9 +45,15 @@ pub enum TlsError {
     },
 }
 
-/// The roots that client certificates are judged against.
+/// The roots that the certificates of peers are judged against.
 #[derive(Clone, Debug)]
 pub struct Roots(Arc<RootCertStore>);
+
+impl PartialEq for Roots {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.roots == other.0.roots
+    }
+}
 
 impl Roots {
     /// The certificates of a PEM file.
@@ -68,10 +81,15 @@ impl Roots {
         tracing::debug!(added, ignored, "system root certificates");
         if added == 0 {
             tracing::warn!(
-                "the system has no root certificates: no client certificate will be trusted"
+                "the system has no root certificates: no peer's certificate will be trusted"
             );
         }
         Roots(Arc::new(store))
+    }
+
+    /// The certificates themselves.
+    pub fn store(&self) -> &Arc<RootCertStore> {
+        &self.0
     }
 }
 
@@ -107,7 +125,7 @@ impl ServerTls {
         roots: Roots,
     ) -> Result<Self, rustls::Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = Arc::new(AnyClient::new(&provider));
+        let verifier = Arc::new(AnyPeer::new(&provider));
         let mut config = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_client_cert_verifier(verifier)

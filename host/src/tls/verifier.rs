@@ -1,31 +1,67 @@
-//! Client certificates in the handshake: asked for, never demanded, and any will do, as long as the
-//! client proves that it has the key. What the certificate is worth is told as a fact afterwards.
+//! Certificates in the handshake, on either side: any will do, as long as the peer proves that it has
+//! the key. What the certificate is worth is judged afterwards, so that a client certificate can be a
+//! fact for the policy, and a refusal can say what was wrong with a server's.
 
-use rustls::client::danger::HandshakeSignatureValid;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key,
 };
-use rustls::pki_types::{CertificateDer, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Accepts every certificate whose key the client has.
+/// Accepts every certificate whose key the peer has.
 #[derive(Debug)]
-pub struct AnyClient {
+pub struct AnyPeer {
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl AnyClient {
+impl AnyPeer {
     /// A verifier with the provider's signature algorithms.
     pub fn new(provider: &CryptoProvider) -> Self {
-        AnyClient {
+        AnyPeer {
             algorithms: provider.signature_verification_algorithms,
         }
     }
+
+    fn tls12(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let key = public_key(certificate)?;
+        let bad = || Error::from(CertificateError::BadSignature);
+        let key = webpki::RawPublicKeyEntity::try_from(&key).map_err(|_| bad())?;
+        let algorithms = self
+            .algorithms
+            .mapping
+            .iter()
+            .find(|(scheme, _)| *scheme == signature.scheme);
+        let (_, algorithms) = algorithms.ok_or_else(bad)?;
+        algorithms
+            .iter()
+            .any(|algorithm| {
+                key.verify_signature(*algorithm, message, signature.signature())
+                    .is_ok()
+            })
+            .then(HandshakeSignatureValid::assertion)
+            .ok_or_else(bad)
+    }
+
+    fn tls13(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let key = public_key(certificate)?;
+        verify_tls13_signature_with_raw_key(message, &key, signature, &self.algorithms)
+    }
 }
 
-impl ClientCertVerifier for AnyClient {
+impl ClientCertVerifier for AnyPeer {
     fn offer_client_auth(&self) -> bool {
         true
     }
@@ -54,23 +90,7 @@ impl ClientCertVerifier for AnyClient {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let key = public_key(certificate)?;
-        let bad = || Error::from(CertificateError::BadSignature);
-        let key = webpki::RawPublicKeyEntity::try_from(&key).map_err(|_| bad())?;
-        let algorithms = self
-            .algorithms
-            .mapping
-            .iter()
-            .find(|(scheme, _)| *scheme == signature.scheme);
-        let (_, algorithms) = algorithms.ok_or_else(bad)?;
-        algorithms
-            .iter()
-            .any(|algorithm| {
-                key.verify_signature(*algorithm, message, signature.signature())
-                    .is_ok()
-            })
-            .then(HandshakeSignatureValid::assertion)
-            .ok_or_else(bad)
+        self.tls12(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -79,8 +99,42 @@ impl ClientCertVerifier for AnyClient {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let key = public_key(certificate)?;
-        verify_tls13_signature_with_raw_key(message, &key, signature, &self.algorithms)
+        self.tls13(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for AnyPeer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.tls12(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.tls13(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -4,19 +4,21 @@
 
 mod address;
 mod maildir;
-mod relay;
+mod server;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::address::{Address, ReversePath};
-use super::command::MailParameters;
+use super::address::Address;
+use super::pool::{Lease, Pool};
+use super::relay::{NotBegun, Relay, Sender};
 use super::reply::{Capabilities, Reply, SizeLimit};
 use crate::config;
 use maildir::{Delivery, Maildir};
-use relay::{Relay, Server};
+use server::Server;
 
 /// Who the client is, for a next hop that is told.
 pub struct Client {
@@ -41,6 +43,15 @@ pub struct Offer {
     pub size: Option<u64>,
 }
 
+impl Offer {
+    /// Everything.
+    pub const ALL: Offer = Offer {
+        eight_bit_mime: true,
+        smtputf8: true,
+        size: None,
+    };
+}
+
 impl From<&Capabilities> for Offer {
     fn from(capabilities: &Capabilities) -> Self {
         Offer {
@@ -55,6 +66,9 @@ impl From<&Capabilities> for Offer {
     }
 }
 
+/// Nobody waits where there is no limit.
+const NO_WAIT: Duration = Duration::from_secs(1);
+
 /// A next hop, as configured.
 pub struct NextHop {
     kind: Kind,
@@ -63,36 +77,30 @@ pub struct NextHop {
 }
 
 enum Kind {
-    Relay(Server),
+    Relay(Server, Arc<Pool>),
     Maildir(Maildir),
 }
 
 impl NextHop {
     /// A next hop; nothing is connected or made yet.
-    pub fn new(config: &config::NextHop, hostname: &str, timeouts: &config::Timeouts) -> Self {
-        let (kind, offer, recipients) = match &config.maildir {
-            Some(folder) => {
-                let offer = Offer {
-                    eight_bit_mime: true,
-                    smtputf8: true,
-                    size: None,
-                };
-                (
-                    Kind::Maildir(Maildir::new(folder, hostname)),
-                    offer,
-                    usize::MAX,
-                )
-            }
+    pub fn new(hop: &config::NextHop, config: &config::Config) -> Self {
+        let (kind, offer, recipients) = match &hop.maildir {
+            Some(folder) => (
+                Kind::Maildir(Maildir::new(folder, &config.hostname)),
+                Offer::ALL,
+                usize::MAX,
+            ),
             None => {
-                let server = Server::new(config, hostname, timeouts);
-                let recipients = if server.lmtp { 1 } else { usize::MAX };
-                (Kind::Relay(server), Offer::default(), recipients)
+                let server = Server::new(hop, &config.hostname, &config.timeouts);
+                let recipients = if server.is_lmtp() { 1 } else { usize::MAX };
+                let pool = Pool::new(config.connections.clone(), None);
+                (Kind::Relay(server, pool), Offer::default(), recipients)
             }
         };
         NextHop {
             kind,
             offer: ArcSwap::from_pointee(offer),
-            recipients: config.recipients.unwrap_or(recipients),
+            recipients: hop.recipients.unwrap_or(recipients),
         }
     }
 
@@ -113,7 +121,7 @@ impl NextHop {
     pub async fn prepare(&self) -> Result<(), String> {
         match &self.kind {
             Kind::Maildir(maildir) => maildir.prepare().await.map_err(|error| error.to_string()),
-            Kind::Relay(server) => {
+            Kind::Relay(server, _) => {
                 let mut relay = server
                     .connect(None)
                     .await
@@ -125,19 +133,55 @@ impl NextHop {
         }
     }
 
-    /// A way to hand messages over, for one session.
-    pub async fn open(self: &Arc<Self>, client: &Client) -> Result<Handover, Reply> {
+    /// The connections to the server, if it is one.
+    pub fn pool(&self) -> Option<&Arc<Pool>> {
         match &self.kind {
-            Kind::Maildir(maildir) => Ok(Handover::Maildir(Box::new(maildir.delivery()))),
-            Kind::Relay(server) => {
-                let relay = server
-                    .connect(Some(client))
-                    .await
-                    .map_err(|failure| failure.reply())?;
-                self.learn(&relay);
-                Ok(Handover::Relay(Box::new(relay)))
+            Kind::Maildir(_) => None,
+            Kind::Relay(_, pool) => Some(pool),
+        }
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub async fn begin(&self, client: &Client, sender: Sender<'_>) -> Result<Handover, Reply> {
+        let (server, pool) = match &self.kind {
+            Kind::Relay(server, pool) => (server, pool),
+            Kind::Maildir(maildir) => {
+                let mut delivery = maildir.delivery();
+                delivery.mail(sender.from);
+                return Ok(Handover::Maildir(Box::new(delivery)));
+            }
+        };
+        if server.tells_client() {
+            let mut relay = self.connect(server, client).await?;
+            relay.mail(sender).await.map_err(|begun| begun.reply())?;
+            return Ok(Handover::Relay(Box::new(relay)));
+        }
+        // Without a limit of its own nobody waits for a turn.
+        let Some(turn) = pool.turn(&"".into(), NO_WAIT).await else {
+            return Err(Reply::new(451, (4, 3, 2), "too many messages at a time"));
+        };
+        let turn = match turn.reuse(sender).await {
+            Ok(outcome) => return outcome.map(Handover::pooled),
+            Err(turn) => turn,
+        };
+        let mut lease = turn.lease(self.connect(server, client).await?);
+        match lease.relay().mail(sender).await {
+            Ok(()) => Ok(Handover::pooled(lease)),
+            Err(begun) => {
+                lease.release();
+                Err(begun.reply())
             }
         }
+    }
+
+    async fn connect(&self, server: &Server, client: &Client) -> Result<Relay, Reply> {
+        let connected = server.connect(Some(client)).await;
+        let relay = connected.map_err(|failure| failure.reply())?;
+        self.learn(&relay);
+        Ok(relay)
     }
 
     fn learn(&self, relay: &Relay) {
@@ -148,36 +192,53 @@ impl NextHop {
     }
 }
 
-/// The envelope's sender side.
-pub struct Sender<'a> {
-    /// The reverse path.
-    pub from: &'a ReversePath,
-    /// Its parameters.
-    pub parameters: &'a MailParameters,
-}
-
 /// One message after another, handed over. A refusal is the reply that the client gets.
 pub enum Handover {
-    /// To a server.
+    /// To a server, over a connection that belongs to this client.
     Relay(Box<Relay>),
+    /// To a server, over one that anybody's mail may use.
+    Pooled(Box<Lease>),
     /// To a Maildir.
     Maildir(Box<Delivery>),
 }
 
 impl Handover {
+    /// Over a connection of a pool.
+    pub fn pooled(lease: Lease) -> Self {
+        Handover::Pooled(Box::new(lease))
+    }
+
+    fn relay(&mut self) -> Result<&mut Relay, &mut Delivery> {
+        match self {
+            Handover::Relay(relay) => Ok(relay),
+            Handover::Pooled(lease) => Ok(lease.relay()),
+            Handover::Maildir(delivery) => Err(delivery),
+        }
+    }
+
+    /// Where the mail goes, for the log.
+    pub fn place(&self) -> String {
+        match self {
+            Handover::Relay(relay) => relay.place().to_string(),
+            Handover::Pooled(lease) => lease.place().to_string(),
+            Handover::Maildir(_) => "maildir".into(),
+        }
+    }
+
     /// Whether another message can be handed over.
     pub fn is_usable(&self) -> bool {
         match self {
             Handover::Relay(relay) => relay.is_usable(),
+            Handover::Pooled(lease) => lease.is_usable(),
             Handover::Maildir(_) => true,
         }
     }
 
-    /// Begins a transaction.
-    pub async fn mail(&mut self, sender: Sender<'_>) -> Result<(), Reply> {
-        match self {
-            Handover::Relay(relay) => relay.mail(sender).await,
-            Handover::Maildir(delivery) => {
+    /// Begins another transaction.
+    pub async fn mail(&mut self, sender: Sender<'_>) -> Result<(), NotBegun> {
+        match self.relay() {
+            Ok(relay) => relay.mail(sender).await,
+            Err(delivery) => {
                 delivery.mail(sender.from);
                 Ok(())
             }
@@ -186,47 +247,58 @@ impl Handover {
 
     /// Adds a recipient.
     pub async fn rcpt(&mut self, to: &Address) -> Reply {
-        match self {
-            Handover::Relay(relay) => relay.rcpt(to).await,
-            Handover::Maildir(delivery) => delivery.rcpt(to),
+        match self.relay() {
+            Ok(relay) => relay.rcpt(to).await,
+            Err(delivery) => delivery.rcpt(to),
         }
     }
 
     /// Begins the message.
     pub async fn data(&mut self) -> Result<(), Reply> {
-        match self {
-            Handover::Relay(relay) => relay.data().await,
-            Handover::Maildir(delivery) => delivery.data().await,
+        match self.relay() {
+            Ok(relay) => relay.data().await,
+            Err(delivery) => delivery.data().await,
         }
     }
 
     /// A part of the message, with CRLF line ends and nothing else that ends a line.
     pub async fn write(&mut self, content: &[u8]) -> Result<(), Reply> {
-        match self {
-            Handover::Relay(relay) => relay.write(content).await,
-            Handover::Maildir(delivery) => delivery.write(content).await,
+        match self.relay() {
+            Ok(relay) => relay.write(content).await,
+            Err(delivery) => delivery.write(content).await,
         }
     }
 
     /// Ends the message. A positive reply means that the next hop, or the disk, has it.
     pub async fn finish(&mut self) -> Reply {
-        match self {
-            Handover::Relay(relay) => relay.finish().await,
-            Handover::Maildir(delivery) => delivery.finish().await,
+        match self.relay() {
+            Ok(relay) => relay.finish().await,
+            Err(delivery) => delivery.finish().await,
         }
     }
 
-    /// Gives the transaction up, whatever its state; the next hop keeps nothing of it.
+    /// Gives the transaction up, whatever its state; nobody keeps anything of it.
     pub async fn reset(&mut self) {
+        match self.relay() {
+            Ok(relay) => relay.reset().await,
+            Err(delivery) => delivery.reset(),
+        }
+    }
+
+    /// After a transaction: gives back what is not this client's alone, and keeps the rest.
+    pub fn let_go(self) -> Option<Self> {
         match self {
-            Handover::Relay(relay) => relay.reset().await,
-            Handover::Maildir(delivery) => delivery.reset(),
+            Handover::Pooled(lease) => {
+                lease.release();
+                None
+            }
+            own => Some(own),
         }
     }
 
     /// Ends the session with the next hop.
     pub async fn quit(&mut self) {
-        if let Handover::Relay(relay) = self {
+        if let Ok(relay) = self.relay() {
             relay.quit().await;
         }
     }

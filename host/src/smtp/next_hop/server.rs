@@ -1,0 +1,144 @@
+//! A configured next hop: an SMTP or LMTP server that is near.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use proxy_header::{ProxiedAddress, ProxyHeader};
+use rustls::pki_types::ServerName;
+use tokio::time::timeout;
+
+use super::Client;
+use super::address::Place;
+use crate::config;
+use crate::smtp::relay::{CONNECT, Cause, HopFailure, Manner, Relay, Told};
+use crate::tls::ClientTls;
+
+/// A server, as configured.
+pub struct Server {
+    place: Place,
+    name: Arc<str>,
+    manner: Manner,
+    xclient: bool,
+    proxy_protocol: Option<u8>,
+    tls: Option<ClientTls>,
+}
+
+impl Server {
+    /// A server; nothing is connected yet.
+    pub fn new(config: &config::NextHop, hostname: &str, timeouts: &config::Timeouts) -> Self {
+        let (text, lmtp) = match (&config.smtp, &config.lmtp) {
+            (_, Some(lmtp)) => (lmtp.as_str(), true),
+            (smtp, None) => (smtp.as_deref().unwrap_or_default(), false),
+        };
+        let place = Place::parse(text, if lmtp { 24 } else { 25 });
+        // The provider has the cipher suites of both versions.
+        let tls = ClientTls::anonymous()
+            .inspect_err(|error| tracing::error!(%error, "no TLS towards next hops"));
+        Server {
+            name: place.to_string().into(),
+            place,
+            manner: Manner {
+                hostname: hostname.into(),
+                lmtp,
+                timeouts: Arc::new(timeouts.clone()),
+                told: Told::Stranger,
+            },
+            xclient: config.xclient,
+            proxy_protocol: config.proxy_protocol,
+            tls: tls.ok().filter(|_| config.starttls),
+        }
+    }
+
+    /// Whether it speaks LMTP.
+    pub fn is_lmtp(&self) -> bool {
+        self.manner.lmtp
+    }
+
+    /// Whether a connection belongs to the client that it was made for.
+    pub fn tells_client(&self) -> bool {
+        self.xclient || self.proxy_protocol.is_some()
+    }
+
+    /// Connects, greets, and begins TLS where it is offered: it was configured by its address, so any
+    /// certificate will do.
+    pub async fn connect(&self, client: Option<&Client>) -> Result<Relay, HopFailure> {
+        let failure = |step, cause: Cause| self.manner.failure(&self.name, step, cause);
+        let connecting = timeout(self.manner.timeouts.connect, self.place.connect()).await;
+        let stream = match connecting {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(failure(CONNECT, error.into())),
+            Err(_) => return Err(failure(CONNECT, Cause::TimedOut)),
+        };
+        let mut relay = Relay::new(stream, self.name.clone(), self.manner.clone());
+        if let (Some(version), Some(client)) = (self.proxy_protocol, client) {
+            let header =
+                ProxyHeader::with_address(ProxiedAddress::stream(client.address, client.local));
+            let output = relay.preamble();
+            let written = if version == 1 {
+                header.encode_v1(output)
+            } else {
+                header.encode_v2(output)
+            };
+            written.map_err(|error| failure("PROXY", std::io::Error::other(error).into()))?;
+        }
+        relay.greet().await?;
+        if let Some(tls) = &self.tls
+            && relay.capabilities().starttls
+        {
+            let name = ServerName::try_from(self.place.host().to_owned())
+                .map_err(|error| failure("STARTTLS", std::io::Error::other(error).into()))?;
+            relay.start_tls(tls.connector(), name).await?;
+        }
+        if let (true, Some(client)) = (self.xclient, client) {
+            self.forward_client(&mut relay, client).await?;
+        }
+        Ok(relay)
+    }
+
+    /// Postfix's XCLIENT: only what the server says that it takes is told.
+    async fn forward_client(&self, relay: &mut Relay, client: &Client) -> Result<(), HopFailure> {
+        let address = match client.address.ip().to_canonical() {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("IPV6:{ip}"),
+        };
+        let values = [
+            ("ADDR", address),
+            ("PORT", client.address.port().to_string()),
+            ("NAME", "[UNAVAILABLE]".to_owned()),
+            ("HELO", xtext(&client.helo)),
+            (
+                "PROTO",
+                if client.esmtp { "ESMTP" } else { "SMTP" }.to_owned(),
+            ),
+        ];
+        let known = &relay.capabilities().xclient;
+        let told: Vec<String> = values
+            .iter()
+            .filter(|(name, _)| known.iter().any(|known| known.eq_ignore_ascii_case(name)))
+            .map(|(name, value)| format!(" {name}={value}"))
+            .collect();
+        if told.is_empty() {
+            return Ok(());
+        }
+        let line = format!("XCLIENT{}", told.concat());
+        let reply = relay.command("XCLIENT", &line).await?;
+        if !reply.is_positive() {
+            let cause = Cause::Refused(reply);
+            return Err(self.manner.failure(&self.name, "XCLIENT", cause));
+        }
+        // The session begins anew, as after the greeting.
+        relay.hello().await
+    }
+}
+
+/// RFC 3461 §4.
+fn xtext(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'+' | b'=' | 0..=32 | 127.. => encoded.push_str(&format!("+{byte:02X}")),
+            _ => encoded.push(byte.into()),
+        }
+    }
+    encoded
+}

@@ -1,0 +1,278 @@
+//! What the DNS says, and whether DNSSEC has proven it. Answers are validated here, so the way to the
+//! name server need not be trusted.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{
+    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
+};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError as Semantic, NetError};
+use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, RecordType, rdata::TLSA};
+use tokio::time::timeout;
+
+use crate::config;
+
+/// Answers that are kept.
+const CACHE: u64 = 4096;
+/// The UDP payload that is not fragmented (DNS flag day 2020).
+const PAYLOAD: u16 = 1232;
+
+/// A resolver.
+pub struct Dns {
+    resolver: TokioResolver,
+    /// For one question, repetitions included.
+    limit: Duration,
+}
+
+/// Records of one kind; none if the name has other kinds only.
+#[derive(Debug)]
+pub struct Answer<T> {
+    /// The records.
+    pub records: Vec<T>,
+    /// Whether DNSSEC has proven them.
+    pub secure: bool,
+    /// The name at which they stand: another than was asked for, if that is an alias.
+    pub name: String,
+}
+
+/// A question has no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DnsError {
+    /// The name does not exist.
+    #[error("{0} does not exist in the DNS")]
+    NoSuchName(String),
+    /// DNSSEC says that the answer is forged, or is itself broken.
+    #[error("the DNS answer for {0} is not what its zone has signed")]
+    Bogus(String),
+    /// There was no usable answer.
+    #[error("the DNS has no answer for {name}: {reason}")]
+    Failed {
+        /// What was asked for.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The DNS cannot be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SetupError(String);
+
+impl Dns {
+    /// A resolver with the configured name servers, or the system's.
+    ///
+    /// # Errors
+    /// If the system's cannot be read, or the trust anchor.
+    pub fn new(config: &config::Dns) -> Result<Self, SetupError> {
+        let (resolver, mut options) = if config.servers.is_empty() {
+            hickory_resolver::system_conf::read_system_conf()
+                .map_err(|error| SetupError(format!("/etc/resolv.conf: {error}")))?
+        } else {
+            let servers = config.servers.iter().map(name_server).collect();
+            let resolver = ResolverConfig::from_parts(None, Vec::new(), servers);
+            (resolver, ResolverOpts::default())
+        };
+        // Names in mail are complete: nothing is searched for, and /etc/hosts is no DNS.
+        options.ndots = 0;
+        options.use_hosts_file = ResolveHosts::Never;
+        options.timeout = config.timeout;
+        options.attempts = 2;
+        options.cache_size = CACHE;
+        options.validate = config.dnssec;
+        options.edns0 = true;
+        options.edns_payload_len = PAYLOAD;
+        options.try_tcp_on_error = true;
+        let mut builder =
+            TokioResolver::builder_with_config(resolver, TokioRuntimeProvider::default())
+                .with_options(options);
+        if let (true, Some(path)) = (config.dnssec, &config.trust_anchor) {
+            builder = builder.with_trust_anchor(Arc::new(trust_anchors(path)?));
+        }
+        let resolver = builder
+            .build()
+            .map_err(|error| SetupError(error.to_string()))?;
+        Ok(Dns {
+            resolver,
+            // Each attempt may ask once more over TCP, and a chain of signatures takes several.
+            limit: config.timeout * 4,
+        })
+    }
+
+    /// The mail exchangers of a domain with their preferences.
+    pub async fn mx(&self, domain: &str) -> Result<Answer<(u16, String)>, DnsError> {
+        self.ask(domain, RecordType::MX, |data| match data {
+            RData::MX(mx) => Some((mx.preference, text_of(&mx.exchange))),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The addresses of a host, of both families or one. It is secure if all of them are.
+    pub async fn addresses(
+        &self,
+        host: &str,
+        family: config::AddressFamily,
+    ) -> Result<Answer<IpAddr>, DnsError> {
+        let v4 = self.ask(host, RecordType::A, |data| match data {
+            RData::A(a) => Some(IpAddr::V4(a.0)),
+            _ => None,
+        });
+        let v6 = self.ask(host, RecordType::AAAA, |data| match data {
+            RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
+            _ => None,
+        });
+        match family {
+            config::AddressFamily::Ipv4 => v4.await,
+            config::AddressFamily::Ipv6 => v6.await,
+            config::AddressFamily::Any => {
+                let (v4, v6) = tokio::join!(v4, v6);
+                match (v4, v6) {
+                    (Ok(mut v4), Ok(v6)) => {
+                        v4.secure = (v4.secure || v4.records.is_empty())
+                            && (v6.secure || v6.records.is_empty())
+                            && !(v4.records.is_empty() && v6.records.is_empty());
+                        v4.records.extend(v6.records);
+                        Ok(v4)
+                    }
+                    // What is forged is not made good by its other half.
+                    (Err(error @ DnsError::Bogus(_)), _) | (_, Err(error @ DnsError::Bogus(_))) => {
+                        Err(error)
+                    }
+                    (Ok(found), Err(_)) | (Err(_), Ok(found)) if !found.records.is_empty() => {
+                        Ok(found)
+                    }
+                    (Err(error), _) | (_, Err(error)) => Err(error),
+                }
+            }
+        }
+    }
+
+    /// The TLSA records of a service (RFC 6698).
+    pub async fn tlsa(&self, name: &str) -> Result<Answer<TLSA>, DnsError> {
+        self.ask(name, RecordType::TLSA, |data| match data {
+            RData::TLSA(tlsa) => Some(tlsa.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The texts of a name, each joined from its strings.
+    pub async fn txt(&self, name: &str) -> Result<Answer<String>, DnsError> {
+        self.ask(name, RecordType::TXT, |data| match data {
+            RData::TXT(txt) => Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned()),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn ask<T>(
+        &self,
+        name: &str,
+        kind: RecordType,
+        read: impl Fn(&RData) -> Option<T>,
+    ) -> Result<Answer<T>, DnsError> {
+        let failed = |reason: String| DnsError::Failed {
+            name: name.to_owned(),
+            reason,
+        };
+        let mut asked = Name::from_ascii(name).map_err(|error| failed(error.to_string()))?;
+        asked.set_fqdn(true);
+        let lookup = self.resolver.lookup(asked, kind);
+        let found = timeout(self.limit, lookup)
+            .await
+            .map_err(|_| failed("no answer in time".into()))?;
+        let lookup = match found {
+            Ok(lookup) => lookup,
+            Err(error) => return nothing(name, error),
+        };
+        let answers = lookup.answers().iter();
+        let wanted = answers.clone().filter(|record| {
+            record.record_type() == kind || record.record_type() == RecordType::CNAME
+        });
+        let records: Vec<T> = answers
+            .clone()
+            .filter_map(|record| read(&record.data))
+            .collect();
+        let at = answers
+            .filter(|record| record.record_type() == kind)
+            .map(|record| text_of(&record.name))
+            .next();
+        Ok(Answer {
+            secure: !records.is_empty() && wanted.into_iter().all(|r| r.proof == Proof::Secure),
+            records,
+            name: at.unwrap_or_else(|| name.to_owned()),
+        })
+    }
+}
+
+/// What an error says about the records: that there are none, or that nobody knows.
+fn nothing<T>(name: &str, error: NetError) -> Result<Answer<T>, DnsError> {
+    let code = match &error {
+        NetError::Dns(Semantic::NoRecordsFound(none)) => none.response_code,
+        NetError::Dns(Semantic::Nsec {
+            proof, response, ..
+        }) if *proof != Proof::Bogus => response.response_code,
+        NetError::Dns(Semantic::Nsec { .. } | Semantic::DnssecBogus) => {
+            return Err(DnsError::Bogus(name.to_owned()));
+        }
+        NetError::Timeout => {
+            return Err(DnsError::Failed {
+                name: name.to_owned(),
+                reason: "no answer in time".into(),
+            });
+        }
+        _ => {
+            return Err(DnsError::Failed {
+                name: name.to_owned(),
+                reason: error.to_string(),
+            });
+        }
+    };
+    match code {
+        ResponseCode::NoError => Ok(Answer {
+            records: Vec::new(),
+            secure: false,
+            name: name.to_owned(),
+        }),
+        ResponseCode::NXDomain => Err(DnsError::NoSuchName(name.to_owned())),
+        code => Err(DnsError::Failed {
+            name: name.to_owned(),
+            reason: code.to_string(),
+        }),
+    }
+}
+
+fn name_server(address: &SocketAddr) -> NameServerConfig {
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+        connection.port = address.port();
+        connection
+    });
+    NameServerConfig::new(address.ip(), true, connections.into())
+}
+
+fn trust_anchors(path: &Path) -> Result<TrustAnchors, SetupError> {
+    let anchors = TrustAnchors::from_file(path)
+        .map_err(|error| SetupError(format!("{}: {error}", path.display())))?;
+    if anchors.is_empty() {
+        let text = format!("{}: there is no DNSKEY record in it", path.display());
+        return Err(SetupError(text));
+    }
+    Ok(anchors)
+}
+
+/// A name without its final dot.
+fn text_of(name: &Name) -> String {
+    let mut text = name.to_ascii().to_ascii_lowercase();
+    if text.len() > 1 && text.ends_with('.') {
+        text.pop();
+    }
+    text
+}

@@ -1,0 +1,286 @@
+//! DATA and BDAT: the message, from the client to whoever takes it.
+
+use bytes::Buf;
+use time::OffsetDateTime;
+use tokio::time::{Instant, timeout_at};
+
+use super::{End, Next, Recipient, Session};
+use crate::sandbox::interface::Direction;
+use crate::smtp::data::DataDecoder;
+use crate::smtp::decision;
+use crate::smtp::header;
+use crate::smtp::incoming::{Incoming, Progress};
+use crate::smtp::received::Trace;
+use crate::smtp::reply::Reply;
+
+impl Session {
+    pub(super) async fn data(&mut self) -> Next {
+        let Some(transaction) = &self.transaction else {
+            return Reply::new(503, (5, 5, 1), "say MAIL and RCPT first").into();
+        };
+        if transaction.chunks.is_some() {
+            return Reply::new(
+                503,
+                (5, 5, 1),
+                "a message that began with BDAT ends with BDAT (RFC 3030)",
+            )
+            .into();
+        }
+        if transaction.recipients.is_empty() {
+            return Reply::new(554, (5, 5, 1), "no valid recipients").into();
+        }
+        self.connection
+            .queue(&Reply::plain(354, "end with <CRLF>.<CRLF>"));
+        let line_limit = self.settings.limits.text_line;
+        let mut incoming = Incoming::new(self.message_size(), line_limit);
+        let mut decoder = DataDecoder::with_line_limit(line_limit);
+        let mut content = Vec::new();
+        let deadline = Instant::now() + self.settings.timeouts.message;
+        loop {
+            if self.connection.input.is_empty()
+                && let Err(end) = self.more(deadline).await
+            {
+                return self.abandon(end).await;
+            }
+            let progress = decoder.decode(&self.connection.input, &mut content);
+            self.connection.input.advance(progress.consumed);
+            if let Some(error) = decoder.error() {
+                incoming.refuse(error.reply());
+            }
+            self.pass_on(&mut incoming, &content).await;
+            content.clear();
+            if progress.finished {
+                return self.finish(incoming).await.into();
+            }
+        }
+    }
+
+    pub(super) async fn bdat(&mut self, size: u64, last: bool) -> Next {
+        let limit = self.message_size();
+        let line_limit = self.settings.limits.text_line;
+        let chunks = match &mut self.transaction {
+            Some(transaction) if !transaction.recipients.is_empty() => transaction.chunks.take(),
+            _ => {
+                // The octets come whether they are welcome or not, and none of them is a command.
+                let reply = Reply::new(503, (5, 5, 1), "say MAIL and RCPT first");
+                return match self.chunk(None, size).await {
+                    Ok(()) => reply.into(),
+                    Err(end) => self.abandon(end).await,
+                };
+            }
+        };
+        let mut incoming = chunks.unwrap_or_else(|| Incoming::new(limit, line_limit));
+        if let Err(end) = self.chunk(Some(&mut incoming), size).await {
+            return self.abandon(end).await;
+        }
+        if last {
+            if let Err(error) = incoming.lines.finish() {
+                incoming.refuse(error.reply());
+            }
+            return self.finish(incoming).await.into();
+        }
+        let reply = match incoming.refused() {
+            Some(refused) => refused.clone(),
+            None => Reply::new(250, (2, 0, 0), format!("{size} octets received")),
+        };
+        if let Some(transaction) = &mut self.transaction {
+            transaction.chunks = Some(incoming);
+        }
+        reply.into()
+    }
+
+    /// Reads the `size` octets of a chunk: into a message, or to throw them away.
+    async fn chunk(&mut self, mut incoming: Option<&mut Incoming>, size: u64) -> Result<(), End> {
+        let deadline = Instant::now() + self.settings.timeouts.message;
+        let mut missing = size;
+        while missing > 0 {
+            if self.connection.input.is_empty() {
+                self.more(deadline).await?;
+            }
+            let available = self.connection.input.len();
+            let available = available.min(usize::try_from(missing).unwrap_or(available));
+            let content = self.connection.input.split_to(available);
+            missing -= available as u64;
+            if let Some(incoming) = &mut incoming {
+                if let Err(error) = incoming.lines.check(&content) {
+                    incoming.refuse(error.reply());
+                }
+                self.pass_on(incoming, &content).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for more of a message.
+    async fn more(&mut self, deadline: Instant) -> Result<(), End> {
+        let deadline = deadline.min(Instant::now() + self.settings.timeouts.data_block);
+        match timeout_at(deadline, self.connection.fill()).await {
+            Ok(Ok(0)) | Ok(Err(_)) => Err(End::Gone),
+            Ok(Ok(_)) => Ok(()),
+            Err(_) => Err(End::Closed),
+        }
+    }
+
+    /// The client did not end its message: nobody may keep any of it.
+    async fn abandon(&mut self, end: End) -> Next {
+        self.reset().await;
+        match end {
+            End::Closed => Next::Last(
+                Reply::new(421, (4, 4, 2), "the message did not end in time, closing"),
+                end,
+            ),
+            _ => Next::Lost(end),
+        }
+    }
+
+    /// Hands over what has come of a message.
+    async fn pass_on(&mut self, incoming: &mut Incoming, content: &[u8]) {
+        let body = match incoming.take(content) {
+            Progress::Wait => return,
+            Progress::Body(body) => body,
+            Progress::Header(body) => {
+                self.pass_header_on(incoming).await;
+                body
+            }
+        };
+        self.write(incoming, body).await;
+    }
+
+    /// Decides on the header, and hands it over with our own trace in front.
+    async fn pass_header_on(&mut self, incoming: &mut Incoming) {
+        if header::received_count(incoming.header()) > self.settings.limits.hops {
+            // RFC 5321 §6.3.
+            incoming.refuse(Reply::new(
+                554,
+                (5, 4, 6),
+                "too many Received fields: the message is in a loop",
+            ));
+            return;
+        }
+        if let Err(reply) = self.decide_on_header(incoming.header()).await {
+            incoming.refuse(reply);
+            return;
+        }
+        let begun = match &mut self.handover {
+            Some(handover) => handover.data().await,
+            None => Err(Reply::new(
+                451,
+                (4, 3, 0),
+                "the transaction was lost, try again later",
+            )),
+        };
+        if let Err(reply) = begun {
+            incoming.refuse(reply);
+            return;
+        }
+        let mut content = self.trace().into_bytes();
+        content.extend_from_slice(incoming.header());
+        self.write(incoming, &content).await;
+    }
+
+    /// Asks those policies again that read the From header.
+    async fn decide_on_header(&mut self, fields: &[u8]) -> Result<(), Reply> {
+        let Some(transaction) = &self.transaction else {
+            return Ok(());
+        };
+        let recipients = transaction.recipients.iter();
+        let asked: Vec<&Recipient> = recipients.filter(|r| r.tenant.reads_header()).collect();
+        if asked.is_empty() || self.context.direction == Direction::Outbound {
+            return Ok(());
+        }
+        // Fail closed: what cannot be read cannot be held against the rules.
+        let addresses = header::from_addresses(fields).map_err(|error| {
+            let text = format!("the recipient's policy reads the From field, and {error}");
+            decision::with_id(&Reply::new(550, (5, 7, 1), text), &transaction.id)
+        })?;
+        self.context.header_from = Some(addresses);
+        for recipient in asked {
+            self.context.rcpt_to = recipient.address.as_str().into();
+            let verdict = self
+                .instances
+                .decide(&recipient.tenant, &self.context, &transaction.id)
+                .await;
+            decision::log(
+                &recipient.tenant,
+                &self.context,
+                self.client.ip(),
+                &verdict,
+                &transaction.id,
+            );
+            if let Some(reply) = decision::refusal(&verdict, &transaction.id) {
+                return Err(reply);
+            }
+        }
+        Ok(())
+    }
+
+    fn trace(&self) -> String {
+        let Some(transaction) = &self.transaction else {
+            return String::new();
+        };
+        let recipient = match &transaction.recipients[..] {
+            [only] => Some(only.address.as_str()),
+            _ => None,
+        };
+        let trace = Trace {
+            client: self.client.ip(),
+            helo: self.context.helo.as_deref().unwrap_or_default(),
+            esmtp: self.esmtp,
+            tls: self.context.tls.as_ref(),
+            smtputf8: transaction.parameters.smtputf8,
+            hostname: &self.server.hostname,
+            id: &transaction.id,
+            recipient,
+        };
+        trace.field(OffsetDateTime::now_utc())
+    }
+
+    async fn write(&mut self, incoming: &mut Incoming, content: &[u8]) {
+        if content.is_empty() || incoming.refused().is_some() {
+            return;
+        }
+        if let Some(handover) = &mut self.handover
+            && let Err(reply) = handover.write(content).await
+        {
+            incoming.refuse(reply);
+        }
+    }
+
+    /// The end of the message: only the next hop's word makes it ours to confirm.
+    async fn finish(&mut self, mut incoming: Incoming) -> Reply {
+        if !incoming.is_decided() && incoming.refused().is_none() {
+            // A message without a body.
+            self.pass_header_on(&mut incoming).await;
+        }
+        let reply = match (incoming.refused(), &mut self.handover) {
+            (Some(refused), _) => refused.clone(),
+            (None, Some(handover)) => handover.finish().await,
+            (None, None) => Reply::new(451, (4, 3, 0), "the transaction was lost, try again later"),
+        };
+        let Some(transaction) = &self.transaction else {
+            return reply;
+        };
+        let hop = self.handover.as_ref().map(|handover| handover.place());
+        tracing::info!(
+            code = reply.code(),
+            size = incoming.size(),
+            recipients = transaction.recipients.len(),
+            hop = hop.as_deref().unwrap_or_default(),
+            client = %self.client.ip(),
+            session = self.id,
+            transaction = transaction.id,
+            reply = reply.text(),
+            "message"
+        );
+        self.server.metrics.message(reply.code());
+        let reply = decision::with_id(&reply, &transaction.id);
+        let refused = incoming.refused().is_some();
+        if refused {
+            self.reset().await;
+        } else {
+            self.transaction = None;
+            self.let_go();
+        }
+        reply
+    }
+}

@@ -1,0 +1,405 @@
+//! One SMTP session: a state machine, a method a verb.
+//!
+//! The order of things (RFC 5321 §4.1.4): EHLO or HELO, STARTTLS once, then transactions of MAIL,
+//! RCPT and DATA or BDAT. Each recipient is decided on at RCPT by its own organization's policy, as
+//! it stood when the transaction began.
+
+mod envelope;
+mod message;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::time::timeout;
+
+use super::address::{Address, ReversePath};
+use super::command::{Command, CommandError, MailParameters};
+use super::connection::{Connection, Line};
+use super::decision::Instances;
+use super::incoming::Incoming;
+use super::listener::{Listener, Server, Settings};
+use super::next_hop::Handover;
+use super::reply::Reply;
+use crate::json::ip_address;
+use crate::policies::{Table, Tenant};
+use crate::sandbox::interface::Context;
+
+/// RFC 5321 §4.5.3.1.4 says 512; extensions add to MAIL and RCPT, and nobody needs more than this.
+const COMMAND_LINE: usize = 2048;
+
+/// How a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The client said QUIT.
+    Quit,
+    /// The client went away.
+    Gone,
+    /// We had enough of it, or have to go ourselves.
+    Closed,
+}
+
+/// What a verb leads to.
+enum Next {
+    /// Say this, and go on.
+    Say(Reply),
+    /// Say this, and close.
+    Last(Reply, End),
+    /// All is said.
+    Said,
+    /// The connection is not usable.
+    Lost(End),
+}
+
+impl From<Reply> for Next {
+    fn from(reply: Reply) -> Self {
+        Next::Say(reply)
+    }
+}
+
+/// A transaction, from MAIL to the end of the message.
+struct Transaction {
+    /// Session and number; it stands in replies, in the log and in the Received field.
+    id: String,
+    policies: Arc<Table>,
+    from: ReversePath,
+    parameters: MailParameters,
+    recipients: Vec<Recipient>,
+    /// The way that it has begun, with whoever takes the mail.
+    way: Option<Arc<str>>,
+    /// The ways that could not be begun, and what the client was told.
+    closed: Vec<(Arc<str>, Reply)>,
+    /// A message that comes in chunks.
+    chunks: Option<Incoming>,
+}
+
+struct Recipient {
+    address: Address,
+    tenant: Arc<Tenant>,
+}
+
+/// A session.
+pub struct Session {
+    server: Arc<Server>,
+    listener: Arc<Listener>,
+    settings: Arc<Settings>,
+    connection: Connection,
+    client: SocketAddr,
+    local: SocketAddr,
+    id: String,
+    transactions: u32,
+    errors: u32,
+    esmtp: bool,
+    context: Context,
+    instances: Instances,
+    transaction: Option<Transaction>,
+    handover: Option<Handover>,
+}
+
+impl Session {
+    /// A session with a client whose connection stands; for implicit TLS, after the handshake.
+    pub fn new(
+        server: Arc<Server>,
+        listener: Arc<Listener>,
+        settings: Arc<Settings>,
+        connection: Connection,
+        client: SocketAddr,
+        local: SocketAddr,
+    ) -> Self {
+        let instances = Instances::new(server.policies.sandbox().clone(), server.metrics.clone());
+        let context = Context {
+            direction: listener.exit.direction(),
+            client_ip: Some(ip_address(client.ip())),
+            helo: None,
+            tls: None,
+            mail_from: String::new(),
+            rcpt_to: String::new(),
+            header_from: None,
+            attributes: Vec::new(),
+        };
+        let mut session = Session {
+            id: new_id(),
+            server,
+            listener,
+            settings,
+            connection,
+            client,
+            local,
+            transactions: 0,
+            errors: 0,
+            esmtp: false,
+            context,
+            instances,
+            transaction: None,
+            handover: None,
+        };
+        session.note_tls();
+        session
+    }
+
+    /// The session's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Speaks with the client to the end.
+    pub async fn run(mut self) -> End {
+        let greeting = format!("{} ESMTP Portcullis", self.server.hostname);
+        self.connection.queue(&Reply::plain(220, greeting));
+        let end = loop {
+            let line = match self.next_line().await {
+                Ok(line) => line,
+                Err(end) => break end,
+            };
+            let next = match line {
+                Line::Whole(line) => self.command(&line).await,
+                Line::TooLong => Reply::new(
+                    500,
+                    (5, 5, 2),
+                    format!("a command line has at most {COMMAND_LINE} octets"),
+                )
+                .into(),
+                Line::BareLineFeed => Reply::new(
+                    500,
+                    (5, 5, 2),
+                    "a command line ends in CRLF (RFC 5321 section 2.3.8)",
+                )
+                .into(),
+                Line::Closed => break End::Gone,
+            };
+            match next {
+                Next::Said => {}
+                Next::Lost(end) => break end,
+                Next::Last(reply, end) => {
+                    self.connection.queue(&reply);
+                    break end;
+                }
+                Next::Say(reply) => {
+                    self.connection.queue(&reply);
+                    if self.has_too_many_errors(&reply) {
+                        self.connection.queue(&Reply::new(
+                            421,
+                            (4, 7, 0),
+                            "too many errors, closing",
+                        ));
+                        break End::Closed;
+                    }
+                }
+            }
+        };
+        if let Some(handover) = &mut self.handover {
+            handover.quit().await;
+        }
+        // A client that does not read its last reply must not keep us.
+        let _ = timeout(self.settings.timeouts.handshake, self.connection.close()).await;
+        end
+    }
+
+    fn has_too_many_errors(&mut self, reply: &Reply) -> bool {
+        self.errors += u32::from(reply.is_permanent());
+        self.errors >= self.settings.limits.errors
+    }
+
+    /// The next line, unless the client is silent too long or the daemon stops.
+    async fn next_line(&mut self) -> Result<Line, End> {
+        let mut stopping = self.server.stopping.subscribe();
+        let reading = timeout(
+            self.settings.timeouts.command,
+            self.connection.line(COMMAND_LINE),
+        );
+        let outcome = tokio::select! {
+            biased;
+            line = reading => line,
+            // A transaction that has begun may end; a session between two is asked to come again.
+            _ = stopping.wait_for(|stopping| *stopping), if self.transaction.is_none() => {
+                self.connection.queue(&Reply::new(421, (4, 3, 2), "the server is going down, come again"));
+                return Err(End::Closed);
+            }
+        };
+        match outcome {
+            Ok(Ok(line)) => Ok(line),
+            Ok(Err(_)) => Err(End::Gone),
+            Err(_) => {
+                self.connection.queue(&Reply::new(
+                    421,
+                    (4, 4, 2),
+                    "no command for too long, closing",
+                ));
+                Err(End::Closed)
+            }
+        }
+    }
+
+    async fn command(&mut self, line: &[u8]) -> Next {
+        let command = match Command::parse(line) {
+            Ok(command) => command,
+            // How many octets follow is not known, so nothing that comes can be taken for a command.
+            Err(error @ CommandError::BdatSize) => return Next::Last(error.reply(), End::Closed),
+            Err(error) => return error.reply().into(),
+        };
+        match command {
+            Command::Ehlo(name) => self.ehlo(name).await.into(),
+            Command::Helo(name) => self.helo(name).await.into(),
+            Command::StartTls => self.starttls().await,
+            Command::Mail { from, parameters } => self.mail(from, parameters).await.into(),
+            Command::Rcpt { to } => self.rcpt(to).await.into(),
+            Command::Data => self.data().await,
+            Command::Bdat { size, last } => self.bdat(size, last).await,
+            Command::Rset => self.rset().await.into(),
+            Command::Noop => Reply::new(250, (2, 0, 0), "ok").into(),
+            // RFC 5321 §3.5.3: a server that does not verify says 252.
+            Command::Vrfy(_) => {
+                Reply::new(252, (2, 5, 0), "cannot verify, send the mail and see").into()
+            }
+            Command::Expn => Reply::new(502, (5, 5, 1), "not offered").into(),
+            Command::Help => Reply::new(
+                214,
+                (2, 0, 0),
+                "EHLO HELO STARTTLS MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT (RFC 5321)",
+            )
+            .into(),
+            Command::Quit => Next::Last(Reply::new(221, (2, 0, 0), "bye"), End::Quit),
+        }
+    }
+
+    async fn ehlo(&mut self, name: String) -> Reply {
+        self.reset().await;
+        self.greet(name, true);
+        let offer = self.listener.exit.offer();
+        let mut lines = vec![
+            self.server.hostname.to_string(),
+            "PIPELINING".into(),
+            format!("SIZE {}", self.message_size()),
+            "ENHANCEDSTATUSCODES".into(),
+            "CHUNKING".into(),
+        ];
+        if offer.eight_bit_mime {
+            lines.push("8BITMIME".into());
+        }
+        if offer.smtputf8 {
+            lines.push("SMTPUTF8".into());
+        }
+        if self.context.tls.is_none() && self.settings.tls(&self.listener).is_some() {
+            lines.push("STARTTLS".into());
+        }
+        Reply::plain(250, lines.join("\n"))
+    }
+
+    async fn helo(&mut self, name: String) -> Reply {
+        self.reset().await;
+        self.greet(name, false);
+        Reply::plain(250, self.server.hostname.to_string())
+    }
+
+    fn greet(&mut self, name: String, esmtp: bool) {
+        // A next hop that was told the client's name has to be told anew.
+        self.handover = None;
+        self.context.helo = Some(name);
+        self.esmtp = esmtp;
+    }
+
+    /// The largest message that both we and the next hop take.
+    fn message_size(&self) -> u64 {
+        let own = self.settings.limits.message_size.as_u64();
+        self.listener
+            .exit
+            .offer()
+            .size
+            .map_or(own, |size| own.min(size))
+    }
+
+    async fn starttls(&mut self) -> Next {
+        let Some(tls) = self.settings.tls(&self.listener) else {
+            return Reply::new(502, (5, 5, 1), "TLS is not offered here").into();
+        };
+        if self.context.tls.is_some() {
+            return Reply::new(503, (5, 5, 1), "the session is encrypted already").into();
+        }
+        if !self.connection.input.is_empty() {
+            // What stands behind STARTTLS in plaintext could have been put there by anybody; the session
+            // is not to be trusted any more (CVE-2011-0411).
+            self.connection.input.clear();
+            return Next::Last(
+                Reply::new(
+                    554,
+                    (5, 5, 1),
+                    "something was sent behind STARTTLS before TLS began, closing",
+                ),
+                End::Closed,
+            );
+        }
+        self.reset().await;
+        self.connection
+            .queue(&Reply::new(220, (2, 0, 0), "ready for TLS"));
+        match self.handshake(&tls).await {
+            Ok(()) => Next::Said,
+            Err(error) => {
+                tracing::info!(session = self.id, client = %self.client.ip(), %error, "TLS handshake failed");
+                Next::Lost(End::Gone)
+            }
+        }
+    }
+
+    async fn handshake(&mut self, tls: &crate::tls::ServerTls) -> io::Result<()> {
+        let limit = self.settings.timeouts.handshake;
+        timeout(limit, self.connection.flush()).await??;
+        timeout(limit, self.connection.accept_tls(&tls.acceptor())).await??;
+        // RFC 3207 §4.2: what was said before is forgotten.
+        self.context.helo = None;
+        self.esmtp = false;
+        self.note_tls();
+        Ok(())
+    }
+
+    fn note_tls(&mut self) {
+        let session = self.connection.tls_session();
+        self.context.tls = session
+            .zip(self.settings.tls(&self.listener))
+            .map(|(session, tls)| tls.facts(session));
+    }
+
+    async fn rset(&mut self) -> Reply {
+        self.reset().await;
+        Reply::new(250, (2, 0, 0), "ok")
+    }
+
+    /// Gives up the transaction, here and where it has begun.
+    async fn reset(&mut self) {
+        if self.transaction.is_some() {
+            self.close_way().await;
+        }
+        self.transaction = None;
+        self.context.header_from = None;
+    }
+
+    /// Gives up what has begun with whoever takes the mail.
+    async fn close_way(&mut self) {
+        let way = self
+            .transaction
+            .as_mut()
+            .and_then(|transaction| transaction.way.take());
+        if way.is_some()
+            && let Some(handover) = &mut self.handover
+        {
+            handover.reset().await;
+        }
+        self.let_go();
+    }
+
+    /// After a transaction: a connection that is not this client's alone goes to whoever needs it next.
+    fn let_go(&mut self) {
+        self.handover = self.handover.take().and_then(Handover::let_go);
+    }
+}
+
+/// A name for a session, unique enough to be found in a log of years.
+fn new_id() -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let mut random = [0; 10];
+    // Without random numbers there would be no TLS either; a fixed name is the least of it.
+    let _ = aws_lc_rs::rand::fill(&mut random);
+    random
+        .iter()
+        .map(|byte| char::from(ALPHABET[usize::from(byte % 32)]))
+        .collect()
+}
