@@ -68,7 +68,7 @@ pub struct Listener {
     pub key: Option<PathBuf>,
     /// The load balancers that speak the PROXY protocol; from these it is demanded, from others it is
     /// not understood.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "networks")]
     pub proxy_protocol: Vec<IpNet>,
     /// Where accepted mail goes.
     pub next_hop: Option<NextHop>,
@@ -81,7 +81,7 @@ pub struct Listener {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Outbound {
     /// The addresses of the organization's own servers.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "networks")]
     pub clients: Vec<IpNet>,
     /// Names of which their trusted certificates carry one, `*.name` for all below as well.
     #[serde(default)]
@@ -750,6 +750,22 @@ pub fn client_key(ip: IpAddr) -> IpAddr {
         IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
         v4 => v4,
     }
+}
+
+/// Addresses and CIDR ranges.
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let network = |text: &String| {
+        let network = text.parse::<IpNet>().ok();
+        network
+            .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+            .ok_or_else(|| {
+                serde::de::Error::custom(format!(
+                    "{text:?} is not an address or a range such as \"10.0.0.0/8\""
+                ))
+            })
+    };
+    texts.iter().map(network).collect()
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

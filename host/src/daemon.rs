@@ -95,8 +95,10 @@ impl Daemon {
     pub async fn run(mut self, ready: impl FnOnce()) -> anyhow::Result<()> {
         let mut hangup = signal(SignalKind::hangup())?;
         let mut stop = Stop::new()?;
+        let mut addresses = Vec::new();
         for listener in &self.listeners {
             let socket = listener.bind()?;
+            addresses.push(socket.local_addr()?);
             if let Exit::NextHop(next_hop) = &listener.exit {
                 match next_hop.pool() {
                     None => next_hop.prepare().await.map_err(anyhow::Error::msg)?,
@@ -110,6 +112,7 @@ impl Daemon {
             tokio::spawn(listener.clone().serve(self.server.clone(), socket));
         }
         if let Some(outbound) = &self.outbound {
+            outbound.listens_on(addresses);
             tokio::spawn(Pool::sweep(Arc::downgrade(outbound.pool())));
         }
         if let Some(metrics) = &self.config.metrics {

@@ -3,13 +3,20 @@
 
 pub mod client;
 pub mod daemon;
+pub mod dns;
 pub mod generate;
+pub mod https;
 pub mod model;
 pub mod modules;
+pub mod outbound;
+pub mod partner;
 pub mod pki;
 pub mod sink;
 
 pub use client::{Client, Reply};
 pub use daemon::{Daemon, portcullis, run};
+pub use dns::Dns;
+pub use https::Https;
+pub use partner::{Action, Behaviour, Partner, Step};
 pub use pki::Pki;
 pub use sink::SmtpSink;

@@ -31,18 +31,23 @@ impl Identity {
 
     /// The SHA-256 of the certificate, in hex digits.
     pub fn sha256(&self) -> String {
-        let digest = rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256
-            .tls13()
-            .expect("a TLS 1.3 suite")
-            .common
-            .hash_provider
-            .hash(&self.chain[0]);
-        digest
-            .as_ref()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        sha256(&self.chain[0])
     }
+}
+
+/// The SHA-256 of some octets, in hex digits.
+pub fn sha256(octets: &[u8]) -> String {
+    let digest = rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256
+        .tls13()
+        .expect("a TLS 1.3 suite")
+        .common
+        .hash_provider
+        .hash(octets);
+    digest
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// An authority.
@@ -109,6 +114,25 @@ impl Pki {
         let key = KeyPair::generate().expect("a key");
         let certificate = params(names).self_signed(&key).expect("a certificate");
         identity(&certificate, &key)
+    }
+
+    /// A trusted certificate whose chain goes over an intermediate authority, and that authority's
+    /// certificate, which is in the chain as well.
+    pub fn through_intermediate(&self, names: &[&str]) -> Identity {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "Test Intermediate");
+        let certificate = params.signed_by(&key, &self.issuer).expect("an authority");
+        let below = Pki {
+            root_pem: String::new(),
+            issuer: Issuer::new(params, key),
+        };
+        let mut identity = below.trusted(names);
+        identity.chain.push(certificate.der().to_vec());
+        identity
     }
 
     /// A certificate of what these parameters say.

@@ -14,7 +14,8 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError as Semantic, NetError};
 use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{Name, RData, RecordType, rdata::TLSA};
+use hickory_resolver::proto::rr::rdata::TLSA;
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use tokio::time::timeout;
 
 use crate::config;
@@ -23,6 +24,10 @@ use crate::config;
 const CACHE: u64 = 4096;
 /// The UDP payload that is not fragmented (DNS flag day 2020).
 const PAYLOAD: u16 = 1232;
+/// Aliases of aliases that are followed.
+const MOST_ALIASES: usize = 8;
+/// How long it is remembered that there is nothing; validated denials come without a time of their own.
+const NEGATIVE: Duration = Duration::from_secs(60);
 
 /// A resolver.
 pub struct Dns {
@@ -86,6 +91,8 @@ impl Dns {
         options.timeout = config.timeout;
         options.attempts = 2;
         options.cache_size = CACHE;
+        options.negative_min_ttl = Some(NEGATIVE);
+        options.negative_max_ttl = Some(NEGATIVE);
         options.validate = config.dnssec;
         options.edns0 = true;
         options.edns_payload_len = PAYLOAD;
@@ -185,31 +192,80 @@ impl Dns {
         };
         let mut asked = Name::from_ascii(name).map_err(|error| failed(error.to_string()))?;
         asked.set_fqdn(true);
-        let lookup = self.resolver.lookup(asked, kind);
-        let found = timeout(self.limit, lookup)
+        timeout(self.limit, self.follow(asked, kind, read))
             .await
-            .map_err(|_| failed("no answer in time".into()))?;
-        let lookup = match found {
-            Ok(lookup) => lookup,
-            Err(error) => return nothing(name, error),
-        };
-        let answers = lookup.answers().iter();
-        let wanted = answers.clone().filter(|record| {
-            record.record_type() == kind || record.record_type() == RecordType::CNAME
-        });
-        let records: Vec<T> = answers
-            .clone()
-            .filter_map(|record| read(&record.data))
-            .collect();
-        let at = answers
-            .filter(|record| record.record_type() == kind)
-            .map(|record| text_of(&record.name))
-            .next();
-        Ok(Answer {
-            secure: !records.is_empty() && wanted.into_iter().all(|r| r.proof == Proof::Secure),
-            records,
-            name: at.unwrap_or_else(|| name.to_owned()),
+            .unwrap_or_else(|_| Err(failed("no answer in time".into())))
+    }
+
+    /// Asks, and follows an alias where the answer cannot be validated as a whole: the validator holds
+    /// the denial of an alias's target against the alias's own name, and takes it for forged. Step by
+    /// step each part is validated.
+    async fn follow<T>(
+        &self,
+        asked: Name,
+        kind: RecordType,
+        read: impl Fn(&RData) -> Option<T>,
+    ) -> Result<Answer<T>, DnsError> {
+        let mut name = asked;
+        let mut secure = true;
+        for _ in 0..MOST_ALIASES {
+            let error = match self.resolver.lookup(name.clone(), kind).await {
+                Ok(lookup) => {
+                    let mut answer = answer(lookup.answers(), kind, &name, read);
+                    answer.secure &= secure;
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            let nothing = nothing(&text_of(&name), error);
+            if !matches!(nothing, Err(DnsError::Bogus(_))) {
+                return nothing;
+            }
+            let Ok(alias) = self.resolver.lookup(name.clone(), RecordType::CNAME).await else {
+                return nothing;
+            };
+            let target = alias
+                .answers()
+                .iter()
+                .find_map(|record| match &record.data {
+                    RData::CNAME(target) => Some((target.0.clone(), record.proof == Proof::Secure)),
+                    _ => None,
+                });
+            let Some((target, proven)) = target else {
+                return nothing;
+            };
+            secure &= proven;
+            name = target;
+        }
+        Err(DnsError::Failed {
+            name: text_of(&name),
+            reason: "too many aliases".into(),
         })
+    }
+}
+
+/// The records of an answer.
+fn answer<T>(
+    records: &[Record],
+    kind: RecordType,
+    asked: &Name,
+    read: impl Fn(&RData) -> Option<T>,
+) -> Answer<T> {
+    let of_kind = |record: &&Record| record.record_type() == kind;
+    let is_alias = |record: &&Record| record.record_type() == RecordType::CNAME;
+    let found: Vec<T> = records
+        .iter()
+        .filter_map(|record| read(&record.data))
+        .collect();
+    let at = records.iter().find(of_kind).map(|record| &record.name);
+    Answer {
+        secure: !found.is_empty()
+            && records
+                .iter()
+                .filter(|record| of_kind(record) || is_alias(record))
+                .all(|record| record.proof == Proof::Secure),
+        records: found,
+        name: text_of(at.unwrap_or(asked)),
     }
 }
 

@@ -144,10 +144,10 @@ impl Failure {
         }
     }
 
-    /// The more telling of two failures, the later one if both tell as much.
+    /// The more telling of two failures, the earlier one if both tell as much: the better server is tried first.
     pub fn or(self, earlier: Option<Failure>) -> Failure {
         match earlier {
-            Some(earlier) if earlier.weight() > self.weight() => earlier,
+            Some(earlier) if earlier.weight() >= self.weight() => earlier,
             _ => self,
         }
     }

@@ -11,7 +11,7 @@ mod mta_sts;
 mod route;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
@@ -36,8 +36,8 @@ pub use route::{Candidate, Lane, Target};
 /// The way out, shared by all outbound listeners.
 pub struct Outbound {
     manner: Manner,
-    /// Where we listen ourselves.
-    own: Vec<SocketAddr>,
+    /// Where we listen ourselves, once we do.
+    own: OnceLock<Vec<SocketAddr>>,
     means: ArcSwap<Means>,
     pool: Arc<Pool>,
     mta_sts: mta_sts::Policies,
@@ -117,7 +117,7 @@ impl Outbound {
         let at_a_time = limits.per_route;
         Outbound {
             manner,
-            own: config.listeners.iter().map(|own| own.address).collect(),
+            own: OnceLock::new(),
             mta_sts: mta_sts::Policies::new(
                 config.delivery.state_folder(),
                 config.delivery.mta_sts_port,
@@ -132,7 +132,14 @@ impl Outbound {
         if !self.means.load().is_same(&means) {
             self.means.store(Arc::new(means));
             self.pool.clear();
+            tracing::info!("the way out has changed");
         }
+    }
+
+    /// Notes where we listen ourselves, so that no mail is sent there.
+    pub fn listens_on(&self, addresses: Vec<SocketAddr>) {
+        // It is said once, when the sockets are bound.
+        let _ = self.own.set(addresses);
     }
 
     /// The connections to partners.
@@ -344,7 +351,7 @@ impl Outbound {
 
     /// Whether an address is one on which we listen ourselves.
     fn is_own(&self, address: SocketAddr) -> bool {
-        self.own.iter().any(|own| {
+        self.own.get().into_iter().flatten().any(|own| {
             own.port() == address.port()
                 && (own.ip() == address.ip() || own.ip().is_unspecified() && is_local(address.ip()))
         })

@@ -1,0 +1,444 @@
+//! Mail to partners: who may send it, which way it goes, and what the sender is told.
+
+use std::net::IpAddr;
+
+use portcullis_tests::outbound::{LEVEL_RECORDS, LEVELS, ONCE, Setting, TIMEOUTS, send};
+use portcullis_tests::{Action, Behaviour, Client, Daemon, Partner, Pki, Step};
+use rcgen::ExtendedKeyUsagePurpose;
+
+const PLAIN: &str = r#"{"connectors": []}"#;
+
+fn honest(setting: &Setting, host: u8, name: &str) -> Partner {
+    let identity = setting.pki.trusted(&[name]);
+    Partner::start_at(setting.address(host), Behaviour::with(&identity))
+}
+
+#[test]
+fn the_partners_reply_is_the_reply() {
+    let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], TIMEOUTS);
+    let partner = honest(&setting, 2, "mx.partner.test");
+    let outcome = setting.send("bob@name.test");
+    let end = outcome.end.expect("an end");
+    assert_eq!(end.code, 250);
+    let text = end.text();
+    assert!(text.starts_with("2.0.0 taken as 4711"), "{text}");
+    let taken = &partner.taken()[0];
+    assert!(taken.tls);
+    assert_eq!(taken.recipients, ["<bob@name.test>"]);
+    assert!(taken.content.starts_with("Received: "), "{}", taken.content);
+    assert!(
+        partner
+            .commands()
+            .contains(&"TLS MAIL FROM:<alice@contoso.com>".to_owned())
+    );
+}
+
+#[test]
+fn the_first_recipient_fixes_the_way() {
+    let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], TIMEOUTS);
+    let partner = honest(&setting, 2, "mx.partner.test");
+    let mut client = setting.client();
+    client.expect("MAIL FROM:<alice@contoso.com>", 250);
+    client.expect("RCPT TO:<a@name.test>", 250);
+    client.expect("RCPT TO:<b@NAME.test.>", 250);
+    // The same servers, but another level, and another domain without a level.
+    for other in ["c@verify.test", "d@opportunistic.test"] {
+        let reply = client.expect(&format!("RCPT TO:<{other}>"), 452);
+        assert!(reply.text().starts_with("4.5.3 "), "{}", reply.text());
+    }
+    assert_eq!(client.data("Subject: x\r\n\r\nx").code, 250);
+    assert_eq!(partner.taken()[0].recipients.len(), 2);
+    // A refused recipient fixes nothing.
+    let identity = setting.pki.trusted(&["mx.partner.test"]);
+    let picky = Behaviour::with(&identity).but(Step::Rcpt, Action::Say("550 5.1.1 nobody\r\n"));
+    let setting = Setting::start(
+        setting.pki,
+        LEVELS,
+        &[
+            LEVEL_RECORDS,
+            "else.test. MX 1 mx.else.test.\nmx.else.test. A 127.0.0.3",
+        ],
+        TIMEOUTS,
+    );
+    let _picky = Partner::start_at(setting.address(2), picky);
+    let other = honest(&setting, 3, "mx.else.test");
+    let mut client = setting.client();
+    client.expect("MAIL FROM:<alice@contoso.com>", 250);
+    let reply = client.expect("RCPT TO:<a@name.test>", 550);
+    assert!(reply.text().starts_with("5.1.1 nobody"), "{}", reply.text());
+    client.expect("RCPT TO:<a@else.test>", 250);
+    assert_eq!(client.data("Subject: x\r\n\r\nx").code, 250);
+    assert_eq!(other.taken().len(), 1);
+}
+
+#[test]
+fn servers_are_tried_in_order_and_never_below_the_level() {
+    let records = "
+        name.test. MX 10 one.test.
+        name.test. MX 20 two.test.
+        one.test. A 127.0.0.2
+        two.test. A 127.0.0.3
+        verify.test. MX 10 dead.test.
+        verify.test. MX 10 one.test.
+        dead.test. A 127.0.0.4
+    ";
+    let rules = r#"{"connectors": [
+        {"name": "to name", "direction": "outbound", "to": {"recipient-domains": ["name.test"]},
+         "tls": {"level": "name", "names": ["*.test"]}},
+        {"name": "to verify", "direction": "outbound", "to": {"recipient-domains": ["verify.test"]},
+         "tls": {"level": "verify"}}]}"#;
+    let setting = Setting::start(Pki::new(), rules, &[records], &format!("{TIMEOUTS}{ONCE}"));
+    let one = honest(&setting, 2, "one.test");
+    let two = honest(&setting, 3, "two.test");
+    assert!(setting.send("a@name.test").is_delivered());
+    assert_eq!((one.taken().len(), two.taken().len()), (1, 0));
+    // The better one is attacked: the other one takes the mail, and neither gets it in plaintext.
+    one.behave(Behaviour::default());
+    assert!(setting.send("a@name.test").is_delivered());
+    assert_eq!((one.taken().len(), two.taken().len()), (1, 1));
+    assert!(two.taken()[0].tls);
+    two.behave(Behaviour::with(&Pki::self_signed(&["two.test"])));
+    let outcome = setting.send("a@name.test");
+    assert_eq!(outcome.last().code, 451);
+    assert!(
+        outcome.text().contains("certificate-not-trusted"),
+        "{}",
+        outcome.text()
+    );
+    assert_eq!((one.taken().len(), two.taken().len()), (1, 1));
+    // Equals are tried in any order; one that is dead costs nothing but an attempt.
+    one.behave(Behaviour::with(&setting.pki.trusted(&["one.test"])));
+    for _ in 0..4 {
+        assert!(setting.send("a@verify.test").is_delivered());
+    }
+    assert_eq!(one.taken().len(), 5);
+}
+
+#[test]
+fn smart_hosts_and_address_literals() {
+    let other = Partner::start(Behaviour::default());
+    let rules = format!(
+        r#"{{"connectors": [
+        {{"name": "to smart", "direction": "outbound", "to": {{"recipient-domains": ["smart.test"]}},
+         "route": {{"smart-hosts": ["dead.test", "hosts.test", "[127.0.0.1]:{}"]}}}},
+        {{"name": "to port", "direction": "outbound", "to": {{"recipient-domains": ["port.test"]}},
+         "route": {{"smart-hosts": ["[127.0.0.1]:{}"]}}}},
+        {{"name": "to nowhere", "direction": "outbound", "to": {{"recipient-domains": ["nowhere.test"]}},
+         "route": {{"smart-hosts": ["missing.test"]}}}}]}}"#,
+        other.address.port(),
+        other.address.port(),
+    );
+    let records = "
+        hosts.test. MX 10 mx.hosts.test.
+        mx.hosts.test. A 127.0.0.2
+        dead.test. A 127.0.0.9
+    ";
+    let setting = Setting::start(Pki::new(), &rules, &[records], &format!("{TIMEOUTS}{ONCE}"));
+    let smart = honest(&setting, 2, "mx.hosts.test");
+    assert!(setting.send("a@smart.test").is_delivered());
+    assert_eq!(smart.taken().len(), 1);
+    assert!(setting.send("a@port.test").is_delivered());
+    assert_eq!(other.taken().len(), 1);
+    // The administrator's own mistake is not a reason to return mail.
+    let outcome = setting.send("a@nowhere.test");
+    assert_eq!(outcome.last().code, 451, "{}", outcome.text());
+    assert!(
+        outcome.text().contains("missing.test"),
+        "{}",
+        outcome.text()
+    );
+    assert!(setting.send("a@[127.0.0.2]").is_delivered());
+    assert_eq!(smart.taken().len(), 2);
+}
+
+#[test]
+fn domains_without_servers() {
+    let records = "
+        null.test. MX 0 .
+        text.test. TXT \"nothing else\"
+        address.test. A 127.0.0.2
+        gone.test. MX 10 missing.test.
+        fails.test. MX 10 mx.partner.test.
+        silent.test. MX 10 mx.partner.test.
+        broken.test. MX 10 mx.partner.test.
+        mx.partner.test. A 127.0.0.2
+        alias.test. CNAME address.test.
+    ";
+    let setting = Setting::start(Pki::new(), PLAIN, &[records], &format!("{TIMEOUTS}{ONCE}"));
+    let partner = Partner::start_at(setting.address(2), Behaviour::default());
+    setting.dns.fail("fails.test.");
+    setting.dns.silence("silent.test.");
+    setting.dns.break_signatures("broken.test.");
+    for (domain, expected) in [
+        // RFC 7505 section 4.2.
+        ("null.test", "556 5.1.10 "),
+        ("text.test", "550 5.1.2 "),
+        ("missing.test", "550 5.1.2 "),
+        ("gone.test", "550 5.1.2 "),
+        ("fails.test", "451 4.4.3 "),
+        ("silent.test", "451 4.4.3 "),
+        ("broken.test", "451 4.7.5 broken.test: dnssec-invalid"),
+    ] {
+        let outcome = setting.send(&format!("a@{domain}"));
+        assert!(outcome.end.is_none(), "{domain}");
+        let text = outcome.text();
+        assert!(text.starts_with(expected), "{domain}: {text}");
+    }
+    assert!(partner.commands().is_empty());
+    for domain in ["address.test", "alias.test"] {
+        assert!(
+            setting.send(&format!("a@{domain}")).is_delivered(),
+            "{domain}"
+        );
+    }
+}
+
+#[test]
+fn mail_never_comes_back_to_ourselves() {
+    let records = "
+        own-name.test. MX 10 relay.contoso.com.
+        backup.test. MX 10 better.test.
+        backup.test. MX 20 relay.contoso.com.
+        backup.test. MX 30 worse.test.
+        better.test. A 127.0.0.3
+        worse.test. A 127.0.0.2
+        relay.contoso.com. A 127.0.0.9
+        greets.test. A 127.0.0.4
+    ";
+    let setting = Setting::start(Pki::new(), PLAIN, &[records], TIMEOUTS);
+    let worse = honest(&setting, 2, "worse.test");
+    let mirror = Behaviour {
+        name: Some("relay.contoso.com"),
+        ..Behaviour::default()
+    };
+    let _mirror = Partner::start_at(setting.address(4), mirror);
+    for domain in ["own-name.test", "greets.test"] {
+        let text = setting.send(&format!("a@{domain}")).text();
+        assert!(text.starts_with("554 5.4.6 "), "{domain}: {text}");
+    }
+    // RFC 5321 section 5.1: never on to those that are no better than we are.
+    let text = setting.send("a@backup.test").text();
+    assert!(text.starts_with("451 4.4.1 better.test"), "{text}");
+    assert!(worse.commands().is_empty());
+    let literal = setting.daemon.address();
+    let rules = format!(
+        r#"{{"connectors": [{{"name": "round", "direction": "outbound", "to": {{"recipient-domains": ["round.test"]}},
+           "route": {{"smart-hosts": ["[127.0.0.1]:{}"]}}}}]}}"#,
+        literal.port()
+    );
+    setting.daemon.replace("rules.json", rules.as_bytes());
+    setting.daemon.wait_for_log_times("policy in force", 2);
+    let text = setting.send("a@round.test").text();
+    assert!(text.starts_with("554 5.4.6 "), "{text}");
+}
+
+/// A daemon whose outbound listener admits by these lines.
+fn admitting(pki: &Pki, admission: &str) -> Daemon {
+    let relay = pki.trusted(&["relay.contoso.com"]);
+    let config = format!(
+        "hostname = \"relay.contoso.com\"
+         [[listener]]
+         address = \"127.0.0.1:0\"
+         certificate = \"relay.pem\"
+         key = \"relay.key\"
+         outbound = {{ {admission} }}
+         [[tenant]]
+         name = \"contoso\"
+         domains = [\"contoso.com\"]
+         policy = \"rules.json\"
+         [dns]
+         servers = [\"127.0.0.1:9\"]
+         timeout = \"100ms\"
+         [trust]
+         roots = \"ca.pem\""
+    );
+    let files = [
+        ("rules.json", PLAIN),
+        ("ca.pem", &pki.root_pem),
+        ("relay.pem", &relay.certificate_pem),
+        ("relay.key", &relay.key_pem),
+    ];
+    Daemon::start(&config, &files)
+}
+
+#[test]
+fn only_the_organizations_own_servers_may_send() {
+    let pki = Pki::new();
+    let own = pki.trusted(&["mta.contoso.com"]);
+    let foreign = pki.trusted(&["mta.other.test"]);
+    let unknown = Pki::self_signed(&["mta.contoso.com"]);
+    let code = |daemon: &Daemon, identity| {
+        let mut client = Client::greeted(daemon.address());
+        client.hello(true, identity);
+        client.command("MAIL FROM:<a@contoso.com>").code
+    };
+    let by_name = admitting(&pki, "certificate-names = [\"*.contoso.com\"]");
+    assert_eq!(code(&by_name, None), 550);
+    assert_eq!(code(&by_name, Some(&own)), 250);
+    assert_eq!(code(&by_name, Some(&foreign)), 550);
+    assert_eq!(code(&by_name, Some(&unknown)), 550);
+    by_name.wait_for_log("relay denied");
+    let pinned = format!("certificate-fingerprints = [\"{}\"]", unknown.sha256());
+    let pinned = admitting(&pki, &pinned);
+    assert_eq!(code(&pinned, Some(&unknown)), 250);
+    assert_eq!(code(&pinned, Some(&own)), 550);
+    let elsewhere = admitting(&pki, "clients = [\"192.0.2.0/24\"]");
+    let mut client = Client::greeted(elsewhere.address());
+    client.hello(false, None);
+    let reply = client.expect("MAIL FROM:<a@contoso.com>", 550);
+    assert!(
+        reply.text().starts_with("5.7.1 relay denied"),
+        "{}",
+        reply.text()
+    );
+}
+
+#[test]
+fn the_senders_policy_decides() {
+    let closed = r#"{"connectors": [{"name": "closed", "direction": "outbound",
+        "to": {"recipient-domains": ["*"]}, "tls": {"level": "encrypt"}}]}"#;
+    let tenant = "
+        [[tenant]]
+        name = \"fabrikam\"
+        domains = [\"*.fabrikam.com\"]
+        policy = \"closed.json\"
+    ";
+    let setting = Setting::start_with(
+        Pki::new(),
+        PLAIN,
+        &[LEVEL_RECORDS],
+        &format!("{TIMEOUTS}{tenant}"),
+        &[("closed.json", closed)],
+    );
+    let _partner = Partner::start_at(setting.address(2), Behaviour::default());
+    for (sender, code) in [
+        ("a@contoso.com", 250),
+        ("a@mail.fabrikam.com", 451),
+        // No tenant's, or nobody's: the listener's tenant decides.
+        ("a@elsewhere.test", 250),
+        ("", 250),
+    ] {
+        let mut client = setting.client();
+        let reply = client.envelope(sender, "bob@opportunistic.test");
+        assert_eq!(reply.code, code, "{sender}: {}", reply.text());
+    }
+}
+
+#[test]
+fn connections_are_reused_within_their_level_only() {
+    let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], TIMEOUTS);
+    let partner = honest(&setting, 2, "mx.partner.test");
+    for _ in 0..3 {
+        assert!(setting.send("a@verify.test").is_delivered());
+    }
+    let mut client = setting.client();
+    assert!(send(&mut client, "b@verify.test").is_delivered());
+    assert!(send(&mut client, "c@verify.test").is_delivered());
+    client.quit();
+    assert_eq!(partner.connections(), 1);
+    // The same server, but another level: its own connection, even from a higher to a lower level.
+    assert!(setting.send("a@name.test").is_delivered());
+    assert!(setting.send("a@opportunistic.test").is_delivered());
+    assert_eq!(partner.connections(), 3);
+    assert_eq!(partner.taken().len(), 7);
+    assert!(partner.resumed() >= 1, "a second handshake is a short one");
+    let greetings = partner
+        .commands()
+        .iter()
+        .filter(|line| line.starts_with("EHLO"))
+        .count();
+    assert_eq!(greetings, 3);
+}
+
+#[test]
+fn a_connection_that_was_closed_meanwhile_costs_nothing() {
+    let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], TIMEOUTS);
+    let partner = honest(&setting, 2, "mx.partner.test");
+    assert!(setting.send("a@verify.test").is_delivered());
+    for _ in 0..3 {
+        partner.hang_up();
+        let outcome = setting.send("a@verify.test");
+        assert!(outcome.is_delivered(), "{}", outcome.text());
+    }
+    assert_eq!(partner.taken().len(), 4);
+    assert_eq!(partner.connections(), 4);
+}
+
+#[test]
+fn what_is_idle_too_long_is_let_go_politely() {
+    let idle = format!("{TIMEOUTS}\n[connections]\nidle = \"1s\"\n");
+    let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], &idle);
+    let partner = honest(&setting, 2, "mx.partner.test");
+    assert!(setting.send("a@verify.test").is_delivered());
+    partner.wait_for_command("TLS QUIT");
+    assert!(setting.send("a@verify.test").is_delivered());
+    assert_eq!(partner.connections(), 2);
+}
+
+#[test]
+fn our_certificate_is_shown_to_partners_who_pin_it() {
+    let pki = Pki::new();
+    let own = pki.with_usages(
+        &["relay.contoso.com"],
+        &[ExtendedKeyUsagePurpose::ClientAuth],
+    );
+    let delivery = format!(
+        "{TIMEOUTS}\n[delivery]\ncertificate = \"client.pem\"\nkey = \"client.key\"\nsource-addresses = [\"127.0.0.7\"]\n"
+    );
+    let files = [
+        ("client.pem", own.certificate_pem.as_str()),
+        ("client.key", own.key_pem.as_str()),
+    ];
+    let setting = Setting::start_with(pki, LEVELS, &[LEVEL_RECORDS], &delivery, &files);
+    let pinning = Behaviour {
+        demands_client: Some(setting.pki.root_pem.clone()),
+        ..Behaviour::with(&setting.pki.trusted(&["mx.partner.test"]))
+    };
+    let partner = Partner::start_at(setting.address(2), pinning.clone());
+    assert!(setting.send("a@name.test").is_delivered());
+    assert_eq!(
+        partner.peers(),
+        ["127.0.0.7".parse::<IpAddr>().expect("an address")]
+    );
+    let without = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], TIMEOUTS);
+    let _partner = Partner::start_at(without.address(2), pinning);
+    let text = without.send("a@encrypt.test").text();
+    assert!(text.starts_with("451 4.7.5 mx.partner.test"), "{text}");
+}
+
+#[test]
+fn an_audited_connector_reports_and_delivers() {
+    let rules = LEVELS.replace("\"outbound\",", "\"outbound\", \"mode\": \"audit\",");
+    let setting = Setting::start(
+        Pki::new(),
+        &rules,
+        &[LEVEL_RECORDS],
+        &format!("{TIMEOUTS}{ONCE}"),
+    );
+    let partner = Partner::start_at(setting.address(2), Behaviour::default());
+    assert!(setting.send("a@encrypt.test").is_delivered());
+    setting
+        .daemon
+        .wait_for_log("audit=\"starttls-not-supported: ");
+    partner.behave(Behaviour::with(&setting.pki.trusted(&["mx.other.test"])));
+    assert!(setting.send("a@name.test").is_delivered());
+    setting
+        .daemon
+        .wait_for_log("audit=\"certificate-host-mismatch: ");
+    assert!(setting.send("a@verify.test").is_delivered());
+    setting.daemon.wait_for_log("audit=\"satisfied\"");
+    assert_eq!(partner.taken().len(), 3);
+}
+
+#[test]
+fn changed_roots_hold_for_the_next_message() {
+    let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], TIMEOUTS);
+    let partner = honest(&setting, 2, "mx.partner.test");
+    assert!(setting.send("a@name.test").is_delivered());
+    let other = Pki::new();
+    setting.daemon.replace("ca.pem", other.root_pem.as_bytes());
+    setting.daemon.wait_for_log("the way out has changed");
+    let text = setting.send("a@name.test").text();
+    assert!(text.starts_with("451 4.7.5 "), "{text}");
+    assert_eq!(partner.taken().len(), 1);
+}

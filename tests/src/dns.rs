@@ -1,0 +1,412 @@
+//! A DNS server for tests of programs that validate DNSSEC themselves.
+//!
+//! It answers as a recursive resolver would, but makes up the whole world behind it:
+//! a signed root zone that holds all records, and the zone `unsigned.`, which the root
+//! delegates without DS, so everything at and below it is provably insecure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hickory_resolver::proto::dnssec::crypto::Ed25519SigningKey;
+use hickory_resolver::proto::dnssec::rdata::sig::SigInput;
+use hickory_resolver::proto::dnssec::rdata::{DNSKEY, DNSSECRData, NSEC, RRSIG};
+use hickory_resolver::proto::dnssec::{SigningKey, TBS};
+use hickory_resolver::proto::op::{Edns, Message, OpCode, Query, ResponseCode};
+use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordType, SerialNumber};
+
+/// TTL of records whose line names none, and of denials.
+const TTL: u32 = 300;
+
+/// What makes the two zones zones.
+const APEXES: &str = ". SOA ns.root. hostmaster.root. 1 3600 600 86400 300
+    . NS ns.root.
+    unsigned. SOA ns.unsigned. hostmaster.unsigned. 1 3600 600 86400 300
+    unsigned. NS ns.unsigned.";
+
+/// A running server. Dropping it stops it.
+pub struct Dns {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    stopped: AtomicBool,
+    world: Mutex<World>,
+}
+
+impl Dns {
+    /// Starts a server on a free port of 127.0.0.1, for UDP and TCP.
+    ///
+    /// Records are lines `name [ttl] type data` with absolute names, for example
+    /// `bank.test. MX 10 mx.bank.test.`; one string may hold several lines.
+    pub fn start(records: &[&str]) -> Dns {
+        let (udp, tcp) = bind();
+        let address = udp.local_addr().expect("local address");
+        let shared = Arc::new(Shared {
+            stopped: AtomicBool::new(false),
+            world: Mutex::new(World::new(records)),
+        });
+        let (for_udp, for_tcp) = (shared.clone(), shared.clone());
+        let threads = vec![
+            thread::spawn(move || serve_udp(&udp, &for_udp)),
+            thread::spawn(move || serve_tcp(&tcp, &for_tcp)),
+        ];
+        Dns {
+            address,
+            shared,
+            threads,
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Replaces all records and heals all names that were broken, failing or silent.
+    /// The key stays, so running resolvers keep their trust; the log stays too.
+    pub fn set(&self, records: &[&str]) {
+        self.world().set(records);
+    }
+
+    /// From now on the signatures in answers for this name, also in denials, are bogus.
+    pub fn break_signatures(&self, name: &str) {
+        self.world().faults.insert(parse_name(name), Fault::Bogus);
+    }
+
+    /// From now on questions for this name are answered with SERVFAIL.
+    pub fn fail(&self, name: &str) {
+        self.world().faults.insert(parse_name(name), Fault::Failure);
+    }
+
+    /// From now on questions for this name get no answer.
+    pub fn silence(&self, name: &str) {
+        self.world().faults.insert(parse_name(name), Fault::Silence);
+    }
+
+    /// All questions so far, as (name in lower case with final dot, type). A repetition
+    /// with the same message id counts as the same question, lest a slow machine look like
+    /// a resolver without cache.
+    pub fn queries(&self) -> Vec<(String, String)> {
+        let world = self.world();
+        let asked = world.log.iter().map(|(_id, query)| {
+            let name = query.name().to_lowercase().to_ascii();
+            (name, query.query_type().to_string())
+        });
+        asked.collect()
+    }
+
+    /// The root key as the content of a trust anchor file.
+    pub fn trust_anchor(&self) -> String {
+        format!("{}\n", self.world().dnskey())
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.shared.world.lock().expect("world")
+    }
+}
+
+impl Drop for Dns {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::Relaxed);
+        // Both threads sleep until something arrives.
+        let waker = UdpSocket::bind("127.0.0.1:0").expect("bind UDP");
+        waker.send_to(&[], self.address).expect("wake UDP");
+        TcpStream::connect(self.address).expect("wake TCP");
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Fault {
+    Bogus,
+    Failure,
+    Silence,
+}
+
+/// Everything the answers depend on.
+struct World {
+    key: Ed25519SigningKey,
+    /// Inception and expiration of all signatures. As they are constant, and Ed25519 is
+    /// deterministic, equal answers are equal to the bit: resolvers may keep their verdicts.
+    validity: (u32, u32),
+    records: BTreeMap<Name, Vec<Record>>,
+    /// Owners of NSEC records. `Name` sorts in canonical order.
+    chain: BTreeSet<Name>,
+    faults: BTreeMap<Name, Fault>,
+    /// Message ids and questions.
+    log: Vec<(u16, Query)>,
+}
+
+impl World {
+    fn new(records: &[&str]) -> World {
+        let der = Ed25519SigningKey::generate_pkcs8().expect("generate key");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("clock");
+        let now = now.as_secs() as u32;
+        let mut world = World {
+            key: Ed25519SigningKey::from_pkcs8(&der).expect("load key"),
+            validity: (now - 86_400, now + 30 * 86_400),
+            records: BTreeMap::new(),
+            chain: BTreeSet::new(),
+            faults: BTreeMap::new(),
+            log: Vec::new(),
+        };
+        world.set(records);
+        world
+    }
+
+    fn set(&mut self, records: &[&str]) {
+        let lines = [APEXES].iter().chain(records).flat_map(|text| text.lines());
+        let lines = lines.map(str::trim).filter(|line| !line.is_empty());
+        self.records.clear();
+        for record in lines.map(parse_record).chain([self.dnskey()]) {
+            let owned = self.records.entry(record.name.clone()).or_default();
+            owned.push(record);
+        }
+        let signed = |name: &&Name| is_signed(name, RecordType::NSEC);
+        self.chain = self.records.keys().filter(signed).cloned().collect();
+        self.faults.clear();
+    }
+
+    /// The answer to a message, `None` if it shall get none.
+    fn answer(&mut self, request: &[u8], udp: bool) -> Option<Vec<u8>> {
+        let request = Message::from_vec(request).ok()?;
+        let query = request.queries.first()?;
+        let asked = (request.metadata.id, query.clone());
+        if !self.log.contains(&asked) {
+            self.log.push(asked);
+        }
+
+        let mut response = Message::response(request.metadata.id, OpCode::Query);
+        response.metadata.recursion_desired = request.metadata.recursion_desired;
+        response.metadata.recursion_available = true;
+        response.add_query(query.clone());
+        match self.faults.get(query.name()) {
+            Some(Fault::Silence) => return None,
+            Some(Fault::Failure) => response.metadata.response_code = ResponseCode::ServFail,
+            Some(Fault::Bogus) => self.resolve(query, true, &mut response),
+            None => self.resolve(query, false, &mut response),
+        }
+        let edns = request.edns.as_ref();
+        let wants_dnssec = edns.is_some_and(|edns| edns.flags().dnssec_ok);
+        response = response.maybe_strip_dnssec_records(wants_dnssec);
+        if edns.is_some() {
+            response.set_edns(Edns::new().set_dnssec_ok(wants_dnssec).clone());
+        }
+
+        let bytes = response.to_vec().expect("encode response");
+        if udp && bytes.len() > usize::from(request.max_payload()) {
+            return Some(response.truncate().to_vec().expect("encode response"));
+        }
+        Some(bytes)
+    }
+
+    fn resolve(&self, query: &Query, bogus: bool, response: &mut Message) {
+        let mut name = query.name().clone();
+        for _hop in 0..8 {
+            let found = self.rrset(&name, query.query_type());
+            if !found.is_empty() {
+                response.add_answers(self.sign(found, bogus));
+                return;
+            }
+            let alias = self.rrset(&name, RecordType::CNAME);
+            let Some(RData::CNAME(target)) = alias.first().map(|record| &record.data) else {
+                self.deny(&name, query.query_type(), bogus, response);
+                return;
+            };
+            name = target.0.clone();
+            response.add_answers(self.sign(alias, bogus));
+        }
+        response.metadata.response_code = ResponseCode::ServFail;
+    }
+
+    /// Says that there are no such records, with the proof of it.
+    fn deny(&self, name: &Name, kind: RecordType, bogus: bool, response: &mut Message) {
+        // A name exists also if only names below it have records.
+        let exists = |name: &Name| self.records.keys().any(|other| name.zone_of(other));
+        let signed = is_signed(name, kind);
+        let apex = if signed { Name::root() } else { unsigned() };
+        let soa = self.rrset(&apex, RecordType::SOA);
+        response.add_authorities(self.sign(soa, bogus));
+        let mut denied = vec![name.clone()];
+        if !exists(name) {
+            response.metadata.response_code = ResponseCode::NXDomain;
+            let mut encloser = name.base_name();
+            while !exists(&encloser) {
+                encloser = encloser.base_name();
+            }
+            denied.push(encloser.prepend_label("*").expect("wildcard name"));
+        }
+        if signed {
+            let owners: BTreeSet<_> = denied.iter().map(|name| self.nsec_owner(name)).collect();
+            for owner in owners {
+                response.add_authorities(self.sign(vec![self.nsec(owner)], bogus));
+            }
+        }
+    }
+
+    /// The owner of the NSEC record that matches or covers the name.
+    fn nsec_owner(&self, name: &Name) -> &Name {
+        let before = self.chain.range(..=name).next_back();
+        before.expect("the root precedes every name")
+    }
+
+    fn nsec(&self, owner: &Name) -> Record {
+        let next = self.chain.iter().find(|name| *name > owner);
+        let next = next.cloned().unwrap_or_else(Name::root);
+        let types = if *owner == unsigned() {
+            vec![RecordType::NS] // all else belongs to the zone beyond the cut
+        } else {
+            let owned = self.records[owner].iter();
+            owned.map(Record::record_type).collect()
+        };
+        let nsec = DNSSECRData::NSEC(NSEC::new_cover_self(next, types));
+        Record::from_rdata(owner.clone(), TTL, RData::DNSSEC(nsec))
+    }
+
+    fn dnskey(&self) -> Record {
+        let public = self.key.to_public_key().expect("public key");
+        let dnskey = DNSSECRData::DNSKEY(DNSKEY::from_key(&public));
+        Record::from_rdata(Name::root(), TTL, RData::DNSSEC(dnskey))
+    }
+
+    fn rrset(&self, name: &Name, kind: RecordType) -> Vec<Record> {
+        let owned = self.records.get(name).into_iter().flatten();
+        let matching = owned.filter(|record| record.record_type() == kind);
+        matching.cloned().collect()
+    }
+
+    /// Adds the signature to the records of one name and type, if they are in the root zone.
+    fn sign(&self, mut rrset: Vec<Record>, bogus: bool) -> Vec<Record> {
+        let (name, ttl, kind) = (rrset[0].name.clone(), rrset[0].ttl, rrset[0].record_type());
+        if !is_signed(&name, kind) {
+            return rrset;
+        }
+        let public = self.key.to_public_key().expect("public key");
+        let input = SigInput {
+            type_covered: kind,
+            algorithm: self.key.algorithm(),
+            num_labels: name.num_labels(),
+            original_ttl: ttl,
+            sig_expiration: SerialNumber::new(self.validity.1),
+            sig_inception: SerialNumber::new(self.validity.0),
+            key_tag: DNSKEY::from_key(&public)
+                .calculate_key_tag()
+                .expect("key tag"),
+            signer_name: Name::root(),
+        };
+        let content = TBS::from_input(&name, DNSClass::IN, &input, rrset.iter());
+        let mut signature = self
+            .key
+            .sign(&content.expect("encode records"))
+            .expect("sign");
+        if bogus || self.faults.get(&name) == Some(&Fault::Bogus) {
+            signature[0] ^= 0xff;
+        }
+        let rrsig = DNSSECRData::RRSIG(RRSIG::from_sig(input, signature));
+        rrset.push(Record::from_rdata(name, ttl, RData::DNSSEC(rrsig)));
+        rrset
+    }
+}
+
+fn unsigned() -> Name {
+    parse_name("unsigned.")
+}
+
+/// Whether such records belong to the root zone. At the cut only the DS record does, which
+/// does not exist, and the NSEC record, which proves that.
+fn is_signed(name: &Name, kind: RecordType) -> bool {
+    let parental = matches!(kind, RecordType::DS | RecordType::NSEC);
+    !unsigned().zone_of(name) || (parental && *name == unsigned())
+}
+
+fn parse_name(text: &str) -> Name {
+    let mut name = Name::from_ascii(text).expect("domain name");
+    name.set_fqdn(true);
+    name
+}
+
+fn parse_record(line: &str) -> Record {
+    let word = |text: &str| {
+        let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+        (word.to_owned(), rest.trim_start().to_owned())
+    };
+    let (name, rest) = word(line);
+    let (ttl, typed) = match word(&rest) {
+        (number, typed) if number.parse::<u32>().is_ok() => (number.parse().expect("TTL"), typed),
+        _ => (TTL, rest),
+    };
+    let (kind, data) = word(&typed);
+    let kind = kind
+        .parse()
+        .unwrap_or_else(|error| panic!("{line}: {error}"));
+    let data = RData::try_from_str(kind, &data).unwrap_or_else(|error| panic!("{line}: {error}"));
+    Record::from_rdata(parse_name(&name), ttl, data)
+}
+
+/// Two sockets with the same port. Somebody may hold its other half, hence the attempts.
+fn bind() -> (UdpSocket, TcpListener) {
+    let attempts = (0..100).find_map(|_| {
+        let udp = UdpSocket::bind("127.0.0.1:0").expect("bind UDP");
+        let tcp = TcpListener::bind(udp.local_addr().expect("local address"));
+        Some((udp, tcp.ok()?))
+    });
+    attempts.expect("a port that is free for both UDP and TCP")
+}
+
+fn serve_udp(socket: &UdpSocket, shared: &Shared) {
+    let mut buffer = [0; 4096];
+    loop {
+        let received = socket.recv_from(&mut buffer);
+        if shared.stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        // An error only tells that an earlier answer came too late for somebody.
+        let Ok((length, peer)) = received else {
+            continue;
+        };
+        let answer = shared
+            .world
+            .lock()
+            .expect("world")
+            .answer(&buffer[..length], true);
+        if let Some(answer) = answer {
+            let _ = socket.send_to(&answer, peer);
+        }
+    }
+}
+
+fn serve_tcp(listener: &TcpListener, shared: &Arc<Shared>) {
+    for stream in listener.incoming() {
+        if shared.stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        let (mut stream, shared) = (stream.expect("accept"), shared.clone());
+        thread::spawn(move || while exchange(&mut stream, &shared).is_some() {});
+    }
+}
+
+/// One question and its answer over TCP; `None` at the end of the connection.
+fn exchange(stream: &mut TcpStream, shared: &Shared) -> Option<()> {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).ok()?;
+    let mut request = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut request).ok()?;
+    if shared.stopped.load(Ordering::Relaxed) {
+        return None;
+    }
+    let answer = shared.world.lock().expect("world").answer(&request, false);
+    if let Some(answer) = answer {
+        let length = (answer.len() as u16).to_be_bytes();
+        stream.write_all(&[&length[..], &answer].concat()).ok()?;
+    }
+    Some(())
+}
