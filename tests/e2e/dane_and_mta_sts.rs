@@ -123,6 +123,10 @@ fn records_that_cannot_be_had_close_the_door() {
     let record = format!("_{}._tcp.mx.partner.test.", world.setting.port);
     world.setting.dns.break_signatures(&record);
     world.expect("opportunistic.test", "dnssec-invalid");
+    let world = world_with(&allowed(&identity), identity.clone());
+    let record = format!("_{}._tcp.mx.partner.test.", world.setting.port);
+    world.setting.dns.forge_denial(&record);
+    world.expect("opportunistic.test", "dnssec-invalid");
     let world = world_with(&allowed(&identity), identity);
     world.setting.dns.break_signatures("mx.partner.test.");
     world.expect("opportunistic.test", "dnssec-invalid");

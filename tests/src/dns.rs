@@ -7,10 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::{self, JoinHandle};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
 
 use hickory_resolver::proto::dnssec::crypto::Ed25519SigningKey;
 use hickory_resolver::proto::dnssec::rdata::sig::SigInput;
@@ -18,12 +16,19 @@ use hickory_resolver::proto::dnssec::rdata::{DNSKEY, DNSSECRData, NSEC, RRSIG};
 use hickory_resolver::proto::dnssec::{SigningKey, TBS};
 use hickory_resolver::proto::op::{Edns, Message, OpCode, Query, ResponseCode};
 use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordType, SerialNumber};
+use hickory_resolver::proto::serialize::txt::Parser;
 
 /// TTL of records whose line names none, and of denials.
 const TTL: u32 = 300;
 
+/// When all signatures begin and end to be valid, in 2020 and 2086. As this is constant, and
+/// Ed25519 is deterministic, equal answers are equal to the bit, and resolvers may keep their
+/// verdicts.
+const VALIDITY: (u32, u32) = (1_577_836_800, 3_660_681_600);
+
 /// What makes the two zones zones.
-const APEXES: &str = ". SOA ns.root. hostmaster.root. 1 3600 600 86400 300
+const APEXES: &str = "$TTL 300
+    . SOA ns.root. hostmaster.root. 1 3600 600 86400 300
     . NS ns.root.
     unsigned. SOA ns.unsigned. hostmaster.unsigned. 1 3600 600 86400 300
     unsigned. NS ns.unsigned.";
@@ -31,37 +36,22 @@ const APEXES: &str = ". SOA ns.root. hostmaster.root. 1 3600 600 86400 300
 /// A running server. Dropping it stops it.
 pub struct Dns {
     address: SocketAddr,
-    shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-struct Shared {
-    stopped: AtomicBool,
-    world: Mutex<World>,
+    world: Arc<Mutex<World>>,
 }
 
 impl Dns {
     /// Starts a server on a free port of 127.0.0.1, for UDP and TCP.
     ///
-    /// Records are lines `name [ttl] type data` with absolute names, for example
-    /// `bank.test. MX 10 mx.bank.test.`; one string may hold several lines.
+    /// Records are lines of a zone file, for example `bank.test. MX 10 mx.bank.test.` or
+    /// `_mta-sts.bank.test. 60 TXT "v=STSv1; id=1"`; one string may hold several lines.
     pub fn start(records: &[&str]) -> Dns {
         let (udp, tcp) = bind();
         let address = udp.local_addr().expect("local address");
-        let shared = Arc::new(Shared {
-            stopped: AtomicBool::new(false),
-            world: Mutex::new(World::new(records)),
-        });
-        let (for_udp, for_tcp) = (shared.clone(), shared.clone());
-        let threads = vec![
-            thread::spawn(move || serve_udp(&udp, &for_udp)),
-            thread::spawn(move || serve_tcp(&tcp, &for_tcp)),
-        ];
-        Dns {
-            address,
-            shared,
-            threads,
-        }
+        let world = Arc::new(Mutex::new(World::new(records)));
+        let (for_udp, for_tcp) = (world.clone(), world.clone());
+        thread::spawn(move || serve_udp(&udp, &for_udp));
+        thread::spawn(move || serve_tcp(&tcp, &for_tcp));
+        Dns { address, world }
     }
 
     /// Where it listens.
@@ -72,29 +62,39 @@ impl Dns {
     /// Replaces all records and heals all names that were broken, failing or silent.
     /// The key stays, so running resolvers keep their trust; the log stays too.
     pub fn set(&self, records: &[&str]) {
-        self.world().set(records);
+        lock(&self.world).set(records);
     }
 
     /// From now on the signatures in answers for this name, also in denials, are bogus.
     pub fn break_signatures(&self, name: &str) {
-        self.world().faults.insert(parse_name(name), Fault::Bogus);
+        self.fault(name, Fault::Bogus);
     }
 
     /// From now on questions for this name are answered with SERVFAIL.
     pub fn fail(&self, name: &str) {
-        self.world().faults.insert(parse_name(name), Fault::Failure);
+        self.fault(name, Fault::Failure);
+    }
+
+    /// From now on somebody on the way says that this name does not exist, in the name of a zone that
+    /// has nothing to do with it and is not signed.
+    pub fn forge_denial(&self, name: &str) {
+        self.world().faults.insert(parse_name(name), Fault::Forgery);
     }
 
     /// From now on questions for this name get no answer.
     pub fn silence(&self, name: &str) {
-        self.world().faults.insert(parse_name(name), Fault::Silence);
+        self.fault(name, Fault::Silence);
+    }
+
+    fn fault(&self, name: &str, fault: Fault) {
+        lock(&self.world).faults.insert(parse_name(name), fault);
     }
 
     /// All questions so far, as (name in lower case with final dot, type). A repetition
     /// with the same message id counts as the same question, lest a slow machine look like
     /// a resolver without cache.
     pub fn queries(&self) -> Vec<(String, String)> {
-        let world = self.world();
+        let world = lock(&self.world);
         let asked = world.log.iter().map(|(_id, query)| {
             let name = query.name().to_lowercase().to_ascii();
             (name, query.query_type().to_string())
@@ -104,24 +104,19 @@ impl Dns {
 
     /// The root key as the content of a trust anchor file.
     pub fn trust_anchor(&self) -> String {
-        format!("{}\n", self.world().dnskey())
-    }
-
-    fn world(&self) -> MutexGuard<'_, World> {
-        self.shared.world.lock().expect("world")
+        format!("{}\n", lock(&self.world).dnskey_record())
     }
 }
 
 impl Drop for Dns {
     fn drop(&mut self) {
-        self.shared.stopped.store(true, Ordering::Relaxed);
-        // Both threads sleep until something arrives.
-        let waker = UdpSocket::bind("127.0.0.1:0").expect("bind UDP");
-        waker.send_to(&[], self.address).expect("wake UDP");
-        TcpStream::connect(self.address).expect("wake TCP");
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
+        // No `expect` here: a second panic would hide the first.
+        if let Ok(mut world) = self.world.lock() {
+            world.ended = true;
         }
+        // Both threads sleep until something arrives.
+        let _ = UdpSocket::bind("127.0.0.1:0").and_then(|waker| waker.send_to(&[], self.address));
+        let _ = TcpStream::connect(self.address);
     }
 }
 
@@ -129,35 +124,33 @@ impl Drop for Dns {
 enum Fault {
     Bogus,
     Failure,
+    Forgery,
     Silence,
 }
 
 /// Everything the answers depend on.
 struct World {
     key: Ed25519SigningKey,
-    /// Inception and expiration of all signatures. As they are constant, and Ed25519 is
-    /// deterministic, equal answers are equal to the bit: resolvers may keep their verdicts.
-    validity: (u32, u32),
     records: BTreeMap<Name, Vec<Record>>,
     /// Owners of NSEC records. `Name` sorts in canonical order.
     chain: BTreeSet<Name>,
     faults: BTreeMap<Name, Fault>,
     /// Message ids and questions.
     log: Vec<(u16, Query)>,
+    /// The server is gone.
+    ended: bool,
 }
 
 impl World {
     fn new(records: &[&str]) -> World {
         let der = Ed25519SigningKey::generate_pkcs8().expect("generate key");
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("clock");
-        let now = now.as_secs() as u32;
         let mut world = World {
             key: Ed25519SigningKey::from_pkcs8(&der).expect("load key"),
-            validity: (now - 86_400, now + 30 * 86_400),
             records: BTreeMap::new(),
             chain: BTreeSet::new(),
             faults: BTreeMap::new(),
             log: Vec::new(),
+            ended: false,
         };
         world.set(records);
         world
@@ -165,9 +158,11 @@ impl World {
 
     fn set(&mut self, records: &[&str]) {
         let lines = [APEXES].iter().chain(records).flat_map(|text| text.lines());
-        let lines = lines.map(str::trim).filter(|line| !line.is_empty());
+        let text: String = lines.map(|line| format!("{}\n", line.trim())).collect();
+        let parser = Parser::new(text, None, Some(Name::root()));
+        let (_origin, rrsets) = parser.parse().expect("records");
         self.records.clear();
-        for record in lines.map(parse_record).chain([self.dnskey()]) {
+        for record in rrsets.into_values().flatten().chain([self.dnskey_record()]) {
             let owned = self.records.entry(record.name.clone()).or_default();
             owned.push(record);
         }
@@ -192,8 +187,7 @@ impl World {
         match self.faults.get(query.name()) {
             Some(Fault::Silence) => return None,
             Some(Fault::Failure) => response.metadata.response_code = ResponseCode::ServFail,
-            Some(Fault::Bogus) => self.resolve(query, true, &mut response),
-            None => self.resolve(query, false, &mut response),
+            fault => self.resolve(query, fault.is_some(), &mut response),
         }
         let edns = request.edns.as_ref();
         let wants_dnssec = edns.is_some_and(|edns| edns.flags().dnssec_ok);
@@ -246,21 +240,19 @@ impl World {
             denied.push(encloser.prepend_label("*").expect("wildcard name"));
         }
         if signed {
-            let owners: BTreeSet<_> = denied.iter().map(|name| self.nsec_owner(name)).collect();
-            for owner in owners {
-                response.add_authorities(self.sign(vec![self.nsec(owner)], bogus));
+            let mut proofs: Vec<Record> = denied.iter().map(|name| self.nsec(name)).collect();
+            proofs.dedup();
+            for proof in proofs {
+                response.add_authorities(self.sign(vec![proof], bogus));
             }
         }
     }
 
-    /// The owner of the NSEC record that matches or covers the name.
-    fn nsec_owner(&self, name: &Name) -> &Name {
-        let before = self.chain.range(..=name).next_back();
-        before.expect("the root precedes every name")
-    }
-
-    fn nsec(&self, owner: &Name) -> Record {
-        let next = self.chain.iter().find(|name| *name > owner);
+    /// The NSEC record that matches or covers the name.
+    fn nsec(&self, name: &Name) -> Record {
+        let owner = self.chain.range(..=name).next_back();
+        let owner = owner.expect("the root precedes every name");
+        let next = self.chain.iter().find(|next| *next > owner);
         let next = next.cloned().unwrap_or_else(Name::root);
         let types = if *owner == unsigned() {
             vec![RecordType::NS] // all else belongs to the zone beyond the cut
@@ -272,9 +264,12 @@ impl World {
         Record::from_rdata(owner.clone(), TTL, RData::DNSSEC(nsec))
     }
 
-    fn dnskey(&self) -> Record {
-        let public = self.key.to_public_key().expect("public key");
-        let dnskey = DNSSECRData::DNSKEY(DNSKEY::from_key(&public));
+    fn dnskey(&self) -> DNSKEY {
+        DNSKEY::from_key(&self.key.to_public_key().expect("public key"))
+    }
+
+    fn dnskey_record(&self) -> Record {
+        let dnskey = DNSSECRData::DNSKEY(self.dnskey());
         Record::from_rdata(Name::root(), TTL, RData::DNSSEC(dnskey))
     }
 
@@ -290,24 +285,19 @@ impl World {
         if !is_signed(&name, kind) {
             return rrset;
         }
-        let public = self.key.to_public_key().expect("public key");
         let input = SigInput {
             type_covered: kind,
             algorithm: self.key.algorithm(),
             num_labels: name.num_labels(),
             original_ttl: ttl,
-            sig_expiration: SerialNumber::new(self.validity.1),
-            sig_inception: SerialNumber::new(self.validity.0),
-            key_tag: DNSKEY::from_key(&public)
-                .calculate_key_tag()
-                .expect("key tag"),
+            sig_expiration: SerialNumber::new(VALIDITY.1),
+            sig_inception: SerialNumber::new(VALIDITY.0),
+            key_tag: self.dnskey().calculate_key_tag().expect("key tag"),
             signer_name: Name::root(),
         };
         let content = TBS::from_input(&name, DNSClass::IN, &input, rrset.iter());
-        let mut signature = self
-            .key
-            .sign(&content.expect("encode records"))
-            .expect("sign");
+        let content = content.expect("encode records");
+        let mut signature = self.key.sign(&content).expect("sign");
         if bogus || self.faults.get(&name) == Some(&Fault::Bogus) {
             signature[0] ^= 0xff;
         }
@@ -334,24 +324,6 @@ fn parse_name(text: &str) -> Name {
     name
 }
 
-fn parse_record(line: &str) -> Record {
-    let word = |text: &str| {
-        let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-        (word.to_owned(), rest.trim_start().to_owned())
-    };
-    let (name, rest) = word(line);
-    let (ttl, typed) = match word(&rest) {
-        (number, typed) if number.parse::<u32>().is_ok() => (number.parse().expect("TTL"), typed),
-        _ => (TTL, rest),
-    };
-    let (kind, data) = word(&typed);
-    let kind = kind
-        .parse()
-        .unwrap_or_else(|error| panic!("{line}: {error}"));
-    let data = RData::try_from_str(kind, &data).unwrap_or_else(|error| panic!("{line}: {error}"));
-    Record::from_rdata(parse_name(&name), ttl, data)
-}
-
 /// Two sockets with the same port. Somebody may hold its other half, hence the attempts.
 fn bind() -> (UdpSocket, TcpListener) {
     let attempts = (0..100).find_map(|_| {
@@ -362,49 +334,48 @@ fn bind() -> (UdpSocket, TcpListener) {
     attempts.expect("a port that is free for both UDP and TCP")
 }
 
-fn serve_udp(socket: &UdpSocket, shared: &Shared) {
+fn lock(world: &Mutex<World>) -> MutexGuard<'_, World> {
+    world.lock().expect("world")
+}
+
+fn serve_udp(socket: &UdpSocket, world: &Mutex<World>) {
     let mut buffer = [0; 4096];
     loop {
         let received = socket.recv_from(&mut buffer);
-        if shared.stopped.load(Ordering::Relaxed) {
+        let mut world = lock(world);
+        if world.ended {
             return;
         }
         // An error only tells that an earlier answer came too late for somebody.
-        let Ok((length, peer)) = received else {
-            continue;
-        };
-        let answer = shared
-            .world
-            .lock()
-            .expect("world")
-            .answer(&buffer[..length], true);
-        if let Some(answer) = answer {
+        if let Ok((length, peer)) = received
+            && let Some(answer) = world.answer(&buffer[..length], true)
+        {
             let _ = socket.send_to(&answer, peer);
         }
     }
 }
 
-fn serve_tcp(listener: &TcpListener, shared: &Arc<Shared>) {
+fn serve_tcp(listener: &TcpListener, world: &Arc<Mutex<World>>) {
     for stream in listener.incoming() {
-        if shared.stopped.load(Ordering::Relaxed) {
+        if lock(world).ended {
             return;
         }
-        let (mut stream, shared) = (stream.expect("accept"), shared.clone());
-        thread::spawn(move || while exchange(&mut stream, &shared).is_some() {});
+        let (mut stream, world) = (stream.expect("accept"), world.clone());
+        thread::spawn(move || while exchange(&mut stream, &world).is_some() {});
     }
 }
 
 /// One question and its answer over TCP; `None` at the end of the connection.
-fn exchange(stream: &mut TcpStream, shared: &Shared) -> Option<()> {
+fn exchange(stream: &mut TcpStream, world: &Mutex<World>) -> Option<()> {
     let mut length = [0; 2];
     stream.read_exact(&mut length).ok()?;
     let mut request = vec![0; usize::from(u16::from_be_bytes(length))];
     stream.read_exact(&mut request).ok()?;
-    if shared.stopped.load(Ordering::Relaxed) {
+    let mut world = lock(world);
+    if world.ended {
         return None;
     }
-    let answer = shared.world.lock().expect("world").answer(&request, false);
-    if let Some(answer) = answer {
+    if let Some(answer) = world.answer(&request, false) {
         let length = (answer.len() as u16).to_be_bytes();
         stream.write_all(&[&length[..], &answer].concat()).ok()?;
     }

@@ -11,6 +11,7 @@ pub mod modules;
 pub mod outbound;
 pub mod partner;
 pub mod pki;
+pub mod postfix;
 pub mod sink;
 
 pub use client::{Client, Reply};

@@ -11,7 +11,8 @@ use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError as Semantic, NetError};
+use hickory_resolver::net::{DnsError as Semantic, NetError, NoRecords};
+use hickory_resolver::proto::dnssec::rdata::DNSSECRData;
 use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::rdata::TLSA;
@@ -32,6 +33,7 @@ const NEGATIVE: Duration = Duration::from_secs(60);
 /// A resolver.
 pub struct Dns {
     resolver: TokioResolver,
+    validates: bool,
     /// For one question, repetitions included.
     limit: Duration,
 }
@@ -96,7 +98,6 @@ impl Dns {
         options.validate = config.dnssec;
         options.edns0 = true;
         options.edns_payload_len = PAYLOAD;
-        options.try_tcp_on_error = true;
         let mut builder =
             TokioResolver::builder_with_config(resolver, TokioRuntimeProvider::default())
                 .with_options(options);
@@ -108,6 +109,7 @@ impl Dns {
             .map_err(|error| SetupError(error.to_string()))?;
         Ok(Dns {
             resolver,
+            validates: config.dnssec,
             // Each attempt may ask once more over TCP, and a chain of signatures takes several.
             limit: config.timeout * 4,
         })
@@ -217,7 +219,7 @@ impl Dns {
                 }
                 Err(error) => error,
             };
-            let nothing = nothing(&text_of(&name), error);
+            let nothing = nothing(&text_of(&name), self.validates, error);
             if !matches!(nothing, Err(DnsError::Bogus(_))) {
                 return nothing;
             }
@@ -270,8 +272,11 @@ fn answer<T>(
 }
 
 /// What an error says about the records: that there are none, or that nobody knows.
-fn nothing<T>(name: &str, error: NetError) -> Result<Answer<T>, DnsError> {
+fn nothing<T>(name: &str, validates: bool, error: NetError) -> Result<Answer<T>, DnsError> {
     let code = match &error {
+        NetError::Dns(Semantic::NoRecordsFound(none)) if validates && !is_denied(none) => {
+            return Err(DnsError::Bogus(name.to_owned()));
+        }
         NetError::Dns(Semantic::NoRecordsFound(none)) => none.response_code,
         NetError::Dns(Semantic::Nsec {
             proof, response, ..
@@ -304,6 +309,32 @@ fn nothing<T>(name: &str, error: NetError) -> Result<Answer<T>, DnsError> {
             reason: code.to_string(),
         }),
     }
+}
+
+/// Whether a denial comes from the zone that the name belongs to: signed by it, or from one that is
+/// provably unsigned. The validator lets pass what any other zone has to say as well, with which
+/// anybody on the way could make TLSA records disappear.
+fn is_denied(none: &NoRecords) -> bool {
+    let name = none.query.name();
+    let Some(authorities) = none.authorities.as_deref() else {
+        // Names that are never asked for, such as those below "invalid." (RFC 6761).
+        return true;
+    };
+    let proves = |record: &Record| {
+        matches!(record.record_type(), RecordType::NSEC | RecordType::NSEC3)
+            && record.proof == Proof::Secure
+    };
+    if authorities.iter().any(proves) {
+        return authorities.iter().all(|record| match &record.data {
+            RData::DNSSEC(DNSSECRData::RRSIG(signature)) if record.proof == Proof::Secure => {
+                signature.input().signer_name.zone_of(name)
+            }
+            _ => true,
+        });
+    }
+    authorities
+        .iter()
+        .any(|record| record.proof == Proof::Insecure && record.name.zone_of(name))
 }
 
 fn name_server(address: &SocketAddr) -> NameServerConfig {
