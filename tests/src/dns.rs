@@ -78,7 +78,7 @@ impl Dns {
     /// From now on somebody on the way says that this name does not exist, in the name of a zone that
     /// has nothing to do with it and is not signed.
     pub fn forge_denial(&self, name: &str) {
-        self.world().faults.insert(parse_name(name), Fault::Forgery);
+        self.fault(name, Fault::Forgery);
     }
 
     /// From now on questions for this name get no answer.
