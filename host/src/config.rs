@@ -17,7 +17,7 @@ use crate::sandbox;
 use crate::tls::names;
 
 /// A configuration file.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
     /// The name that this host gives in its greeting, to next hops and in Received fields.

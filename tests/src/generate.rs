@@ -199,10 +199,19 @@ fn outbound_connector() -> impl Strategy<Value = Value> {
         weighted(0.25, some_of(&DOMAIN_PATTERNS, 2)),
         weighted(0.6, route()),
         weighted(0.8, tls_level()),
+        weighted(0.3, select(&["opportunistic", "mandatory", "none"][..])),
+        weighted(0.3, select(&["opportunistic", "none"][..])),
         modes(),
     )
-        .prop_map(|(to, except, route, tls, modes)| {
+        .prop_map(|(to, except, route, tls, dane, mta_sts, modes)| {
+            // Mandatory DANE and a server without a name are an error.
+            let nameless = route
+                .as_ref()
+                .is_some_and(|route| route.to_string().contains("\"["));
+            let dane = dane.filter(|dane| !(nameless && *dane == "mandatory"));
             object([
+                ("dane", dane.map(|dane| json!(dane))),
+                ("mta-sts", mta_sts.map(|mta_sts| json!(mta_sts))),
                 ("direction", Some(json!("outbound"))),
                 ("to", Some(json!({"recipient-domains": to}))),
                 (

@@ -90,6 +90,20 @@ fn outbound(rules: &Value, context: &Value) -> Value {
             "tls"
         };
         verdict[level] = tls_level(&connector["tls"]);
+        let audited = is_audit(connector);
+        for field in ["dane", "mta-sts"] {
+            let asked = connector[field].as_str().unwrap_or("opportunistic");
+            if asked == "opportunistic" {
+                continue;
+            }
+            if audited {
+                verdict["audit-tls"][field] = json!(asked);
+            }
+            // What is mandatory only in audit mode is not mandatory yet.
+            if !audited || asked == "none" {
+                verdict[field] = json!(asked);
+            }
+        }
     }
     verdict
 }

@@ -377,7 +377,9 @@ impl Session {
         };
         if self.behaviour.old_tls || self.behaviour.stalls_handshake {
             let mut hello = [0; 4096];
-            stream.read(&mut hello)?;
+            if stream.read(&mut hello)? == 0 {
+                return Err(Over);
+            }
             if self.behaviour.stalls_handshake {
                 while stream.read(&mut hello)? > 0 {}
             }
@@ -448,11 +450,12 @@ impl Session {
     }
 }
 
-type Chain = Vec<Vec<u8>>;
+/// What a configuration was made of, and the configuration.
+type Known = (Vec<Vec<u8>>, bool, bool, Arc<ServerConfig>);
 
 fn config(behaviour: &Behaviour) -> Arc<ServerConfig> {
     // Sessions resume across connections only if these share a configuration.
-    static CONFIGS: Mutex<Vec<(Chain, bool, bool, Arc<ServerConfig>)>> = Mutex::new(Vec::new());
+    static CONFIGS: Mutex<Vec<Known>> = Mutex::new(Vec::new());
     let identity = behaviour.identity.as_ref().expect("a certificate");
     let mut configs = CONFIGS.lock().unwrap();
     let demands = behaviour.demands_client.is_some();

@@ -93,6 +93,15 @@ impl Pki {
         self.issue(params)
     }
 
+    /// A trusted certificate that has so many days left.
+    pub fn with_days(&self, names: &[&str], days: i64) -> Identity {
+        let mut params = params(names);
+        let now = OffsetDateTime::now_utc();
+        params.not_before = now - Duration::days(60);
+        params.not_after = now + Duration::days(days) + Duration::hours(12);
+        self.issue(params)
+    }
+
     /// A certificate that has not begun.
     pub fn not_yet_valid(&self, names: &[&str]) -> Identity {
         let mut params = params(names);

@@ -9,6 +9,7 @@ mod paint;
 mod policy;
 mod report;
 mod run;
+mod validate;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,6 +32,7 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     Explain(Box<explain::Explain>),
     List(list::List),
+    Validate(Box<validate::Validate>),
 }
 
 impl Cli {
@@ -55,6 +57,7 @@ impl Cli {
                 Command::Evaluate(command) => command.run().await,
                 Command::Explain(command) => command.run().await,
                 Command::List(command) => command.run().await,
+                Command::Validate(command) => command.run().await,
             }
         });
         // A policy that compiles must not hold up the end.

@@ -20,7 +20,7 @@ mod next_hop;
 pub mod outbound;
 mod pool;
 mod received;
-mod relay;
+pub(crate) mod relay;
 pub mod reply;
 mod session;
 

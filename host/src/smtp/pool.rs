@@ -146,20 +146,20 @@ impl Pool {
         Some(idle)
     }
 
-    /// Keeps a connection, or gives it back if there is no use for it.
-    fn keep(&self, key: &Arc<str>, generation: u64, idle: Idle) -> Result<(), Idle> {
+    /// Keeps a connection; gives it back if there is no use for it.
+    fn keep(&self, key: &Arc<str>, generation: u64, idle: Idle) -> Option<Idle> {
         let mut state = self.lock();
         let worn =
             idle.messages >= self.limits.messages || idle.born.elapsed() >= self.limits.lifetime;
         if worn || state.generation != generation || state.idle >= self.limits.kept {
-            return Err(idle);
+            return Some(idle);
         }
         let Some(lane) = state.lanes.get_mut(key) else {
-            return Err(idle);
+            return Some(idle);
         };
         lane.idle.push(idle);
         state.idle += 1;
-        Ok(())
+        None
     }
 }
 
@@ -233,7 +233,7 @@ impl Lease {
             generation,
             ..
         } = &self.turn;
-        if let Err(idle) = pool.keep(key, *generation, idle) {
+        if let Some(idle) = pool.keep(key, *generation, idle) {
             part_with([idle]);
         }
     }

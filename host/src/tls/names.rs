@@ -95,4 +95,45 @@ mod tests {
             );
         }
     }
+
+    proptest::proptest! {
+        /// The evaluator matches the names of clients by the same rules.
+        #[test]
+        fn the_evaluator_agrees(
+            wanted in "(\\*\\.)?[abX](\\.[abx]){1,2}",
+            presented in "(\\*\\.|\\*|a\\.\\*\\.|a\\*\\.)?([abx]\\.){0,2}[abx]\\.?",
+        ) {
+            let rules = format!(
+                r#"{{"connectors": [{{"name": "n", "direction": "inbound", "from": {{"sender-domains": ["*"]}},
+                    "require": {{"certificate-names": ["{wanted}"]}}}}]}}"#
+            );
+            let (policy, _) = portcullis_evaluator::Policy::configure(&rules).expect("valid rules");
+            let context = portcullis_evaluator::Context {
+                direction: portcullis_evaluator::Direction::Inbound,
+                client_ip: None,
+                helo: None,
+                tls: Some(portcullis_evaluator::Tls {
+                    version: 0x0304,
+                    cipher: String::new(),
+                    certificate: Some(portcullis_evaluator::Certificate {
+                        dns_names: vec![presented.clone()],
+                        subject: String::new(),
+                        issuer: String::new(),
+                        sha256: (0, 0, 0, 0),
+                        not_after: None,
+                        trust: portcullis_evaluator::Trust::Trusted,
+                    }),
+                }),
+                mail_from: "a@b.test".into(),
+                rcpt_to: "c@d.test".into(),
+                header_from: None,
+                attributes: Vec::new(),
+            };
+            let accepted = matches!(
+                policy.evaluate(&context),
+                portcullis_evaluator::Verdict::Accept(_)
+            );
+            proptest::prop_assert_eq!(accepted, satisfies(&presented, &wanted));
+        }
+    }
 }

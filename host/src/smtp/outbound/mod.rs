@@ -8,6 +8,7 @@ mod dns;
 mod failure;
 mod judge;
 mod mta_sts;
+pub mod probe;
 mod route;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};

@@ -1,0 +1,214 @@
+//! `portcullis validate`: whether a connector would work, tried out before it is relied on.
+
+mod inbound;
+mod outbound;
+mod show;
+
+use std::io::IsTerminal;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde::Serialize;
+
+use super::paint::{self, Paint};
+use super::policy::Open;
+use super::{Format, PolicyArgs};
+use crate::config::Config;
+use crate::json::{direction_name, mode_name};
+use crate::sandbox::interface::{Connector, Direction};
+use crate::smtp::address::Address;
+
+/// How many connectors are asked for at a time.
+const WINDOW: u32 = 1000;
+
+/// Try connectors out before they are relied on
+///
+/// An outbound connector is followed as mail would be: its servers are looked up, connected to and
+/// asked for TLS, and their certificates judged; with --to a test message is sent. For an inbound
+/// connector it is told what a partner needs to satisfy it, or, with --ip, --tls, --client-cert or
+/// --from, whether that partner would pass.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  portcullis validate rules.json
+  portcullis validate rules.json \"To Contoso Bank\" --to postmaster@contosobank.com
+  portcullis validate rules.json \"Contoso Bank\" --ip 203.0.113.7 --client-cert partner.pem
+
+Exit status: 0 if all would work, 1 if not, 2 if it could not be tried.")]
+pub struct Validate {
+    #[command(flatten)]
+    policy: PolicyArgs,
+    /// The connectors; all enabled ones if none is named
+    connectors: Vec<String>,
+    /// Send a test message to this address, by the connector that is for it
+    #[arg(long, value_name = "ADDRESS")]
+    to: Option<String>,
+    /// The sender: of the test message, or of the partner's mail; `<>` is the null sender
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<String>,
+    /// The address that the partner's mail comes from
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Option<IpAddr>,
+    /// The partner encrypts, with this version
+    #[arg(long, value_name = "VERSION", num_args = 0..=1, default_missing_value = "TLSv1.3")]
+    tls: Option<String>,
+    /// The certificate chain that the partner shows (PEM)
+    #[arg(long, value_name = "FILE")]
+    client_cert: Option<PathBuf>,
+    /// The configuration of `run`, for its name, DNS, trusted roots and client certificate
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How to write the outcome
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// The outcome of one connector.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Outcome {
+    connector: String,
+    direction: &'static str,
+    mode: &'static str,
+    /// Whether it would work; absent where there is nothing to try.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    valid: Option<bool>,
+    applies_to: String,
+    demands: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    routes: Vec<outbound::Route>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partner: Option<inbound::Partner>,
+    /// Why nothing was tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+impl Outcome {
+    fn new(connector: &Connector) -> Self {
+        Outcome {
+            connector: connector.name.clone(),
+            direction: direction_name(connector.direction),
+            mode: mode_name(connector.mode),
+            valid: None,
+            applies_to: connector.applies_to.clone(),
+            demands: connector.demands.clone(),
+            routes: Vec::new(),
+            partner: None,
+            note: None,
+        }
+    }
+}
+
+impl Validate {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        match self.outcomes().await {
+            Ok(outcomes) => self.tell(&outcomes),
+            Err(error) => {
+                eprintln!("portcullis: {error:#}");
+                Ok(ExitCode::from(2))
+            }
+        }
+    }
+
+    async fn outcomes(&self) -> anyhow::Result<Vec<Outcome>> {
+        let to = self.to.as_deref().map(Address::parse).transpose();
+        let to = to.with_context(|| format!("--to {}", self.to.as_deref().unwrap_or_default()))?;
+        let config = self.config()?;
+        let open = self.policy.open().await?;
+        let connectors = self.chosen(&open, to.as_ref()).await?;
+        if connectors.is_empty() {
+            bail!("there is no enabled connector to validate");
+        }
+        let roots = match &config.trust.roots {
+            Some(path) => crate::tls::Roots::from_file(path)?,
+            None => crate::tls::Roots::of_system(),
+        };
+        let mut way_out = outbound::WayOut::new(&config, roots.clone());
+        let mut outcomes = Vec::new();
+        for connector in &connectors {
+            let mut outcome = Outcome::new(connector);
+            match connector.direction {
+                Direction::Inbound => {
+                    self.try_inbound(&open, connector, &roots, &mut outcome)
+                        .await?;
+                }
+                Direction::Outbound => {
+                    let progress = self.progress(&connector.name);
+                    way_out
+                        .follow(
+                            connector,
+                            to.as_ref(),
+                            self.sender(),
+                            progress,
+                            &mut outcome,
+                        )
+                        .await?;
+                }
+            }
+            outcomes.push(outcome);
+        }
+        Ok(outcomes)
+    }
+
+    fn config(&self) -> anyhow::Result<Config> {
+        Ok(match &self.config {
+            Some(path) => Config::load(path)?,
+            None => outbound::default_config(),
+        })
+    }
+
+    fn sender(&self) -> Option<&str> {
+        let sender = self.from.as_deref()?;
+        Some(sender.trim_start_matches('<').trim_end_matches('>'))
+    }
+
+    /// The connectors that are named; else the one for --to; else all that are enabled.
+    async fn chosen(&self, open: &Open, to: Option<&Address>) -> anyhow::Result<Vec<Connector>> {
+        let mut all = Vec::new();
+        for first in (0..open.module.description.total).step_by(WINDOW as usize) {
+            let window = open.instance().await?.describe(first, WINDOW).await?;
+            all.extend(window.connectors);
+        }
+        for name in &self.connectors {
+            if !all.iter().any(|connector| connector.name == *name) {
+                bail!("there is no connector {name:?}; `portcullis list` names them");
+            }
+        }
+        if !self.connectors.is_empty() {
+            all.retain(|connector| self.connectors.contains(&connector.name));
+        } else if let Some(to) = to {
+            let name = outbound::connector_for(open, to, self.sender()).await?;
+            all.retain(|connector| connector.name == name);
+        } else {
+            all.retain(|connector| connector.mode != crate::sandbox::interface::Mode::Disabled);
+        }
+        Ok(all)
+    }
+
+    /// Progress on standard error, where a person looks on.
+    fn progress(&self, connector: &str) -> impl FnMut(&str) + use<> {
+        let shown = std::io::stderr().is_terminal();
+        let connector = paint::printable(connector);
+        move |step: &str| {
+            if shown {
+                eprintln!("{connector}: {step} …");
+            }
+        }
+    }
+
+    fn tell(&self, outcomes: &[Outcome]) -> anyhow::Result<ExitCode> {
+        match self.format {
+            Format::Json => println!("{}", serde_json::to_string_pretty(outcomes)?),
+            Format::Text => print!(
+                "{}",
+                show::text(outcomes, Paint(paint::wanted(&std::io::stdout())))
+            ),
+        }
+        let failed = outcomes.iter().any(|outcome| outcome.valid == Some(false));
+        Ok(ExitCode::from(u8::from(failed)))
+    }
+}

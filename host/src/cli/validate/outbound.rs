@@ -1,0 +1,235 @@
+//! Outbound connectors: the way is followed as mail would go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+
+use super::Outcome;
+use crate::cli::policy::Open;
+use crate::config::{Config, Timeouts};
+use crate::sandbox::interface::{
+    Connector, Context, Delivery, Direction, Route as VerdictRoute, Verdict,
+};
+use crate::smtp::address::{Address, ReversePath};
+use crate::smtp::command::MailParameters;
+use crate::smtp::outbound::probe::{Check, Report, Status};
+use crate::smtp::outbound::{Lane, Means, Outbound};
+use crate::smtp::relay::Sender;
+use crate::tls::Roots;
+
+/// Domains of one connector that are tried.
+const MOST_DOMAINS: usize = 5;
+
+/// One way of a connector: to a domain, or to its smart hosts.
+#[derive(Serialize)]
+pub struct Route {
+    #[serde(flatten)]
+    pub report: Report,
+    /// What came of the test message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<Check>,
+}
+
+/// The way out, made ready when the first outbound connector needs it.
+pub struct WayOut<'a> {
+    config: &'a Config,
+    roots: Roots,
+    outbound: Option<Arc<Outbound>>,
+}
+
+impl<'a> WayOut<'a> {
+    /// Not ready yet.
+    pub fn new(config: &'a Config, roots: Roots) -> Self {
+        WayOut {
+            config,
+            roots,
+            outbound: None,
+        }
+    }
+
+    fn ready(&mut self) -> anyhow::Result<Arc<Outbound>> {
+        if let Some(outbound) = &self.outbound {
+            return Ok(outbound.clone());
+        }
+        let means = Means::new(self.config, self.roots.clone())?;
+        let outbound = Arc::new(Outbound::new(self.config, means));
+        self.outbound = Some(outbound.clone());
+        Ok(outbound)
+    }
+
+    /// Follows a connector.
+    pub async fn follow(
+        &mut self,
+        connector: &Connector,
+        to: Option<&Address>,
+        from: Option<&str>,
+        mut progress: impl FnMut(&str),
+        outcome: &mut Outcome,
+    ) -> anyhow::Result<()> {
+        let Some(delivery) = &connector.delivery else {
+            outcome.note = Some("the policy does not tell how it delivers".into());
+            return Ok(());
+        };
+        let (domains, more) = domains(connector, delivery, to);
+        if domains.is_empty() {
+            outcome.note = Some("it is for every domain; say with --to whom to try it with".into());
+            return Ok(());
+        }
+        if more > 0 {
+            outcome.note = Some(format!(
+                "{more} more domains were not tried; try them with --to"
+            ));
+        }
+        let outbound = self.ready()?;
+        let mut valid = true;
+        for domain in domains {
+            let lane = match Lane::new(delivery.clone(), &domain) {
+                Ok(lane) => lane,
+                Err(failure) => bail!("connector {:?}: {failure}", connector.name),
+            };
+            let report = outbound.probe(&lane, &mut progress).await;
+            let message = match to {
+                Some(to) if report.valid => {
+                    progress(&format!("sending a message to {to}"));
+                    Some(self.send(&outbound, &lane, from, to).await?)
+                }
+                _ => None,
+            };
+            valid &= report.valid
+                && message
+                    .as_ref()
+                    .is_none_or(|message| message.status == Status::Ok);
+            outcome.routes.push(Route { report, message });
+        }
+        outcome.valid = Some(valid);
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        outbound: &Outbound,
+        lane: &Lane,
+        from: Option<&str>,
+        to: &Address,
+    ) -> anyhow::Result<Check> {
+        let sender = match from {
+            None | Some("") => ReversePath::Null,
+            Some(from) => ReversePath::Address(
+                Address::parse(from).with_context(|| format!("--from {from}"))?,
+            ),
+        };
+        let parameters = MailParameters::default();
+        let envelope = Sender {
+            from: &sender,
+            parameters: &parameters,
+        };
+        let content = message(&self.config.hostname, &sender, to)?;
+        Ok(match outbound.send(lane, envelope, to, &content).await {
+            Ok(reply) if reply.is_positive() => {
+                let detail = format!("{} {}", reply.code(), reply.text());
+                Check::new("message", Status::Ok, detail)
+            }
+            Ok(reply) | Err(reply) => {
+                let detail = format!("{} {}", reply.code(), reply.text());
+                let hint = "the partner's server refuses this message: its reply says why";
+                Check {
+                    hint: Some(hint),
+                    ..Check::new("message", Status::Failed, detail)
+                }
+            }
+        })
+    }
+}
+
+/// The domains that a connector is tried with, and how many are left out.
+fn domains(
+    connector: &Connector,
+    delivery: &Delivery,
+    to: Option<&Address>,
+) -> (Vec<String>, usize) {
+    if let Some(domain) = to.and_then(Address::domain) {
+        return (vec![domain.to_owned()], 0);
+    }
+    let patterns = &connector.selects.recipient_domains;
+    // Smart hosts are the same for each domain.
+    if let VerdictRoute::SmartHosts(_) = delivery.route {
+        let any = patterns
+            .first()
+            .map_or("any.invalid", |pattern| base(pattern));
+        let any = if any == "*" { "any.invalid" } else { any };
+        return (vec![any.to_owned()], 0);
+    }
+    let named: Vec<String> = patterns
+        .iter()
+        .filter(|pattern| *pattern != "*")
+        .map(|pattern| base(pattern).to_owned())
+        .collect();
+    let more = named.len().saturating_sub(MOST_DOMAINS);
+    (named.into_iter().take(MOST_DOMAINS).collect(), more)
+}
+
+fn base(pattern: &str) -> &str {
+    pattern.strip_prefix("*.").unwrap_or(pattern)
+}
+
+/// The connector that decides about mail to an address.
+pub async fn connector_for(
+    open: &Open,
+    to: &Address,
+    from: Option<&str>,
+) -> anyhow::Result<String> {
+    let context = Context {
+        direction: Direction::Outbound,
+        client_ip: None,
+        helo: None,
+        tls: None,
+        mail_from: from.unwrap_or_default().to_owned(),
+        rcpt_to: to.as_str().to_owned(),
+        header_from: None,
+        attributes: Vec::new(),
+    };
+    match open.instance().await?.evaluate(&context).await? {
+        Verdict::Deliver(delivery) => delivery.connector.ok_or_else(|| {
+            anyhow!("no connector is for {to}: its mail goes by MX, with TLS if it is offered")
+        }),
+        _ => bail!("the policy refuses mail to {to}; `portcullis explain` tells why"),
+    }
+}
+
+fn message(hostname: &str, sender: &ReversePath, to: &Address) -> anyhow::Result<String> {
+    let now = OffsetDateTime::now_utc();
+    let from = match sender {
+        ReversePath::Null => format!("postmaster@{hostname}"),
+        ReversePath::Address(address) => address.to_string(),
+    };
+    Ok(format!(
+        "Date: {}\r\nFrom: <{from}>\r\nTo: <{to}>\r\nMessage-ID: <{}@{hostname}>\r\n\
+         Subject: Connector validation\r\nAuto-Submitted: auto-generated\r\n\r\n\
+         This message was sent by \"portcullis validate\" to try out a connector.\r\n",
+        now.format(&Rfc2822)?,
+        now.unix_timestamp_nanos(),
+    ))
+}
+
+/// What is tried with where no configuration is given: a person waits for it.
+pub fn default_config() -> Config {
+    let hostname = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let seconds = Duration::from_secs;
+    Config {
+        hostname,
+        timeouts: Timeouts {
+            connect: seconds(10),
+            handshake: seconds(15),
+            reply: seconds(30),
+            ..Timeouts::default()
+        },
+        ..Config::default()
+    }
+}
