@@ -303,7 +303,7 @@ fn listeners(config: &Config, outbound: Option<&Arc<Outbound>>) -> Vec<Arc<Liste
 /// Asks a next hop what it can keep, until it answers. From then on its sessions tell.
 async fn learn(next_hop: Arc<NextHop>) {
     while let Err(error) = next_hop.prepare().await {
-        tracing::warn!("{error}; less is announced to clients until it answers");
+        tracing::warn!("next hop {error}; less is announced to clients until it answers");
         tokio::time::sleep(HOP_PAUSE).await;
     }
 }

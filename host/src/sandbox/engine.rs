@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use wasmtime::component::Linker;
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
+};
 
 use super::cache::Cache;
 use super::instance::State;
@@ -116,6 +118,9 @@ fn pool(limits: &Limits) -> PoolingAllocationConfig {
         .max_memory_size(limits.memory)
         .table_elements(limits.table_elements)
         .max_unused_warm_slots(limits.instances / 10)
+        // A slot is made good as new by copying back the few pages that were written, so that its next
+        // user finds all pages mapped.
+        .pagemap_scan(Enabled::Auto)
         .linear_memory_keep_resident(64 << 10)
         .table_keep_resident(16 << 10);
     pool

@@ -76,7 +76,7 @@ pub struct Listener {
 
 /// An address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}")]
+#[error("cannot listen on {address}")]
 pub struct ListenError {
     /// The address.
     pub address: SocketAddr,

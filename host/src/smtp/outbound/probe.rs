@@ -396,7 +396,7 @@ fn dane_check(
         Demand::Records(records) => match server.dane.judge(chain, &identities, &means.provider) {
             Ok(()) => {
                 let detail = format!(
-                    "the certificate is what {} allow",
+                    "the certificate is what the {} asked for",
                     count(records.len(), "TLSA record")
                 );
                 Check::new(name, Status::Ok, detail)
