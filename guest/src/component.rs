@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::bindings::exports::portcullis::policy::{evaluation, rules};
-use crate::rt::Once;
+use crate::rt::{self, Once};
 use crate::{Context, Description, Explanation, Policy, Problem, Summary, Verdict};
 
 /// The component.
@@ -14,25 +14,32 @@ static POLICY: Once<Policy> = Once::new();
 
 impl evaluation::Guest for Component {
     fn evaluate(context: Context) -> Verdict {
-        match POLICY.get() {
+        let verdict = match POLICY.get() {
             Some(policy) => policy.evaluate(&context),
             None => Policy::unconfigured_verdict(),
-        }
+        };
+        drop(context);
+        rt::done();
+        verdict
     }
 
     fn explain(context: Context) -> Explanation {
-        match POLICY.get() {
+        let explanation = match POLICY.get() {
             Some(policy) => policy.explain(&context),
             None => Explanation {
                 verdict: Policy::unconfigured_verdict(),
                 considered: Vec::new(),
                 others: 0,
             },
-        }
+        };
+        drop(context);
+        rt::done();
+        explanation
     }
 
     fn describe(first: u32, limit: u32) -> Description {
-        match POLICY.get() {
+        rt::begin();
+        let description = match POLICY.get() {
             Some(policy) => policy.describe(first, limit),
             None => Description {
                 organization: String::new(),
@@ -41,14 +48,35 @@ impl evaluation::Guest for Component {
                 total: 0,
                 connectors: Vec::new(),
             },
-        }
+        };
+        rt::done();
+        description
     }
 }
 
 impl rules::Guest for Component {
     fn configure(document: String) -> Result<Summary, Vec<Problem>> {
-        let (policy, summary) = Policy::configure(&document)?;
-        POLICY.set(policy);
-        Ok(summary)
+        rt::keep();
+        let configured = Policy::configure(&document);
+        let accepted = configured.map(|(policy, summary)| {
+            POLICY.set(policy);
+            summary
+        });
+        rt::keep_no_more();
+        accepted
+    }
+
+    fn packed() -> Vec<u8> {
+        rt::keep();
+        let packed = POLICY.get().map(|policy| policy.packed().to_vec());
+        rt::keep_no_more();
+        packed.unwrap_or_default()
+    }
+
+    fn adopt(packed: Vec<u8>) -> bool {
+        rt::keep();
+        let adopted = Policy::adopt(rt::kept(packed)).map(|policy| POLICY.set(policy));
+        rt::keep_no_more();
+        adopted.is_some()
     }
 }

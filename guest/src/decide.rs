@@ -67,10 +67,10 @@ impl Failure {
             Failure::Tls => require.needs_tls(),
             Failure::TlsVersion => require.min_version > 0,
             Failure::CertificateMissing => require.needs_certificate(),
-            Failure::CertificateFingerprint => !require.fingerprints.is_empty(),
+            Failure::CertificateFingerprint => require.pins(),
             // A pinned certificate needs no chain.
             Failure::CertificateUntrusted => {
-                !require.certificate_names.is_empty() && require.fingerprints.is_empty()
+                !require.certificate_names.is_empty() && !require.pins()
             }
             Failure::CertificateName => !require.certificate_names.is_empty(),
             Failure::SourceIp => !require.source_ips.is_empty(),
@@ -87,7 +87,7 @@ impl Failure {
                 .is_none_or(|tls| tls.version < require.min_version),
             Failure::CertificateMissing => certificate.is_none(),
             Failure::CertificateFingerprint => {
-                certificate.is_none_or(|c| !require.fingerprints.contains(&c.sha256))
+                certificate.is_none_or(|c| !require.fingerprints().any(|pin| pin == c.sha256))
             }
             Failure::CertificateUntrusted => certificate.is_none_or(|c| c.trust != Trust::Trusted),
             Failure::CertificateName => !facts
@@ -155,14 +155,14 @@ pub fn trust_name(trust: Trust) -> &'static str {
     }
 }
 
-impl Selectors {
+impl Selectors<'_> {
     /// How specifically the selectors match, with `sender` as the sender's domain; `None` if they do
     /// not.
     fn rank(&self, facts: &Facts, sender: Option<&str>) -> Option<Rank> {
         let fits = |given: bool, specificity: Specificity| {
             (!given || specificity > 0).then_some(specificity)
         };
-        let domains = |set: &PatternSet, domain| {
+        let domains = |set: PatternSet, domain| {
             let given = !set.is_empty();
             fits(given, if given { set.specificity(domain) } else { 0 })
         };
@@ -175,8 +175,8 @@ impl Selectors {
                 !self.sender_ips.is_empty(),
                 self.sender_ips.specificity(facts.client_ip),
             )?,
-            domains(&self.sender_domains, sender)?,
-            domains(&self.recipient_domains, facts.recipient.as_deref())?,
+            domains(self.sender_domains, sender)?,
+            domains(self.recipient_domains, facts.recipient.as_deref())?,
         ])
     }
 
@@ -192,7 +192,7 @@ impl Selectors {
     }
 }
 
-impl Connector {
+impl Connector<'_> {
     /// How specifically an inbound connector matches; `None` if it does not. Each sender identity is
     /// judged by itself, so that an exempted envelope does not exempt a header that is not.
     pub fn inbound_rank(&self, inbound: &Inbound, facts: &Facts) -> Option<Rank> {
@@ -224,9 +224,9 @@ impl Connector {
     /// How an outbound connector delivers when it enforces.
     pub fn delivery(&self, outbound: &Outbound) -> Delivery {
         Delivery {
-            connector: Some(self.name.clone()),
-            route: outbound.route.clone(),
-            tls: outbound.protection.clone(),
+            connector: Some(self.name.into()),
+            route: outbound.route(),
+            tls: outbound.protection(),
             audit_tls: None,
             audit: Vec::new(),
         }
@@ -245,14 +245,14 @@ pub struct Match<'a> {
     /// How specifically.
     pub rank: Rank,
     /// The connector.
-    pub connector: &'a Connector,
+    pub connector: Connector<'a>,
     /// Its inbound part.
-    pub inbound: &'a Inbound,
+    pub inbound: Inbound<'a>,
 }
 
 impl Policy {
     pub(crate) fn decide(&self, context: &Context) -> Verdict {
-        let facts = Facts::new(context, self.index.reads_header_from);
+        let facts = Facts::new(context, self.rules.reads_header_from());
         match context.direction {
             Direction::Inbound => self.decide_inbound(&facts),
             Direction::Outbound => self.decide_outbound(&facts),
@@ -261,14 +261,13 @@ impl Policy {
 
     /// The enabled inbound connectors that match, the most specific first.
     pub(crate) fn matching(&self, facts: &Facts) -> Vec<Match<'_>> {
-        let candidates = self.index.inbound(facts).into_iter();
+        let candidates = self.rules.inbound(facts);
         let mut matching: Vec<Match> = candidates
-            .filter_map(|number| {
-                let connector = self.rules.connectors.get(number as usize)?;
-                let Kind::Inbound(inbound) = &connector.kind else {
+            .filter_map(|connector| {
+                let Kind::Inbound(inbound) = connector.kind else {
                     return None;
                 };
-                let rank = connector.inbound_rank(inbound, facts)?;
+                let rank = connector.inbound_rank(&inbound, facts)?;
                 Some(Match {
                     rank,
                     connector,
@@ -279,7 +278,7 @@ impl Policy {
         matching.sort_unstable_by(|a, b| {
             b.rank
                 .cmp(&a.rank)
-                .then_with(|| a.connector.name.cmp(&b.connector.name))
+                .then_with(|| a.connector.name.cmp(b.connector.name))
         });
         matching
     }
@@ -294,13 +293,13 @@ impl Policy {
         for matched in &matching {
             let failure = Failure::first(&matched.inbound.require, facts);
             match (matched.connector.mode, failure) {
-                (Mode::Enforce, None) => acceptance.connectors.push(matched.connector.name.clone()),
+                (Mode::Enforce, None) => acceptance.connectors.push(matched.connector.name.into()),
                 (Mode::Enforce, Some(failure)) => {
                     refused_by.get_or_insert((matched, failure));
                 }
                 (_, None) => {}
                 (_, Some(failure)) => acceptance.audit.push(Finding {
-                    connector: matched.connector.name.clone(),
+                    connector: matched.connector.name.into(),
                     failed: failure.name().into(),
                 }),
             }
@@ -323,7 +322,7 @@ impl Policy {
                 audit: Vec::new(),
             });
         };
-        let mut delivery = connector.delivery(outbound);
+        let mut delivery = connector.delivery(&outbound);
         if connector.mode == Mode::Audit {
             let dane = match delivery.tls.dane {
                 Dane::Mandatory => Dane::Opportunistic,
@@ -340,45 +339,42 @@ impl Policy {
     }
 
     /// The most specific enabled outbound connector that the recipient's domain is not excepted from.
-    fn responsible(&self, facts: &Facts) -> Option<(&Connector, &Outbound)> {
-        let (_, connector, outbound) = self.claims(facts).max_by_key(|(rank, ..)| *rank)?;
+    fn responsible<'a>(&'a self, facts: &Facts) -> Option<(Connector<'a>, Outbound<'a>)> {
+        let claims = self.claims(facts).into_iter();
+        let (_, connector, outbound) = claims.max_by_key(|(rank, ..)| *rank)?;
         Some((connector, outbound))
     }
 
     /// The enabled outbound connectors that match.
-    pub(crate) fn claims(
-        &self,
-        facts: &Facts,
-    ) -> impl Iterator<Item = (Rank, &Connector, &Outbound)> {
-        let numbers = self.index.outbound(facts).into_iter();
-        numbers.filter_map(|number| {
-            let connector = self.rules.connectors.get(number as usize)?;
-            let Kind::Outbound(outbound) = &connector.kind else {
+    pub(crate) fn claims<'a>(&'a self, facts: &Facts) -> Vec<(Rank, Connector<'a>, Outbound<'a>)> {
+        let found = self.rules.outbound(facts).filter_map(|connector| {
+            let Kind::Outbound(outbound) = connector.kind else {
                 return None;
             };
             Some((connector.outbound_rank(facts)?, connector, outbound))
-        })
+        });
+        found.collect()
     }
 }
 
 /// The refusal names the connector and the requirement, whatever text the rules add.
 fn refusal(matched: &Match, failure: Failure, facts: &Facts, audit: Vec<Finding>) -> Refusal {
-    let reply = &matched.inbound.reply;
+    let reply = matched.inbound.reply;
     let mut text = format!(
         "refused by connector \"{}\" ({}): {}",
         matched.connector.name,
         failure.name(),
         failure.told(&matched.inbound.require, facts)
     );
-    if let Some(more) = &reply.text {
+    if !reply.text.is_empty() {
         text.push_str("; ");
-        text.push_str(more);
+        text.push_str(reply.text);
     }
     Refusal {
-        connector: Some(matched.connector.name.clone()),
+        connector: Some(matched.connector.name.into()),
         failed: failure.name().into(),
         code: reply.code,
-        enhanced: reply.enhanced.clone(),
+        enhanced: reply.enhanced.into(),
         text,
         audit,
     }

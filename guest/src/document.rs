@@ -6,12 +6,13 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-use crate::ip::{Prefix, PrefixSet};
+use crate::ip::Prefix;
 use crate::json::{Member, Node, Span};
-use crate::names::{self, Pattern, PatternSet};
+use crate::names::{self, Pattern};
 use crate::problems::{Path, Problems, nearest, shorten};
 use crate::rules::{
-    Connector, Fingerprint, Inbound, Kind, Outbound, Reply, Requirements, Rules, Selectors,
+    Draft, DraftInbound, DraftKind, DraftOutbound, DraftReply, DraftRequirements, Fingerprint,
+    Lists, RulesWriter,
 };
 use crate::suffixes::is_public_suffix;
 use crate::{Dane, Direction, Mode, MtaSts, Protection, Route, TlsLevel};
@@ -35,7 +36,7 @@ pub struct ConnectorSpans {
 /// A document as read.
 pub struct Document<'a> {
     /// The rules; those parts that are wrong are left out.
-    pub rules: Rules,
+    pub rules: RulesWriter,
     /// One for each connector of the rules.
     pub spans: Vec<ConnectorSpans>,
     /// The cases under `tests`, unread.
@@ -45,7 +46,7 @@ pub struct Document<'a> {
 /// Reads a document.
 pub fn read<'a>(problems: &mut Problems<'a>) -> Document<'a> {
     let mut document = Document {
-        rules: Rules::default(),
+        rules: RulesWriter::default(),
         spans: Vec::new(),
         tests: Vec::new(),
     };
@@ -69,16 +70,16 @@ fn read_root<'a>(root: Node<'a>, document: &mut Document<'a>, problems: &mut Pro
     };
     let rules = &mut document.rules;
     if let Some((node, path)) = object.optional("organization") {
-        rules.organization = string(node, &path, problems).unwrap_or_default().into();
+        let name = string(node, &path, problems).unwrap_or_default();
+        rules.organization(name.into());
     }
     if let Some((node, path)) = object.optional("accepted-domains") {
-        let patterns = list(node, &path, problems, accepted_domain);
-        rules.accepted_domains = PatternSet::of_domains(&patterns);
+        rules.accepted_domains(list(node, &path, problems, accepted_domain));
     }
     if let Some((node, path)) = object.required("connectors", problems) {
         for (index, node) in elements(node, &path, problems).into_iter().enumerate() {
             if let Some((connector, spans)) = connector(node, &path.element(index), problems) {
-                document.rules.connectors.push(connector);
+                document.rules.connector(&connector);
                 document.spans.push(spans);
             }
         }
@@ -329,11 +330,7 @@ fn prefix(text: &str, node: Node, path: &Path, problems: &mut Problems) -> Optio
     }
 }
 
-fn connector(
-    node: Node,
-    path: &Path,
-    problems: &mut Problems,
-) -> Option<(Connector, ConnectorSpans)> {
+fn connector(node: Node, path: &Path, problems: &mut Problems) -> Option<(Draft, ConnectorSpans)> {
     const COMMON: [&str; 6] = ["name", "direction", "enabled", "mode", "comment", "except"];
     const INBOUND: [&str; 4] = ["from", "match-header-from", "require", "reply"];
     const OUTBOUND: [&str; 5] = ["to", "route", "tls", "dane", "mta-sts"];
@@ -371,8 +368,8 @@ fn connector(
     let except_at = object.optional("except");
     let except = except_at.map(|(node, path)| self::selectors(node, &path, direction, problems));
     let kind = match direction {
-        Direction::Inbound => Kind::Inbound(inbound(&object, problems)),
-        Direction::Outbound => Kind::Outbound(outbound(&object, problems)),
+        Direction::Inbound => DraftKind::Inbound(inbound(&object, problems)),
+        Direction::Outbound => DraftKind::Outbound(outbound(&object, problems)),
     };
 
     let (name, name_span) = name?;
@@ -382,7 +379,7 @@ fn connector(
         selectors: selectors_at.map_or_else(Span::default, |(node, _)| node.span()),
         except: except_at.map_or_else(Span::default, |(node, _)| node.span()),
     };
-    let connector = Connector {
+    let connector = Draft {
         name,
         comment,
         mode,
@@ -424,7 +421,7 @@ fn mode(object: &Object, problems: &mut Problems) -> Mode {
     }
 }
 
-fn selectors(node: Node, path: &Path, direction: Direction, problems: &mut Problems) -> Selectors {
+fn selectors(node: Node, path: &Path, direction: Direction, problems: &mut Problems) -> Lists {
     let known: &[&str] = match direction {
         Direction::Inbound => &[
             "sender-domains",
@@ -434,7 +431,7 @@ fn selectors(node: Node, path: &Path, direction: Direction, problems: &mut Probl
         ],
         Direction::Outbound => &["recipient-domains"],
     };
-    let mut selectors = Selectors::default();
+    let mut selectors = Lists::default();
     let Some(object) = Object::read(node, path, known, problems) else {
         return selectors;
     };
@@ -444,25 +441,24 @@ fn selectors(node: Node, path: &Path, direction: Direction, problems: &mut Probl
         problems.error("empty-selector", *path, node.span(), message, hint);
     }
     if let Some((node, path)) = object.optional("sender-domains") {
-        selectors.sender_domains = PatternSet::of_domains(&list(node, &path, problems, domain));
+        selectors.sender_domains = list(node, &path, problems, domain);
     }
     if let Some((node, path)) = object.optional("recipient-domains") {
-        selectors.recipient_domains = PatternSet::of_domains(&list(node, &path, problems, domain));
+        selectors.recipient_domains = list(node, &path, problems, domain);
     }
     if let Some((node, path)) = object.optional("sender-ips") {
-        selectors.sender_ips = PrefixSet::new(&list(node, &path, problems, prefix));
+        selectors.sender_ips = list(node, &path, problems, prefix);
     }
     if let Some((node, path)) = object.optional("certificate-names") {
-        let names = list(node, &path, problems, certificate_name);
-        selectors.certificate_names = PatternSet::of_certificate_names(&names);
+        selectors.certificate_names = list(node, &path, problems, certificate_name);
     }
     selectors
 }
 
-fn inbound(object: &Object, problems: &mut Problems) -> Inbound {
+fn inbound(object: &Object, problems: &mut Problems) -> DraftInbound {
     let require = object.optional("require");
     let reply = object.optional("reply");
-    Inbound {
+    DraftInbound {
         match_header_from: object
             .optional_boolean("match-header-from", problems)
             .unwrap_or(false),
@@ -475,14 +471,14 @@ fn inbound(object: &Object, problems: &mut Problems) -> Inbound {
     }
 }
 
-fn requirements(node: Node, path: &Path, problems: &mut Problems) -> Requirements {
+fn requirements(node: Node, path: &Path, problems: &mut Problems) -> DraftRequirements {
     let known = [
         "tls",
         "certificate-names",
         "certificate-fingerprints",
         "source-ips",
     ];
-    let mut require = Requirements::default();
+    let mut require = DraftRequirements::default();
     let Some(object) = Object::read(node, path, &known, problems) else {
         return require;
     };
@@ -496,14 +492,13 @@ fn requirements(node: Node, path: &Path, problems: &mut Problems) -> Requirement
         }
     }
     if let Some((node, path)) = object.optional("certificate-names") {
-        let names = list(node, &path, problems, certificate_name);
-        require.certificate_names = PatternSet::of_certificate_names(&names);
+        require.certificate_names = list(node, &path, problems, certificate_name);
     }
     if let Some((node, path)) = object.optional("certificate-fingerprints") {
         require.fingerprints = list(node, &path, problems, fingerprint);
     }
     if let Some((node, path)) = object.optional("source-ips") {
-        require.source_ips = PrefixSet::new(&list(node, &path, problems, prefix));
+        require.source_ips = list(node, &path, problems, prefix);
     }
     require
 }
@@ -558,18 +553,8 @@ pub fn parse_fingerprint(text: &str) -> Option<Fingerprint> {
     (digits.len() == 64).then(|| (word(0), word(1), word(2), word(3)))
 }
 
-impl Default for Reply {
-    fn default() -> Self {
-        Reply {
-            code: 550,
-            enhanced: "5.7.1".into(),
-            text: None,
-        }
-    }
-}
-
-fn reply(node: Node, path: &Path, problems: &mut Problems) -> Reply {
-    let mut reply = Reply::default();
+fn reply(node: Node, path: &Path, problems: &mut Problems) -> DraftReply {
+    let mut reply = DraftReply::default();
     let Some(object) = Object::read(node, path, &["code", "enhanced", "text"], problems) else {
         return reply;
     };
@@ -599,7 +584,7 @@ fn reply(node: Node, path: &Path, problems: &mut Problems) -> Reply {
     if let Some((node, path)) = object.optional("text") {
         let fits = |text: &str| !text.chars().any(char::is_control) && text.len() <= LONGEST_TEXT;
         match node.string().filter(|text| fits(text)) {
-            Some(text) => reply.text = Some(text.into()).filter(|text: &String| !text.is_empty()),
+            Some(text) => reply.text = text.into(),
             None => wrong(
                 node,
                 path,
@@ -621,7 +606,7 @@ fn is_enhanced_code(text: &str) -> bool {
     parts.len() == 3 && parts[0] == "5" && number(parts[1]) && number(parts[2])
 }
 
-fn outbound(object: &Object, problems: &mut Problems) -> Outbound {
+fn outbound(object: &Object, problems: &mut Problems) -> DraftOutbound {
     let route = object.optional("route");
     let route = route.map_or(Route::Mx, |(node, path)| self::route(node, &path, problems));
     let level = object.optional("tls");
@@ -635,7 +620,7 @@ fn outbound(object: &Object, problems: &mut Problems) -> Outbound {
         ];
         choice(node, &path, &modes, problems)
     });
-    Outbound {
+    DraftOutbound {
         protection: Protection {
             level,
             dane: dane(object, &route, problems),

@@ -10,8 +10,8 @@ use crate::facts::Facts;
 use crate::names::{Pattern, PatternSet};
 use crate::rules::{Connector, Fingerprint, Inbound, Kind, Outbound, Requirements, Selectors};
 use crate::{
-    Certificate, Consideration, Context, Dane, Description, Direction, Explanation, Mode, MtaSts,
-    Policy, RequirementOutcome, Route, SelectorOutcome, TlsLevel,
+    Certificate, Consideration, Context, Dane, Description, Explanation, Mode, MtaSts, Policy,
+    RequirementOutcome, Route, SelectorOutcome, TlsLevel,
 };
 
 /// How many connectors an explanation shows.
@@ -21,28 +21,27 @@ const MOST_PATTERNS: usize = 5;
 
 impl Policy {
     pub(crate) fn explanation(&self, context: &Context) -> Explanation {
-        let facts = Facts::new(context, self.index.reads_header_from);
+        let facts = Facts::new(context, self.rules.reads_header_from());
         let same_direction = self
             .rules
-            .connectors
-            .iter()
+            .connectors()
             .filter(|c| c.direction() == context.direction);
         let mut considered: Vec<(Option<Rank>, bool, Consideration)> = Vec::new();
         let mut others = 0;
         for connector in same_direction {
             let rank = connector.rank(&facts);
-            let selectors = selector_outcomes(connector, &facts);
+            let selectors = selector_outcomes(&connector, &facts);
             let near = selectors.iter().any(|outcome| outcome.matched);
             if considered.len() >= MOST_CONSIDERED && rank.is_none() && !near {
                 others += 1;
                 continue;
             }
             let consideration = Consideration {
-                connector: connector.name.clone(),
+                connector: connector.name.into(),
                 mode: connector.mode,
                 matched: rank.is_some() && connector.mode != Mode::Disabled,
                 requirements: match rank {
-                    Some(_) => requirement_outcomes(connector, &facts),
+                    Some(_) => requirement_outcomes(&connector, &facts),
                     None => Vec::new(),
                 },
                 selectors,
@@ -67,35 +66,27 @@ impl Policy {
     }
 
     pub(crate) fn description(&self, first: u32, limit: u32) -> Description {
-        let connectors = self.rules.connectors.iter();
+        let last = self
+            .rules
+            .len()
+            .min((first as usize).saturating_add(limit as usize));
+        let connectors = (first as usize..last).filter_map(|number| self.rules.connector(number));
         Description {
-            organization: self.rules.organization.clone(),
+            organization: self.rules.organization().into(),
             accepted_domains: self
                 .rules
-                .accepted_domains
+                .accepted_domains()
                 .iter()
                 .map(|p| p.to_string())
                 .collect(),
-            reads_header_from: self.index.reads_header_from,
-            total: self.rules.connectors.len() as u32,
-            connectors: connectors
-                .skip(first as usize)
-                .take(limit as usize)
-                .map(describe)
-                .collect(),
+            reads_header_from: self.rules.reads_header_from(),
+            total: self.rules.len() as u32,
+            connectors: connectors.map(|connector| describe(&connector)).collect(),
         }
     }
 }
 
-impl Connector {
-    /// The direction of the mail that the connector is for.
-    pub fn direction(&self) -> Direction {
-        match self.kind {
-            Kind::Inbound(_) => Direction::Inbound,
-            Kind::Outbound(_) => Direction::Outbound,
-        }
-    }
-
+impl Connector<'_> {
     fn rank(&self, facts: &Facts) -> Option<Rank> {
         match &self.kind {
             Kind::Inbound(inbound) => self.inbound_rank(inbound, facts),
@@ -131,7 +122,7 @@ fn list_outcomes(
             fact,
         });
     };
-    let domains = |set: &PatternSet, domains: &[Option<&str>]| Tried {
+    let domains = |set: PatternSet, domains: &[Option<&str>]| Tried {
         matched: set
             .iter()
             .filter_map(|pattern| {
@@ -150,7 +141,7 @@ fn list_outcomes(
         let fact = sender_fact(facts, header_from);
         push(
             "sender-domains",
-            domains(&selectors.sender_domains, &identities),
+            domains(selectors.sender_domains, &identities),
             fact,
         );
     }
@@ -168,8 +159,8 @@ fn list_outcomes(
         push("sender-ips", tried, ip_fact(facts));
     }
     if !selectors.certificate_names.is_empty() {
-        let set = &selectors.certificate_names;
-        let fits = |pattern: &Pattern| {
+        let set = selectors.certificate_names;
+        let fits = |pattern: &Pattern<&str>| {
             facts
                 .trusted_names()
                 .iter()
@@ -182,7 +173,7 @@ fn list_outcomes(
         push("certificate-names", tried, certificate_fact(facts));
     }
     if !selectors.recipient_domains.is_empty() {
-        let tried = domains(&selectors.recipient_domains, &[facts.recipient.as_deref()]);
+        let tried = domains(selectors.recipient_domains, &[facts.recipient.as_deref()]);
         push("recipient-domains", tried, facts.context.rcpt_to.clone());
     }
 }
@@ -271,8 +262,8 @@ fn expected(failure: Failure, require: &Requirements) -> String {
         Failure::TlsVersion => format!("at least {}", version_name(require.min_version)),
         Failure::CertificateMissing => "a client certificate".into(),
         Failure::CertificateFingerprint => {
-            let shown = require.fingerprints.iter().map(fingerprint);
-            some_of(shown, require.fingerprints.len())
+            let shown = require.fingerprints().map(|pin| fingerprint(&pin));
+            some_of(shown, require.fingerprints().count())
         }
         Failure::CertificateUntrusted => "a certificate from a trusted authority".into(),
         Failure::CertificateName => some_of(
@@ -327,12 +318,12 @@ fn describe(connector: &Connector) -> crate::Connector {
         Kind::Outbound(outbound) => Some(connector.delivery(outbound)),
     };
     crate::Connector {
-        name: connector.name.clone(),
+        name: connector.name.into(),
         direction: connector.direction(),
         mode: connector.mode,
         applies_to,
         demands,
-        comment: connector.comment.clone(),
+        comment: connector.comment.map(String::from),
         selects: patterns(&connector.selectors),
         delivery,
     }
@@ -408,7 +399,8 @@ fn demands(require: &Requirements) -> String {
 }
 
 fn delivery(outbound: &Outbound) -> String {
-    let mut level = match &outbound.protection.level {
+    let protection = outbound.protection();
+    let mut level = match &protection.level {
         TlsLevel::Opportunistic => "TLS if offered".into(),
         TlsLevel::Encrypt => "TLS".into(),
         TlsLevel::Verify => "TLS with a trusted certificate".into(),
@@ -419,15 +411,15 @@ fn delivery(outbound: &Outbound) -> String {
             )
         }
     };
-    match outbound.protection.dane {
+    match protection.dane {
         Dane::Opportunistic => {}
         Dane::Mandatory => level.push_str(" and DANE"),
         Dane::None => level.push_str(", without DANE"),
     }
-    if outbound.protection.mta_sts == MtaSts::None {
+    if protection.mta_sts == MtaSts::None {
         level.push_str(", without MTA-STS");
     }
-    match &outbound.route {
+    match &outbound.route() {
         Route::Mx => format!("{level}, by MX"),
         Route::SmartHosts(hosts) => format!("{level}, by {}", some_of(hosts.iter(), hosts.len())),
     }

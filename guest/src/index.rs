@@ -1,117 +1,472 @@
-//! The rules laid out for look-up: from a fact to the few connectors that it can concern.
+//! From a fact to the few connectors that it can concern.
 //!
 //! Each connector stands under the patterns of one of its lists, the one that it shares least with
-//! others; whoever looks it up holds the remaining lists against the facts. So the cost of a
-//! decision is that of the connectors that nearly match, not of all.
+//! others, in one hash table for all kinds of facts. What is found there is held against all of the
+//! facts anyway, so the table need not tell what it is that hashes so: it has eight bytes a pattern,
+//! and a look-up reads one cache line. The cost of a decision is that of the connectors that nearly
+//! match, not of all.
 
-use alloc::string::String;
 use alloc::vec::Vec;
+use core::net::IpAddr;
 
 use crate::Mode;
 use crate::facts::Facts;
-use crate::hash::hash;
-use crate::ip::{Prefix, PrefixIndex};
-use crate::names::{CertificateName, Pattern, PatternSet, ancestry, parent};
-use crate::rules::{Connector, Kind, Rules, Selectors};
+use crate::ip::Prefix;
+use crate::names::{CertificateName, Pattern, PatternSet, parent};
+use crate::pack::{At, Reader, Writer};
+use crate::rules::{Connector, Kind, Selectors};
 
-/// The look-up tables of all enabled connectors, by their number in the rules.
-#[derive(Debug, Default)]
+/// What a key is a hash of.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Key {
+    /// The sender's domain.
+    Sender,
+    /// The sender's domain, or one above it.
+    SenderBelow,
+    /// The recipient's domain.
+    Recipient,
+    /// The recipient's domain, or one above it.
+    RecipientBelow,
+    /// A name of the certificate.
+    Certificate,
+    /// A name of the certificate, or one above it.
+    CertificateBelow,
+    /// What a wildcard of the certificate stands below.
+    CertificateWildcard,
+    /// The client's address, cut to a prefix length.
+    Address,
+}
+
+/// The lists that a connector can stand under, the one that is worth most first.
+#[derive(Clone, Copy)]
+enum List {
+    Senders,
+    Certificates,
+    Addresses,
+    Recipients,
+}
+
+const LISTS: [List; 4] = [
+    List::Senders,
+    List::Certificates,
+    List::Addresses,
+    List::Recipients,
+];
+
+impl List {
+    /// Whether looking there narrows anything down: the list is there, and lets not everything through.
+    fn is_usable(self, selectors: &Selectors) -> bool {
+        let names = |set: PatternSet| !set.is_empty() && !set.has_any();
+        match self {
+            List::Senders => names(selectors.sender_domains),
+            List::Certificates => names(selectors.certificate_names),
+            List::Addresses => !selectors.sender_ips.is_empty(),
+            List::Recipients => names(selectors.recipient_domains),
+        }
+    }
+
+    /// The keys of its patterns, one each.
+    fn keys(self, selectors: &Selectors, mut each: impl FnMut(Key, u64)) {
+        let mut names = |set: PatternSet, exact, below| {
+            for pattern in set.iter() {
+                match pattern {
+                    Pattern::Any => {}
+                    Pattern::Exact(name) => each(exact, of_name(exact, name)),
+                    Pattern::Subtree(name) => each(below, of_name(below, name)),
+                }
+            }
+        };
+        match self {
+            List::Senders => names(selectors.sender_domains, Key::Sender, Key::SenderBelow),
+            List::Recipients => names(
+                selectors.recipient_domains,
+                Key::Recipient,
+                Key::RecipientBelow,
+            ),
+            List::Certificates => names(
+                selectors.certificate_names,
+                Key::Certificate,
+                Key::CertificateBelow,
+            ),
+            List::Addresses => selectors
+                .sender_ips
+                .iter()
+                .for_each(|prefix| each(Key::Address, of_prefix(&prefix))),
+        }
+    }
+}
+
+/// The keys under which wildcards of certificates find a connector.
+fn wildcard_keys(names: PatternSet, mut each: impl FnMut(Key, u64)) {
+    for pattern in names.iter() {
+        if let Pattern::Exact(name) = pattern
+            && let Some(parent) = parent(name)
+        {
+            each(
+                Key::CertificateWildcard,
+                of_name(Key::CertificateWildcard, parent),
+            );
+        }
+    }
+}
+
+/// The look-up tables of all enabled connectors, packed behind the connectors.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Index {
-    senders: NameIndex,
-    recipients: NameIndex,
-    certificates: NameIndex,
-    addresses: PrefixIndex,
-    always: Vec<u32>,
-    outbound: NameIndex,
+    /// Slots of eight bytes, as many as a power of two: [`Slot`].
+    slots: At,
+    mask: u32,
+    /// Connectors of inbound mail that stand under no list.
+    always: At,
+    /// Connectors of outbound mail to any domain.
+    anybody: At,
+    /// The prefix lengths under which connectors stand, of IPv4 and of IPv6: two runs.
+    lengths: At,
+    /// Which keys there are, a bit each.
+    kinds: u32,
     /// Whether an enabled connector looks at the From header.
     pub reads_header_from: bool,
 }
 
 impl Index {
-    /// The index of these rules.
-    pub fn new(rules: &Rules) -> Self {
+    /// Bytes of [`Index::write_head`].
+    pub const HEAD: usize = 7 * 4;
+
+    /// Packs the tables of connectors that are packed already.
+    pub fn write(writer: &mut Writer, connectors: &[At]) -> Self {
         let mut index = Index::default();
-        let mut addresses = Vec::new();
+        let mut places = Places::default();
+        let packed = writer.written();
+        let read = |at: &At| Connector::read(*at, packed.from(*at));
         let enabled = || {
-            (0u32..)
-                .zip(&rules.connectors)
-                .filter(|(_, c)| c.mode != Mode::Disabled)
+            connectors
+                .iter()
+                .map(read)
+                .filter(|c| c.mode != Mode::Disabled)
         };
-        let sharing = Sharing::of(enabled().map(|(_, connector)| connector));
-        for (number, connector) in enabled() {
-            match &connector.kind {
-                Kind::Outbound(_) => {
-                    index
-                        .outbound
-                        .insert_all(&connector.selectors.recipient_domains, number);
-                }
+        let sharing = Sharing::of(enabled);
+        for connector in enabled() {
+            match connector.kind {
+                Kind::Outbound(_) => places.outbound(&connector),
                 Kind::Inbound(inbound) => {
                     index.reads_header_from |= inbound.match_header_from;
-                    let selectors = &connector.selectors;
-                    match sharing.least_shared(selectors) {
-                        Some(List::Senders) => {
-                            index.senders.insert_all(&selectors.sender_domains, number)
-                        }
-                        Some(List::Recipients) => index
-                            .recipients
-                            .insert_all(&selectors.recipient_domains, number),
-                        Some(List::Certificates) => index
-                            .certificates
-                            .insert_all(&selectors.certificate_names, number),
-                        Some(List::Addresses) => {
-                            addresses.extend(selectors.sender_ips.iter().map(|p| (*p, number)))
-                        }
-                        None => index.always.push(number),
-                    }
+                    places.inbound(&connector, sharing.least_shared(&connector.selectors));
                 }
             }
         }
-        index.addresses = PrefixIndex::new(&addresses);
+        index.kinds = places.kinds;
+        index.always = write_list(writer, &places.always);
+        index.anybody = write_list(writer, &places.anybody);
+        index.lengths = writer.at();
+        for lengths in &mut places.lengths {
+            lengths.sort_unstable_by(|a, b| b.cmp(a));
+            writer.run(lengths);
+        }
+        index.write_slots(writer, places.entries);
         index
     }
 
-    /// The numbers of the inbound connectors that can match, ascending, each once.
-    pub fn inbound(&self, facts: &Facts) -> Vec<u32> {
-        let mut found = self.always.clone();
-        for domain in facts.identities().flatten() {
-            self.senders
-                .look_up(domain, false, |number| found.push(number));
+    fn write_slots(&mut self, writer: &mut Writer, mut entries: Vec<(u64, At)>) {
+        entries.sort_unstable();
+        entries.dedup();
+        let groups = || entries.chunk_by(|a, b| a.0 == b.0);
+        let count = groups().count();
+        // At least one slot is empty, where a search ends.
+        let count = (count + count / 2 + 1).next_power_of_two();
+        let mut slots = alloc::vec![Slot::EMPTY; count];
+        self.mask = count as u32 - 1;
+        for group in groups() {
+            let slot = match group {
+                [(key, at)] => Slot::new(*key, *at, false),
+                several => {
+                    let places: Vec<At> = several.iter().map(|(_, at)| *at).collect();
+                    Slot::new(several[0].0, write_list(writer, &places), true)
+                }
+            };
+            let mut number = group[0].0 as u32 & self.mask;
+            while slots[number as usize].at != 0 {
+                number = (number + 1) & self.mask;
+            }
+            slots[number as usize] = slot;
         }
-        if let Some(domain) = &facts.recipient {
-            self.recipients
-                .look_up(domain, false, |number| found.push(number));
+        self.slots = writer.at();
+        for slot in slots {
+            writer.word(slot.tag);
+            writer.word(slot.at);
         }
-        for CertificateName { name, wildcard } in facts.trusted_names() {
-            self.certificates
-                .look_up(name, *wildcard, |number| found.push(number));
-        }
-        if let Some(ip) = facts.client_ip {
-            self.addresses.look_up(ip, |number| found.push(number));
-        }
-        found.sort_unstable();
-        found.dedup();
-        found
     }
 
-    /// The numbers of the outbound connectors that claim the recipient's domain.
-    pub fn outbound(&self, facts: &Facts) -> Vec<u32> {
-        let mut found = Vec::new();
-        if let Some(domain) = &facts.recipient {
-            self.outbound
-                .look_up(domain, false, |number| found.push(number));
+    /// Packs what [`Index::read_head`] reads.
+    pub fn write_head(&self, writer: &mut Writer) {
+        for word in [
+            self.slots,
+            self.mask,
+            self.always,
+            self.anybody,
+            self.lengths,
+            self.kinds,
+            self.reads_header_from.into(),
+        ] {
+            writer.word(word);
         }
-        found.extend(&self.outbound.any);
-        found
+    }
+
+    /// The index of packed rules.
+    pub fn read_head(reader: &mut Reader) -> Self {
+        Index {
+            slots: reader.word(),
+            mask: reader.word(),
+            always: reader.word(),
+            anybody: reader.word(),
+            lengths: reader.word(),
+            kinds: reader.word(),
+            reads_header_from: reader.word() != 0,
+        }
+    }
+
+    /// The places of the inbound connectors that can match, ascending, each once.
+    pub fn inbound(&self, packed: Reader, facts: &Facts) -> Vec<At> {
+        let mut found = Found::new(*self, packed);
+        found.list(self.always);
+        for domain in facts.identities().flatten() {
+            found.names(domain, Key::Sender, Key::SenderBelow);
+        }
+        if let Some(domain) = &facts.recipient {
+            found.names(domain, Key::Recipient, Key::RecipientBelow);
+        }
+        for CertificateName { name, wildcard } in facts.trusted_names() {
+            let whole = match wildcard {
+                true => Key::CertificateWildcard,
+                false => Key::Certificate,
+            };
+            found.names(name, whole, Key::CertificateBelow);
+        }
+        if let Some(ip) = facts.client_ip {
+            found.address(ip);
+        }
+        found.finish()
+    }
+
+    /// The places of the outbound connectors that can claim the recipient's domain, ascending, each
+    /// once.
+    pub fn outbound(&self, packed: Reader, facts: &Facts) -> Vec<At> {
+        let mut found = Found::new(*self, packed);
+        found.list(self.anybody);
+        if let Some(domain) = &facts.recipient {
+            found.names(domain, Key::Recipient, Key::RecipientBelow);
+        }
+        found.finish()
     }
 }
 
-/// The lists that a connector can stand under.
+/// A list of places.
+fn write_list(writer: &mut Writer, places: &[At]) -> At {
+    let at = writer.at();
+    writer.number(places.len() as u32);
+    places.iter().for_each(|place| writer.word(*place));
+    at
+}
+
+/// One slot of the table.
 #[derive(Clone, Copy)]
-enum List {
-    Senders,
-    Recipients,
-    Certificates,
-    Addresses,
+struct Slot {
+    /// The upper 31 bits of the key, and whether a list stands there.
+    tag: u32,
+    /// Where the connector or the list stands; 0 where there is none.
+    at: At,
+}
+
+impl Slot {
+    const EMPTY: Slot = Slot { tag: 0, at: 0 };
+
+    fn new(key: u64, at: At, is_list: bool) -> Self {
+        Slot {
+            tag: Slot::tag(key) | u32::from(is_list),
+            at,
+        }
+    }
+
+    fn tag(key: u64) -> u32 {
+        (key >> 32) as u32 & !1
+    }
+}
+
+/// Which connector stands where in the index.
+#[derive(Default)]
+struct Places {
+    entries: Vec<(u64, At)>,
+    always: Vec<At>,
+    anybody: Vec<At>,
+    lengths: [Vec<u8>; 2],
+    kinds: u32,
+}
+
+impl Places {
+    fn inbound(&mut self, connector: &Connector, list: Option<List>) {
+        match list {
+            Some(list) => self.put(connector, list),
+            None => self.always.push(connector.at),
+        }
+    }
+
+    /// Outbound connectors stand under each of their patterns.
+    fn outbound(&mut self, connector: &Connector) {
+        if connector.selectors.recipient_domains.has_any() {
+            self.anybody.push(connector.at);
+        }
+        self.put(connector, List::Recipients);
+    }
+
+    fn put(&mut self, connector: &Connector, list: List) {
+        let mut enter = |key: Key, hash| {
+            self.kinds |= 1 << key as u8;
+            self.entries.push((hash, connector.at));
+        };
+        list.keys(&connector.selectors, &mut enter);
+        match list {
+            List::Certificates => wildcard_keys(connector.selectors.certificate_names, enter),
+            List::Addresses => {
+                let found = connector.selectors.sender_ips.lengths();
+                for (lengths, found) in self.lengths.iter_mut().zip(found) {
+                    for len in found {
+                        if !lengths.contains(len) {
+                            lengths.push(*len);
+                        }
+                    }
+                }
+            }
+            List::Senders | List::Recipients => {}
+        }
+    }
+}
+
+/// Places that look-ups have found.
+struct Found<'a> {
+    index: Index,
+    packed: Reader<'a>,
+    slots: Reader<'a>,
+    places: Vec<At>,
+}
+
+impl<'a> Found<'a> {
+    fn new(index: Index, packed: Reader<'a>) -> Self {
+        Found {
+            index,
+            packed,
+            slots: packed.from(index.slots),
+            places: Vec::with_capacity(8),
+        }
+    }
+
+    fn finish(mut self) -> Vec<At> {
+        self.places.sort_unstable();
+        self.places.dedup();
+        self.places
+    }
+
+    fn has(&self, key: Key) -> bool {
+        self.index.kinds & 1 << key as u8 != 0
+    }
+
+    fn list(&mut self, at: At) {
+        let mut list = self.packed.from(at);
+        let count = list.number();
+        self.places.extend((0..count).map(|_| list.word()));
+    }
+
+    /// A name under one key, and it and those above it under another.
+    fn names(&mut self, name: &str, whole: Key, below: Key) {
+        let (has_whole, has_below) = (self.has(whole), self.has(below));
+        if !has_whole && !has_below {
+            return;
+        }
+        let mut suffix = Suffix::default();
+        for byte in name.bytes().rev() {
+            if byte == b'.' && has_below {
+                self.key(suffix.key(below));
+            }
+            suffix.extend(byte);
+        }
+        if has_below {
+            self.key(suffix.key(below));
+        }
+        if has_whole {
+            self.key(suffix.key(whole));
+        }
+    }
+
+    fn address(&mut self, ip: IpAddr) {
+        if !self.has(Key::Address) {
+            return;
+        }
+        let mut lengths = self.packed.from(self.index.lengths);
+        let v4 = lengths.run();
+        let lengths = if ip.is_ipv4() { v4 } else { lengths.run() };
+        for prefix in lengths.iter().filter_map(|len| Prefix::around(ip, *len)) {
+            self.key(of_prefix(&prefix));
+        }
+    }
+
+    fn key(&mut self, key: u64) {
+        let mut number = key as u32 & self.index.mask;
+        loop {
+            let mut slot = self.slots.from(8 * number);
+            let (tag, at) = (slot.word(), slot.word());
+            if at == 0 {
+                return;
+            }
+            if tag & !1 == Slot::tag(key) {
+                match tag & 1 {
+                    0 => self.places.push(at),
+                    _ => self.list(at),
+                }
+            }
+            number = (number + 1) & self.index.mask;
+        }
+    }
+}
+
+/// The hash of a name, from its last byte on: one pass gives the hashes of the name and of all names
+/// above it. FNV-1a, but for the order.
+struct Suffix(u64);
+
+impl Default for Suffix {
+    fn default() -> Self {
+        Suffix(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Suffix {
+    fn extend(&mut self, byte: u8) {
+        self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+
+    fn key(&self, key: Key) -> u64 {
+        mix(self.0 ^ (key as u64 + 1) << 56)
+    }
+}
+
+fn of_name(key: Key, name: &str) -> u64 {
+    let mut suffix = Suffix::default();
+    name.bytes().rev().for_each(|byte| suffix.extend(byte));
+    suffix.key(key)
+}
+
+fn of_prefix(prefix: &Prefix) -> u64 {
+    let (bits, family) = match prefix.first() {
+        IpAddr::V4(ip) => (ip.to_bits().into(), 4),
+        IpAddr::V6(ip) => (ip.to_bits(), 6),
+    };
+    let length = u64::from(prefix.len()) << 8 | family;
+    mix(mix(bits as u64 ^ length << 40) ^ (bits >> 64) as u64)
+}
+
+/// The finalizer of MurmurHash3: every bit of the result depends on every bit that came in.
+fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ bits >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    bits = (bits ^ bits >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    bits ^ bits >> 33
 }
 
 /// How many connectors use a pattern, estimated: patterns that fall on one counter are counted
@@ -121,212 +476,36 @@ struct Sharing {
 }
 
 impl Sharing {
-    fn of<'a>(connectors: impl Iterator<Item = &'a Connector> + Clone) -> Self {
-        let patterns: usize = connectors.clone().map(|c| patterns_of(&c.selectors)).sum();
-        let mut sharing = Sharing {
-            counters: alloc::vec![0; (2 * patterns).next_power_of_two()],
-        };
-        for connector in connectors {
-            for list in lists(&connector.selectors) {
-                for_each_key(&connector.selectors, list, |key| {
-                    let at = sharing.at(key);
-                    sharing.counters[at] += 1;
-                });
+    fn of<'a, I: Iterator<Item = Connector<'a>>>(connectors: impl Fn() -> I) -> Self {
+        let mut patterns = 0usize;
+        let each = |then: &mut dyn FnMut(u64)| {
+            for connector in connectors() {
+                for list in usable(&connector.selectors) {
+                    list.keys(&connector.selectors, |_, key| then(key));
+                }
             }
-        }
-        sharing
+        };
+        each(&mut |_| patterns += 1);
+        let mut counters = alloc::vec![0; (2 * patterns).next_power_of_two()];
+        let mask = counters.len() - 1;
+        each(&mut |key| counters[key as usize & mask] += 1);
+        Sharing { counters }
     }
 
     /// The list to stand under; `None` where every list lets everything through.
     fn least_shared(&self, selectors: &Selectors) -> Option<List> {
         let most_shared = |list: &List| {
             let mut most = 0;
-            for_each_key(selectors, *list, |key| {
-                most = most.max(self.counters[self.at(key)])
+            list.keys(selectors, |_, key| {
+                most = most.max(self.counters[key as usize & (self.counters.len() - 1)])
             });
             most
         };
-        lists(selectors).min_by_key(most_shared)
-    }
-
-    fn at(&self, key: u32) -> usize {
-        key as usize & (self.counters.len() - 1)
+        usable(selectors).min_by_key(most_shared)
     }
 }
 
-/// The lists that are not empty and do not let everything through.
-fn lists(selectors: &Selectors) -> impl Iterator<Item = List> {
-    let names = |set: &PatternSet| !set.is_empty() && !set.has_any();
-    [
-        (List::Senders, names(&selectors.sender_domains)),
-        (List::Certificates, names(&selectors.certificate_names)),
-        (List::Addresses, !selectors.sender_ips.is_empty()),
-        (List::Recipients, names(&selectors.recipient_domains)),
-    ]
-    .into_iter()
-    .filter_map(|(list, usable)| usable.then_some(list))
-}
-
-fn patterns_of(selectors: &Selectors) -> usize {
-    selectors.sender_domains.len()
-        + selectors.certificate_names.len()
-        + selectors.recipient_domains.len()
-        + selectors.sender_ips.iter().count()
-}
-
-fn for_each_key(selectors: &Selectors, list: List, mut each: impl FnMut(u32)) {
-    let mut names = |set: &PatternSet| {
-        for pattern in set.iter() {
-            each(hash(pattern.name().as_bytes()) ^ list as u32);
-        }
-    };
-    match list {
-        List::Senders => names(&selectors.sender_domains),
-        List::Recipients => names(&selectors.recipient_domains),
-        List::Certificates => names(&selectors.certificate_names),
-        List::Addresses => selectors
-            .sender_ips
-            .iter()
-            .for_each(|prefix| each(prefix.key())),
-    }
-}
-
-/// From a name to the connectors one of whose patterns it fits: a hash table of names, asked for the
-/// name and for each name above it.
-#[derive(Debug, Default)]
-struct NameIndex {
-    /// Numbers of names, at their hash or the next free place behind it; a power of two many.
-    slots: Vec<u32>,
-    names: Vec<Name>,
-    entries: Vec<Entry>,
-    any: Vec<u32>,
-}
-
-#[derive(Debug)]
-struct Name {
-    name: String,
-    /// The first of its entries.
-    first: u32,
-}
-
-/// One pattern of one connector; linked to the next with the same name.
-#[derive(Debug)]
-struct Entry {
-    connector: u32,
-    fits: Fits,
-    next: u32,
-}
-
-/// What an entry's pattern fits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fits {
-    /// The name.
-    Name,
-    /// The name and all below it.
-    Subtree,
-    /// A name right below it: what a wildcard in a certificate can stand for.
-    Child,
-}
-
-const NONE: u32 = u32::MAX;
-
-impl NameIndex {
-    fn insert_all(&mut self, set: &PatternSet, connector: u32) {
-        for pattern in set.iter() {
-            match pattern {
-                Pattern::Any => self.any.push(connector),
-                Pattern::Subtree(name) => self.insert(&name, Fits::Subtree, connector),
-                Pattern::Exact(name) => {
-                    if let Some(parent) = parent(&name) {
-                        self.insert(parent, Fits::Child, connector);
-                    }
-                    self.insert(&name, Fits::Name, connector);
-                }
-            }
-        }
-    }
-
-    fn insert(&mut self, name: &str, fits: Fits, connector: u32) {
-        let number = match self.find(name) {
-            Some(number) => number,
-            None => self.add(name),
-        };
-        let next = self.names[number].first;
-        self.names[number].first = self.entries.len() as u32;
-        self.entries.push(Entry {
-            connector,
-            fits,
-            next,
-        });
-    }
-
-    fn add(&mut self, name: &str) -> usize {
-        self.names.push(Name {
-            name: name.into(),
-            first: NONE,
-        });
-        if 2 * self.names.len() > self.slots.len() {
-            self.slots = alloc::vec![NONE; (4 * self.names.len()).next_power_of_two()];
-            (0..self.names.len()).for_each(|number| self.enter(number));
-        } else {
-            self.enter(self.names.len() - 1);
-        }
-        self.names.len() - 1
-    }
-
-    fn enter(&mut self, number: usize) {
-        let mask = self.slots.len() - 1;
-        let mut slot = hash(self.names[number].name.as_bytes()) as usize & mask;
-        while self.slots[slot] != NONE {
-            slot = (slot + 1) & mask;
-        }
-        self.slots[slot] = number as u32;
-    }
-
-    fn find(&self, name: &str) -> Option<usize> {
-        let mask = self.slots.len().checked_sub(1)?;
-        let mut slot = hash(name.as_bytes()) as usize & mask;
-        while self.slots[slot] != NONE {
-            let number = self.slots[slot] as usize;
-            if self.names[number].name == name {
-                return Some(number);
-            }
-            slot = (slot + 1) & mask;
-        }
-        None
-    }
-
-    /// Calls `found` for each entry that fits. With `wildcard`, the name is what
-    /// stands behind the `*.` of a certificate's name.
-    fn look_up(&self, name: &str, wildcard: bool, mut found: impl FnMut(u32)) {
-        if self.names.is_empty() {
-            return;
-        }
-        for (above, name) in ancestry(name).enumerate() {
-            let Some(number) = self.find(name) else {
-                continue;
-            };
-            let mut next = self.names[number].first;
-            while let Some(entry) = self.entries.get(next as usize) {
-                let fits = match entry.fits {
-                    Fits::Subtree => true,
-                    Fits::Name => above == 0 && !wildcard,
-                    Fits::Child => above == 0 && wildcard,
-                };
-                if fits {
-                    found(entry.connector);
-                }
-                next = entry.next;
-            }
-        }
-    }
-}
-
-impl Prefix {
-    fn key(&self) -> u32 {
-        match self.first() {
-            core::net::IpAddr::V4(ip) => hash(&ip.octets()),
-            core::net::IpAddr::V6(ip) => hash(&ip.octets()),
-        }
-    }
+/// The lists of a connector that narrow its mail down.
+fn usable(selectors: &Selectors) -> impl Iterator<Item = List> {
+    LISTS.into_iter().filter(|list| list.is_usable(selectors))
 }

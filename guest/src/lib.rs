@@ -33,6 +33,7 @@ mod index;
 mod ip;
 mod json;
 mod names;
+mod pack;
 mod problems;
 #[cfg(target_arch = "wasm32")]
 mod rt;
@@ -69,7 +70,6 @@ pub use bindings::exports::portcullis::policy::rules::{Problem, Severity, Summar
 #[derive(Debug)]
 pub struct Policy {
     rules: rules::Rules,
-    index: index::Index,
 }
 
 impl Policy {
@@ -79,27 +79,40 @@ impl Policy {
     /// All that is wrong with the document, warnings included, in its order.
     pub fn configure(document: &str) -> Result<(Policy, Summary), Vec<Problem>> {
         let mut problems = problems::Problems::new(document.trim_start_matches('\u{feff}'));
-        let document = document::read(&mut problems);
-        check::errors(&document, &mut problems);
+        let document::Document {
+            rules,
+            spans,
+            tests,
+        } = document::read(&mut problems);
+        let policy = Policy {
+            rules: rules.finish(),
+        };
+        check::errors(&policy.rules, &spans, &mut problems);
         if problems.has_errors() {
             return Err(problems.finish());
         }
-        let index = index::Index::new(&document.rules);
-        let policy = Policy {
-            rules: document.rules,
-            index,
-        };
-        check::warnings(&policy, &document.spans, &mut problems);
-        cases::run(&policy, &document.tests, &mut problems);
+        check::warnings(&policy, &spans, &mut problems);
+        cases::run(&policy, &tests, &mut problems);
         if problems.has_errors() {
             return Err(problems.finish());
         }
         let summary = Summary {
-            connectors: policy.rules.connectors.len() as u32,
-            tests: document.tests.len() as u32,
+            connectors: policy.rules.len() as u32,
+            tests: tests.len() as u32,
             warnings: problems.finish(),
         };
         Ok((policy, summary))
+    }
+
+    /// The rules as [`Policy::adopt`] takes them, without reading a document.
+    pub fn packed(&self) -> &[u8] {
+        self.rules.packed()
+    }
+
+    /// A policy from what [`Policy::packed`] gave; `None` if these bytes are none of this version. They
+    /// are believed otherwise.
+    pub fn adopt(packed: Vec<u8>) -> Option<Policy> {
+        rules::Rules::adopt(packed).map(|rules| Policy { rules })
     }
 
     /// Decides about one recipient of one message.

@@ -8,6 +8,9 @@ use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cmp::Ordering;
+
+use crate::pack::{Reader, Writer, text, word_of};
 
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 
@@ -30,14 +33,14 @@ fn subtree(name: &str) -> Specificity {
 }
 
 /// A domain pattern of the rules, in normal form.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Pattern {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pattern<Name = String> {
     /// `*`: every domain, and no domain at all.
     Any,
     /// That name alone.
-    Exact(String),
+    Exact(Name),
     /// That name and every name below it.
-    Subtree(String),
+    Subtree(Name),
 }
 
 impl Pattern {
@@ -49,18 +52,29 @@ impl Pattern {
             None => Ok(Pattern::Exact(parse_domain(text)?)),
         }
     }
+}
+
+impl<Name: AsRef<str>> Pattern<Name> {
+    /// The pattern, borrowed.
+    pub fn as_ref(&self) -> Pattern<&str> {
+        match self {
+            Pattern::Any => Pattern::Any,
+            Pattern::Exact(name) => Pattern::Exact(name.as_ref()),
+            Pattern::Subtree(name) => Pattern::Subtree(name.as_ref()),
+        }
+    }
 
     /// The name without the `*.`; empty for `*`.
     pub fn name(&self) -> &str {
         match self {
             Pattern::Any => "",
-            Pattern::Exact(name) | Pattern::Subtree(name) => name,
+            Pattern::Exact(name) | Pattern::Subtree(name) => name.as_ref(),
         }
     }
 
     /// How closely the pattern fits a domain in normal form; `None` is a sender without a domain.
     pub fn specificity(&self, domain: Option<&str>) -> Specificity {
-        match (self, domain) {
+        match (self.as_ref(), domain) {
             (Pattern::Any, _) => ANY,
             (Pattern::Exact(name), Some(domain)) if name == domain => EXACT,
             (Pattern::Subtree(name), Some(domain)) if is_within(domain, name) => subtree(name),
@@ -70,7 +84,7 @@ impl Pattern {
 
     /// How closely the pattern, a policy name, fits a name of a certificate.
     pub fn certificate_specificity(&self, name: &CertificateName) -> Specificity {
-        match (self, name.wildcard) {
+        match (self.as_ref(), name.wildcard) {
             (Pattern::Any, _) => 0,
             (Pattern::Exact(policy), true) if parent(policy) == Some(&name.name) => EXACT,
             (Pattern::Exact(_), true) => 0,
@@ -79,9 +93,9 @@ impl Pattern {
     }
 }
 
-impl core::fmt::Display for Pattern {
+impl<Name: AsRef<str>> core::fmt::Display for Pattern<Name> {
     fn fmt(&self, f: &mut core::fmt::Formatter) -> core::fmt::Result {
-        match self {
+        match self.as_ref() {
             Pattern::Any => f.write_str("*"),
             Pattern::Exact(name) => f.write_str(name),
             Pattern::Subtree(name) => write!(f, "*.{name}"),
@@ -230,117 +244,207 @@ pub fn ancestry(name: &str) -> impl Iterator<Item = &str> {
     core::iter::successors(Some(name), |name| parent(name))
 }
 
-/// The patterns of one list, laid out for look-up: the cost is that of the name, not of the list.
-#[derive(Clone, Debug, Default)]
-pub struct PatternSet {
-    any: bool,
-    exact: Vec<String>,
-    subtree: Vec<String>,
-    /// The parents of the exact names, for wildcards in certificates.
-    parents: Vec<String>,
+/// Packs a list of sender or recipient domains.
+pub fn write_domains(writer: &mut Writer, patterns: &[Pattern]) {
+    write_set(writer, patterns, &[]);
 }
 
-impl PatternSet {
-    /// The set for sender and recipient domains.
-    pub fn of_domains(patterns: &[Pattern]) -> Self {
-        let mut set = PatternSet::default();
-        for pattern in patterns {
-            match pattern {
-                Pattern::Any => set.any = true,
-                Pattern::Exact(name) => set.exact.push(name.clone()),
-                Pattern::Subtree(name) => set.subtree.push(name.clone()),
-            }
+/// Packs a list of certificate names.
+pub fn write_certificate_names(writer: &mut Writer, patterns: &[Pattern]) {
+    let exact = patterns.iter().filter_map(|pattern| match pattern {
+        Pattern::Exact(name) => parent(name),
+        _ => None,
+    });
+    write_set(writer, patterns, &in_order(exact));
+}
+
+fn in_order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut names: Vec<&str> = names.collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn write_set(writer: &mut Writer, patterns: &[Pattern], parents: &[&str]) {
+    let exact = in_order(patterns.iter().filter_map(|pattern| match pattern {
+        Pattern::Exact(name) => Some(name.as_str()),
+        _ => None,
+    }));
+    let subtree = in_order(patterns.iter().filter_map(|pattern| match pattern {
+        Pattern::Subtree(name) => Some(name.as_str()),
+        _ => None,
+    }));
+    let mut set = Writer::default();
+    set.byte(patterns.contains(&Pattern::Any).into());
+    for names in [&exact[..], &subtree, parents] {
+        Names::write(&mut set, names);
+    }
+    writer.run(&set.finish());
+}
+
+/// Names in order: their number, where each ends, and their bytes.
+#[derive(Clone, Copy, Default)]
+struct Names<'a> {
+    ends: &'a [u8],
+    bytes: &'a [u8],
+}
+
+impl<'a> Names<'a> {
+    fn write(writer: &mut Writer, names: &[&str]) {
+        writer.number(names.len() as u32);
+        let mut end = 0;
+        for name in names {
+            end += name.len() as u32;
+            writer.word(end);
         }
-        for list in [&mut set.exact, &mut set.subtree] {
-            list.sort_unstable();
-            list.dedup();
-            list.shrink_to_fit();
-        }
-        set
+        names.iter().for_each(|name| writer.bytes(name.as_bytes()));
     }
 
-    /// The set for certificate names.
-    pub fn of_certificate_names(patterns: &[Pattern]) -> Self {
-        let mut set = PatternSet::of_domains(patterns);
-        set.parents = set
-            .exact
-            .iter()
-            .filter_map(|n| parent(n))
-            .map(String::from)
-            .collect();
-        set.parents.sort_unstable();
-        set.parents.dedup();
-        set
+    fn read(reader: &mut Reader<'a>) -> Self {
+        let count = reader.number() as usize;
+        let ends = reader.bytes(4 * count);
+        let length = count.checked_sub(1).and_then(|last| word_of(ends, last));
+        Names {
+            ends,
+            bytes: reader.bytes(length.unwrap_or(0) as usize),
+        }
+    }
+
+    fn len(self) -> usize {
+        self.ends.len() / 4
+    }
+
+    fn get(self, number: usize) -> &'a [u8] {
+        let end = |number| word_of(self.ends, number).unwrap_or(0) as usize;
+        let start = number.checked_sub(1).map_or(0, end);
+        self.bytes.get(start..end(number)).unwrap_or_default()
+    }
+
+    fn iter(self) -> impl Iterator<Item = &'a str> {
+        (0..self.len()).map(move |number| text(self.get(number)))
+    }
+
+    /// How closely the longest of the names that a domain lies in fits it.
+    fn closest(self, domain: &str) -> Option<Specificity> {
+        if self.len() == 0 {
+            return None;
+        }
+        ancestry(domain)
+            .find(|name| self.contains(name))
+            .map(subtree)
+    }
+
+    fn contains(self, name: &str) -> bool {
+        let (mut from, mut to) = (0, self.len());
+        while from < to {
+            let middle = from.midpoint(to);
+            match self.get(middle).cmp(name.as_bytes()) {
+                Ordering::Less => from = middle + 1,
+                Ordering::Equal => return true,
+                Ordering::Greater => to = middle,
+            }
+        }
+        false
+    }
+}
+
+/// The patterns of one list, where they are packed; the cost of a look-up is that of the name, not of
+/// the list.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PatternSet<'a> {
+    packed: Reader<'a>,
+}
+
+impl<'a> PatternSet<'a> {
+    /// Reads over a packed set.
+    pub fn read(reader: &mut Reader<'a>) -> Self {
+        PatternSet {
+            packed: Reader::new(reader.run()),
+        }
+    }
+
+    fn parts(mut self) -> Parts<'a> {
+        Parts {
+            any: self.packed.byte() != 0,
+            exact: Names::read(&mut self.packed),
+            subtree: Names::read(&mut self.packed),
+            parents: self.packed,
+        }
     }
 
     /// The patterns, `*` first, then the exact names.
-    pub fn iter(&self) -> impl Iterator<Item = Pattern> {
-        let any = self.any.then_some(Pattern::Any);
-        let exact = self.exact.iter().cloned().map(Pattern::Exact);
-        let subtree = self.subtree.iter().cloned().map(Pattern::Subtree);
+    pub fn iter(self) -> impl Iterator<Item = Pattern<&'a str>> {
+        let Parts {
+            any,
+            exact,
+            subtree,
+            ..
+        } = self.parts();
+        let any = any.then_some(Pattern::Any);
+        let exact = exact.iter().map(Pattern::Exact);
+        let subtree = subtree.iter().map(Pattern::Subtree);
         any.into_iter().chain(exact).chain(subtree)
     }
 
     /// How many patterns there are.
-    pub fn len(&self) -> usize {
-        usize::from(self.any) + self.exact.len() + self.subtree.len()
+    pub fn len(self) -> usize {
+        let parts = self.parts();
+        usize::from(parts.any) + parts.exact.len() + parts.subtree.len()
     }
 
     /// Whether `*` is in it.
-    pub fn has_any(&self) -> bool {
-        self.any
+    pub fn has_any(mut self) -> bool {
+        self.packed.byte() != 0
     }
 
     /// Whether every domain that fits a pattern of `other` fits one of this set.
-    pub fn covers(&self, other: &PatternSet) -> bool {
+    pub fn covers(self, other: PatternSet) -> bool {
+        let own = self.parts();
         other.iter().all(|pattern| match &pattern {
-            _ if self.any => true,
+            _ if own.any => true,
             Pattern::Any => false,
             Pattern::Exact(name) => self.specificity(Some(name)) > 0,
-            Pattern::Subtree(name) => ancestry(name).any(|name| contains(&self.subtree, name)),
+            Pattern::Subtree(name) => own.subtree.closest(name).is_some(),
         })
     }
 
     /// Whether there is no pattern in it.
-    pub fn is_empty(&self) -> bool {
-        !self.any && self.exact.is_empty() && self.subtree.is_empty()
+    pub fn is_empty(self) -> bool {
+        self.packed.rest().is_empty() || self.len() == 0
     }
 
     /// How closely the closest pattern fits a domain; see [`Pattern::specificity`].
-    pub fn specificity(&self, domain: Option<&str>) -> Specificity {
-        let Some(domain) = domain else {
-            return Specificity::from(self.any);
-        };
-        if contains(&self.exact, domain) {
-            return EXACT;
+    pub fn specificity(self, domain: Option<&str>) -> Specificity {
+        let parts = self.parts();
+        match domain {
+            Some(domain) if parts.exact.contains(domain) => EXACT,
+            Some(domain) if let Some(closest) = parts.subtree.closest(domain) => closest,
+            _ => parts.any.into(),
         }
-        if !self.subtree.is_empty()
-            && let Some(name) = ancestry(domain).find(|name| contains(&self.subtree, name))
-        {
-            return subtree(name);
-        }
-        Specificity::from(self.any)
     }
 
     /// How closely the closest policy name fits a certificate name; see
     /// [`Pattern::certificate_specificity`].
-    pub fn certificate_specificity(&self, name: &CertificateName) -> Specificity {
-        if name.wildcard && contains(&self.parents, &name.name) {
+    pub fn certificate_specificity(self, name: &CertificateName) -> Specificity {
+        let mut parts = self.parts();
+        let whole = match name.wildcard {
+            true => Names::read(&mut parts.parents),
+            false => parts.exact,
+        };
+        if whole.contains(&name.name) {
             return EXACT;
         }
-        if !name.wildcard && contains(&self.exact, &name.name) {
-            return EXACT;
-        }
-        ancestry(&name.name)
-            .find(|ancestor| contains(&self.subtree, ancestor))
-            .map_or(0, subtree)
+        parts.subtree.closest(&name.name).unwrap_or(0)
     }
 }
 
-fn contains(sorted: &[String], name: &str) -> bool {
-    sorted
-        .binary_search_by(|entry| entry.as_str().cmp(name))
-        .is_ok()
+/// What a packed set consists of.
+struct Parts<'a> {
+    any: bool,
+    exact: Names<'a>,
+    subtree: Names<'a>,
+    /// [`Names`]: the parents of the exact names, for wildcards in certificates.
+    parents: Reader<'a>,
 }
 
 #[cfg(test)]
@@ -349,6 +453,12 @@ mod tests {
 
     fn pattern(text: &str) -> Pattern {
         Pattern::parse(text).unwrap()
+    }
+
+    fn packed(pattern: &Pattern, write: fn(&mut Writer, &[Pattern])) -> Vec<u8> {
+        let mut writer = Writer::default();
+        write(&mut writer, core::slice::from_ref(pattern));
+        writer.finish()
     }
 
     #[test]
@@ -365,7 +475,8 @@ mod tests {
             ("*.BÜCHER.example.", "a.xn--bcher-kva.example", true),
         ] {
             let pattern = pattern(text);
-            let set = PatternSet::of_domains(core::slice::from_ref(&pattern));
+            let packed = packed(&pattern, write_domains);
+            let set = PatternSet::read(&mut Reader::new(&packed));
             let one = pattern.specificity(Some(domain));
             assert_eq!(one > 0, fits, "{text} {domain}");
             assert_eq!(one, set.specificity(Some(domain)), "{text} {domain}");
@@ -400,7 +511,8 @@ mod tests {
             ("*.x.com", "xn--zzzzzzzzz99.x.com", false),
         ] {
             let pattern = pattern(policy);
-            let set = PatternSet::of_certificate_names(core::slice::from_ref(&pattern));
+            let packed = packed(&pattern, write_certificate_names);
+            let set = PatternSet::read(&mut Reader::new(&packed));
             let name = CertificateName::parse(certificate);
             let one = name
                 .as_ref()

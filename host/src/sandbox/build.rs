@@ -69,10 +69,8 @@ impl Builder {
     /// The problems of a document with errors.
     pub async fn check(&self, document: String) -> Result<Summary, BuildError> {
         self.apart(async move |builder| {
-            builder
-                .configured(&document)
-                .await
-                .map(|(_, summary)| summary)
+            let mut reading = builder.evaluator().await.map_err(BuildError::Failed)?;
+            reading.configure(&document).await
         })
         .await
     }
@@ -83,9 +81,16 @@ impl Builder {
     /// The problems of a document with errors.
     pub async fn build(&self, document: String) -> Result<Built, BuildError> {
         self.apart(async move |builder| {
-            let (mut configured, summary) = builder.configured(&document).await?;
+            let mut reading = builder.evaluator().await.map_err(BuildError::Failed)?;
+            let summary = reading.configure(&document).await?;
             drop(document);
-            let component = configured.snapshot().await.map_err(BuildError::Failed)?;
+            let packed = reading.packed().await.map_err(BuildError::Failed)?;
+            // What reading has left behind in memory is not for the policy.
+            drop(reading);
+            let mut holding = builder.evaluator().await.map_err(BuildError::Failed)?;
+            holding.adopt(&packed).await.map_err(BuildError::Failed)?;
+            drop(packed);
+            let component = holding.snapshot().await.map_err(BuildError::Failed)?;
             Ok(Built { component, summary })
         })
         .await
@@ -103,30 +108,24 @@ impl Builder {
             .unwrap_or_else(|error| Err(BuildError::Failed(wasmtime::format_err!("{error}"))))
     }
 
-    /// An instance of the evaluator with the document's rules in its memory.
-    async fn configured(&self, document: &str) -> Result<(Configured, Summary), BuildError> {
-        let evaluator = self.evaluator().map_err(BuildError::Failed)?;
+    /// An instance of the evaluator, with Wizer's way into its memory.
+    async fn evaluator(&self) -> wasmtime::Result<Running> {
+        let component = self.compiled()?;
         let mut store = Store::new(&self.engine, ());
         // The document and the snapshot cross the boundary whole.
         store.set_hostcall_fuel(usize::MAX);
         let linker = Linker::new(&self.engine);
-        let instance = linker
-            .instantiate_async(&mut store, &evaluator)
-            .await
-            .map_err(BuildError::Failed)?;
-        let exports = Evaluator::new(&mut store, &instance).map_err(BuildError::Failed)?;
-        let answer = exports
-            .portcullis_policy_rules()
-            .call_configure(&mut store, document)
-            .await;
-        let summary = answer
-            .map_err(BuildError::Failed)?
-            .map_err(BuildError::Rejected)?;
-        Ok((Configured { store, instance }, summary))
+        let instance = linker.instantiate_async(&mut store, &component).await?;
+        let exports = Evaluator::new(&mut store, &instance)?;
+        Ok(Running {
+            store,
+            instance,
+            exports,
+        })
     }
 
-    /// The evaluator with Wizer's way into its memory, compiled once.
-    fn evaluator(&self) -> wasmtime::Result<Component> {
+    /// The evaluator, compiled once.
+    fn compiled(&self) -> wasmtime::Result<Component> {
         if let Some(evaluator) = self.evaluator.get() {
             return Ok(evaluator.clone());
         }
@@ -136,13 +135,35 @@ impl Builder {
     }
 }
 
-/// An instance of the evaluator that has its rules.
-struct Configured {
+/// An instance of the evaluator.
+struct Running {
     store: Store<()>,
     instance: Instance,
+    exports: Evaluator,
 }
 
-impl Configured {
+impl Running {
+    async fn configure(&mut self, document: &str) -> Result<Summary, BuildError> {
+        let rules = self.exports.portcullis_policy_rules();
+        let answer = rules.call_configure(&mut self.store, document).await;
+        answer
+            .map_err(BuildError::Failed)?
+            .map_err(BuildError::Rejected)
+    }
+
+    async fn packed(&mut self) -> wasmtime::Result<Vec<u8>> {
+        let rules = self.exports.portcullis_policy_rules();
+        rules.call_packed(&mut self.store).await
+    }
+
+    async fn adopt(&mut self, packed: &[u8]) -> wasmtime::Result<()> {
+        let rules = self.exports.portcullis_policy_rules();
+        match rules.call_adopt(&mut self.store, packed).await? {
+            true => Ok(()),
+            false => wasmtime::bail!("the evaluator does not take its own rules back"),
+        }
+    }
+
     /// The component that starts where this instance stands.
     async fn snapshot(&mut self) -> wasmtime::Result<Vec<u8>> {
         let wizer = Wizer::new();
