@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, missing_docs)]
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
@@ -101,7 +102,7 @@ fn evaluate(criterion: &mut Criterion) {
         let module = runtime
             .block_on(sandbox.load("bench", built.component))
             .expect("a policy");
-        let (facts, native_facts) = (context(), native_context());
+        let (facts, native_facts) = (Arc::new(context()), native_context());
         let expected = policy.evaluate(&native_facts);
         assert!(
             matches!(&expected, native::Verdict::Accept(accepted) if accepted.connectors.len() == 1)

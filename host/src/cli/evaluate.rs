@@ -2,12 +2,12 @@
 
 use std::io::{self, BufRead, BufWriter, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
 
 use super::PolicyArgs;
-use super::policy::Open;
 use crate::json::{self, VerdictJson};
 use crate::policies::unavailable;
 use crate::sandbox::Instance;
@@ -38,7 +38,7 @@ impl Evaluate {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let open = self.policy.open().await?;
-        let mut instance = Some(open.instance().await?);
+        let mut instance = open.instance().await?;
         let mut input = io::stdin().lock();
         let mut output = BufWriter::new(io::stdout().lock());
         let mut line = Vec::new();
@@ -48,7 +48,7 @@ impl Evaluate {
                 Line::End => break,
                 Line::Blank => continue,
                 Line::Whole => match parse(&line) {
-                    Ok(context) => evaluate(&open, &mut instance, &context, &mut output).await?,
+                    Ok(context) => evaluate(&mut instance, context, &mut output).await?,
                     Err(error) => {
                         code = ExitCode::from(1);
                         write_line(
@@ -83,22 +83,14 @@ fn parse(line: &[u8]) -> Result<Context, String> {
     json::parse_context(text)
 }
 
-/// A policy that fails defers, as in a session, and the next line gets a fresh instance.
+/// A policy that fails defers, as in a session, and the next line finds a fresh instance.
 async fn evaluate(
-    open: &Open,
-    instance: &mut Option<Instance>,
-    context: &Context,
+    instance: &mut Instance,
+    context: Context,
     output: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let mut asked = match instance.take() {
-        Some(instance) => instance,
-        None => open.instance().await?,
-    };
-    match asked.evaluate(context).await {
-        Ok(verdict) => {
-            *instance = Some(asked);
-            write_line(output, &VerdictJson::from(&verdict))
-        }
+    match instance.evaluate(&Arc::new(context)).await {
+        Ok(verdict) => write_line(output, &VerdictJson::from(&verdict)),
         Err(error) => {
             eprintln!("{error}");
             write_line(output, &VerdictJson::from(&unavailable()))

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
@@ -76,6 +77,7 @@ impl Explain {
             Some(path) => read_context(path)?,
             None => self.context_of_options()?,
         };
+        let context = Arc::new(context);
         let open = self.policy.open().await?;
         let explanation = open.instance().await?.explain(&context).await?;
         match self.format {

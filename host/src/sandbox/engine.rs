@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::Linker;
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
@@ -86,6 +86,15 @@ impl Sandbox {
             limits: Arc::new(limits),
             cache,
         })
+    }
+
+    /// The right to one instance; none if all are in use for that long.
+    pub(super) async fn slot(&self, patience: Duration) -> Option<OwnedSemaphorePermit> {
+        if let Ok(slot) = self.slots.clone().try_acquire_owned() {
+            return Some(slot);
+        }
+        let acquired = tokio::time::timeout(patience, self.slots.clone().acquire_owned()).await;
+        acquired.ok()?.ok()
     }
 
     /// What a module may use.

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
-use wasmtime::component::HasData;
+use wasmtime::component::{self, ComponentExportIndex, HasData, TypedFunc};
 use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Store, Trap, UpdateDeadline};
 
-use super::bindings::policy::Policy;
 use super::engine::{Limits, Sandbox, TICKS};
 use super::interface::{Context, Description, Explanation, Verdict};
 use super::module::Module;
@@ -15,6 +14,9 @@ use super::wasi::World;
 
 /// How long a session waits for a slot before its mail is deferred.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Ticks after which a call on the caller's thread ends: at least one whole.
+const QUICK: u64 = 2;
 
 /// How many bytes an answer may make the host allocate. A long list of connectors has a few hundred
 /// KiB.
@@ -74,8 +76,18 @@ pub struct State {
     memory: usize,
     tables: usize,
     denied: bool,
-    deadline: Option<Instant>,
+    pace: Pace,
     world: Option<Box<World>>,
+}
+
+/// How a call is run.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// On the caller's thread, which it must not hold up: it ends at the deadline that the epoch sets.
+    Quick,
+    /// On a stack of its own, where each tick lets other sessions go on, until the time is up. The clock
+    /// is first read at the first tick.
+    Patient(Option<Instant>),
 }
 
 impl State {
@@ -87,10 +99,12 @@ impl State {
 
     /// Called at each tick while the module runs.
     fn on_tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
+        let Pace::Patient(deadline) = &mut self.pace else {
+            return Err(TimedOut.into());
+        };
         let budget = self.limits.evaluation;
         let now = Instant::now();
-        // The clock is not read before the first tick: most evaluations never see one.
-        let deadline = *self.deadline.get_or_insert(now + budget - budget / TICKS);
+        let deadline = *deadline.get_or_insert(now + budget - budget / TICKS);
         if now >= deadline {
             return Err(TimedOut.into());
         }
@@ -132,10 +146,14 @@ impl ResourceLimiter for State {
     }
 }
 
-/// An instance of a module. After an error it is spent: the next question needs a fresh one.
+/// An instance of a module. What fails is not used again: the next question finds a fresh one.
+///
+/// A module answers on the caller's thread as a rule, in microseconds. One that has not answered within
+/// two ticks is asked anew, in a fresh instance that is run with patience, and so is what it is asked
+/// from then on, for a while: verdicts are pure, so it makes no difference to them.
 pub struct Instance {
-    store: Store<State>,
-    policy: Policy,
+    running: Option<Running>,
+    sandbox: Sandbox,
     module: Arc<Module>,
     _slot: OwnedSemaphorePermit,
 }
@@ -143,43 +161,18 @@ pub struct Instance {
 impl Instance {
     /// A fresh instance.
     pub async fn new(sandbox: &Sandbox, module: &Arc<Module>) -> Result<Instance, EvaluationError> {
-        let failed = |failure| EvaluationError {
-            module: module.name.clone(),
-            failure,
+        let Some(slot) = sandbox.slot(PATIENCE).await else {
+            return Err(EvaluationError {
+                module: module.name.clone(),
+                failure: Failure::NoSlot(sandbox.limits.instances as usize),
+            });
         };
-        let slot = tokio::time::timeout(PATIENCE, sandbox.slots.clone().acquire_owned()).await;
-        let Ok(Ok(slot)) = slot else {
-            return Err(failed(Failure::NoSlot(sandbox.limits.instances as usize)));
-        };
-        let state = State {
-            module: module.name.clone(),
-            limits: sandbox.limits.clone(),
-            memory: 0,
-            tables: 0,
-            denied: false,
-            deadline: None,
-            world: None,
-        };
-        let mut store = Store::new(&sandbox.engine, state);
-        store.limiter(|state| state);
-        store.set_hostcall_fuel(LONGEST_ANSWER);
-        store.epoch_deadline_callback(|mut store| store.data_mut().on_tick());
-        store.set_epoch_deadline(1);
-        let instantiated = bounded(
-            module,
-            &sandbox.limits,
-            module.pre.instantiate_async(&mut store),
-        )
-        .await;
-        match instantiated {
-            Ok(policy) => Ok(Instance {
-                store,
-                policy,
-                module: module.clone(),
-                _slot: slot,
-            }),
-            Err(error) => Err(failed(classify(error, store.data()))),
-        }
+        Ok(Instance {
+            running: Some(Running::new(sandbox, module).await?),
+            sandbox: sandbox.clone(),
+            module: module.clone(),
+            _slot: slot,
+        })
     }
 
     /// The module that this is an instance of.
@@ -188,25 +181,49 @@ impl Instance {
     }
 
     /// Decides about one recipient of one message.
-    pub async fn evaluate(&mut self, context: &Context) -> Result<Verdict, EvaluationError> {
-        self.start();
-        let call = self
-            .policy
-            .portcullis_policy_evaluation()
-            .call_evaluate(&mut self.store, context);
-        let answer = bounded(&self.module, &self.module.limits, call).await;
-        answer.map_err(|error| self.failed(error))
+    pub async fn evaluate(&mut self, context: &Arc<Context>) -> Result<Verdict, EvaluationError> {
+        let mut running = self.running().await?;
+        if self.module.is_quick() {
+            match running.evaluate_quickly(context) {
+                Ok(verdict) => {
+                    self.running = Some(running);
+                    return Ok(verdict);
+                }
+                Err(error) if error.is::<TimedOut>() => self.module.has_been_slow(),
+                Err(error) => return Err(running.failed(error)),
+            }
+            // The pool has a slot for one of the two.
+            drop(running);
+            running = Running::new(&self.sandbox, &self.module).await?;
+        }
+        running.be_patient();
+        self.module.had_patience();
+        let call = running
+            .evaluate
+            .call_async(&mut running.store, (context.clone(),));
+        let answer = bounded(&self.module, call).await;
+        self.keep(running, answer.map(|(verdict,)| verdict))
     }
 
     /// Decides as `evaluate` does, and tells why.
-    pub async fn explain(&mut self, context: &Context) -> Result<Explanation, EvaluationError> {
-        self.start();
-        let call = self
-            .policy
-            .portcullis_policy_evaluation()
-            .call_explain(&mut self.store, context);
-        let answer = bounded(&self.module, &self.module.limits, call).await;
-        answer.map_err(|error| self.failed(error))
+    pub async fn explain(
+        &mut self,
+        context: &Arc<Context>,
+    ) -> Result<Explanation, EvaluationError> {
+        let mut running = self.running().await?;
+        running.be_patient();
+        let answer = match function(
+            &mut running.store,
+            &running.instance,
+            &self.module.exports.explain,
+        ) {
+            Ok(explain) => {
+                let call = explain.call_async(&mut running.store, (context.clone(),));
+                bounded(&self.module, call).await
+            }
+            Err(error) => Err(error),
+        };
+        self.keep(running, answer.map(|(explanation,)| explanation))
     }
 
     /// Describes the policy, with at most `limit` connectors from number `first` on.
@@ -215,40 +232,156 @@ impl Instance {
         first: u32,
         limit: u32,
     ) -> Result<Description, EvaluationError> {
-        self.start();
-        let call =
-            self.policy
-                .portcullis_policy_evaluation()
-                .call_describe(&mut self.store, first, limit);
-        let answer = bounded(&self.module, &self.module.limits, call).await;
-        answer.map_err(|error| self.failed(error))
+        let mut running = self.running().await?;
+        running.be_patient();
+        let answer = match function(
+            &mut running.store,
+            &running.instance,
+            &self.module.exports.describe,
+        ) {
+            Ok(describe) => {
+                let call = describe.call_async(&mut running.store, (first, limit));
+                bounded(&self.module, call).await
+            }
+            Err(error) => Err(error),
+        };
+        self.keep(running, answer.map(|(description,)| description))
+    }
+}
+
+impl Instance {
+    async fn running(&mut self) -> Result<Running, EvaluationError> {
+        match self.running.take() {
+            Some(running) => Ok(running),
+            None => Running::new(&self.sandbox, &self.module).await,
+        }
     }
 
-    fn start(&mut self) {
-        self.store.data_mut().deadline = None;
+    /// Keeps what has answered.
+    fn keep<T>(
+        &mut self,
+        running: Running,
+        answer: wasmtime::Result<T>,
+    ) -> Result<T, EvaluationError> {
+        match answer {
+            Ok(answer) => {
+                self.running = Some(running);
+                Ok(answer)
+            }
+            Err(error) => Err(running.failed(error)),
+        }
+    }
+}
+
+/// A store with the module in it.
+struct Running {
+    store: Store<State>,
+    instance: component::Instance,
+    evaluate: TypedFunc<(Arc<Context>,), (Verdict,)>,
+}
+
+impl Running {
+    async fn new(sandbox: &Sandbox, module: &Module) -> Result<Self, EvaluationError> {
+        if module.is_quick() {
+            let mut store = store(sandbox, module, Pace::Quick);
+            match module.pre.instantiate(&mut store) {
+                Ok(instance) => return Running::of(store, instance, module),
+                Err(error) if error.is::<TimedOut>() => module.has_been_slow(),
+                Err(error) => return Err(failed(error, store.data())),
+            }
+        }
+        let mut store = store(sandbox, module, Pace::Patient(None));
+        match bounded(module, module.pre.instantiate_async(&mut store)).await {
+            Ok(instance) => Running::of(store, instance, module),
+            Err(error) => Err(failed(error, store.data())),
+        }
+    }
+
+    fn of(
+        mut store: Store<State>,
+        instance: component::Instance,
+        module: &Module,
+    ) -> Result<Self, EvaluationError> {
+        match function(&mut store, &instance, &module.exports.evaluate) {
+            Ok(evaluate) => Ok(Running {
+                store,
+                instance,
+                evaluate,
+            }),
+            Err(error) => Err(failed(error, store.data())),
+        }
+    }
+
+    fn evaluate_quickly(&mut self, context: &Arc<Context>) -> wasmtime::Result<Verdict> {
+        self.store.data_mut().pace = Pace::Quick;
+        self.store.set_epoch_deadline(QUICK);
+        let (verdict,) = self.evaluate.call(&mut self.store, (context.clone(),))?;
+        Ok(verdict)
+    }
+
+    fn be_patient(&mut self) {
+        self.store.data_mut().pace = Pace::Patient(None);
         self.store.set_epoch_deadline(1);
     }
 
     fn failed(&self, error: wasmtime::Error) -> EvaluationError {
-        EvaluationError {
-            module: self.module.name.clone(),
-            failure: classify(error, self.store.data()),
-        }
+        failed(error, self.store.data())
     }
+}
+
+/// An empty store.
+fn store(sandbox: &Sandbox, module: &Module, pace: Pace) -> Store<State> {
+    let state = State {
+        module: module.name.clone(),
+        limits: sandbox.limits.clone(),
+        memory: 0,
+        tables: 0,
+        denied: false,
+        pace,
+        world: None,
+    };
+    let mut store = Store::new(&sandbox.engine, state);
+    store.limiter(|state| state);
+    store.set_hostcall_fuel(LONGEST_ANSWER);
+    store.epoch_deadline_callback(|mut store| store.data_mut().on_tick());
+    store.set_epoch_deadline(match pace {
+        Pace::Quick => QUICK,
+        Pace::Patient(_) => 1,
+    });
+    store
+}
+
+/// An export with its types. That they are those of the interface was seen when the module was loaded.
+fn function<P, R>(
+    store: &mut Store<State>,
+    instance: &component::Instance,
+    export: &ComponentExportIndex,
+) -> wasmtime::Result<TypedFunc<P, R>>
+where
+    P: component::ComponentNamedList + component::Lower,
+    R: component::ComponentNamedList + component::Lift,
+{
+    instance.get_typed_func(store, export)
 }
 
 /// Ends a call that waits in the host: there no epoch ends it. Only modules with imports can.
 async fn bounded<T>(
     module: &Module,
-    limits: &Limits,
     call: impl Future<Output = wasmtime::Result<T>>,
 ) -> wasmtime::Result<T> {
     if !module.uses_wasi {
         return call.await;
     }
-    match tokio::time::timeout(limits.evaluation, call).await {
+    match tokio::time::timeout(module.limits.evaluation, call).await {
         Ok(answer) => answer,
         Err(_) => Err(TimedOut.into()),
+    }
+}
+
+fn failed(error: wasmtime::Error, state: &State) -> EvaluationError {
+    EvaluationError {
+        module: state.module.clone(),
+        failure: classify(error, state),
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use wasmtime::Engine;
-use wasmtime::component::Component;
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 
 use super::bindings::policy::PolicyPre;
 use super::cache::Cache;
@@ -13,6 +14,13 @@ use super::inspect::{self, Refused};
 use super::instance::{EvaluationError, Instance, State};
 use super::interface::Description;
 
+/// How many times a module that was slow is run with patience before it is asked on the caller's
+/// thread again.
+const PATIENT_CALLS: u32 = 1000;
+
+/// The interface of a policy.
+const EVALUATION: &str = "portcullis:policy/evaluation@0.1.0";
+
 /// A component that is ready to run.
 #[derive(Clone)]
 pub struct Module {
@@ -20,9 +28,53 @@ pub struct Module {
     pub name: Arc<str>,
     /// What it says of itself, without its connectors.
     pub description: Description,
-    pub(super) pre: PolicyPre<State>,
+    pub(super) pre: InstancePre<State>,
+    pub(super) exports: Exports,
     pub(super) limits: Arc<Limits>,
     pub(super) uses_wasi: bool,
+    /// How many more times it is run with patience.
+    patience: Arc<AtomicU32>,
+}
+
+/// Where the functions of the interface are.
+#[derive(Clone)]
+pub(super) struct Exports {
+    pub(super) evaluate: ComponentExportIndex,
+    pub(super) explain: ComponentExportIndex,
+    pub(super) describe: ComponentExportIndex,
+}
+
+impl Exports {
+    fn of(component: &Component) -> Option<Self> {
+        let evaluation = component.get_export_index(None, EVALUATION)?;
+        let function = |name| component.get_export_index(Some(&evaluation), name);
+        Some(Exports {
+            evaluate: function("evaluate")?,
+            explain: function("explain")?,
+            describe: function("describe")?,
+        })
+    }
+}
+
+impl Module {
+    /// Whether it can be asked on the caller's thread. WASI waits, and needs a stack of its own to.
+    pub(super) fn is_quick(&self) -> bool {
+        !self.uses_wasi && self.patience.load(Ordering::Relaxed) == 0
+    }
+
+    /// For some time it is run with patience. Not for ever: it may have been the machine that was slow.
+    pub(super) fn has_been_slow(&self) {
+        self.patience.store(PATIENT_CALLS, Ordering::Relaxed);
+    }
+
+    /// It has been run with patience.
+    pub(super) fn had_patience(&self) {
+        let less = |left: u32| left.checked_sub(1);
+        // Fails at 0, which is where it is to stay.
+        let _ = self
+            .patience
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
 }
 
 /// A component could not be loaded.
@@ -97,11 +149,10 @@ impl Sandbox {
             reason: format!("{error:#}"),
         };
         let component = compile(&self.engine, self.cache.as_deref(), bytes).map_err(failed)?;
-        let pre = self
-            .linker
-            .instantiate_pre(&component)
-            .and_then(PolicyPre::new)
-            .map_err(failed)?;
+        let pre = self.linker.instantiate_pre(&component).map_err(failed)?;
+        PolicyPre::new(pre.clone()).map_err(failed)?;
+        let exports = Exports::of(&component)
+            .ok_or_else(|| failed(wasmtime::format_err!("{EVALUATION} is not whole")))?;
         Ok(Module {
             name: name.into(),
             description: Description {
@@ -112,8 +163,10 @@ impl Sandbox {
                 connectors: Vec::new(),
             },
             pre,
+            exports,
             limits: self.limits.clone(),
             uses_wasi: inspected.uses_wasi,
+            patience: Arc::default(),
         })
     }
 }

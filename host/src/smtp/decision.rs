@@ -44,7 +44,7 @@ impl Instances {
     }
 
     /// Asks a tenant's policy. Where it cannot answer, the verdict defers, and the log says why.
-    pub async fn decide(&mut self, tenant: &Tenant, context: &Context, id: &str) -> Verdict {
+    pub async fn decide(&mut self, tenant: &Tenant, context: &Arc<Context>, id: &str) -> Verdict {
         let verdict = match self.answer(tenant, context).await {
             Ok(verdict) => verdict,
             Err(failed) => {
@@ -63,7 +63,7 @@ impl Instances {
         verdict
     }
 
-    async fn answer(&mut self, tenant: &Tenant, context: &Context) -> Result<Verdict, Failed> {
+    async fn answer(&mut self, tenant: &Tenant, context: &Arc<Context>) -> Result<Verdict, Failed> {
         let Some(module) = &tenant.policy else {
             return Err(Failed::new("not-loaded", "no policy is loaded"));
         };
@@ -85,7 +85,7 @@ impl Instances {
         &mut self,
         tenant: &Tenant,
         instance: Result<Instance, EvaluationError>,
-        context: &Context,
+        context: &Arc<Context>,
     ) -> Result<Verdict, EvaluationError> {
         let mut instance = instance?;
         let verdict = instance.evaluate(context).await?;

@@ -1,6 +1,7 @@
 //! Inbound connectors: what a partner needs, or whether this one would pass.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use rustls::pki_types::CertificateDer;
@@ -49,7 +50,7 @@ impl Validate {
             || self.tls.is_some()
             || self.client_cert.is_some()
             || self.from.is_some();
-        let context = self.mail_of(open, connector, roots)?;
+        let context = Arc::new(self.mail_of(open, connector, roots)?);
         let explanation = open.instance().await?.explain(&context).await?;
         let considered = own(&explanation, connector);
         let mut checks = Vec::new();

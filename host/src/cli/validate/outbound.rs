@@ -182,7 +182,7 @@ pub async fn connector_for(
     to: &Address,
     from: Option<&str>,
 ) -> anyhow::Result<String> {
-    let context = Context {
+    let context = Arc::new(Context {
         direction: Direction::Outbound,
         client_ip: None,
         helo: None,
@@ -191,7 +191,7 @@ pub async fn connector_for(
         rcpt_to: to.as_str().to_owned(),
         header_from: None,
         attributes: Vec::new(),
-    };
+    });
     match open.instance().await?.evaluate(&context).await? {
         Verdict::Deliver(delivery) => delivery.connector.ok_or_else(|| {
             anyhow!("no connector is for {to}: its mail goes by MX, with TLS if it is offered")

@@ -49,8 +49,8 @@ impl Session {
         let policies = self.server.policies.snapshot();
         self.instances.retain_in_force(&policies);
         self.transactions += 1;
-        self.context.mail_from = from.as_str().into();
-        self.context.header_from = None;
+        self.context_mut().mail_from = from.as_str().into();
+        self.context_mut().header_from = None;
         self.transaction = Some(Transaction {
             id: format!("{}.{}", self.id, self.transactions),
             policies,
@@ -98,7 +98,7 @@ impl Session {
                 "send again for this recipient: another organization's policy reads the header",
             );
         }
-        self.context.rcpt_to = to.as_str().into();
+        Arc::make_mut(&mut self.context).rcpt_to = to.as_str().into();
         let verdict = self
             .instances
             .decide(&tenant, &self.context, &transaction.id)

@@ -1,5 +1,7 @@
 //! DATA and BDAT: the message, from the client to whoever takes it.
 
+use std::sync::Arc;
+
 use bytes::Buf;
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
@@ -193,9 +195,9 @@ impl Session {
             let text = format!("the recipient's policy reads the From field, and {error}");
             decision::with_id(&Reply::new(550, (5, 7, 1), text), &transaction.id)
         })?;
-        self.context.header_from = Some(addresses);
+        Arc::make_mut(&mut self.context).header_from = Some(addresses);
         for recipient in asked {
-            self.context.rcpt_to = recipient.address.as_str().into();
+            Arc::make_mut(&mut self.context).rcpt_to = recipient.address.as_str().into();
             let verdict = self
                 .instances
                 .decide(&recipient.tenant, &self.context, &transaction.id)

@@ -90,7 +90,8 @@ pub struct Session {
     transactions: u32,
     errors: u32,
     esmtp: bool,
-    context: Context,
+    /// Shared with the policy while that reads it, so that nothing is copied.
+    context: Arc<Context>,
     instances: Instances,
     transaction: Option<Transaction>,
     handover: Option<Handover>,
@@ -107,7 +108,7 @@ impl Session {
         local: SocketAddr,
     ) -> Self {
         let instances = Instances::new(server.policies.sandbox().clone(), server.metrics.clone());
-        let context = Context {
+        let context = Arc::new(Context {
             direction: listener.exit.direction(),
             client_ip: Some(ip_address(client.ip())),
             helo: None,
@@ -116,7 +117,7 @@ impl Session {
             rcpt_to: String::new(),
             header_from: None,
             attributes: Vec::new(),
-        };
+        });
         let mut session = Session {
             id: new_id(),
             server,
@@ -140,6 +141,10 @@ impl Session {
     /// The session's id.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    fn context_mut(&mut self) -> &mut Context {
+        Arc::make_mut(&mut self.context)
     }
 
     /// Speaks with the client to the end.
@@ -294,7 +299,7 @@ impl Session {
     fn greet(&mut self, name: String, esmtp: bool) {
         // A next hop that was told the client's name has to be told anew.
         self.handover = None;
-        self.context.helo = Some(name);
+        self.context_mut().helo = Some(name);
         self.esmtp = esmtp;
     }
 
@@ -345,7 +350,7 @@ impl Session {
         timeout(limit, self.connection.flush()).await??;
         timeout(limit, self.connection.accept_tls(&tls.acceptor())).await??;
         // RFC 3207 §4.2: what was said before is forgotten.
-        self.context.helo = None;
+        self.context_mut().helo = None;
         self.esmtp = false;
         self.note_tls();
         Ok(())
@@ -353,9 +358,10 @@ impl Session {
 
     fn note_tls(&mut self) {
         let session = self.connection.tls_session();
-        self.context.tls = session
+        let facts = session
             .zip(self.settings.tls(&self.listener))
             .map(|(session, tls)| tls.facts(session));
+        self.context_mut().tls = facts;
     }
 
     async fn rset(&mut self) -> Reply {
@@ -369,7 +375,7 @@ impl Session {
             self.close_way().await;
         }
         self.transaction = None;
-        self.context.header_from = None;
+        self.context_mut().header_from = None;
     }
 
     /// Gives up what has begun with whoever takes the mail.
