@@ -96,11 +96,14 @@ fn evaluate(criterion: &mut Criterion) {
     for size in sizes() {
         let document = rules(size);
         let (policy, _) = native::Policy::configure(&document).expect("the rules are good");
-        let built = runtime
-            .block_on(builder.build(document))
+        let rules = runtime
+            .block_on(builder.read(document))
+            .expect("the rules are good");
+        let component = runtime
+            .block_on(builder.component(rules.packed))
             .expect("the rules are good");
         let module = runtime
-            .block_on(sandbox.load("bench", built.component))
+            .block_on(sandbox.load("bench", component))
             .expect("a policy");
         let (facts, native_facts) = (Arc::new(context()), native_context());
         let expected = policy.evaluate(&native_facts);

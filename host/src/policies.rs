@@ -256,30 +256,30 @@ impl Policies {
         if tenant.digest == Some(found) {
             return Ok(None);
         }
-        let component = match path.extension().and_then(|extension| extension.to_str()) {
-            Some("wasm") => bytes,
-            Some("json") => self.build(&path, bytes).await?,
+        let module = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("wasm") => {
+                let name = path.display().to_string();
+                self.sandbox.load(&name, bytes).await?
+            }
+            Some("json") => self.load_document(&path, bytes).await?,
             _ => {
                 let reason = "a policy is a .json or a .wasm file";
                 return Err(Cause::Kind { path, reason });
             }
         };
-        let module = self
-            .sandbox
-            .load(&path.display().to_string(), component)
-            .await?;
         Ok(Some((module, found)))
     }
 
-    async fn build(&self, path: &Path, bytes: Vec<u8>) -> Result<Vec<u8>, Cause> {
+    async fn load_document(&self, path: &Path, bytes: Vec<u8>) -> Result<Arc<Module>, Cause> {
+        let name = path.display().to_string();
         let path = path.to_owned();
         let Ok(document) = String::from_utf8(bytes) else {
             let reason = "the rules are not UTF-8";
             return Err(Cause::Kind { path, reason });
         };
-        match self.builder.build(document).await {
-            Ok(built) => {
-                for warning in &built.summary.warnings {
+        match self.builder.read(document).await {
+            Ok(rules) => {
+                for warning in &rules.summary.warnings {
                     let Problem {
                         line,
                         column,
@@ -288,7 +288,10 @@ impl Policies {
                     } = warning;
                     tracing::warn!("{}:{line}:{column}: {message}", path.display());
                 }
-                Ok(built.component)
+                Ok(self
+                    .builder
+                    .load(&self.sandbox, &name, rules.packed)
+                    .await?)
             }
             Err(BuildError::Rejected(problems)) => Err(Cause::Rejected { path, problems }),
             Err(source) => Err(Cause::Build { path, source }),

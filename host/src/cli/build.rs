@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{paint, policy, report};
-use crate::sandbox::{BuildError, Builder};
+use crate::sandbox::{BuildError, Builder, Rules};
 
 /// Make one self-contained component of a rules document
 ///
@@ -33,25 +33,27 @@ impl Build {
             eprint!("{}", report::problems(&path, &document, problems, colour));
         };
         let builder = Builder::new(policy::default_cache())?;
-        let built = match builder.build(document.clone()).await {
-            Ok(built) => built,
+        let rules = match builder.read(document.clone()).await {
+            Ok(rules) => rules,
             Err(BuildError::Rejected(problems)) => {
                 show(&problems);
                 return Ok(ExitCode::from(1));
             }
             Err(error) => return Err(error.into()),
         };
-        if !built.summary.warnings.is_empty() {
-            show(&built.summary.warnings);
+        let Rules { packed, summary } = rules;
+        if !summary.warnings.is_empty() {
+            show(&summary.warnings);
         }
-        write(&self.output, &built.component)
+        let component = builder.component(packed).await?;
+        write(&self.output, &component)
             .with_context(|| format!("cannot write {}", self.output.display()))?;
         eprintln!(
             "{}: {} connectors, {} tests passed, {} bytes",
             self.output.display(),
-            built.summary.connectors,
-            built.summary.tests,
-            built.component.len()
+            summary.connectors,
+            summary.tests,
+            component.len()
         );
         Ok(ExitCode::SUCCESS)
     }

@@ -34,14 +34,16 @@ impl PolicyArgs {
             ..Limits::default()
         };
         let cache = default_cache();
-        let bytes = match extension(&self.policy)? {
-            Kind::Component => read(&self.policy)?,
-            Kind::Document => build(&self.policy, &cache).await?,
+        let sandbox = Sandbox::new(limits, cache.clone())?;
+        let name = self.policy.display().to_string();
+        let module = match extension(&self.policy)? {
+            Kind::Component => sandbox.load(&name, read(&self.policy)?).await?,
+            Kind::Document => {
+                let builder = Builder::new(cache)?;
+                let packed = read_rules(&self.policy, &builder).await?;
+                builder.load(&sandbox, &name, packed).await?
+            }
         };
-        let sandbox = Sandbox::new(limits, cache)?;
-        let module = sandbox
-            .load(&self.policy.display().to_string(), bytes)
-            .await?;
         Ok(Open { sandbox, module })
     }
 }
@@ -72,10 +74,10 @@ pub fn read_document(path: &Path) -> anyhow::Result<String> {
     })
 }
 
-async fn build(path: &Path, cache: &Option<Arc<Cache>>) -> anyhow::Result<Vec<u8>> {
+async fn read_rules(path: &Path, builder: &Builder) -> anyhow::Result<Arc<[u8]>> {
     let document = read_document(path)?;
-    match Builder::new(cache.clone())?.build(document.clone()).await {
-        Ok(built) => Ok(built.component),
+    match builder.read(document.clone()).await {
+        Ok(rules) => Ok(rules.packed),
         Err(BuildError::Rejected(problems)) => {
             let colour = paint::wanted(&std::io::stderr());
             eprint!(

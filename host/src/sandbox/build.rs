@@ -12,8 +12,8 @@ use wasmtime_wizer::{WasmtimeWizerComponent, Wizer};
 
 use super::bindings::evaluator::Evaluator;
 use super::cache::Cache;
-use super::engine::{SandboxError, base_config};
-use super::module::compile;
+use super::engine::{Sandbox, SandboxError, base_config};
+use super::module::{LoadError, Module, compile};
 use super::{Problem, Summary};
 
 /// The evaluator, as built from `guest/`.
@@ -22,14 +22,17 @@ pub const EVALUATOR: &[u8] = include_bytes!(env!("PORTCULLIS_EVALUATOR"));
 /// The interface that a finished policy no longer has.
 const RULES: &str = "portcullis:policy/rules@";
 
-/// A finished policy.
+/// A document that was accepted.
 #[derive(Debug)]
-pub struct Built {
-    /// The component.
-    pub component: Vec<u8>,
+pub struct Rules {
+    /// The rules in the evaluator's own form.
+    pub packed: Arc<[u8]>,
     /// What the evaluator said of the document.
     pub summary: Summary,
 }
+
+/// Packed rules that are copied into each instance, in bytes; more are mapped.
+const MOST_SHARED: usize = 32 << 10;
 
 /// A document did not become a policy.
 #[derive(Debug, thiserror::Error)]
@@ -75,25 +78,60 @@ impl Builder {
         .await
     }
 
-    /// Checks a document, runs its tests and makes a policy of it.
+    /// Checks a document and runs its tests.
     ///
     /// # Errors
     /// The problems of a document with errors.
-    pub async fn build(&self, document: String) -> Result<Built, BuildError> {
+    pub async fn read(&self, document: String) -> Result<Rules, BuildError> {
         self.apart(async move |builder| {
             let mut reading = builder.evaluator().await.map_err(BuildError::Failed)?;
             let summary = reading.configure(&document).await?;
-            drop(document);
-            let packed = reading.packed().await.map_err(BuildError::Failed)?;
-            // What reading has left behind in memory is not for the policy.
-            drop(reading);
-            let mut holding = builder.evaluator().await.map_err(BuildError::Failed)?;
-            holding.adopt(&packed).await.map_err(BuildError::Failed)?;
-            drop(packed);
-            let component = holding.snapshot().await.map_err(BuildError::Failed)?;
-            Ok(Built { component, summary })
+            let packed = reading.packed().await.map_err(BuildError::Failed)?.into();
+            Ok(Rules { packed, summary })
         })
         .await
+    }
+
+    /// Makes a policy of rules: a component that needs nothing else. The instance that has read the
+    /// document would not do: what reading has left behind in its memory is not for the policy.
+    ///
+    /// # Errors
+    /// If the evaluator fails, which no rules should make it do.
+    pub async fn component(&self, packed: Arc<[u8]>) -> Result<Vec<u8>, BuildError> {
+        self.apart(async move |builder| {
+            let snapshot = async {
+                let mut holding = builder.evaluator().await?;
+                holding.adopt(&packed).await?;
+                drop(packed);
+                holding.snapshot().await
+            };
+            snapshot.await.map_err(BuildError::Failed)
+        })
+        .await
+    }
+
+    /// Loads rules into a sandbox. Few rules are copied into each instance of an evaluator that all share,
+    /// so that ten thousand tenants cost the memory of their rules and not of ten thousand modules; of
+    /// many a component is made, whose memory is mapped.
+    ///
+    /// # Errors
+    /// Names what could not be done; no rules should make it fail.
+    pub async fn load(
+        &self,
+        sandbox: &Sandbox,
+        name: &str,
+        packed: Arc<[u8]>,
+    ) -> Result<Arc<Module>, LoadError> {
+        if packed.len() <= MOST_SHARED {
+            return sandbox.adopt(name, packed).await;
+        }
+        match self.component(packed).await {
+            Ok(component) => sandbox.load(name, component).await,
+            Err(error) => Err(LoadError::Compile {
+                name: name.into(),
+                reason: error.to_string(),
+            }),
+        }
     }
 
     /// Runs on a thread of its own: a large document takes seconds, and sessions must not notice.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::Linker;
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
@@ -11,6 +11,7 @@ use wasmtime::{
 
 use super::cache::Cache;
 use super::instance::State;
+use super::module::Module;
 use super::wasi;
 
 /// An evaluation is looked at this often, and yields to other sessions then.
@@ -61,6 +62,8 @@ pub struct Sandbox {
     /// patience.
     pub(super) slots: Arc<Semaphore>,
     pub(super) cache: Option<Arc<Cache>>,
+    /// The shipped evaluator, once somebody has asked for it.
+    pub(super) evaluator: Arc<OnceCell<Module>>,
 }
 
 impl Sandbox {
@@ -85,6 +88,7 @@ impl Sandbox {
             slots: Arc::new(Semaphore::new(limits.instances as usize)),
             limits: Arc::new(limits),
             cache,
+            evaluator: Arc::default(),
         })
     }
 

@@ -284,14 +284,29 @@ impl Running {
     async fn new(sandbox: &Sandbox, module: &Module) -> Result<Self, EvaluationError> {
         if module.is_quick() {
             let mut store = store(sandbox, module, Pace::Quick);
-            match module.pre.instantiate(&mut store) {
+            let instantiated = module.pre.instantiate(&mut store).and_then(|instance| {
+                if let (Some(rules), Some(adopt)) = (&module.rules, &module.exports.adopt) {
+                    let adopt: Adopt = function(&mut store, &instance, adopt)?;
+                    accepted(adopt.call(&mut store, (rules.clone(),))?)?;
+                }
+                Ok(instance)
+            });
+            match instantiated {
                 Ok(instance) => return Running::of(store, instance, module),
                 Err(error) if error.is::<TimedOut>() => module.has_been_slow(),
                 Err(error) => return Err(failed(error, store.data())),
             }
         }
         let mut store = store(sandbox, module, Pace::Patient(None));
-        match bounded(module, module.pre.instantiate_async(&mut store)).await {
+        let instantiating = async {
+            let instance = module.pre.instantiate_async(&mut store).await?;
+            if let (Some(rules), Some(adopt)) = (&module.rules, &module.exports.adopt) {
+                let adopt: Adopt = function(&mut store, &instance, adopt)?;
+                accepted(adopt.call_async(&mut store, (rules.clone(),)).await?)?;
+            }
+            Ok(instance)
+        };
+        match bounded(module, instantiating).await {
             Ok(instance) => Running::of(store, instance, module),
             Err(error) => Err(failed(error, store.data())),
         }
@@ -327,6 +342,16 @@ impl Running {
     fn failed(&self, error: wasmtime::Error) -> EvaluationError {
         failed(error, self.store.data())
     }
+}
+
+/// The evaluator's function that takes packed rules.
+type Adopt = TypedFunc<(Arc<[u8]>,), (bool,)>;
+
+fn accepted((taken,): (bool,)) -> wasmtime::Result<()> {
+    if !taken {
+        wasmtime::bail!("these are not rules of this evaluator");
+    }
+    Ok(())
 }
 
 /// An empty store.

@@ -16,7 +16,7 @@ mod wasi;
 
 pub use bindings::evaluator::exports::portcullis::policy::rules::{Problem, Severity, Summary};
 pub use bindings::policy::exports::portcullis::policy::evaluation as interface;
-pub use build::{BuildError, Builder, Built};
+pub use build::{BuildError, Builder, Rules};
 pub use cache::{Cache, CacheError};
 pub use engine::{Limits, Sandbox, SandboxError};
 pub use inspect::Refused;

@@ -1,5 +1,6 @@
 //! Loading a component: inspection, compilation, a first instance.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,6 +9,7 @@ use wasmtime::Engine;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 
 use super::bindings::policy::PolicyPre;
+use super::build::EVALUATOR;
 use super::cache::Cache;
 use super::engine::{Limits, Sandbox};
 use super::inspect::{self, Refused};
@@ -20,6 +22,8 @@ const PATIENT_CALLS: u32 = 1000;
 
 /// The interface of a policy.
 const EVALUATION: &str = "portcullis:policy/evaluation@0.1.0";
+/// What an evaluator exports besides.
+const RULES: &str = "portcullis:policy/rules@0.1.0";
 
 /// A component that is ready to run.
 #[derive(Clone)]
@@ -32,6 +36,8 @@ pub struct Module {
     pub(super) exports: Exports,
     pub(super) limits: Arc<Limits>,
     pub(super) uses_wasi: bool,
+    /// What each instance is given, where the module is the evaluator that others share.
+    pub(super) rules: Option<Arc<[u8]>>,
     /// How many more times it is run with patience.
     patience: Arc<AtomicU32>,
 }
@@ -42,13 +48,17 @@ pub(super) struct Exports {
     pub(super) evaluate: ComponentExportIndex,
     pub(super) explain: ComponentExportIndex,
     pub(super) describe: ComponentExportIndex,
+    /// An evaluator has this one too.
+    pub(super) adopt: Option<ComponentExportIndex>,
 }
 
 impl Exports {
     fn of(component: &Component) -> Option<Self> {
         let evaluation = component.get_export_index(None, EVALUATION)?;
         let function = |name| component.get_export_index(Some(&evaluation), name);
+        let rules = component.get_export_index(None, RULES);
         Some(Exports {
+            adopt: rules.and_then(|rules| component.get_export_index(Some(&rules), "adopt")),
             evaluate: function("evaluate")?,
             explain: function("explain")?,
             describe: function("describe")?,
@@ -125,15 +135,43 @@ impl Sandbox {
                 limit: self.limits.module,
             });
         }
+        let module = self.prepared(name, bytes.into()).await?;
+        self.described(module).await
+    }
+
+    /// A module that asks the shipped evaluator about packed rules.
+    ///
+    /// # Errors
+    /// If these are no rules of this evaluator.
+    pub async fn adopt(&self, name: &str, packed: Arc<[u8]>) -> Result<Arc<Module>, LoadError> {
+        let prepared = self
+            .evaluator
+            .get_or_try_init(|| self.prepared("the evaluator", EVALUATOR.into()))
+            .await?;
+        let module = Module {
+            name: name.into(),
+            rules: Some(packed),
+            patience: Arc::default(),
+            ..prepared.clone()
+        };
+        self.described(module).await
+    }
+
+    /// Compiling takes long, and sessions do not notice: it has a thread of its own.
+    async fn prepared(&self, name: &str, bytes: Cow<'static, [u8]>) -> Result<Module, LoadError> {
         let (sandbox, owned_name) = (self.clone(), name.to_owned());
         let prepared =
             tokio::task::spawn_blocking(move || sandbox.prepare(&owned_name, &bytes)).await;
-        let mut module = prepared.unwrap_or_else(|error| {
+        prepared.unwrap_or_else(|error| {
             Err(LoadError::Compile {
                 name: name.into(),
                 reason: error.to_string(),
             })
-        })?;
+        })
+    }
+
+    /// A first instance shows that the module runs, and what it is.
+    async fn described(&self, mut module: Module) -> Result<Arc<Module>, LoadError> {
         let probe = Arc::new(module.clone());
         module.description = Instance::new(self, &probe).await?.describe(0, 0).await?;
         Ok(Arc::new(module))
@@ -166,6 +204,7 @@ impl Sandbox {
             exports,
             limits: self.limits.clone(),
             uses_wasi: inspected.uses_wasi,
+            rules: None,
             patience: Arc::default(),
         })
     }
