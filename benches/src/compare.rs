@@ -1,0 +1,320 @@
+//! The whole measurement: every target on every row, in interleaved rounds.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::client::{self, Plan};
+use crate::process::{Placement, cpu_seconds};
+use crate::targets::{ANY_SESSION, ENCRYPTED, FLOOR, RECIPIENT, Servers, Target};
+
+/// How to measure.
+#[derive(Args)]
+pub struct Compare {
+    /// Rounds; each measures everything once
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Time for one target on one row
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Rows: plain1, plainN, tls1, reject, c1plain, c1tls
+    #[arg(long, value_delimiter = ',', value_parser = row, default_value = "plain1,plainN,tls1,reject")]
+    rows: Vec<Row>,
+    /// Portcullis [default: the one beside this program]
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
+    /// What Portcullis logs
+    #[arg(long, value_name = "LEVEL", default_value = "error")]
+    log_level: String,
+    /// Measure Postfix too; needs root
+    #[arg(long)]
+    peers: bool,
+    /// How to write the results
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum Format {
+    #[default]
+    Table,
+    Json,
+}
+
+/// A kind of load.
+#[derive(Clone, Copy)]
+struct Row {
+    name: &'static str,
+    connections: usize,
+    messages: usize,
+    tls: bool,
+    reject: bool,
+}
+
+const ROWS: [&str; 6] = ["plain1", "plainN", "tls1", "reject", "c1plain", "c1tls"];
+
+fn row(name: &str) -> Result<Row, String> {
+    let known = ROWS.into_iter().find(|row| *row == name);
+    let name = known.ok_or_else(|| format!("the rows are {}", ROWS.join(", ")))?;
+    Ok(Row {
+        name,
+        connections: if name.starts_with("c1") { 1 } else { 50 },
+        messages: if name == "plainN" { 100 } else { 1 },
+        tls: name.contains("tls"),
+        reject: name == "reject",
+    })
+}
+
+impl Row {
+    fn plan(&self, to: SocketAddr, seconds: f64) -> Plan {
+        let strict = self.tls || self.reject;
+        let from = if strict { ENCRYPTED } else { ANY_SESSION };
+        Plan {
+            connections: self.connections,
+            seconds,
+            messages: self.messages,
+            tls: self.tls,
+            reject: self.reject,
+            ..Plan::one(to, from, RECIPIENT)
+        }
+    }
+}
+
+/// What one target did on one row in one round.
+#[derive(Clone, Serialize)]
+struct Measurement {
+    round: u32,
+    row: &'static str,
+    target: &'static str,
+    /// Messages, or refused sessions.
+    per_second: f64,
+    /// CPU time of the server for each of them.
+    cpu_ms: f64,
+    /// Latency of a session; with more messages in it, of a message.
+    p50_ms: f64,
+    p99_ms: f64,
+    errors: usize,
+    first_error: Option<String>,
+}
+
+#[derive(Clone, Copy, Serialize)]
+struct Spread {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Option<Spread> {
+        values.sort_unstable_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        let [lower, upper] = [(values.len() - 1) / 2, values.len() / 2].map(|at| values[at]);
+        Some(Spread {
+            median: (lower + upper) / 2.0,
+            min,
+            max,
+        })
+    }
+
+    fn show(&self, digits: usize) -> String {
+        let Spread { median, min, max } = self;
+        format!("{median:.digits$} [{min:.digits$}-{max:.digits$}]")
+    }
+}
+
+type Value = fn(&Measurement) -> f64;
+
+/// What the results show: name, digits, value, and whether it is the ratio to the floor's value.
+const COLUMNS: [(&str, usize, Value, bool); 6] = [
+    ("per_second", 0, |it| it.per_second, false),
+    ("rate/floor", 2, |it| it.per_second, true),
+    ("cpu_ms", 3, |it| it.cpu_ms, false),
+    ("cpu/floor", 2, |it| it.cpu_ms, true),
+    ("p50_ms", 1, |it| it.p50_ms, false),
+    ("p99_ms", 1, |it| it.p99_ms, false),
+];
+
+/// One target on one row, over all rounds.
+#[derive(Serialize)]
+struct Summary {
+    row: &'static str,
+    target: &'static str,
+    #[serde(flatten)]
+    values: BTreeMap<&'static str, Option<Spread>>,
+    errors: usize,
+}
+
+#[derive(Serialize)]
+struct Results {
+    placement: &'static str,
+    summary: Vec<Summary>,
+    measurements: Vec<Measurement>,
+}
+
+impl Compare {
+    /// Measures everything and prints the results.
+    pub async fn run(self) -> Result<()> {
+        let binary = match &self.binary {
+            Some(path) => path.clone(),
+            None => std::env::current_exe()?.with_file_name("portcullis"),
+        };
+        let placement = Placement::choose()?;
+        eprintln!("starting the servers ({})", placement.describe());
+        let servers = Servers::start(&binary, &self.log_level, self.peers, placement).await?;
+        let measurements = self.measure(&servers.targets).await?;
+        let results = Results {
+            placement: placement.describe(),
+            summary: self.summarize(&servers.targets, &measurements),
+            measurements,
+        };
+        match self.format {
+            Format::Json => println!("{}", serde_json::to_string_pretty(&results)?),
+            Format::Table => print!("{}", table(&results)),
+        }
+        Ok(())
+    }
+
+    async fn measure(&self, targets: &[Target]) -> Result<Vec<Measurement>> {
+        let mut measurements = Vec::new();
+        for round in 1..=self.rounds {
+            eprintln!("round {round} of {}", self.rounds);
+            for (row, target) in self.cells(targets) {
+                let measurement = measure(round, row, target, self.seconds).await;
+                measurements
+                    .push(measurement.with_context(|| format!("{} on {}", target.name, row.name))?);
+            }
+        }
+        Ok(measurements)
+    }
+
+    fn cells<'a>(&'a self, targets: &'a [Target]) -> impl Iterator<Item = (&'a Row, &'a Target)> {
+        let all = self
+            .rows
+            .iter()
+            .flat_map(move |row| targets.iter().map(move |target| (row, target)));
+        // The floor refuses nothing.
+        all.filter(|(row, target)| !(row.reject && target.name == FLOOR))
+    }
+
+    fn summarize(&self, targets: &[Target], all: &[Measurement]) -> Vec<Summary> {
+        self.cells(targets)
+            .map(|(row, target)| summarize(row.name, target.name, all))
+            .collect()
+    }
+}
+
+async fn measure(round: u32, row: &Row, target: &Target, seconds: f64) -> Result<Measurement> {
+    const WARM_UP: f64 = 0.3;
+    client::run(&row.plan(target.address, WARM_UP)).await?;
+    let before = settled_cpu_seconds(target).await?;
+    let report = client::run(&row.plan(target.address, seconds)).await?;
+    let cpu = settled_cpu_seconds(target).await? - before;
+    let (count, latency) = match (row.reject, row.messages) {
+        (true, _) => (report.sessions, report.session_ms),
+        (false, 1) => (report.messages, report.session_ms),
+        (false, _) => (report.messages, report.message_ms),
+    };
+    let Some(latency) = latency else {
+        let error = report.first_error.as_deref();
+        bail!("nothing came of it: {}", error.unwrap_or("no time"));
+    };
+    Ok(Measurement {
+        round,
+        row: row.name,
+        target: target.name,
+        per_second: count as f64 / report.seconds,
+        cpu_ms: cpu * 1e3 / count as f64,
+        p50_ms: latency.p50,
+        p99_ms: latency.p99,
+        errors: report.errors,
+        first_error: report.first_error,
+    })
+}
+
+/// CPU time of a target once it is at rest: a mail server with a queue works on after its replies.
+async fn settled_cpu_seconds(target: &Target) -> Result<f64> {
+    let mut last = cpu_seconds(target.pid)?;
+    for _ in 0..300 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let now = cpu_seconds(target.pid)?;
+        if now <= last {
+            return Ok(now);
+        }
+        last = now;
+    }
+    bail!("the server does not come to rest")
+}
+
+fn summarize(row: &'static str, target: &'static str, all: &[Measurement]) -> Summary {
+    let on_row = || all.iter().filter(|it| it.row == row);
+    let of_target = || on_row().filter(|it| it.target == target);
+    let spread = |value: Value| Spread::of(of_target().map(value).collect());
+    let ratio = |value: Value| {
+        let ratios = of_target().filter_map(|it| {
+            let floor = on_row().find(|other| other.target == FLOOR && other.round == it.round)?;
+            Some(value(it) / value(floor))
+        });
+        Spread::of(ratios.collect())
+    };
+    let values = COLUMNS.map(|(name, _, value, to_floor)| {
+        (
+            name,
+            if to_floor {
+                ratio(value)
+            } else {
+                spread(value)
+            },
+        )
+    });
+    Summary {
+        row,
+        target,
+        values: BTreeMap::from(values),
+        errors: of_target().map(|it| it.errors).sum(),
+    }
+}
+
+impl Summary {
+    fn cells(&self) -> Vec<String> {
+        let mut cells = vec![self.row.to_owned(), self.target.to_owned()];
+        cells.extend(COLUMNS.map(|(name, digits, ..)| {
+            let spread = self.values.get(name).copied().flatten();
+            spread.map_or_else(|| "-".to_owned(), |spread| spread.show(digits))
+        }));
+        cells.push(self.errors.to_string());
+        cells
+    }
+}
+
+fn table(results: &Results) -> String {
+    let head = ["row", "target"]
+        .into_iter()
+        .chain(COLUMNS.map(|(name, ..)| name));
+    let head = head.chain(["errors"]).map(str::to_owned).collect();
+    let mut lines: Vec<Vec<String>> = vec![head];
+    lines.extend(results.summary.iter().map(Summary::cells));
+    let width = |at: usize| lines.iter().map(|line| line[at].len()).max();
+    let widths: Vec<usize> = (0..lines[0].len()).filter_map(width).collect();
+    let mut text = format!("{}; median [min-max] of rounds\n", results.placement);
+    for line in &lines {
+        let cells = line.iter().zip(&widths);
+        let cells: Vec<_> = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    let mut errors = results
+        .measurements
+        .iter()
+        .filter_map(|it| it.first_error.as_deref());
+    if let Some(error) = errors.next() {
+        text.push_str(&format!("the first error: {error}\n"));
+    }
+    text
+}
