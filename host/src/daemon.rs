@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::config::{self, Config};
@@ -18,11 +17,8 @@ use crate::sandbox::{Builder, Cache, Sandbox};
 use crate::smtp::outbound::{Means, Outbound};
 use crate::smtp::{Admission, Doors, Exit, Listener, NextHop, Pool, Server, Settings};
 use crate::tls::{Roots, ServerTls, TlsError};
+use crate::watch::{Changed, Subject, Watch};
 
-/// Editors and deployments touch a file several times; this much quiet ends a change.
-const QUIET: Duration = Duration::from_millis(50);
-/// Links that are followed on the way to a file; more go round in circles.
-const MOST_LINKS: usize = 8;
 /// How long a next hop that did not answer is left alone.
 const HOP_PAUSE: Duration = Duration::from_secs(10);
 
@@ -33,8 +29,7 @@ pub struct Daemon {
     server: Arc<Server>,
     listeners: Vec<Arc<Listener>>,
     outbound: Option<Arc<Outbound>>,
-    watcher: RecommendedWatcher,
-    changes: mpsc::Receiver<()>,
+    watch: Watch,
     /// Whether each tenant has its policy.
     complete: bool,
 }
@@ -70,19 +65,17 @@ impl Daemon {
             doors: Arc::new(Doors::default()),
             stopping: watch::Sender::new(false),
         });
-        let (watcher, changes) = watcher()?;
         let mut daemon = Daemon {
             config,
             path,
             server,
             listeners,
             outbound,
-            watcher,
-            changes,
+            watch: Watch::new().context("files cannot be watched")?,
             complete: true,
         };
         daemon.watch();
-        daemon.update_policies().await;
+        daemon.update_policies(None).await;
         Ok(daemon)
     }
 
@@ -122,14 +115,15 @@ impl Daemon {
         }
         ready();
         loop {
-            tokio::select! {
+            let changed = tokio::select! {
                 _ = stop.asked() => break,
-                _ = hangup.recv() => {}
-                _ = self.changes.recv() => {
-                    while let Ok(Some(())) = timeout(QUIET, self.changes.recv()).await {}
-                }
+                _ = hangup.recv() => Changed::All,
+                changed = self.watch.changed() => changed,
+            };
+            match changed {
+                Changed::All => self.reload().await,
+                Changed::Policies(numbers) => self.reload_policies(&numbers).await,
             }
-            self.reload().await;
         }
         self.stop().await;
         Ok(())
@@ -177,11 +171,22 @@ impl Daemon {
                 tracing::error!(%error, "the trusted roots were not taken; the old ones stay in force")
             }
         }
-        self.update_policies().await;
+        self.update_policies(None).await;
     }
 
-    async fn update_policies(&mut self) {
-        let update = self.server.policies.update(&self.config.tenants).await;
+    async fn reload_policies(&mut self, numbers: &BTreeSet<usize>) {
+        for number in numbers {
+            if let Some(tenant) = self.config.tenants.get(*number) {
+                self.watch.add(&tenant.policy, Subject::Policy(*number));
+            }
+        }
+        self.update_policies(Some(numbers)).await;
+    }
+
+    /// Looks at the policies of these tenants, or of all.
+    async fn update_policies(&mut self, only: Option<&BTreeSet<usize>>) {
+        let policies = self.server.policies.clone();
+        let update = policies.update(&self.config.tenants, only).await;
         for tenant in &update.changed {
             tracing::info!(%tenant, "policy in force");
             self.server.metrics.policy_updated(tenant, true);
@@ -194,33 +199,25 @@ impl Daemon {
                 error.cause
             );
         }
-        self.complete = update.errors.is_empty();
+        self.complete = policies.snapshot().is_complete();
     }
 
-    /// Watches the folders of all files: a file that is replaced, or behind a link that is switched,
-    /// is seen only there. What has really changed is found by content, which is read after this: a
-    /// change between the two is seen as well.
+    /// Watches all files. What has changed is found by looking at them, which comes after this.
     fn watch(&mut self) {
-        let tenants = self.config.tenants.iter();
-        let mut files: Vec<&Path> = tenants.map(|tenant| &*tenant.policy).collect();
+        let mut settings: Vec<&Path> = Vec::new();
         for listener in &self.config.listeners {
-            files.extend(listener.certificate.as_deref());
-            files.extend(listener.key.as_deref());
+            settings.extend(listener.certificate.as_deref());
+            settings.extend(listener.key.as_deref());
         }
-        files.extend(self.path.as_deref());
-        files.extend(self.config.trust.roots.as_deref());
-        files.extend(self.config.delivery.certificate.as_deref());
-        files.extend(self.config.delivery.key.as_deref());
-        files.extend(self.config.dns.trust_anchor.as_deref());
-        let mut folders = BTreeSet::new();
-        for file in files {
-            folders_of(file, MOST_LINKS, &mut folders);
-        }
-        for folder in folders {
-            if let Err(error) = self.watcher.watch(&folder, RecursiveMode::NonRecursive) {
-                tracing::error!(folder = %folder.display(), %error, "changes cannot be watched; SIGHUP reloads");
-            }
-        }
+        settings.extend(self.path.as_deref());
+        settings.extend(self.config.trust.roots.as_deref());
+        settings.extend(self.config.delivery.certificate.as_deref());
+        settings.extend(self.config.delivery.key.as_deref());
+        settings.extend(self.config.dns.trust_anchor.as_deref());
+        let settings = settings.into_iter().map(|file| (file, Subject::Settings));
+        let tenants = self.config.tenants.iter().enumerate();
+        let policies = tenants.map(|(number, tenant)| (&*tenant.policy, Subject::Policy(number)));
+        self.watch.set(settings.chain(policies));
     }
 
     /// Lets sessions end.
@@ -306,44 +303,6 @@ async fn learn(next_hop: Arc<NextHop>) {
         tracing::warn!("next hop {error}; less is announced to clients until it answers");
         tokio::time::sleep(HOP_PAUSE).await;
     }
-}
-
-/// The folder of a file, and that of each link on the way to it.
-fn folders_of(file: &Path, links: usize, folders: &mut BTreeSet<PathBuf>) {
-    let folder = |path: &Path| match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    folders.insert(folder(file));
-    for link in file.ancestors() {
-        let (Ok(target), Ok(rest)) = (std::fs::read_link(link), file.strip_prefix(link)) else {
-            continue;
-        };
-        let holder = folder(link);
-        let target = holder.join(target);
-        folders.insert(holder);
-        if links > 0 {
-            let target = if rest.as_os_str().is_empty() {
-                target
-            } else {
-                target.join(rest)
-            };
-            folders_of(&target, links - 1, folders);
-        }
-    }
-}
-
-fn watcher() -> anyhow::Result<(RecommendedWatcher, mpsc::Receiver<()>)> {
-    let (sender, receiver) = mpsc::channel(1);
-    let on_event = move |event: notify::Result<notify::Event>| {
-        let is_change = event.is_ok_and(|event| !matches!(event.kind, EventKind::Access(_)));
-        if is_change {
-            // A full channel has a reload coming already.
-            let _ = sender.try_send(());
-        }
-    };
-    let watcher = notify::recommended_watcher(on_event).context("files cannot be watched")?;
-    Ok((watcher, receiver))
 }
 
 struct Stop {

@@ -14,3 +14,4 @@ mod policies;
 pub mod sandbox;
 pub mod smtp;
 mod tls;
+mod watch;

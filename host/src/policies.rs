@@ -1,17 +1,23 @@
 //! Which policy decides about whose mail: tenants, their policies in force, and their exchange while
 //! mail flows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 
 use crate::config;
 use crate::sandbox::interface::{Refusal, Verdict};
 use crate::sandbox::{BuildError, Builder, LoadError, Module, Problem, Sandbox, Severity};
+
+/// Seconds after which a file that is changed again has another time of change.
+const SETTLING: i64 = 2;
 
 /// The stable name of the failure that stands in a verdict where no policy could be asked.
 pub const POLICY_UNAVAILABLE: &str = "policy-unavailable";
@@ -35,9 +41,51 @@ pub struct Tenant {
     pub name: Arc<str>,
     /// The policy in force; `None` if it has not loaded yet, which defers the tenant's mail.
     pub policy: Option<Arc<Module>>,
+    /// Where it was taken from; `None` if the file as it is now was not taken.
+    source: Option<Source>,
+}
+
+/// The file that a policy was taken from, as it was then.
+#[derive(Clone)]
+struct Source {
     path: PathBuf,
-    /// Of the file that the policy was made of.
-    digest: Option<[u8; 32]>,
+    stamp: Stamp,
+    digest: [u8; 32],
+}
+
+/// What the file system tells of a file: it need not be read again while this is the same.
+#[derive(Clone, PartialEq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+    /// Whether a further change would have shown: clocks of file systems tick slowly.
+    settled: bool,
+}
+
+impl Stamp {
+    async fn of(path: &Path) -> std::io::Result<Self> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |now| now.as_secs() as i64);
+        let metadata = tokio::fs::metadata(path).await?;
+        Ok(Stamp {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+            settled: now - metadata.ctime() > SETTLING,
+        })
+    }
+}
+
+/// What was found in a tenant's file.
+struct Loaded {
+    source: Source,
+    /// Absent: the one in force is still right.
+    policy: Option<Arc<Module>>,
 }
 
 impl Tenant {
@@ -52,6 +100,8 @@ impl Tenant {
 #[derive(Clone, Default)]
 pub struct Table {
     by_domain: HashMap<Box<str>, Arc<Tenant>>,
+    /// Of `*.name`, by the name.
+    below: HashMap<Box<str>, Arc<Tenant>>,
     by_name: HashMap<Arc<str>, Arc<Tenant>>,
     first: Option<Arc<Tenant>>,
 }
@@ -64,11 +114,34 @@ impl Table {
         }
         let mut name = domain;
         loop {
-            if let Some(tenant) = self.by_domain.get(format!("*.{name}").as_str()) {
+            if let Some(tenant) = self.below.get(name) {
                 return Some(tenant);
             }
             name = name.split_once('.')?.1;
         }
+    }
+
+    fn enter(&mut self, tenant: Tenant, configured: &config::Tenant) {
+        let tenant = Arc::new(tenant);
+        for domain in &configured.domains {
+            let Some(domain) = config::normal_domain(domain.get_ref()) else {
+                continue;
+            };
+            match domain.strip_prefix("*.") {
+                Some(name) => self.below.insert(name.into(), tenant.clone()),
+                None => self.by_domain.insert(domain.into(), tenant.clone()),
+            };
+        }
+        let is_first = |first: &Arc<Tenant>| first.name == tenant.name;
+        if self.first.as_ref().is_none_or(is_first) {
+            self.first = Some(tenant.clone());
+        }
+        self.by_name.insert(tenant.name.clone(), tenant);
+    }
+
+    /// Whether the policy of each tenant is the one in its file.
+    pub fn is_complete(&self) -> bool {
+        self.by_name.values().all(|tenant| tenant.source.is_some())
     }
 
     /// The tenant of that name.
@@ -192,82 +265,129 @@ impl Policies {
         &self.sandbox
     }
 
-    /// Brings the tenants in line with the configuration and the files. Each file that has changed is
-    /// loaded, checked and tested; then all are exchanged in one step. A file that is not taken leaves
-    /// its tenant with the policy that it had.
-    pub async fn update(&self, tenants: &[config::Tenant]) -> Update {
+    /// Brings the tenants in line with the configuration and the files: all of them, or only those with
+    /// these numbers, where nothing else has changed. Each file that has changed is loaded, checked and
+    /// tested; then all are exchanged in one step. A file that is not taken leaves its tenant with the
+    /// policy that it had.
+    pub async fn update(
+        self: &Arc<Self>,
+        configured: &[config::Tenant],
+        only: Option<&BTreeSet<usize>>,
+    ) -> Update {
         let _one_at_a_time = self.updating.lock().await;
         let before = self.snapshot();
+        let numbers: Vec<usize> = match only {
+            Some(numbers) => numbers.iter().copied().collect(),
+            None => (0..configured.len()).collect(),
+        };
         let mut update = Update::default();
-        let mut table = Table::default();
-        for configured in tenants {
+        let mut table = match only {
+            Some(_) => Table::clone(&before),
+            None => Table::default(),
+        };
+        for (number, loaded) in self.load_all(&numbers, configured, &before).await {
+            let Some(configured) = configured.get(number) else {
+                continue;
+            };
             let old = before.named(&configured.name);
-            let tenant = Arc::new(self.tenant(configured, old, &mut update).await);
-            table.by_name.insert(tenant.name.clone(), tenant.clone());
-            for domain in &configured.domains {
-                if let Some(domain) = config::normal_domain(domain.get_ref()) {
-                    table.by_domain.insert(domain.into(), tenant.clone());
+            let mut tenant = Tenant {
+                name: configured.name.as_str().into(),
+                policy: old.and_then(|old| old.policy.clone()),
+                source: None,
+            };
+            match loaded {
+                Ok(Loaded { source, policy }) => {
+                    tenant.source = Some(source);
+                    if let Some(policy) = policy {
+                        tenant.policy = Some(policy);
+                        update.changed.push(tenant.name.clone());
+                    }
                 }
+                Err(cause) => update.errors.push(PolicyError {
+                    tenant: configured.name.clone(),
+                    cause,
+                }),
             }
-            table.first.get_or_insert(tenant);
+            table.enter(tenant, configured);
         }
         self.current.store(Arc::new(table));
         update
     }
 
-    async fn tenant(
-        &self,
-        configured: &config::Tenant,
-        old: Option<&Arc<Tenant>>,
-        update: &mut Update,
-    ) -> Tenant {
-        let mut tenant = Tenant {
-            name: configured.name.as_str().into(),
-            policy: old.and_then(|old| old.policy.clone()),
-            path: configured.policy.clone(),
-            digest: old
-                .filter(|old| old.path == configured.policy)
-                .and_then(|old| old.digest),
-        };
-        match self.load(&tenant).await {
-            Ok(None) => {}
-            Ok(Some((module, digest))) => {
-                tenant.policy = Some(module);
-                tenant.digest = Some(digest);
-                update.changed.push(tenant.name.clone());
+    /// Loads the policies of these tenants, several at a time, and gives them in order.
+    async fn load_all(
+        self: &Arc<Self>,
+        numbers: &[usize],
+        configured: &[config::Tenant],
+        before: &Table,
+    ) -> BTreeMap<usize, Result<Loaded, Cause>> {
+        let at_a_time = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut loading = JoinSet::new();
+        let mut loaded = BTreeMap::new();
+        for &number in numbers {
+            let Some(tenant) = configured.get(number) else {
+                continue;
+            };
+            let old = before.named(&tenant.name);
+            let known = old.and_then(|old| old.source.clone());
+            let (policies, path) = (self.clone(), tenant.policy.clone());
+            loading.spawn(async move { (number, policies.load(path, known).await) });
+            if loading.len() > at_a_time
+                && let Some(Ok((number, result))) = loading.join_next().await
+            {
+                loaded.insert(number, result);
             }
-            Err(cause) => update.errors.push(PolicyError {
-                tenant: configured.name.clone(),
-                cause,
-            }),
         }
-        tenant
+        while let Some(Ok((number, result))) = loading.join_next().await {
+            loaded.insert(number, result);
+        }
+        loaded
     }
 
-    /// The policy in the tenant's file, unless it is the one in force.
-    async fn load(&self, tenant: &Tenant) -> Result<Option<(Arc<Module>, [u8; 32])>, Cause> {
-        let path = tenant.path.clone();
-        let bytes = tokio::fs::read(&path).await.map_err(|source| Cause::Read {
+    /// The policy in a tenant's file, unless it is the one in force.
+    async fn load(&self, path: PathBuf, known: Option<Source>) -> Result<Loaded, Cause> {
+        let known = known.filter(|known| known.path == path);
+        let cannot = |source| Cause::Read {
             path: path.clone(),
             source,
-        })?;
+        };
+        let stamp = Stamp::of(&path).await.map_err(cannot)?;
+        if let Some(known) = &known
+            && known.stamp == stamp
+            && stamp.settled
+        {
+            return Ok(Loaded {
+                source: known.clone(),
+                policy: None,
+            });
+        }
+        let bytes = tokio::fs::read(&path).await.map_err(cannot)?;
         let mut found = [0; 32];
         found.copy_from_slice(digest(&SHA256, &bytes).as_ref());
-        if tenant.digest == Some(found) {
-            return Ok(None);
-        }
-        let module = match path.extension().and_then(|extension| extension.to_str()) {
+        let policy = match known {
+            Some(known) if known.digest == found => None,
+            _ => Some(self.load_bytes(&path, bytes).await?),
+        };
+        let source = Source {
+            path,
+            stamp,
+            digest: found,
+        };
+        Ok(Loaded { source, policy })
+    }
+
+    async fn load_bytes(&self, path: &Path, bytes: Vec<u8>) -> Result<Arc<Module>, Cause> {
+        match path.extension().and_then(|extension| extension.to_str()) {
             Some("wasm") => {
                 let name = path.display().to_string();
-                self.sandbox.load(&name, bytes).await?
+                Ok(self.sandbox.load(&name, bytes).await?)
             }
-            Some("json") => self.load_document(&path, bytes).await?,
-            _ => {
-                let reason = "a policy is a .json or a .wasm file";
-                return Err(Cause::Kind { path, reason });
-            }
-        };
-        Ok(Some((module, found)))
+            Some("json") => self.load_document(path, bytes).await,
+            _ => Err(Cause::Kind {
+                path: path.to_owned(),
+                reason: "a policy is a .json or a .wasm file",
+            }),
+        }
     }
 
     async fn load_document(&self, path: &Path, bytes: Vec<u8>) -> Result<Arc<Module>, Cause> {
@@ -309,18 +429,14 @@ mod tests {
             Arc::new(Tenant {
                 name: name.into(),
                 policy: None,
-                path: PathBuf::new(),
-                digest: None,
+                source: None,
             })
         };
         let table = Table {
-            by_domain: [
-                ("a.test", "exact"),
-                ("*.a.test", "below"),
-                ("*.b.a.test", "further below"),
-            ]
-            .map(|(domain, name)| (domain.into(), tenant(name)))
-            .into(),
+            by_domain: [("a.test".into(), tenant("exact"))].into(),
+            below: [("a.test", "below"), ("b.a.test", "further below")]
+                .map(|(domain, name)| (domain.into(), tenant(name)))
+                .into(),
             ..Table::default()
         };
         for (domain, name) in [
