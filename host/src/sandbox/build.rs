@@ -152,6 +152,8 @@ impl Builder {
         let mut store = Store::new(&self.engine, ());
         // The document and the snapshot cross the boundary whole.
         store.set_hostcall_fuel(usize::MAX);
+        // Nobody ticks here.
+        store.set_epoch_deadline(1);
         let linker = Linker::new(&self.engine);
         let instance = linker.instantiate_async(&mut store, &component).await?;
         let exports = Evaluator::new(&mut store, &instance)?;
@@ -167,10 +169,16 @@ impl Builder {
         if let Some(evaluator) = self.evaluator.get() {
             return Ok(evaluator.clone());
         }
-        let (_, instrumented) = Wizer::new().instrument_component(EVALUATOR)?;
-        let evaluator = compile(&self.engine, self.cache.as_deref(), &instrumented)?;
+        let evaluator = compile(&self.engine, self.cache.as_deref(), &instrumented()?)?;
         Ok(self.evaluator.get_or_init(|| evaluator).clone())
     }
+}
+
+/// The evaluator with Wizer's way into its memory. Builders and sandboxes use the same, so that it is
+/// compiled once for both.
+pub fn instrumented() -> wasmtime::Result<Vec<u8>> {
+    let (_, instrumented) = Wizer::new().instrument_component(EVALUATOR)?;
+    Ok(instrumented)
 }
 
 /// An instance of the evaluator.

@@ -74,7 +74,6 @@ impl Sandbox {
     pub fn new(limits: Limits, cache: Option<Arc<Cache>>) -> Result<Self, SandboxError> {
         let mut config = base_config();
         config
-            .epoch_interruption(true)
             .max_wasm_stack(limits.stack)
             // Host calls run on the same stack.
             .async_stack_size(limits.stack + (512 << 10))
@@ -112,6 +111,7 @@ pub fn base_config() -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
+        .epoch_interruption(true)
         // The concurrent call path costs every call, and no policy needs it.
         .concurrency_support(false)
         .cranelift_opt_level(OptLevel::Speed)

@@ -1,6 +1,5 @@
 //! Loading a component: inspection, compilation, a first instance.
 
-use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +8,7 @@ use wasmtime::Engine;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 
 use super::bindings::policy::PolicyPre;
-use super::build::EVALUATOR;
+use super::build::instrumented;
 use super::cache::Cache;
 use super::engine::{Limits, Sandbox};
 use super::inspect::{self, Refused};
@@ -24,6 +23,9 @@ const PATIENT_CALLS: u32 = 1000;
 const EVALUATION: &str = "portcullis:policy/evaluation@0.1.0";
 /// What an evaluator exports besides.
 const RULES: &str = "portcullis:policy/rules@0.1.0";
+
+/// What the shipped evaluator is called before it has rules.
+const EVALUATOR_NAME: &str = "the evaluator";
 
 /// A component that is ready to run.
 #[derive(Clone)]
@@ -135,7 +137,7 @@ impl Sandbox {
                 limit: self.limits.module,
             });
         }
-        let module = self.prepared(name, bytes.into()).await?;
+        let module = self.prepared(name, bytes).await?;
         self.described(module).await
     }
 
@@ -146,7 +148,13 @@ impl Sandbox {
     pub async fn adopt(&self, name: &str, packed: Arc<[u8]>) -> Result<Arc<Module>, LoadError> {
         let prepared = self
             .evaluator
-            .get_or_try_init(|| self.prepared("the evaluator", EVALUATOR.into()))
+            .get_or_try_init(async || {
+                let evaluator = instrumented().map_err(|error| LoadError::Compile {
+                    name: EVALUATOR_NAME.into(),
+                    reason: format!("{error:#}"),
+                })?;
+                self.prepared(EVALUATOR_NAME, evaluator).await
+            })
             .await?;
         let module = Module {
             name: name.into(),
@@ -158,7 +166,7 @@ impl Sandbox {
     }
 
     /// Compiling takes long, and sessions do not notice: it has a thread of its own.
-    async fn prepared(&self, name: &str, bytes: Cow<'static, [u8]>) -> Result<Module, LoadError> {
+    async fn prepared(&self, name: &str, bytes: Vec<u8>) -> Result<Module, LoadError> {
         let (sandbox, owned_name) = (self.clone(), name.to_owned());
         let prepared =
             tokio::task::spawn_blocking(move || sandbox.prepare(&owned_name, &bytes)).await;
