@@ -169,7 +169,12 @@ impl Builder {
         if let Some(evaluator) = self.evaluator.get() {
             return Ok(evaluator.clone());
         }
-        let evaluator = compile(&self.engine, self.cache.as_deref(), &instrumented()?)?;
+        let evaluator = instrumented()?;
+        let cache = self.cache.as_deref();
+        let evaluator = match cache.and_then(|cache| cache.load(&self.engine, &evaluator)) {
+            Some(known) => known,
+            None => compile(&self.engine, cache, &evaluator)?,
+        };
         Ok(self.evaluator.get_or_init(|| evaluator).clone())
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A compiled module is native code, so loading one is the single place of the host where `unsafe`
 //! cannot be avoided. An entry is taken only from a folder that nobody else can write, under the
-//! digest of its module and the engine's compatibility hash, and if its own digest holds; anything
-//! else is compiled anew.
+//! digest of its module and the engine's compatibility hash; it is believed as the program itself is.
+//! What is no compiled module of this engine is compiled anew.
 
 #![allow(unsafe_code)]
 
@@ -14,7 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN, digest};
+use aws_lc_rs::digest::{Context, SHA256, digest};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
@@ -75,26 +75,37 @@ impl Cache {
         })
     }
 
-    /// The component, compiled now unless it was before.
-    pub(super) fn load_or_compile(
-        &self,
-        engine: &Engine,
-        module: &[u8],
-    ) -> wasmtime::Result<Component> {
+    /// The component, if it was compiled before. Its file is mapped, not read: what is not used of it
+    /// takes no memory.
+    pub(super) fn load(&self, engine: &Engine, module: &[u8]) -> Option<Component> {
         let path = self.folder.join(file_name(engine, module));
-        if let Some(code) = read_intact(&path) {
-            // SAFETY: these bytes came from `precompile_component` of a compatible engine: they stood in a
-            // folder that only this user can write, and their digest holds.
-            match unsafe { Component::deserialize(engine, &code) } {
-                Ok(component) => return Ok(component),
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "a compiled module is rebuilt")
-                }
+        if !path.exists() {
+            return None;
+        }
+        // SAFETY: this file came from `precompile_component` of a compatible engine: it stands in a folder
+        // that only this user can write, and came there whole, by renaming, after it was on the disk.
+        match unsafe { Component::deserialize_file(engine, &path) } {
+            Ok(component) => {
+                // The time of the last use is only a hint for pruning.
+                let _ = fs::File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
+                Some(component)
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a compiled module is rebuilt");
+                None
             }
         }
+    }
+
+    /// Compiles a component, and keeps the outcome.
+    pub(super) fn compile(&self, engine: &Engine, module: &[u8]) -> wasmtime::Result<Component> {
         let code = engine.precompile_component(module)?;
+        let path = self.folder.join(file_name(engine, module));
         if let Err(error) = write(&path, &code).and_then(|()| self.prune(MOST_BYTES)) {
             tracing::warn!(path = %path.display(), %error, "a compiled module cannot be kept");
+        }
+        if let Some(component) = self.load(engine, module) {
+            return Ok(component);
         }
         // SAFETY: these bytes were made by `precompile_component` right here.
         unsafe { Component::deserialize(engine, &code) }
@@ -137,26 +148,13 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The code of an entry, if its digest, which stands behind it, holds.
-fn read_intact(path: &Path) -> Option<Vec<u8>> {
-    let mut code = fs::read(path).ok()?;
-    let end = code.len().checked_sub(SHA256_OUTPUT_LEN)?;
-    if digest(&SHA256, &code[..end]).as_ref() != &code[end..] {
-        tracing::warn!(path = %path.display(), "a compiled module is damaged and is rebuilt");
-        return None;
-    }
-    code.truncate(end);
-    // The time of the last use is only a hint for pruning.
-    let _ = fs::File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
-    Some(code)
-}
-
 /// Writes an entry in one step: others see all of it or none.
 fn write(path: &Path, code: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(code)?;
-    file.write_all(digest(&SHA256, code).as_ref())?;
+    // A file that is mapped must not turn out shorter than it was after the power has failed.
+    file.as_file().sync_all()?;
     file.persist(path)?;
     Ok(())
 }
@@ -193,28 +191,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(&folder.path().join("cache")).unwrap();
         let engine = Engine::default();
-        cache
-            .load_or_compile(&engine, &minimal_component())
-            .unwrap();
+        let component = minimal_component();
+        assert!(cache.load(&engine, &component).is_none());
+        cache.compile(&engine, &component).unwrap();
         let [entry] = &entries(&cache.folder)[..] else {
             panic!("one entry was written")
         };
         let good = fs::read(entry).unwrap();
-        for damage in [0, good.len() / 2, good.len() - 1] {
-            let mut damaged = good.clone();
-            damaged[damage] ^= 1;
-            fs::write(entry, &damaged).unwrap();
-            assert!(read_intact(entry).is_none());
-            cache
-                .load_or_compile(&engine, &minimal_component())
-                .unwrap();
+        let garbled: Vec<u8> = good.iter().map(|byte| !byte).collect();
+        for damaged in [&b""[..], &good[..good.len() / 2], &garbled] {
+            fs::remove_file(entry).unwrap();
+            fs::write(entry, damaged).unwrap();
+            assert!(cache.load(&engine, &component).is_none());
+            cache.compile(&engine, &component).unwrap();
             assert_eq!(fs::read(entry).unwrap(), good);
+            assert!(cache.load(&engine, &component).is_some());
         }
-        fs::write(entry, b"").unwrap();
-        cache
-            .load_or_compile(&engine, &minimal_component())
-            .unwrap();
-        assert_eq!(fs::read(entry).unwrap(), good);
     }
 
     #[test]

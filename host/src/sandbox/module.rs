@@ -186,15 +186,23 @@ impl Sandbox {
     }
 
     fn prepare(&self, name: &str, bytes: &[u8]) -> Result<Module, LoadError> {
-        let inspected = inspect::inspect(bytes).map_err(|refused| LoadError::Refused {
-            name: name.into(),
-            refused,
-        })?;
+        let known = self
+            .cache
+            .as_deref()
+            .and_then(|cache| cache.load(&self.engine, bytes));
+        let inspected =
+            inspect::inspect(bytes, known.is_some()).map_err(|refused| LoadError::Refused {
+                name: name.into(),
+                refused,
+            })?;
         let failed = |error: wasmtime::Error| LoadError::Compile {
             name: name.into(),
             reason: format!("{error:#}"),
         };
-        let component = compile(&self.engine, self.cache.as_deref(), bytes).map_err(failed)?;
+        let component = match known {
+            Some(component) => component,
+            None => compile(&self.engine, self.cache.as_deref(), bytes).map_err(failed)?,
+        };
         let pre = self.linker.instantiate_pre(&component).map_err(failed)?;
         PolicyPre::new(pre.clone()).map_err(failed)?;
         let exports = Exports::of(&component)
@@ -218,7 +226,7 @@ impl Sandbox {
     }
 }
 
-/// The compiled form, from the cache if it is there. Hostile bytes have made compilers panic before;
+/// Compiles a component. Hostile bytes have made compilers panic before;
 /// that ends here.
 pub fn compile(
     engine: &Engine,
@@ -226,7 +234,7 @@ pub fn compile(
     bytes: &[u8],
 ) -> wasmtime::Result<Component> {
     let compile = || match cache {
-        Some(cache) => cache.load_or_compile(engine, bytes),
+        Some(cache) => cache.compile(engine, bytes),
         None => Component::from_binary(engine, bytes),
     };
     catch_unwind(AssertUnwindSafe(compile)).unwrap_or_else(|_| {

@@ -13,7 +13,11 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::reply::Reply;
 
+/// Room for what is read of a message at a time.
 const READ_SIZE: usize = 16 << 10;
+/// Room for commands and replies: a session that waits for one holds no more than this, and the
+/// allocator has it at hand.
+const LINE_READ_SIZE: usize = 1000;
 /// Replies that wait for the client to read; more would be a client that never does.
 const MOST_OUTPUT: usize = 64 << 10;
 
@@ -118,10 +122,22 @@ impl Connection {
         self.stream.flush().await
     }
 
-    /// Writes what is queued, and waits for input. 0 is the end.
+    /// Writes what is queued, and waits for more of a message. 0 is the end.
     pub async fn fill(&mut self) -> io::Result<usize> {
+        self.fill_with(READ_SIZE).await
+    }
+
+    /// Writes what is queued, and waits for a line. 0 is the end.
+    async fn fill_line(&mut self) -> io::Result<usize> {
+        if self.input.is_empty() && self.input.capacity() > LINE_READ_SIZE {
+            self.input = BytesMut::new();
+        }
+        self.fill_with(LINE_READ_SIZE).await
+    }
+
+    async fn fill_with(&mut self, room: usize) -> io::Result<usize> {
         self.flush().await?;
-        self.input.reserve(READ_SIZE);
+        self.input.reserve(room);
         self.stream.read_buf(&mut self.input).await
     }
 
@@ -150,7 +166,7 @@ impl Connection {
             if self.output.len() > MOST_OUTPUT {
                 self.flush().await?;
             }
-            if self.fill().await? == 0 {
+            if self.fill_line().await? == 0 {
                 return Ok(Line::Closed);
             }
         }
@@ -164,7 +180,7 @@ impl Connection {
                 self.input.advance(consumed);
                 return Ok(Some(reply));
             }
-            if self.fill().await? == 0 {
+            if self.fill_line().await? == 0 {
                 return Ok(None);
             }
         }
@@ -217,10 +233,12 @@ impl Connection {
         }
     }
 
-    /// Says good-bye to the transport (a TLS close_notify).
+    /// Says good-bye to the transport (a TLS close_notify). A bare one ends when it is dropped.
     pub async fn close(&mut self) {
         // The peer may be gone already, and then there is nobody to tell.
         let _ = self.flush().await;
-        let _ = self.stream.shutdown().await;
+        if let Stream::Tls(stream) = &mut self.stream {
+            let _ = stream.shutdown().await;
+        }
     }
 }

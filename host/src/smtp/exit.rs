@@ -60,6 +60,14 @@ impl Exit {
         }
     }
 
+    /// Whether whoever takes the mail is told the client's address and ours.
+    pub fn tells_client(&self) -> bool {
+        match self {
+            Exit::NextHop(next_hop) => next_hop.tells_client(),
+            Exit::Partners { .. } => false,
+        }
+    }
+
     /// How many recipients one transaction may have.
     pub fn recipients(&self) -> usize {
         match self {

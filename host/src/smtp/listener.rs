@@ -98,6 +98,8 @@ impl Listener {
                 TcpSocket::new_v6()
             }?;
             socket.set_reuseaddr(true)?;
+            // What is accepted inherits it.
+            socket.set_nodelay(true)?;
             socket.bind(address)?;
             socket.listen(BACKLOG)
         };
@@ -137,9 +139,11 @@ impl Listener {
         mut stream: TcpStream,
         address: SocketAddr,
     ) -> io::Result<()> {
-        stream.set_nodelay(true)?;
         let settings = server.settings.load_full();
-        let mut local = canonical(stream.local_addr()?);
+        let mut local = match self.exit.tells_client() {
+            true => canonical(stream.local_addr()?),
+            false => self.config.address,
+        };
         let mut client = canonical(address);
         if self
             .config

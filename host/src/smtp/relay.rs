@@ -31,6 +31,9 @@ pub struct Sender<'a> {
     pub from: &'a ReversePath,
     /// Its parameters.
     pub parameters: &'a MailParameters,
+    /// The recipient that will be added first: where the server takes commands ahead of its replies
+    /// (RFC 2920), both go in one packet.
+    pub first: &'a Address,
 }
 
 /// The server cannot be spoken with.
@@ -184,6 +187,8 @@ pub struct Relay {
     usable: bool,
     /// Those that the server has taken; LMTP answers for each.
     recipients: Vec<String>,
+    /// The recipient that was named together with the sender; the reply to it has not been read.
+    ahead: Option<String>,
     encoder: Option<DataEncoder>,
 }
 
@@ -197,6 +202,7 @@ impl Relay {
             capabilities: Capabilities::default(),
             usable: true,
             recipients: Vec::new(),
+            ahead: None,
             encoder: None,
         }
     }
@@ -310,10 +316,18 @@ impl Relay {
         {
             line.push_str(&format!(" SIZE={size}"));
         }
+        if self.capabilities.pipelining {
+            line.push_str("\r\n");
+            line.push_str(&rcpt_line(sender.first));
+            self.ahead = Some(sender.first.as_str().into());
+        }
         let reply = self.command("MAIL", &line).await.map_err(NotBegun::Lost)?;
         if reply.is_positive() {
-            Ok(())
-        } else if self.usable {
+            return Ok(());
+        }
+        // Without a sender there is no recipient, whatever is said of it.
+        self.past_ahead().await;
+        if self.usable {
             Err(NotBegun::Refused(passed_on(&reply)))
         } else {
             Err(NotBegun::Lost(self.broken("MAIL", Cause::Refused(reply))))
@@ -322,7 +336,18 @@ impl Relay {
 
     /// Adds a recipient.
     pub async fn rcpt(&mut self, to: &Address) -> Reply {
-        match self.command("RCPT", &format!("RCPT TO:<{to}>")).await {
+        let reply = match self.ahead.take() {
+            Some(named) if named == to.as_str() => {
+                self.expect_reply("RCPT", self.manner.timeouts.reply).await
+            }
+            Some(_) => {
+                // It may have been taken, and would get the message.
+                let cause = io::Error::other("another recipient was named ahead");
+                Err(self.broken("RCPT", cause))
+            }
+            None => self.command("RCPT", &rcpt_line(to)).await,
+        };
+        match reply {
             Ok(reply) => {
                 if reply.is_positive() {
                     self.recipients.push(to.as_str().into());
@@ -395,6 +420,7 @@ impl Relay {
     /// a server must not keep what has no end (RFC 5321 §4.1.1.4).
     pub async fn reset(&mut self) {
         self.recipients.clear();
+        self.past_ahead().await;
         if self.encoder.take().is_some() {
             self.usable = false;
         }
@@ -411,6 +437,14 @@ impl Relay {
             self.connection.output().extend_from_slice(b"QUIT\r\n");
             // A server that does not take it is not waited for.
             let _ = timeout(PARTING, self.connection.close()).await;
+        }
+    }
+
+    /// Reads the reply to a recipient that was named ahead, to no effect.
+    async fn past_ahead(&mut self) {
+        if self.ahead.take().is_some() && self.usable {
+            // A failure has made the session unusable, which is all there is to know.
+            let _ = self.expect_reply("RCPT", self.manner.timeouts.reply).await;
         }
     }
 
@@ -457,6 +491,10 @@ impl Relay {
         self.encoder = None;
         self.manner.failure(&self.place, step, cause)
     }
+}
+
+fn rcpt_line(to: &Address) -> String {
+    format!("RCPT TO:<{to}>")
 }
 
 /// The server's reply as our own. 421 would end our session too, and 3yz belongs to no one.

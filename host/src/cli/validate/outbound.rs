@@ -126,6 +126,7 @@ impl<'a> WayOut<'a> {
         let envelope = Sender {
             from: &sender,
             parameters: &parameters,
+            first: to,
         };
         let content = message(&self.config.hostname, &sender, to)?;
         Ok(match outbound.send(lane, envelope, to, &content).await {

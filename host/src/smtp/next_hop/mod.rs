@@ -109,6 +109,14 @@ impl NextHop {
         **self.offer.load()
     }
 
+    /// Whether it is told the client's address.
+    pub fn tells_client(&self) -> bool {
+        match &self.kind {
+            Kind::Relay(server, _) => server.tells_client(),
+            Kind::Maildir(_) => false,
+        }
+    }
+
     /// How many recipients one transaction may have.
     pub fn recipients(&self) -> usize {
         self.recipients

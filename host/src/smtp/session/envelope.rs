@@ -122,7 +122,7 @@ impl Session {
 
     /// Offers a recipient that the policy lets pass to whoever takes the mail, whose answer counts.
     async fn offer_recipient(&mut self, to: Address, tenant: Arc<Tenant>, way: &Way) -> Reply {
-        if let Err(reply) = self.open(way).await {
+        if let Err(reply) = self.open(way, &to).await {
             return reply;
         }
         let (Some(handover), Some(transaction)) = (&mut self.handover, &mut self.transaction)
@@ -141,7 +141,7 @@ impl Session {
 
     /// Sees to it that the transaction has begun that way. The first recipient that is taken fixes it:
     /// one message has one end, and one reply.
-    async fn open(&mut self, way: &Way) -> Result<(), Reply> {
+    async fn open(&mut self, way: &Way, to: &Address) -> Result<(), Reply> {
         let Some(transaction) = &self.transaction else {
             return Err(Reply::new(503, (5, 5, 1), "say MAIL first"));
         };
@@ -165,7 +165,7 @@ impl Session {
             }
             self.close_way().await;
         }
-        let begun = self.begin(way).await;
+        let begun = self.begin(way, to).await;
         if let Some(transaction) = &mut self.transaction {
             match &begun {
                 Ok(()) => transaction.way = Some(way.key().into()),
@@ -179,14 +179,15 @@ impl Session {
         begun
     }
 
-    /// Begins a transaction with whoever takes the mail.
-    async fn begin(&mut self, way: &Way) -> Result<(), Reply> {
+    /// Begins a transaction with whoever takes the mail, for this recipient first.
+    async fn begin(&mut self, way: &Way, to: &Address) -> Result<(), Reply> {
         let Some(transaction) = &self.transaction else {
             return Err(Reply::new(503, (5, 5, 1), "say MAIL first"));
         };
         let sender = Sender {
             from: &transaction.from,
             parameters: &transaction.parameters,
+            first: to,
         };
         if let Some(handover) = &mut self.handover
             && handover.is_usable()
