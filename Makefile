@@ -16,8 +16,11 @@ test: setup-tests
 	$(CARGO) build $(PROFILE) --locked --workspace --all-targets
 	PORTCULLIS_BIN=$(BINARY) $(CARGO) test $(PROFILE) --locked --workspace
 
+# Quick ones; docs/performance.md has those that take longer. CONNECTORS chooses the sizes.
 bench: setup
-	$(CARGO) bench --locked --package portcullis --bench evaluate
+	$(CARGO) bench --locked --package portcullis --bench evaluate -- --warm-up-time 1 --measurement-time 2
+	$(CARGO) build $(PROFILE) --locked --package portcullis --package portcullis-benches
+	$(dir $(BINARY))session-bench compare --rounds 2 --seconds 1 --peers
 
 lint: setup
 	$(CARGO) fmt --all --check

@@ -44,12 +44,23 @@ proptest! {
     }
 }
 
-#[test]
-fn many_connectors_are_decided_on_as_the_model_does() {
-    let rules = generate::many_rules(2000, 7);
-    let contexts: Vec<Value> = (0..300).map(|n| generate::context_for(2000, n)).collect();
+fn assert_agreement_on_many(connectors: usize, contexts: u64) {
+    let rules = generate::many_rules(connectors, 7);
+    let contexts: Vec<Value> = (0..contexts)
+        .map(|number| generate::context_for(connectors, number))
+        .collect();
     let document = with_model_as_tests(&rules, &contexts);
     assert_eq!(disagreements(&document), Vec::<String>::new());
+}
+
+#[test]
+fn many_connectors_are_decided_on_as_the_model_does() {
+    assert_agreement_on_many(2000, 300);
+}
+
+#[test]
+fn a_hundred_thousand_connectors_are_decided_on_as_the_model_does() {
+    assert_agreement_on_many(100_000, 60);
 }
 
 /// One random value of a strategy; the same in every run.
