@@ -135,9 +135,14 @@ impl Watch {
         let mut policies = BTreeSet::new();
         let mut all = paths.overflow;
         for path in paths.seen {
-            // A folder that went away has to be watched anew when it is back.
-            all |= self.folders.remove(&path);
-            for subject in self.subjects.get(&path).into_iter().flatten() {
+            // What came in place of a folder has to be watched anew. Those who look through a link are
+            // known; a real folder may have held anything.
+            let was_folder = self.folders.remove(&path);
+            let Some(subjects) = self.subjects.get(&path) else {
+                all |= was_folder;
+                continue;
+            };
+            for subject in subjects {
                 match subject {
                     Subject::Settings => all = true,
                     Subject::Policy(number) => {
