@@ -252,6 +252,9 @@ pub struct Sandbox {
     /// Size of a component.
     #[serde(deserialize_with = "optional_size")]
     pub module: Option<ByteSize>,
+    /// Compiled code of policies that is in memory at a time.
+    #[serde(deserialize_with = "optional_size")]
+    pub code: Option<ByteSize>,
     /// Folder of compiled policies; owned by this user, mode 0700.
     pub cache: Option<PathBuf>,
 }
@@ -269,6 +272,7 @@ impl Sandbox {
             table_elements: self.table_elements.unwrap_or(defaults.table_elements),
             instances: self.instances.unwrap_or(defaults.instances),
             module: bytes(self.module, defaults.module),
+            code: self.code.map_or(defaults.code, |size| size.as_u64()),
         }
     }
 

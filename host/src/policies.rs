@@ -89,6 +89,12 @@ struct Loaded {
 }
 
 impl Tenant {
+    /// Whether its policy can be asked, as far as can be seen.
+    fn is_at_hand(&self) -> bool {
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.is_at_hand())
+    }
+
     /// Whether the policy's verdict can depend on the From header.
     pub fn reads_header(&self) -> bool {
         let policy = self.policy.as_ref();
@@ -329,7 +335,9 @@ impl Policies {
                 continue;
             };
             let old = before.named(&tenant.name);
-            let known = old.and_then(|old| old.source.clone());
+            let known = old
+                .filter(|old| old.is_at_hand())
+                .and_then(|old| old.source.clone());
             let (policies, path) = (self.clone(), tenant.policy.clone());
             loading.spawn(async move { (number, policies.load(path, known).await) });
             if loading.len() > at_a_time

@@ -279,6 +279,41 @@ fn components_and_documents_replace_each_other() {
 }
 
 #[test]
+fn code_that_was_let_go_is_mapped_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let mut config = CONFIG.replace("rules.json", "A.wasm");
+    config.push_str("[[tenant]]\nname = \"other\"\ndomains = [\"one.contoso.com\"]\n");
+    config.push_str("policy = \"B.wasm\"\n[sandbox]\ncache = \"cache\"\ncode = \"1KiB\"\n");
+    for version in ["A", "B"] {
+        fs::write(path("rules.json"), rules(version)).expect("a file");
+        let output = path(&format!("{version}.wasm"));
+        let built = run(&["build", &path("rules.json"), "-o", &output], b"");
+        assert!(built.status.success());
+    }
+    let daemon = Daemon::start_in(folder, &config);
+    let answers = || {
+        let mut client = greeted(&daemon);
+        client.expect("MAIL FROM:<a@example.org>", 250);
+        [version(&mut client, "one"), version(&mut client, "two")]
+    };
+    assert_eq!([answers(), answers()], [["B", "A"], ["B", "A"]]);
+
+    let code = daemon.folder().join("cache");
+    for file in fs::read_dir(&code).expect("the compiled modules") {
+        fs::remove_file(file.expect("a file").path()).expect("removed");
+    }
+    let mut client = greeted(&daemon);
+    client.expect("MAIL FROM:<a@example.org>", 250);
+    client.expect("RCPT TO:<x@one.contoso.com>", 451);
+    daemon.wait_for_log("it is made anew when the policies are reloaded (SIGHUP)");
+    let before = updates(&daemon);
+    daemon.signal("HUP");
+    daemon.wait_for_log_times("policy in force", before + 2);
+    assert_eq!(answers(), ["B", "A"]);
+}
+
+#[test]
 fn the_configuration_brings_tenants_and_limits() {
     let daemon = Daemon::start(CONFIG, &[("rules.json", &rules("A"))]);
     let recipient = |to: &str| {

@@ -170,10 +170,12 @@ impl Builder {
             return Ok(evaluator.clone());
         }
         let evaluator = instrumented()?;
-        let cache = self.cache.as_deref();
-        let evaluator = match cache.and_then(|cache| cache.load(&self.engine, &evaluator)) {
+        let cache = self.cache.as_ref();
+        let entry = cache.map(|cache| cache.entry(&self.engine, &evaluator));
+        let known = entry.as_ref().and_then(|entry| entry.load(&self.engine));
+        let evaluator = match known {
             Some(known) => known,
-            None => compile(&self.engine, cache, &evaluator)?,
+            None => compile(&self.engine, entry.as_ref(), &evaluator)?,
         };
         Ok(self.evaluator.get_or_init(|| evaluator).clone())
     }

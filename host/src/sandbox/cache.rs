@@ -7,24 +7,40 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::HashMap;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-/// What a folder holds at most; the entries that were used last stay.
+/// What a folder holds of modules that nobody here needs; those that were used last stay.
 const MOST_BYTES: u64 = 2 << 30;
+/// After so many bytes more, the folder is looked through.
+const PRUNING_STEP: u64 = MOST_BYTES / 16;
 
 /// A folder of compiled modules.
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
+    /// The files that are not to be removed, by name.
+    needed: Mutex<HashMap<String, Weak<str>>>,
+    /// Bytes written since the folder was looked through.
+    written: AtomicU64,
+}
+
+/// A module's place in the cache. As long as somebody has one, what stands there stays.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    cache: Arc<Cache>,
+    name: Arc<str>,
 }
 
 /// The folder cannot be used.
@@ -72,13 +88,86 @@ impl Cache {
         }
         Ok(Cache {
             folder: folder.into(),
+            needed: Mutex::default(),
+            written: AtomicU64::new(0),
         })
+    }
+
+    /// The place of a module.
+    pub(super) fn entry(self: &Arc<Self>, engine: &Engine, module: &[u8]) -> Entry {
+        let name: Arc<str> = file_name(engine, module).into();
+        let mut needed = self.needed();
+        let known = needed.get(&*name).and_then(Weak::upgrade);
+        let name = known.unwrap_or_else(|| {
+            needed.insert(name.to_string(), Arc::downgrade(&name));
+            name
+        });
+        Entry {
+            cache: self.clone(),
+            name,
+        }
+    }
+
+    fn needed(&self) -> MutexGuard<'_, HashMap<String, Weak<str>>> {
+        self.needed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looking through a folder of ten thousand files after each of them would take minutes.
+    fn prune_at_times(&self, written: u64) {
+        let before = self.written.fetch_add(written, Ordering::Relaxed);
+        if before + written < PRUNING_STEP {
+            return;
+        }
+        self.written.store(0, Ordering::Relaxed);
+        if let Err(error) = self.prune(MOST_BYTES) {
+            tracing::warn!(folder = %self.folder.display(), %error, "old compiled modules are not removed");
+        }
+    }
+
+    /// Removes of what nobody here needs that which was not used for longest, until the rest fits.
+    fn prune(&self, most: u64) -> io::Result<()> {
+        let mut needed = self.needed();
+        needed.retain(|_, name| name.strong_count() > 0);
+        let mut files = Vec::new();
+        for file in fs::read_dir(&self.folder)? {
+            let file = file?;
+            let name = file.file_name();
+            if name.to_str().is_some_and(|name| needed.contains_key(name)) {
+                continue;
+            }
+            let metadata = file.metadata()?;
+            files.push((metadata.modified()?, metadata.len(), file.path()));
+        }
+        files.sort_unstable_by(|a, b| b.cmp(a));
+        let mut total = 0;
+        for (_, size, path) in files {
+            total += size;
+            if total > most {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Entry {
+    pub(super) fn name(&self) -> Arc<str> {
+        self.name.clone()
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.cache.folder.join(&*self.name)
+    }
+
+    /// Bytes of what stands there; `None` if nothing does.
+    pub(super) fn size(&self) -> Option<u64> {
+        Some(fs::metadata(self.path()).ok()?.len())
     }
 
     /// The component, if it was compiled before. Its file is mapped, not read: what is not used of it
     /// takes no memory.
-    pub(super) fn load(&self, engine: &Engine, module: &[u8]) -> Option<Component> {
-        let path = self.folder.join(file_name(engine, module));
+    pub(super) fn load(&self, engine: &Engine) -> Option<Component> {
+        let path = self.path();
         if !path.exists() {
             return None;
         }
@@ -100,34 +189,16 @@ impl Cache {
     /// Compiles a component, and keeps the outcome.
     pub(super) fn compile(&self, engine: &Engine, module: &[u8]) -> wasmtime::Result<Component> {
         let code = engine.precompile_component(module)?;
-        let path = self.folder.join(file_name(engine, module));
-        if let Err(error) = write(&path, &code).and_then(|()| self.prune(MOST_BYTES)) {
+        let path = self.path();
+        if let Err(error) = write(&path, &code) {
             tracing::warn!(path = %path.display(), %error, "a compiled module cannot be kept");
         }
-        if let Some(component) = self.load(engine, module) {
+        self.cache.prune_at_times(code.len() as u64);
+        if let Some(component) = self.load(engine) {
             return Ok(component);
         }
         // SAFETY: these bytes were made by `precompile_component` right here.
         unsafe { Component::deserialize(engine, &code) }
-    }
-
-    /// Removes those entries that were not used for longest, until the rest fits.
-    fn prune(&self, most: u64) -> io::Result<()> {
-        let mut entries = Vec::new();
-        for entry in fs::read_dir(&self.folder)? {
-            let entry = entry?;
-            let metadata = entry.metadata()?;
-            entries.push((metadata.modified()?, metadata.len(), entry.path()));
-        }
-        entries.sort_unstable_by(|a, b| b.cmp(a));
-        let mut total = 0;
-        for (_, size, path) in entries {
-            total += size;
-            if total > most {
-                fs::remove_file(path)?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -179,7 +250,7 @@ mod tests {
         wat::parse_str("(component)").unwrap()
     }
 
-    fn entries(folder: &Path) -> Vec<PathBuf> {
+    fn files(folder: &Path) -> Vec<PathBuf> {
         fs::read_dir(folder)
             .unwrap()
             .map(|entry| entry.unwrap().path())
@@ -189,23 +260,24 @@ mod tests {
     #[test]
     fn a_damaged_entry_is_rebuilt() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::open(&folder.path().join("cache")).unwrap();
+        let cache = Arc::new(Cache::open(&folder.path().join("cache")).unwrap());
         let engine = Engine::default();
         let component = minimal_component();
-        assert!(cache.load(&engine, &component).is_none());
-        cache.compile(&engine, &component).unwrap();
-        let [entry] = &entries(&cache.folder)[..] else {
+        let entry = cache.entry(&engine, &component);
+        assert!(entry.load(&engine).is_none());
+        entry.compile(&engine, &component).unwrap();
+        let [file] = &files(&cache.folder)[..] else {
             panic!("one entry was written")
         };
-        let good = fs::read(entry).unwrap();
+        let good = fs::read(file).unwrap();
         let garbled: Vec<u8> = good.iter().map(|byte| !byte).collect();
         for damaged in [&b""[..], &good[..good.len() / 2], &garbled] {
-            fs::remove_file(entry).unwrap();
-            fs::write(entry, damaged).unwrap();
-            assert!(cache.load(&engine, &component).is_none());
-            cache.compile(&engine, &component).unwrap();
-            assert_eq!(fs::read(entry).unwrap(), good);
-            assert!(cache.load(&engine, &component).is_some());
+            fs::remove_file(file).unwrap();
+            fs::write(file, damaged).unwrap();
+            assert!(entry.load(&engine).is_none());
+            entry.compile(&engine, &component).unwrap();
+            assert_eq!(fs::read(file).unwrap(), good);
+            assert!(entry.load(&engine).is_some());
         }
     }
 
@@ -239,8 +311,25 @@ mod tests {
             fs::File::open(&path).unwrap().set_modified(time).unwrap();
         }
         cache.prune(25).unwrap();
-        let mut names: Vec<_> = entries(&cache.folder);
+        let mut names: Vec<_> = files(&cache.folder);
         names.sort();
         assert_eq!(names, [cache.folder.join("b"), cache.folder.join("c")]);
+    }
+
+    #[test]
+    fn what_is_needed_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Arc::new(Cache::open(&folder.path().join("cache")).unwrap());
+        let engine = Engine::default();
+        let component = minimal_component();
+        let entry = cache.entry(&engine, &component);
+        entry.compile(&engine, &component).unwrap();
+        let again = cache.entry(&engine, &component);
+        drop(entry);
+        cache.prune(0).unwrap();
+        assert!(again.size().is_some());
+        drop(again);
+        cache.prune(0).unwrap();
+        assert!(files(&cache.folder).is_empty());
     }
 }

@@ -12,6 +12,7 @@ use wasmtime::{
 use super::cache::Cache;
 use super::instance::State;
 use super::module::Module;
+use super::shelf::Shelf;
 use super::wasi;
 
 /// An evaluation is looked at this often, and yields to other sessions then.
@@ -32,6 +33,8 @@ pub struct Limits {
     pub instances: u32,
     /// Bytes that a component may have.
     pub module: usize,
+    /// Bytes of compiled code in memory, of all modules that are in the compile cache.
+    pub code: u64,
 }
 
 impl Default for Limits {
@@ -43,6 +46,7 @@ impl Default for Limits {
             table_elements: 100_000,
             instances: 1000,
             module: 256 << 20,
+            code: 256 << 20,
         }
     }
 }
@@ -62,6 +66,7 @@ pub struct Sandbox {
     /// patience.
     pub(super) slots: Arc<Semaphore>,
     pub(super) cache: Option<Arc<Cache>>,
+    pub(super) shelf: Shelf,
     /// The shipped evaluator, once somebody has asked for it.
     pub(super) evaluator: Arc<OnceCell<Module>>,
 }
@@ -85,6 +90,7 @@ impl Sandbox {
             engine,
             linker: Arc::new(linker),
             slots: Arc::new(Semaphore::new(limits.instances as usize)),
+            shelf: Shelf::new(limits.code),
             limits: Arc::new(limits),
             cache,
             evaluator: Arc::default(),

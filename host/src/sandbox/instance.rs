@@ -9,7 +9,7 @@ use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Store, Trap, UpdateDe
 
 use super::engine::{Limits, Sandbox, TICKS};
 use super::interface::{Context, Description, Explanation, Verdict};
-use super::module::Module;
+use super::module::{Compiled, Module};
 use super::wasi::World;
 
 /// How long a session waits for a slot before its mail is deferred.
@@ -47,6 +47,11 @@ pub enum Failure {
     /// It recursed too deeply.
     #[error("the module used up its stack of {} KiB", .0 / 1024)]
     StackOverflow(usize),
+    /// Its code cannot be had.
+    #[error(
+        "its compiled code has gone from the cache ({0}); it is made anew when the policies are reloaded (SIGHUP)"
+    )]
+    NotLoaded(String),
     /// All slots are taken.
     #[error("all {0} sandbox instances are in use")]
     NoSlot(usize),
@@ -63,6 +68,7 @@ impl Failure {
             Failure::TimedOut(_) => "time-out",
             Failure::OutOfMemory(_) => "out-of-memory",
             Failure::StackOverflow(_) => "stack-overflow",
+            Failure::NotLoaded(_) => "not-loaded",
             Failure::NoSlot(_) => "no-slot",
             Failure::Invalid(_) => "invalid",
         }
@@ -155,6 +161,7 @@ pub struct Instance {
     running: Option<Running>,
     sandbox: Sandbox,
     module: Arc<Module>,
+    code: Arc<Compiled>,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -167,10 +174,16 @@ impl Instance {
                 failure: Failure::NoSlot(sandbox.limits.instances as usize),
             });
         };
+        let failed = |failure| EvaluationError {
+            module: module.name.clone(),
+            failure,
+        };
+        let code = sandbox.code(&module.code).await.map_err(failed)?;
         Ok(Instance {
-            running: Some(Running::new(sandbox, module).await?),
+            running: Some(Running::new(sandbox, module, &code).await?),
             sandbox: sandbox.clone(),
             module: module.clone(),
+            code,
             _slot: slot,
         })
     }
@@ -194,7 +207,7 @@ impl Instance {
             }
             // The pool has a slot for one of the two.
             drop(running);
-            running = Running::new(&self.sandbox, &self.module).await?;
+            running = Running::new(&self.sandbox, &self.module, &self.code).await?;
         }
         running.be_patient();
         self.module.had_patience();
@@ -215,7 +228,7 @@ impl Instance {
         let answer = match function(
             &mut running.store,
             &running.instance,
-            &self.module.exports.explain,
+            &self.code.exports.explain,
         ) {
             Ok(explain) => {
                 let call = explain.call_async(&mut running.store, (context.clone(),));
@@ -237,7 +250,7 @@ impl Instance {
         let answer = match function(
             &mut running.store,
             &running.instance,
-            &self.module.exports.describe,
+            &self.code.exports.describe,
         ) {
             Ok(describe) => {
                 let call = describe.call_async(&mut running.store, (first, limit));
@@ -253,7 +266,7 @@ impl Instance {
     async fn running(&mut self) -> Result<Running, EvaluationError> {
         match self.running.take() {
             Some(running) => Ok(running),
-            None => Running::new(&self.sandbox, &self.module).await,
+            None => Running::new(&self.sandbox, &self.module, &self.code).await,
         }
     }
 
@@ -281,33 +294,37 @@ struct Running {
 }
 
 impl Running {
-    async fn new(sandbox: &Sandbox, module: &Module) -> Result<Self, EvaluationError> {
+    async fn new(
+        sandbox: &Sandbox,
+        module: &Module,
+        code: &Compiled,
+    ) -> Result<Self, EvaluationError> {
         if module.is_quick() {
             let mut store = store(sandbox, module, Pace::Quick);
-            let instantiated = module.pre.instantiate(&mut store).and_then(|instance| {
-                if let (Some(rules), Some(adopt)) = (&module.rules, &module.exports.adopt) {
+            let instantiated = code.pre.instantiate(&mut store).and_then(|instance| {
+                if let (Some(rules), Some(adopt)) = (&module.rules, &code.exports.adopt) {
                     let adopt: Adopt = function(&mut store, &instance, adopt)?;
                     accepted(adopt.call(&mut store, (rules.clone(),))?)?;
                 }
                 Ok(instance)
             });
             match instantiated {
-                Ok(instance) => return Running::of(store, instance, module),
+                Ok(instance) => return Running::of(store, instance, code),
                 Err(error) if error.is::<TimedOut>() => module.has_been_slow(),
                 Err(error) => return Err(failed(error, store.data())),
             }
         }
         let mut store = store(sandbox, module, Pace::Patient(None));
         let instantiating = async {
-            let instance = module.pre.instantiate_async(&mut store).await?;
-            if let (Some(rules), Some(adopt)) = (&module.rules, &module.exports.adopt) {
+            let instance = code.pre.instantiate_async(&mut store).await?;
+            if let (Some(rules), Some(adopt)) = (&module.rules, &code.exports.adopt) {
                 let adopt: Adopt = function(&mut store, &instance, adopt)?;
                 accepted(adopt.call_async(&mut store, (rules.clone(),)).await?)?;
             }
             Ok(instance)
         };
         match bounded(module, instantiating).await {
-            Ok(instance) => Running::of(store, instance, module),
+            Ok(instance) => Running::of(store, instance, code),
             Err(error) => Err(failed(error, store.data())),
         }
     }
@@ -315,9 +332,9 @@ impl Running {
     fn of(
         mut store: Store<State>,
         instance: component::Instance,
-        module: &Module,
+        code: &Compiled,
     ) -> Result<Self, EvaluationError> {
-        match function(&mut store, &instance, &module.exports.evaluate) {
+        match function(&mut store, &instance, &code.exports.evaluate) {
             Ok(evaluate) => Ok(Running {
                 store,
                 instance,

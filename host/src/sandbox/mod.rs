@@ -12,6 +12,7 @@ mod engine;
 mod inspect;
 mod instance;
 mod module;
+mod shelf;
 mod wasi;
 
 pub use bindings::evaluator::exports::portcullis::policy::rules::{Problem, Severity, Summary};

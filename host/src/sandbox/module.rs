@@ -9,7 +9,7 @@ use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 
 use super::bindings::policy::PolicyPre;
 use super::build::instrumented;
-use super::cache::Cache;
+use super::cache::Entry;
 use super::engine::{Limits, Sandbox};
 use super::inspect::{self, Refused};
 use super::instance::{EvaluationError, Instance, State};
@@ -27,21 +27,37 @@ const RULES: &str = "portcullis:policy/rules@0.1.0";
 /// What the shipped evaluator is called before it has rules.
 const EVALUATOR_NAME: &str = "the evaluator";
 
-/// A component that is ready to run.
+/// A policy that can be asked.
 #[derive(Clone)]
 pub struct Module {
     /// What to call it: a file name.
     pub name: Arc<str>,
     /// What it says of itself, without its connectors.
     pub description: Description,
-    pub(super) pre: InstancePre<State>,
-    pub(super) exports: Exports,
+    pub(super) code: Code,
     pub(super) limits: Arc<Limits>,
     pub(super) uses_wasi: bool,
     /// What each instance is given, where the module is the evaluator that others share.
     pub(super) rules: Option<Arc<[u8]>>,
     /// How many more times it is run with patience.
     patience: Arc<AtomicU32>,
+}
+
+/// Where a module's native code is.
+#[derive(Clone)]
+pub(super) enum Code {
+    /// In memory, as long as the module.
+    Held(Arc<Compiled>),
+    /// In the cache of compiled modules; on the shelf while it is in use.
+    Kept(Entry),
+}
+
+/// A component that is ready to run.
+pub(super) struct Compiled {
+    pub(super) pre: InstancePre<State>,
+    pub(super) exports: Exports,
+    /// Its place in the cache of compiled modules.
+    pub(super) entry: Option<Entry>,
 }
 
 /// Where the functions of the interface are.
@@ -69,6 +85,14 @@ impl Exports {
 }
 
 impl Module {
+    /// Whether its code can be had, as far as can be seen without loading it.
+    pub fn is_at_hand(&self) -> bool {
+        match &self.code {
+            Code::Held(_) => true,
+            Code::Kept(entry) => entry.size().is_some(),
+        }
+    }
+
     /// Whether it can be asked on the caller's thread. WASI waits, and needs a stack of its own to.
     pub(super) fn is_quick(&self) -> bool {
         !self.uses_wasi && self.patience.load(Ordering::Relaxed) == 0
@@ -138,7 +162,8 @@ impl Sandbox {
             });
         }
         let module = self.prepared(name, bytes).await?;
-        self.described(module).await
+        let code = self.shelve(module.code).await;
+        self.described(Module { code, ..module }).await
     }
 
     /// A module that asks the shipped evaluator about packed rules.
@@ -186,27 +211,20 @@ impl Sandbox {
     }
 
     fn prepare(&self, name: &str, bytes: &[u8]) -> Result<Module, LoadError> {
-        let known = self
-            .cache
-            .as_deref()
-            .and_then(|cache| cache.load(&self.engine, bytes));
+        let cache = self.cache.as_ref();
+        let entry = cache.map(|cache| cache.entry(&self.engine, bytes));
+        let known = entry.as_ref().and_then(|entry| entry.load(&self.engine));
         let inspected =
             inspect::inspect(bytes, known.is_some()).map_err(|refused| LoadError::Refused {
                 name: name.into(),
                 refused,
             })?;
-        let failed = |error: wasmtime::Error| LoadError::Compile {
-            name: name.into(),
-            reason: format!("{error:#}"),
-        };
+        let failed = |error| cannot_compile(name, &error);
         let component = match known {
             Some(component) => component,
-            None => compile(&self.engine, self.cache.as_deref(), bytes).map_err(failed)?,
+            None => compile(&self.engine, entry.as_ref(), bytes).map_err(failed)?,
         };
-        let pre = self.linker.instantiate_pre(&component).map_err(failed)?;
-        PolicyPre::new(pre.clone()).map_err(failed)?;
-        let exports = Exports::of(&component)
-            .ok_or_else(|| failed(wasmtime::format_err!("{EVALUATION} is not whole")))?;
+        let compiled = self.linked(&component, entry).map_err(failed)?;
         Ok(Module {
             name: name.into(),
             description: Description {
@@ -216,13 +234,35 @@ impl Sandbox {
                 total: 0,
                 connectors: Vec::new(),
             },
-            pre,
-            exports,
+            code: Code::Held(Arc::new(compiled)),
             limits: self.limits.clone(),
             uses_wasi: inspected.uses_wasi,
             rules: None,
             patience: Arc::default(),
         })
+    }
+
+    pub(super) fn linked(
+        &self,
+        component: &Component,
+        entry: Option<Entry>,
+    ) -> wasmtime::Result<Compiled> {
+        let pre = self.linker.instantiate_pre(component)?;
+        PolicyPre::new(pre.clone())?;
+        let exports = Exports::of(component)
+            .ok_or_else(|| wasmtime::format_err!("{EVALUATION} is not whole"))?;
+        Ok(Compiled {
+            pre,
+            exports,
+            entry,
+        })
+    }
+}
+
+fn cannot_compile(name: &str, error: &wasmtime::Error) -> LoadError {
+    LoadError::Compile {
+        name: name.into(),
+        reason: format!("{error:#}"),
     }
 }
 
@@ -230,11 +270,11 @@ impl Sandbox {
 /// that ends here.
 pub fn compile(
     engine: &Engine,
-    cache: Option<&Cache>,
+    entry: Option<&Entry>,
     bytes: &[u8],
 ) -> wasmtime::Result<Component> {
-    let compile = || match cache {
-        Some(cache) => cache.compile(engine, bytes),
+    let compile = || match entry {
+        Some(entry) => entry.compile(engine, bytes),
         None => Component::from_binary(engine, bytes),
     };
     catch_unwind(AssertUnwindSafe(compile)).unwrap_or_else(|_| {
