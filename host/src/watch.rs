@@ -6,7 +6,7 @@
 //! well.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -90,7 +90,9 @@ impl Watch {
     /// Watches a file too, or anew: the links on the way to it may have changed.
     pub fn add(&mut self, file: &Path, subject: Subject) {
         let mut places = BTreeSet::new();
-        places_of(file, MOST_LINKS, &mut places);
+        // Changes are told with absolute paths.
+        let file = absolute(file).unwrap_or_else(|_| file.to_owned());
+        places_of(&file, MOST_LINKS, &mut places);
         for place in places {
             self.watch_folder(folder(&place));
             self.subjects.entry(place).or_default().insert(subject);
@@ -232,6 +234,17 @@ mod tests {
         assert_eq!(watch.changed().await, Changed::Policies([1].into()));
         fs::write(path("settings.toml"), "2").unwrap();
         assert_eq!(watch.changed().await, Changed::All);
+    }
+
+    #[tokio::test]
+    async fn relative_paths_are_watched() {
+        let folder = tempfile::tempdir_in(".").unwrap();
+        let file = Path::new(folder.path().file_name().unwrap()).join("a.json");
+        fs::write(&file, "1").unwrap();
+        let mut watch = Watch::new().unwrap();
+        watch.set([(&*file, Subject::Policy(0))]);
+        fs::write(&file, "2").unwrap();
+        assert_eq!(watch.changed().await, Changed::Policies([0].into()));
     }
 
     #[tokio::test]
