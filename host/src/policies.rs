@@ -287,6 +287,7 @@ impl Policies {
             None => (0..configured.len()).collect(),
         };
         let mut update = Update::default();
+        let mut replaced = Vec::new();
         let mut table = match only {
             Some(_) => Table::clone(&before),
             None => Table::default(),
@@ -305,7 +306,7 @@ impl Policies {
                 Ok(Loaded { source, policy }) => {
                     tenant.source = Some(source);
                     if let Some(policy) = policy {
-                        tenant.policy = Some(policy);
+                        replaced.extend(tenant.policy.replace(policy));
                         update.changed.push(tenant.name.clone());
                     }
                 }
@@ -317,6 +318,9 @@ impl Policies {
             table.enter(tenant, configured);
         }
         self.current.store(Arc::new(table));
+        for policy in replaced {
+            self.sandbox.forget(&policy).await;
+        }
         update
     }
 

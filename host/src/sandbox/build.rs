@@ -14,7 +14,7 @@ use super::bindings::evaluator::Evaluator;
 use super::cache::Cache;
 use super::engine::{Sandbox, SandboxError, base_config};
 use super::module::{LoadError, Module, compile};
-use super::{Problem, Summary};
+use super::{Problem, Summary, workshop};
 
 /// The evaluator, as built from `guest/`.
 pub const EVALUATOR: &[u8] = include_bytes!(env!("PORTCULLIS_EVALUATOR"));
@@ -141,7 +141,7 @@ impl Builder {
     ) -> Result<T, BuildError> {
         let builder = self.clone();
         let runtime = tokio::runtime::Handle::current();
-        tokio::task::spawn_blocking(move || runtime.block_on(work(&builder)))
+        workshop::apart(move || runtime.block_on(work(&builder)))
             .await
             .unwrap_or_else(|error| Err(BuildError::Failed(wasmtime::format_err!("{error}"))))
     }

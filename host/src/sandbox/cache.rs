@@ -21,6 +21,8 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::workshop::together;
+
 /// What a folder holds of modules that nobody here needs; those that were used last stay.
 const MOST_BYTES: u64 = 2 << 30;
 /// After so many bytes more, the folder is looked through.
@@ -188,7 +190,7 @@ impl Entry {
 
     /// Compiles a component, and keeps the outcome.
     pub(super) fn compile(&self, engine: &Engine, module: &[u8]) -> wasmtime::Result<Component> {
-        let code = engine.precompile_component(module)?;
+        let code = together(|| engine.precompile_component(module))?;
         let path = self.path();
         if let Err(error) = write(&path, &code) {
             tracing::warn!(path = %path.display(), %error, "a compiled module cannot be kept");

@@ -14,6 +14,7 @@ mod instance;
 mod module;
 mod shelf;
 mod wasi;
+mod workshop;
 
 pub use bindings::evaluator::exports::portcullis::policy::rules::{Problem, Severity, Summary};
 pub use bindings::policy::exports::portcullis::policy::evaluation as interface;

@@ -14,6 +14,7 @@ use super::engine::{Limits, Sandbox};
 use super::inspect::{self, Refused};
 use super::instance::{EvaluationError, Instance, State};
 use super::interface::Description;
+use super::workshop;
 
 /// How many times a module that was slow is run with patience before it is asked on the caller's
 /// thread again.
@@ -190,11 +191,10 @@ impl Sandbox {
         self.described(module).await
     }
 
-    /// Compiling takes long, and sessions do not notice: it has a thread of its own.
+    /// Compiling takes long, and sessions do not notice.
     async fn prepared(&self, name: &str, bytes: Vec<u8>) -> Result<Module, LoadError> {
         let (sandbox, owned_name) = (self.clone(), name.to_owned());
-        let prepared =
-            tokio::task::spawn_blocking(move || sandbox.prepare(&owned_name, &bytes)).await;
+        let prepared = workshop::apart(move || sandbox.prepare(&owned_name, &bytes)).await;
         prepared.unwrap_or_else(|error| {
             Err(LoadError::Compile {
                 name: name.into(),
@@ -275,7 +275,7 @@ pub fn compile(
 ) -> wasmtime::Result<Component> {
     let compile = || match entry {
         Some(entry) => entry.compile(engine, bytes),
-        None => Component::from_binary(engine, bytes),
+        None => workshop::together(|| Component::from_binary(engine, bytes)),
     };
     catch_unwind(AssertUnwindSafe(compile)).unwrap_or_else(|_| {
         Err(wasmtime::format_err!(

@@ -12,7 +12,7 @@ use moka::policy::EvictionPolicy;
 
 use super::engine::Sandbox;
 use super::instance::Failure;
-use super::module::{Code, Compiled};
+use super::module::{Code, Compiled, Module};
 
 /// Code that nobody has asked for so long is let go.
 const IDLE: Duration = Duration::from_secs(60);
@@ -60,6 +60,14 @@ impl Sandbox {
                 Code::Kept(entry)
             }
             _ => code,
+        }
+    }
+
+    /// Lets go of the code of a module that is in force no longer. Who runs it still holds on to it.
+    pub async fn forget(&self, module: &Module) {
+        if let Code::Kept(entry) = &module.code {
+            self.shelf.0.invalidate(&entry.name()).await;
+            self.shelf.make_room().await;
         }
     }
 
