@@ -108,7 +108,8 @@ impl Plan {
 }
 
 impl Latency {
-    fn of(mut times: Vec<Duration>) -> Option<Latency> {
+    /// Of at least one time.
+    pub fn of(mut times: Vec<Duration>) -> Option<Latency> {
         times.sort_unstable();
         let rank = |share: f64| {
             let index = (share * times.len() as f64).ceil() as usize;
@@ -185,6 +186,19 @@ pub async fn run(plan: &Plan) -> Result<Report> {
         message_ms: Latency::of(total.messages),
         cpu_seconds: process::cpu_seconds(own)? - cpu,
     })
+}
+
+/// Asks about one recipient in a session of its own; gives the time of its RCPT, and the reply.
+pub async fn ask(to: SocketAddr, from: &str, rcpt: &str) -> Result<(Duration, String)> {
+    let mut server = open(to, None, None).await?;
+    let mail = format!("MAIL FROM:<{from}>\r\n");
+    expect(&mut server, mail.as_bytes(), b'2').await?;
+    let begun = Instant::now();
+    server.put(format!("RCPT TO:<{rcpt}>\r\n").as_bytes());
+    let reply = String::from_utf8_lossy(server.reply().await?).into_owned();
+    let time = begun.elapsed();
+    server.send(b"QUIT\r\n").await?;
+    Ok((time, reply))
 }
 
 /// Makes one session, all of it.

@@ -10,7 +10,8 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::client::{self, Plan};
-use crate::process::{Placement, cpu_seconds};
+use crate::process::{Placement, beside_us, cpu_seconds};
+use crate::spread::Spread;
 use crate::targets::{ANY_SESSION, ENCRYPTED, FLOOR, RECIPIENT, Servers, Target};
 
 /// How to measure.
@@ -102,31 +103,6 @@ struct Measurement {
     first_error: Option<String>,
 }
 
-#[derive(Clone, Copy, Serialize)]
-struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
-}
-
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Option<Spread> {
-        values.sort_unstable_by(f64::total_cmp);
-        let (min, max) = (*values.first()?, *values.last()?);
-        let [lower, upper] = [(values.len() - 1) / 2, values.len() / 2].map(|at| values[at]);
-        Some(Spread {
-            median: (lower + upper) / 2.0,
-            min,
-            max,
-        })
-    }
-
-    fn show(&self, digits: usize) -> String {
-        let Spread { median, min, max } = self;
-        format!("{median:.digits$} [{min:.digits$}-{max:.digits$}]")
-    }
-}
-
 type Value = fn(&Measurement) -> f64;
 
 /// What the results show: name, digits, value, and whether it is the ratio to the floor's value.
@@ -159,10 +135,7 @@ struct Results {
 impl Compare {
     /// Measures everything and prints the results.
     pub async fn run(self) -> Result<()> {
-        let binary = match &self.binary {
-            Some(path) => path.clone(),
-            None => std::env::current_exe()?.with_file_name("portcullis"),
-        };
+        let binary = beside_us(self.binary.as_deref())?;
         let placement = Placement::choose()?;
         eprintln!("starting the servers ({})", placement.describe());
         let servers = Servers::start(&binary, &self.log_level, self.peers, placement).await?;

@@ -2,11 +2,16 @@
 
 mod client;
 mod compare;
+mod daemon;
 mod idle;
 mod postfix;
 mod process;
+mod rules;
 mod server;
+mod spread;
+mod swap;
 mod targets;
+mod tenants;
 mod tls;
 mod wire;
 
@@ -36,6 +41,10 @@ enum Command {
     Idle(idle::Idle),
     /// Measure Portcullis beside a bare relay and other mail servers
     Compare(compare::Compare),
+    /// Exchange a large policy while mail flows
+    Swap(swap::Swap),
+    /// Run very many tenants
+    Tenants(tenants::Tenants),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -63,6 +72,8 @@ async fn run(command: Command) -> Result<()> {
         Command::Proxy(proxy) => proxy.run().await,
         Command::Idle(idle) => idle.run().await,
         Command::Compare(compare) => compare.run().await,
+        Command::Swap(swap) => swap.run().await,
+        Command::Tenants(tenants) => tenants.run().await,
     }
 }
 

@@ -3,10 +3,19 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+
+/// Portcullis where it was said to be, or beside this program.
+pub fn beside_us(path: Option<&Path>) -> Result<PathBuf> {
+    let path = match path {
+        Some(path) => path.to_owned(),
+        None => std::env::current_exe()?.with_file_name("portcullis"),
+    };
+    fs::canonicalize(&path).with_context(|| path.display().to_string())
+}
 
 /// Which CPUs servers and clients run on, so that one does not take the other's time.
 #[derive(Clone, Copy)]
@@ -151,15 +160,22 @@ impl Memory {
         let mut memory = Memory::default();
         for pid in pids {
             let path = format!("/proc/{pid}/smaps_rollup");
-            let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-            let amount = |name: &str| {
-                let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
-                rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()
-            };
-            let (pss, rss) = amount("Pss:").zip(amount("Rss:")).context(path.clone())?;
-            memory.pss += pss;
-            memory.rss += rss;
+            memory.pss += amount(&path, "Pss:")?;
+            memory.rss += amount(&path, "Rss:")?;
         }
         Ok(memory)
     }
+}
+
+/// The most memory that a process has had since it was started, in KiB.
+pub fn highest_rss(pid: u32) -> Result<u64> {
+    amount(&format!("/proc/{pid}/status"), "VmHWM:")
+}
+
+/// A line of a file in which the kernel tells of memory.
+fn amount(path: &str, name: &str) -> Result<u64> {
+    let text = fs::read_to_string(path).with_context(|| path.to_owned())?;
+    let rest = text.lines().find_map(|line| line.strip_prefix(name));
+    let amount = rest.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok());
+    amount.with_context(|| format!("{path} has no {name}"))
 }

@@ -62,13 +62,12 @@ impl Servers {
         };
         servers.write_shared_files()?;
         let sink = servers.start_own(free_address()?).await?;
-        let binary = fs::canonicalize(binary).with_context(|| binary.display().to_string())?;
         for (name, settings) in [("portcullis", ""), ("portcullis-new", NO_REUSE)] {
             let config = format!("{name}.toml");
             let address = free_address()?;
             let text = configuration(address, sink, settings);
             fs::write(servers.folder.path().join(&config), text)?;
-            let mut command = placement.server(&binary);
+            let mut command = placement.server(binary);
             command.args(["run", "--log-level", log_level, "--config", &config]);
             servers.start_target(name, command, address).await?;
         }
@@ -190,11 +189,16 @@ const RULES: &str = r#"{
 }
 "#;
 
-fn free_address() -> Result<SocketAddr> {
+/// An address on which nothing listens now.
+pub fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
-async fn await_greeting(address: SocketAddr, mut check: impl FnMut() -> Result<()>) -> Result<()> {
+/// Waits until a server answers.
+pub async fn await_greeting(
+    address: SocketAddr,
+    mut check: impl FnMut() -> Result<()>,
+) -> Result<()> {
     // Long enough for a policy to be compiled on a busy machine.
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {

@@ -1,0 +1,31 @@
+//! Median and extremes of what was measured several times.
+
+use serde::Serialize;
+
+/// Median and extremes.
+#[derive(Clone, Copy, Serialize)]
+pub struct Spread {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of at least one value.
+    pub fn of(mut values: Vec<f64>) -> Option<Spread> {
+        values.sort_unstable_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        let [lower, upper] = [(values.len() - 1) / 2, values.len() / 2].map(|at| values[at]);
+        Some(Spread {
+            median: (lower + upper) / 2.0,
+            min,
+            max,
+        })
+    }
+
+    /// For people.
+    pub fn show(&self, digits: usize) -> String {
+        let Spread { median, min, max } = self;
+        format!("{median:.digits$} [{min:.digits$}-{max:.digits$}]")
+    }
+}
