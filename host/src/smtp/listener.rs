@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use proxy_header::{ParseConfig, ProxyHeader};
-use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -16,6 +14,7 @@ use tokio::time::timeout;
 use super::connection::{Connection, Stream};
 use super::exit::Exit;
 use super::limits::{Doors, Full};
+use super::proxy_protocol;
 use super::reply::Reply;
 use super::session::Session;
 use crate::config::{self, TlsMode};
@@ -24,10 +23,6 @@ use crate::policies::Policies;
 use crate::tls::ServerTls;
 
 const BACKLOG: u32 = 1024;
-/// The longest header of version 1, and what more of version 2 nobody needs.
-const PROXY_V1: usize = 107;
-const PROXY_V2: usize = 4096;
-const PROXY_V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// What all sessions share.
 pub struct Server {
@@ -151,8 +146,11 @@ impl Listener {
             .iter()
             .any(|net| net.contains(&client.ip()))
         {
-            let header =
-                timeout(settings.timeouts.handshake, read_proxy_header(&mut stream)).await??;
+            let header = timeout(
+                settings.timeouts.handshake,
+                proxy_protocol::read(&mut stream),
+            )
+            .await??;
             // LOCAL, or UNKNOWN: the balancer speaks for itself.
             if let Some((source, destination)) = header {
                 client = canonical(source);
@@ -206,32 +204,4 @@ async fn turn_away(mut connection: Connection, client: SocketAddr, full: Full) -
     connection.queue(&Reply::new(421, (4, 7, 0), text));
     timeout(Duration::from_secs(1), connection.close()).await?;
     Ok(())
-}
-
-/// Reads a PROXY header and not an octet more: what follows may be a TLS handshake.
-async fn read_proxy_header(stream: &mut TcpStream) -> io::Result<Option<(SocketAddr, SocketAddr)>> {
-    let mut header = vec![0; PROXY_V2_SIGNATURE.len() + 1];
-    stream.read_exact(&mut header).await?;
-    if header.starts_with(PROXY_V2_SIGNATURE) {
-        header.resize(16, 0);
-        stream.read_exact(&mut header[13..]).await?;
-        let length = usize::from(u16::from_be_bytes([header[14], header[15]]));
-        if length > PROXY_V2 {
-            return Err(io::Error::other("the PROXY header is too long"));
-        }
-        header.resize(16 + length, 0);
-        stream.read_exact(&mut header[16..]).await?;
-    } else {
-        while header.last() != Some(&b'\n') {
-            if header.len() >= PROXY_V1 {
-                return Err(io::Error::other("there is no PROXY header"));
-            }
-            header.push(stream.read_u8().await?);
-        }
-    }
-    let (header, _) =
-        ProxyHeader::parse(&header, ParseConfig::default()).map_err(io::Error::other)?;
-    Ok(header
-        .proxied_address()
-        .map(|address| (address.source, address.destination)))
 }

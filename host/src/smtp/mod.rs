@@ -19,6 +19,7 @@ mod listener;
 mod next_hop;
 pub mod outbound;
 mod pool;
+pub mod proxy_protocol;
 mod received;
 pub(crate) mod relay;
 pub mod reply;
