@@ -27,11 +27,13 @@ lint: setup
 	$(CARGO) clippy $(PROFILE) --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(PROFILE) --locked --workspace --no-deps
 
-# Each target for SECONDS (needs a nightly toolchain and `cargo install cargo-fuzz`).
+# Each target for SECONDS, or those in TARGETS (needs a nightly toolchain and `cargo install cargo-fuzz`).
 SECONDS ?= 60
+TARGETS ?= $$($(CARGO) +nightly fuzz list)
 fuzz:
-	cd fuzz && for target in $$($(CARGO) +nightly fuzz list); do \
-		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(SECONDS) || exit 1; \
+	cd fuzz && for target in $(TARGETS); do \
+		mkdir -p corpus/$$target && \
+		$(CARGO) +nightly fuzz run $$target corpus/$$target seeds/$$target -- -max_total_time=$(SECONDS) || exit 1; \
 	done
 
 setup:

@@ -466,7 +466,11 @@ impl Config {
         })
     }
 
-    pub(crate) fn parse(text: &str, folder: &Path) -> Result<Config, Problem> {
+    /// Reads a configuration whose relative paths start at `folder`.
+    ///
+    /// # Errors
+    /// What is wrong, and at which octet.
+    pub fn parse(text: &str, folder: &Path) -> Result<Config, Problem> {
         let mut config: Config = toml::from_str(text).map_err(|error| Problem {
             span: error.span().map(|span| span.start),
             message: error.message().to_owned(),
@@ -715,9 +719,11 @@ pub fn fingerprint(text: &str) -> Option<(u64, u64, u64, u64)> {
 
 /// What is wrong with a configuration, and at which octet.
 #[derive(Debug)]
-pub(crate) struct Problem {
-    span: Option<usize>,
-    message: String,
+pub struct Problem {
+    /// The octet, where there is one to blame.
+    pub span: Option<usize>,
+    /// What is wrong, and what would be right.
+    pub message: String,
 }
 
 fn line_and_column(text: &str, at: usize) -> (usize, usize) {

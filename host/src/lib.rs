@@ -6,12 +6,12 @@
 
 pub mod cli;
 pub mod config;
-mod daemon;
+pub mod daemon;
 mod demo;
 mod json;
 mod metrics;
 mod policies;
 pub mod sandbox;
 pub mod smtp;
-mod tls;
+pub mod tls;
 mod watch;

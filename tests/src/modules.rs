@@ -64,19 +64,8 @@ impl Module {
 
     fn component_of(&self, wit: &str, version: &str) -> Vec<u8> {
         let text = self.text(version);
-        let mut module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        let mut resolve = Resolve::default();
-        let package = resolve
-            .push_str("policy.wit", wit)
-            .expect("the WIT is right");
-        let world = resolve
-            .select_world(&[package], Some("policy"))
-            .expect("the world is there");
-        embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
-            .expect("the types are put in");
-        let mut encoder = ComponentEncoder::default();
-        encoder.module(&module).expect("the module fits the types");
-        encoder.encode().expect("a component")
+        let module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        encode(module, wit)
     }
 
     fn text(&self, version: &str) -> String {
@@ -107,6 +96,26 @@ impl Module {
               {fields})"#
         )
     }
+}
+
+/// The component of a core module with the functions of the interface.
+pub fn component(module: Vec<u8>) -> Vec<u8> {
+    encode(module, include_str!("../../wit/policy.wit"))
+}
+
+fn encode(mut module: Vec<u8>, wit: &str) -> Vec<u8> {
+    let mut resolve = Resolve::default();
+    let package = resolve
+        .push_str("policy.wit", wit)
+        .expect("the WIT is right");
+    let world = resolve
+        .select_world(&[package], Some("policy"))
+        .expect("the world is there");
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
+        .expect("the types are put in");
+    let mut encoder = ComponentEncoder::default();
+    encoder.module(&module).expect("the module fits the types");
+    encoder.encode().expect("a component")
 }
 
 /// A refusal in a module's memory.

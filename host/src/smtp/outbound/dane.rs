@@ -86,12 +86,16 @@ impl Demand {
         if answer.records.is_empty() || !answer.secure {
             return Ok(Demand::None);
         }
-        let usable: Vec<TLSA> = answer.records.into_iter().filter(is_usable).collect();
-        Ok(if usable.is_empty() {
-            Demand::Encrypted
-        } else {
-            Demand::Records(usable)
-        })
+        Ok(Demand::from_records(answer.records))
+    }
+
+    /// What these records demand; there is at least one of them.
+    pub fn from_records(records: Vec<TLSA>) -> Demand {
+        let usable: Vec<TLSA> = records.into_iter().filter(is_usable).collect();
+        match usable.is_empty() {
+            true => Demand::Encrypted,
+            false => Demand::Records(usable),
+        }
     }
 
     /// Whether the server must encrypt.

@@ -3,11 +3,11 @@
 //! The verdict says by which route and how protected. Servers are tried in order; whoever does not
 //! show what it must is left, and nobody is ever given mail with less protection than was asked for.
 
-mod dane;
+pub mod dane;
 mod dns;
 mod failure;
 mod judge;
-mod mta_sts;
+pub mod mta_sts;
 pub mod probe;
 mod route;
 

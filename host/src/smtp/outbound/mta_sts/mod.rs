@@ -1,7 +1,7 @@
 //! MTA-STS (RFC 8461): what a domain asks of those who send to it, kept as long as it says.
 
 mod fetch;
-mod policy;
+pub mod policy;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,0 +1,14 @@
+use std::path::Path;
+
+use portcullis::config::Config;
+
+/// Any text is a configuration or an error at a place in the text.
+pub fn configuration(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    if let Err(problem) = Config::parse(text, Path::new("/etc/portcullis")) {
+        assert!(!problem.message.is_empty());
+        assert!(problem.span.is_none_or(|at| at <= text.len()));
+    }
+}

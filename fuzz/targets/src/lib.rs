@@ -1,0 +1,63 @@
+//! What the fuzzer feeds, and what must hold then. A function a target: it panics where something does
+//! not hold.
+//!
+//! `fuzz/fuzz_targets` hands them what libFuzzer invents; the test of this package hands them the seeds,
+//! with a stable compiler and in seconds.
+
+mod certificates;
+mod configuration;
+mod contexts;
+mod dns;
+mod modules;
+mod mta_sts;
+mod packed;
+mod proxy_protocol;
+mod rules;
+mod session;
+mod wire;
+
+pub use certificates::certificates;
+pub use configuration::configuration;
+pub use contexts::contexts;
+pub use dns::dns;
+pub use modules::modules;
+pub use mta_sts::mta_sts;
+pub use packed::packed;
+pub use proxy_protocol::proxy_protocol;
+pub use rules::rules;
+pub use session::session;
+pub use wire::{commands, data, headers, replies};
+
+/// A target.
+pub type Target = fn(&[u8]);
+
+/// All targets, by name.
+pub const TARGETS: [(&str, Target); 14] = [
+    ("certificates", certificates),
+    ("commands", commands),
+    ("configuration", configuration),
+    ("contexts", contexts),
+    ("data", data),
+    ("dns", dns),
+    ("headers", headers),
+    ("modules", modules),
+    ("mta_sts", mta_sts),
+    ("packed", packed),
+    ("proxy_protocol", proxy_protocol),
+    ("replies", replies),
+    ("rules", rules),
+    ("session", session),
+];
+
+/// What the input is made of; nothing, if there is too little of it.
+fn read<'a, T: arbitrary::Arbitrary<'a>>(input: &'a [u8]) -> Option<T> {
+    T::arbitrary_take_rest(arbitrary::Unstructured::new(input)).ok()
+}
+
+/// One thread is enough, and makes it repeatable.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
