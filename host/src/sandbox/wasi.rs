@@ -1,18 +1,24 @@
 //! The empty world for modules that ask for WASI 0.2: no files, no sockets, no environment; what
 //! they print goes to the log at debug level.
 
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use wasmtime::Engine;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView};
 
 use super::instance::State;
 
 /// What one write may hold, and what of it is logged.
 const MOST: usize = 4096;
+
+/// How finely a module can tell time. It has less than this for an answer, so it cannot measure its
+/// neighbours by what they leave it of the machine.
+const TICK: Duration = Duration::from_secs(1);
 
 /// A module's view of the world.
 pub struct World {
@@ -28,6 +34,8 @@ impl World {
             context: WasiCtx::builder()
                 .stdout(output.clone())
                 .stderr(output)
+                .wall_clock(CoarseClock::default())
+                .monotonic_clock(CoarseClock::default())
                 .build(),
             table: ResourceTable::new(),
         }
@@ -53,6 +61,41 @@ pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     Ok(linker)
+}
+
+/// Time in whole ticks, of the world or since the clock was made.
+struct CoarseClock(Instant);
+
+impl Default for CoarseClock {
+    fn default() -> Self {
+        CoarseClock(Instant::now())
+    }
+}
+
+fn in_ticks(time: Duration) -> Duration {
+    // A tick is a second.
+    Duration::from_secs(time.as_secs())
+}
+
+impl HostWallClock for CoarseClock {
+    fn resolution(&self) -> Duration {
+        TICK
+    }
+
+    fn now(&self) -> Duration {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        in_ticks(now.unwrap_or_default())
+    }
+}
+
+impl HostMonotonicClock for CoarseClock {
+    fn resolution(&self) -> u64 {
+        TICK.as_nanos() as u64
+    }
+
+    fn now(&self) -> u64 {
+        in_ticks(self.0.elapsed()).as_nanos() as u64
+    }
 }
 
 #[derive(Clone)]
@@ -93,4 +136,16 @@ impl OutputStream for Output {
 #[wasmtime_wasi::async_trait]
 impl Pollable for Output {
     async fn ready(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_sees_whole_ticks() {
+        let clock = CoarseClock(Instant::now() - Duration::from_millis(3700));
+        assert_eq!(HostMonotonicClock::now(&clock), 3_000_000_000);
+        assert_eq!(HostWallClock::now(&clock).subsec_nanos(), 0);
+    }
 }
