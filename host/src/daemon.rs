@@ -190,6 +190,7 @@ impl Daemon {
         for tenant in &update.changed {
             tracing::info!(%tenant, "policy in force");
             self.server.metrics.policy_updated(tenant, true);
+            self.server.metrics.policy_failing(tenant, false);
         }
         for error in &update.errors {
             self.server.metrics.policy_updated(&error.tenant, false);

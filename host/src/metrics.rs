@@ -52,6 +52,11 @@ struct PolicyFailure {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTenant {
+    tenant: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PolicyUpdate {
     tenant: Arc<str>,
     outcome: &'static str,
@@ -68,6 +73,7 @@ pub struct Metrics {
     decisions: Family<Decision, Counter>,
     audited: Family<Audited, Counter>,
     policy_failures: Family<PolicyFailure, Counter>,
+    policy_failing: Family<OfTenant, Gauge>,
     policy_updates: Family<PolicyUpdate, Counter>,
     messages: Family<Outcome, Counter>,
     sessions: Counter,
@@ -82,6 +88,7 @@ impl Default for Metrics {
             decisions: Family::default(),
             audited: Family::default(),
             policy_failures: Family::default(),
+            policy_failing: Family::default(),
             policy_updates: Family::default(),
             messages: Family::default(),
             sessions: Counter::default(),
@@ -103,6 +110,9 @@ impl Metrics {
         let failures = self.policy_failures.clone();
         let help = "Evaluations without an answer, which defer mail";
         registry.register("policy_failures", help, failures);
+        let failing = self.policy_failing.clone();
+        let help = "Whether a policy has failed many times in a row";
+        registry.register("policy_failing", help, failing);
         let updates = self.policy_updates.clone();
         registry.register("policy_updates", "Policy files taken or not taken", updates);
         let messages = self.messages.clone();
@@ -148,6 +158,15 @@ impl Metrics {
             failure,
         };
         self.policy_failures.get_or_create(&failure).inc();
+    }
+
+    /// A policy fails again and again, or does so no longer.
+    pub fn policy_failing(&self, tenant: &Arc<str>, failing: bool) {
+        let tenant = OfTenant {
+            tenant: tenant.clone(),
+        };
+        let gauge = self.policy_failing.get_or_create(&tenant);
+        gauge.set(i64::from(failing));
     }
 
     /// A policy file was taken, or not.

@@ -788,6 +788,27 @@ fn failures_are_counted() {
     }
 }
 
+#[test]
+fn a_module_that_keeps_failing_is_marked_until_it_answers() {
+    let config = format!("{CONFIG}[metrics]\naddress = \"127.0.0.1:0\"\n[limits]\nerrors = 100\n");
+    let failing = Module::new("unreachable").component();
+    let daemon = Daemon::start_in(folder(&failing), &config);
+    let gauge = |value: u32| format!("\nportcullis_policy_failing{{tenant=\"bad\"}} {value}\n");
+    let mut client = client(daemon.address());
+    client.expect("MAIL FROM:<alice@example.org>", 250);
+    for _ in 0..9 {
+        client.expect("RCPT TO:<bob@bad.test>", 451);
+    }
+    assert!(metrics(&daemon).contains(&gauge(0)));
+    client.expect("RCPT TO:<bob@bad.test>", 451);
+    daemon.wait_for_log("the policy keeps failing; all of its mail is deferred tenant=bad");
+    assert!(metrics(&daemon).contains(&gauge(1)));
+    assert_good_is_served(&mut client);
+    daemon.replace("bad.wasm", &accepting().component());
+    daemon.wait_for_log_times("policy in force tenant=bad", 2);
+    assert!(metrics(&daemon).contains(&gauge(0)));
+}
+
 /// What Prometheus would read.
 fn metrics(daemon: &Daemon) -> String {
     let line = daemon.wait_for_log("showing metrics");

@@ -20,6 +20,9 @@ use super::workshop;
 /// thread again.
 const PATIENT_CALLS: u32 = 1000;
 
+/// A module that fails so many times in a row is said to be failing.
+const FAILING: u32 = 10;
+
 /// The interface of a policy.
 const EVALUATION: &str = "portcullis:policy/evaluation@0.1.0";
 /// What an evaluator exports besides.
@@ -42,6 +45,8 @@ pub struct Module {
     pub(super) rules: Option<Arc<[u8]>>,
     /// How many more times it is run with patience.
     patience: Arc<AtomicU32>,
+    /// Questions in a row without an answer.
+    failures: Arc<AtomicU32>,
 }
 
 /// Where a module's native code is.
@@ -92,6 +97,18 @@ impl Module {
             Code::Held(_) => true,
             Code::Kept(entry) => entry.size().is_some(),
         }
+    }
+
+    /// It has answered; tells whether it was failing until now.
+    pub fn has_answered(&self) -> bool {
+        // Most have not failed, and need not write what all sessions read.
+        self.failures.load(Ordering::Relaxed) > 0
+            && self.failures.swap(0, Ordering::Relaxed) >= FAILING
+    }
+
+    /// It has not answered; tells whether it is failing from now on.
+    pub fn has_failed(&self) -> bool {
+        self.failures.fetch_add(1, Ordering::Relaxed) + 1 == FAILING
     }
 
     /// Whether it can be asked on the caller's thread. WASI waits, and needs a stack of its own to.
@@ -186,6 +203,7 @@ impl Sandbox {
             name: name.into(),
             rules: Some(packed),
             patience: Arc::default(),
+            failures: Arc::default(),
             ..prepared.clone()
         };
         self.described(module).await
@@ -239,6 +257,7 @@ impl Sandbox {
             uses_wasi: inspected.uses_wasi,
             rules: None,
             patience: Arc::default(),
+            failures: Arc::default(),
         })
     }
 

@@ -46,9 +46,12 @@ impl Instances {
     /// Asks a tenant's policy. Where it cannot answer, the verdict defers, and the log says why.
     pub async fn decide(&mut self, tenant: &Tenant, context: &Arc<Context>, id: &str) -> Verdict {
         let verdict = match self.answer(tenant, context).await {
-            Ok(verdict) => verdict,
+            Ok(verdict) => {
+                self.note_answer(tenant);
+                verdict
+            }
             Err(failed) => {
-                self.metrics.policy_failed(&tenant.name, failed.kind);
+                self.note_failure(tenant, failed.kind);
                 tracing::error!(
                     tenant = %tenant.name,
                     transaction = id,
@@ -61,6 +64,23 @@ impl Instances {
         };
         self.metrics.decided(&tenant.name, &verdict);
         verdict
+    }
+
+    fn note_answer(&self, tenant: &Tenant) {
+        let policy = tenant.policy.as_ref();
+        if policy.is_some_and(|policy| policy.has_answered()) {
+            self.metrics.policy_failing(&tenant.name, false);
+            tracing::info!(tenant = %tenant.name, "the policy answers again");
+        }
+    }
+
+    fn note_failure(&self, tenant: &Tenant, kind: &'static str) {
+        self.metrics.policy_failed(&tenant.name, kind);
+        let policy = tenant.policy.as_ref();
+        if policy.is_some_and(|policy| policy.has_failed()) {
+            self.metrics.policy_failing(&tenant.name, true);
+            tracing::error!(tenant = %tenant.name, "the policy keeps failing; all of its mail is deferred");
+        }
     }
 
     async fn answer(&mut self, tenant: &Tenant, context: &Arc<Context>) -> Result<Verdict, Failed> {
