@@ -30,8 +30,8 @@ lint: setup
 # Each target for SECONDS, or those in TARGETS (needs a nightly toolchain and `cargo install cargo-fuzz`).
 SECONDS ?= 60
 TARGETS ?= $$($(CARGO) +nightly fuzz list)
-fuzz:
-	cd fuzz && for target in $(TARGETS); do \
+fuzz: setup
+	cd fuzz && export PORTCULLIS_EVALUATOR_TOOLCHAIN=$$(rustup show active-toolchain | cut -d" " -f1) && for target in $(TARGETS); do \
 		mkdir -p corpus/$$target && \
 		$(CARGO) +nightly fuzz run $$target corpus/$$target seeds/$$target -- -max_total_time=$(SECONDS) || exit 1; \
 	done

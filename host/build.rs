@@ -7,6 +7,9 @@ use std::{env, fs};
 use anyhow::{Context, Result, bail};
 
 const TARGET: &str = "wasm32-wasip2";
+/// The toolchain that builds the evaluator, as rustup calls it, where the host is built by one that lacks
+/// the target: fuzzing takes a nightly one.
+const TOOLCHAIN: &str = "PORTCULLIS_EVALUATOR_TOOLCHAIN";
 
 fn main() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -32,7 +35,19 @@ fn build_evaluator(root: &Path) -> Result<PathBuf> {
     let out = PathBuf::from(variable("OUT_DIR")?);
     // A folder of its own: the outer cargo holds the lock of the shared one.
     let target = out.join("evaluator");
-    let status = Command::new(variable("CARGO")?)
+    println!("cargo::rerun-if-env-changed={TOOLCHAIN}");
+    let mut cargo = match env::var_os(TOOLCHAIN) {
+        None => Command::new(variable("CARGO")?),
+        Some(toolchain) => {
+            let mut cargo = Command::new("cargo");
+            cargo
+                .env("RUSTUP_TOOLCHAIN", toolchain)
+                .env_remove("RUSTC")
+                .env_remove("RUSTDOC");
+            cargo
+        }
+    };
+    let status = cargo
         .current_dir(root)
         .args(["build", "--release", "--package", "portcullis-evaluator"])
         .args(["--target", TARGET, "--target-dir"])

@@ -86,6 +86,21 @@ impl Client {
         client
     }
 
+    /// Connects and reads the greeting; the server may be gone, or full.
+    pub fn try_greeted(address: SocketAddr) -> io::Result<Client> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        let mut client = Client {
+            stream: Stream::Plain(stream),
+            input: Vec::new(),
+        };
+        match client.try_reply()?.code {
+            220 => Ok(client),
+            code => Err(io::Error::other(format!("greeted with {code}"))),
+        }
+    }
+
     /// Writes octets as they are.
     pub fn send(&mut self, bytes: &[u8]) {
         self.try_send(bytes).expect("the server reads");
