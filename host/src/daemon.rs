@@ -188,9 +188,9 @@ impl Daemon {
         let policies = self.server.policies.clone();
         let update = policies.update(&self.config.tenants, only).await;
         for tenant in &update.changed {
-            tracing::info!(%tenant, "policy in force");
             self.server.metrics.policy_updated(tenant, true);
             self.server.metrics.policy_failing(tenant, false);
+            tracing::info!(%tenant, "policy in force");
         }
         for error in &update.errors {
             self.server.metrics.policy_updated(&error.tenant, false);

@@ -69,14 +69,18 @@ impl Client {
     /// Connects through the PROXY protocol, version 1, as a client with that address; reads the
     /// greeting.
     pub fn connect_as(address: SocketAddr, client: IpAddr) -> Client {
+        Client::try_connect_as(address, client).expect("the client is let in")
+    }
+
+    /// The same; the server may be full.
+    pub fn try_connect_as(address: SocketAddr, client: IpAddr) -> io::Result<Client> {
         let mut connection = Client::connect(address);
         let (family, local) = match client {
             IpAddr::V4(_) => ("TCP4", "127.0.0.1"),
             IpAddr::V6(_) => ("TCP6", "::1"),
         };
         connection.send(format!("PROXY {family} {client} {local} 40000 25\r\n").as_bytes());
-        assert_eq!(connection.reply().code, 220);
-        connection
+        connection.greeting()
     }
 
     /// Connects and reads the greeting.
@@ -91,12 +95,16 @@ impl Client {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        let mut client = Client {
+        let client = Client {
             stream: Stream::Plain(stream),
             input: Vec::new(),
         };
-        match client.try_reply()?.code {
-            220 => Ok(client),
+        client.greeting()
+    }
+
+    fn greeting(mut self) -> io::Result<Client> {
+        match self.try_reply()?.code {
+            220 => Ok(self),
             code => Err(io::Error::other(format!("greeted with {code}"))),
         }
     }
