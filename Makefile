@@ -5,7 +5,7 @@ CARGO ?= cargo
 PROFILE := --release
 BINARY := $(abspath $(or $(CARGO_TARGET_DIR),target))/release/portcullis
 
-.PHONY: run test bench lint fuzz setup setup-tests
+.PHONY: run test bench lint audit fuzz setup setup-tests
 
 run: setup
 	$(CARGO) run $(PROFILE) --locked --package portcullis -- run
@@ -26,6 +26,10 @@ lint: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(PROFILE) --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(PROFILE) --locked --workspace --no-deps
+
+# Licences, sources and advisories of all dependencies (needs `cargo install cargo-deny`).
+audit:
+	$(CARGO) deny check
 
 # Each target for SECONDS, or those in TARGETS (needs a nightly toolchain and `cargo install cargo-fuzz`).
 SECONDS ?= 60

@@ -183,6 +183,21 @@ fn openssl_sees_what_it_should_of_the_handshake() {
             "{text}"
         );
     }
+    // The server's order decides, not the client's.
+    let mut suites = [
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+    ];
+    for _ in 0..2 {
+        suites.reverse();
+        let options = ["-tls1_2", "-ign_eof", "-cipher", &suites.join(":")];
+        let output = openssl(&daemon, &options, input);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            text.contains("Cipher is ECDHE-ECDSA-AES256-GCM-SHA384"),
+            "{text}"
+        );
+    }
     let output = openssl(&daemon, &["-ign_eof", "-quiet"], input);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
