@@ -276,22 +276,17 @@ fn settle(stage: &Stage, account: Account) {
     );
 }
 
-/// A file system without room for another message. Only root can mount one.
+/// A file system without room for another message. It takes the right to mount one.
 #[test]
 fn a_full_disk_confirms_nothing() {
-    let id = Command::new("id")
-        .arg("-u")
-        .output()
-        .expect("id can be run");
-    if id.stdout != b"0\n" {
-        eprintln!("not tried: it takes root");
-        return;
-    }
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("rules.json"), RULES).expect("a file");
     let mail = folder.path().join("mail");
     fs::create_dir(&mail).expect("a folder");
-    let _small = SmallDisk::mount(&mail);
+    let Some(_small) = SmallDisk::mount(&mail) else {
+        eprintln!("not tried: it takes the right to mount");
+        return;
+    };
     let config = r#"
 hostname = "mx.dest.test"
 [[listener]]
@@ -325,13 +320,13 @@ policy = "rules.json"
 struct SmallDisk<'a>(&'a Path);
 
 impl SmallDisk<'_> {
-    fn mount(at: &Path) -> SmallDisk<'_> {
+    fn mount(at: &Path) -> Option<SmallDisk<'_>> {
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
             .arg(at)
             .status();
-        assert!(mounted.expect("mount can be run").success());
-        SmallDisk(at)
+        let mounted = mounted.expect("mount can be run").success();
+        mounted.then_some(SmallDisk(at))
     }
 }
 
