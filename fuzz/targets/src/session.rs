@@ -161,6 +161,8 @@ fn listen(sink: Arc<Mutex<Sink>>) -> SocketAddr {
 }
 
 fn receive(mut stream: TcpStream, sink: &Mutex<Sink>) -> std::io::Result<()> {
+    // A small reply would wait for the acknowledgement of the one before it.
+    stream.set_nodelay(true)?;
     let sink = || sink.lock().expect("no panic");
     let mut lines = BufReader::new(stream.try_clone()?);
     let mut in_message = false;

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// The longest header of version 1, and what more of version 2 nobody needs.
 const VERSION_1: usize = 107;
 const VERSION_2: usize = 4096;
+const VERSION_1_START: &[u8] = b"PROXY ";
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// Reads a header and not an octet more: what follows may be a TLS handshake. Gives source and
@@ -30,10 +31,12 @@ pub async fn read(
         }
         header.resize(16 + length, 0);
         stream.read_exact(&mut header[16..]).await?;
+    } else if !header.starts_with(VERSION_1_START) {
+        return Err(no_header());
     } else {
         while header.last() != Some(&b'\n') {
             if header.len() >= VERSION_1 {
-                return Err(io::Error::other("there is no PROXY header"));
+                return Err(no_header());
             }
             header.push(stream.read_u8().await?);
         }
@@ -43,4 +46,8 @@ pub async fn read(
     Ok(header
         .proxied_address()
         .map(|address| (address.source, address.destination)))
+}
+
+fn no_header() -> io::Error {
+    io::Error::other("there is no PROXY header")
 }
