@@ -48,8 +48,24 @@ need_clients() {
     [ -z "$missing" ] || install $missing
 }
 
+# Exim is a next hop in some tests. Its package would put Postfix's out, so it is only unpacked. Where that
+# cannot be done those tests say so, and pass.
+need_exim() {
+    tools=${CARGO_TARGET_DIR:-target}/tools
+    [ ! -x "$tools/exim/usr/sbin/exim4" ] && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] || return 0
+    echo "setup: unpacking exim4-daemon-light" >&2
+    mkdir -p "$tools/packages"
+    libraries=$(apt-cache depends exim4-daemon-light | sed -n 's/^ *Depends: \(lib[^<>]*\)$/\1/p')
+    # shellcheck disable=SC2086
+    apt-get install -y -qq --no-install-recommends $libraries >/dev/null &&
+        (cd "$tools/packages" && apt-get download -qq -o APT::Sandbox::User=root exim4-daemon-light) &&
+        dpkg -x "$tools"/packages/exim4-daemon-light_*.deb "$tools/exim" ||
+        echo "setup: there will be no tests with Exim" >&2
+}
+
 need_rust
 need_target
 if [ "${1-}" = tests ]; then
     need_clients
+    need_exim
 fi

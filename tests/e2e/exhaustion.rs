@@ -5,7 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use portcullis_tests::{Client, Daemon, Pki};
+use portcullis_tests::{Client, Daemon, Pki, attack};
 
 const CONFIG: &str = r#"
 hostname = "mx.dest.test"
@@ -62,58 +62,24 @@ fn slowest(daemon: &Daemon) -> Duration {
     (0..20).map(|_| send(daemon)).max().expect("some")
 }
 
-/// Resident memory, in KiB.
-fn resident(daemon: &Daemon) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let amount = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    amount.expect("an amount").trim().parse().expect("a number")
-}
-
-/// A client that stays in one of the states of a session and does no more.
-fn idler(daemon: &Daemon, from: IpAddr, state: usize) -> Option<Client> {
-    let mut client = Client::try_connect_as(daemon.address(), from).ok()?;
-    let lines: &[(&str, u16)] = match state % 5 {
-        0 => &[],
-        1 => &[("EHLO a.test", 250)],
-        2 => &[("EHLO a.test", 250), ("STARTTLS", 220)],
-        3 => &[("EHLO a.test", 250), ("MAIL FROM:<a@a.test>", 250)],
-        _ => &[
-            ("EHLO a.test", 250),
-            ("MAIL FROM:<a@a.test>", 250),
-            ("RCPT TO:<b@dest.test>", 250),
-            ("DATA", 354),
-        ],
-    };
-    for (line, code) in lines {
-        client.expect(line, *code);
-    }
-    // The beginning of a handshake, of a line, of a message.
-    client.send(if state % 5 == 2 {
-        b"\x16\x03\x01"
-    } else {
-        b"x"
-    });
-    Some(client)
-}
-
 #[test]
 fn honest_clients_are_served_beside_those_that_hold_on() {
     let daemon = start();
     let alone = slowest(&daemon);
-    let before = resident(&daemon);
+    let before = daemon.resident();
     let mut held = Vec::new();
     let mut turned_away = 0;
     for attacker in 1..=ATTACKERS {
         for number in 0..OF_EACH {
-            match idler(&daemon, ip(&format!("198.51.100.{attacker}")), number) {
-                Some(client) => held.push(client),
-                None => turned_away += 1,
+            let from = ip(&format!("198.51.100.{attacker}"));
+            match attack::hold(daemon.address(), from, number) {
+                Ok(client) => held.push(client),
+                Err(_) => turned_away += 1,
             }
         }
     }
     let beside = slowest(&daemon);
-    let during = resident(&daemon);
+    let during = daemon.resident();
     assert_eq!(held.len(), usize::from(ATTACKERS) * 40);
     assert_eq!(turned_away, usize::from(ATTACKERS) * 5);
     assert_eq!(
@@ -126,7 +92,7 @@ fn honest_clients_are_served_beside_those_that_hold_on() {
     eprintln!(
         "slowest message: {alone:?} alone, {beside:?} beside {} sessions; resident: {before} KiB before, {during} during, {} after",
         usize::from(ATTACKERS) * 40,
-        resident(&daemon)
+        daemon.resident()
     );
     // Far more than they need, and far less than what could hurt.
     assert!(
@@ -139,16 +105,15 @@ fn honest_clients_are_served_beside_those_that_hold_on() {
 #[test]
 fn who_talks_and_never_listens_is_not_listened_to() {
     let daemon = start();
-    let before = resident(&daemon);
-    let mut client = Client::connect_as(daemon.address(), ip("198.51.100.1"));
-    let noops = "NOOP\r\n".repeat(10_000);
-    let mut sent = 0;
-    // Its replies are not read: the window closes, and then the session.
-    while client.try_send(noops.as_bytes()).is_ok() {
-        sent += noops.len();
-        assert!(sent < 256 << 20, "it takes whatever comes");
-    }
-    let after = resident(&daemon);
+    let before = daemon.resident();
+    let most = 256 << 20;
+    // The window closes, and then the session.
+    let sent = attack::never_listen(daemon.address(), ip("198.51.100.1"), most);
+    assert!(
+        sent.expect("it is let in") < most,
+        "it takes whatever comes"
+    );
+    let after = daemon.resident();
     assert!(after < before + 32 * 1024, "{before} KiB, then {after} KiB");
     send(&daemon);
 }

@@ -1,7 +1,7 @@
 //! An SMTP client that does just what it is told, right or wrong.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -55,15 +55,17 @@ pub struct Handshake<'a> {
 impl Client {
     /// Connects; the greeting is not read yet.
     pub fn connect(address: SocketAddr) -> Client {
-        let stream = TcpStream::connect(address).expect("the server accepts connections");
-        stream
-            .set_read_timeout(Some(PATIENCE))
-            .expect("a time-out can be set");
-        stream.set_nodelay(true).expect("TCP_NODELAY can be set");
-        Client {
+        Client::try_connect(address).expect("the server accepts connections")
+    }
+
+    fn try_connect(address: SocketAddr) -> io::Result<Client> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(Client {
             stream: Stream::Plain(stream),
             input: Vec::new(),
-        }
+        })
     }
 
     /// Connects through the PROXY protocol, version 1, as a client with that address; reads the
@@ -74,12 +76,13 @@ impl Client {
 
     /// The same; the server may be full.
     pub fn try_connect_as(address: SocketAddr, client: IpAddr) -> io::Result<Client> {
-        let mut connection = Client::connect(address);
+        let mut connection = Client::try_connect(address)?;
         let (family, local) = match client {
             IpAddr::V4(_) => ("TCP4", "127.0.0.1"),
             IpAddr::V6(_) => ("TCP6", "::1"),
         };
-        connection.send(format!("PROXY {family} {client} {local} 40000 25\r\n").as_bytes());
+        let header = format!("PROXY {family} {client} {local} 40000 25\r\n");
+        connection.try_send(header.as_bytes())?;
         connection.greeting()
     }
 
@@ -92,14 +95,7 @@ impl Client {
 
     /// Connects and reads the greeting; the server may be gone, or full.
     pub fn try_greeted(address: SocketAddr) -> io::Result<Client> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_nodelay(true)?;
-        let client = Client {
-            stream: Stream::Plain(stream),
-            input: Vec::new(),
-        };
-        client.greeting()
+        Client::try_connect(address)?.greeting()
     }
 
     fn greeting(mut self) -> io::Result<Client> {
@@ -128,8 +124,13 @@ impl Client {
 
     /// Sends a line, and reads the reply.
     pub fn command(&mut self, line: &str) -> Reply {
-        self.send(format!("{line}\r\n").as_bytes());
-        self.reply()
+        self.try_command(line).expect("the server answers")
+    }
+
+    /// Sends a line, and reads the reply; the server may be gone.
+    pub fn try_command(&mut self, line: &str) -> io::Result<Reply> {
+        self.try_send(format!("{line}\r\n").as_bytes())?;
+        self.try_reply()
     }
 
     /// Sends a line whose reply must have this code.
@@ -189,6 +190,14 @@ impl Client {
     /// Whether the server has closed the connection, once all replies are read.
     pub fn is_closed(&mut self) -> bool {
         self.line().is_err()
+    }
+
+    /// Says that no more is to come; replies can still be read.
+    pub fn end(&mut self) {
+        if let Stream::Plain(stream) = &self.stream {
+            // The server may be gone already.
+            let _ = stream.shutdown(Shutdown::Write);
+        }
     }
 
     /// STARTTLS and the handshake.

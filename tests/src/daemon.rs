@@ -158,9 +158,41 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Resident memory, in KiB.
+    pub fn resident(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = fs::read_to_string(path).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let amount = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        amount.expect("an amount").trim().parse().expect("a number")
+    }
+
+    /// How many file descriptors are open.
+    pub fn descriptors(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.pid());
+        fs::read_dir(path).expect("it runs").count()
+    }
+
+    /// Processor time so far, user and system.
+    pub fn cpu(&self) -> Duration {
+        let path = format!("/proc/{}/stat", self.pid());
+        let stat = fs::read_to_string(path).expect("it runs");
+        // What follows the name, in which anything may stand (proc_pid_stat(5)).
+        let (_, fields) = stat.rsplit_once(')').expect("a name");
+        let fields = fields.split_whitespace().skip(11).take(2);
+        let ticks = fields.map(|ticks| ticks.parse::<u64>().expect("a number"));
+        // Linux tells user space of a hundred ticks a second, whatever its own clock does.
+        Duration::from_millis(10 * ticks.sum::<u64>())
+    }
+
     /// All log lines so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lines.lock().unwrap().clone()
+    }
+
+    /// All log lines so far, which are then forgotten.
+    pub fn take_log(&self) -> Vec<String> {
+        std::mem::take(&mut self.log.lines.lock().unwrap())
     }
 
     /// Waits for a log line that contains `text`.

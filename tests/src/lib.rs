@@ -1,11 +1,14 @@
 //! What the end-to-end tests are written with: the daemon as a process, an SMTP client that does
 //! just what it is told, certificates of every kind, and a next hop that is not ours.
 
+pub mod attack;
 pub mod client;
 pub mod daemon;
 pub mod dns;
+pub mod exim;
 pub mod generate;
 pub mod https;
+pub mod load;
 pub mod model;
 pub mod modules;
 pub mod outbound;
@@ -13,11 +16,14 @@ pub mod partner;
 pub mod pki;
 pub mod postfix;
 pub mod sink;
+pub mod stage;
 
 pub use client::{Client, Reply};
 pub use daemon::{Daemon, portcullis, run};
 pub use dns::Dns;
 pub use https::Https;
+pub use load::Load;
 pub use partner::{Action, Behaviour, Partner, Step};
 pub use pki::Pki;
 pub use sink::SmtpSink;
+pub use stage::{Fault, Stage};

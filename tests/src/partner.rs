@@ -174,6 +174,13 @@ impl Partner {
         self.ledger.taken.lock().unwrap().clone()
     }
 
+    /// What it has taken, of which it then knows no more, nor of anything else that has been so far.
+    pub fn forget(&self) -> Vec<Taken> {
+        self.ledger.commands.lock().unwrap().clear();
+        self.ledger.peers.lock().unwrap().clear();
+        std::mem::take(&mut self.ledger.taken.lock().unwrap())
+    }
+
     /// Waits until it has taken that many messages.
     pub fn wait_for(&self, messages: usize) -> Vec<Taken> {
         let deadline = Instant::now() + PATIENCE;

@@ -1,0 +1,76 @@
+//! Clients that mean harm.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::Client;
+
+/// How many states [`hold`] knows.
+pub const STATES: usize = 5;
+
+/// Comes to one of the states of a session, begins what comes next there, and says no more.
+///
+/// # Errors
+/// If it is not let in, or not served.
+pub fn hold(address: SocketAddr, from: IpAddr, state: usize) -> io::Result<Client> {
+    let mut client = Client::try_connect_as(address, from)?;
+    let handshake = state % STATES == 2;
+    let lines: &[&str] = match state % STATES {
+        0 => &[],
+        1 => &["EHLO a.test"],
+        2 => &["EHLO a.test", "STARTTLS"],
+        3 => &["EHLO a.test", "MAIL FROM:<a@a.test>"],
+        _ => &[
+            "EHLO a.test",
+            "MAIL FROM:<a@a.test>",
+            "RCPT TO:<b@dest.test>",
+            "DATA",
+        ],
+    };
+    for line in lines {
+        let reply = client.try_command(line)?;
+        if reply.code >= 400 {
+            return Err(io::Error::other(format!("{line}: {reply:?}")));
+        }
+    }
+    client.try_send(if handshake { b"\x16\x03\x01" } else { b"x" })?;
+    Ok(client)
+}
+
+/// Talks until it is cut off, and never reads a reply. Gives the octets that were taken from it, or
+/// `most` if there was no end.
+pub fn never_listen(address: SocketAddr, from: IpAddr, most: usize) -> io::Result<usize> {
+    let mut client = Client::try_connect_as(address, from)?;
+    let noops = "NOOP\r\n".repeat(10_000);
+    let mut sent = 0;
+    while sent < most && client.try_send(noops.as_bytes()).is_ok() {
+        sent += noops.len();
+    }
+    Ok(sent)
+}
+
+/// Asks for what is refused until it is cut off. Gives the code of the last reply.
+pub fn provoke(address: SocketAddr, from: IpAddr) -> io::Result<u16> {
+    let mut client = Client::try_connect_as(address, from)?;
+    let mut last = client.try_command("EHLO a.test")?.code;
+    while last != 421 {
+        last = client.try_command("RCPT TO:<nobody@nowhere.test>")?.code;
+    }
+    Ok(last)
+}
+
+/// Says these octets in pieces of these lengths, and what is left in one; then hangs up when it has been
+/// answered.
+pub fn say(address: SocketAddr, from: IpAddr, octets: &[u8], pieces: &[u8]) -> io::Result<()> {
+    let mut client = Client::try_connect_as(address, from)?;
+    let mut rest = octets;
+    for length in pieces {
+        let (piece, more) = rest.split_at(usize::from(*length).min(rest.len()));
+        client.try_send(piece)?;
+        rest = more;
+    }
+    client.try_send(rest)?;
+    client.end();
+    while client.try_reply().is_ok() {}
+    Ok(())
+}

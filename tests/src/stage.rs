@@ -1,0 +1,230 @@
+//! A daemon between clients and a next hop, and the faults that may befall them.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::modules::Module;
+use crate::{Action, Behaviour, Daemon, Partner, Pki, Step, sink};
+
+const RULES: &str = r#"{"connectors": [{"name": "closed", "direction": "inbound",
+    "from": {"recipient-domains": ["closed.dest.test"]}, "require": {"tls": true}}]}"#;
+
+/// The servers. Mail to `dest.test` goes to the next hop; a policy that does its worst decides over mail to
+/// `hostile.test`. Clients come through the PROXY protocol.
+pub struct Stage {
+    daemon: Option<Daemon>,
+    config: String,
+    /// The next hop.
+    pub hop: Partner,
+    certificate: String,
+}
+
+/// Something that goes wrong.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// The next hop does this, on each new connection.
+    Hop(Step, Action),
+    /// The next hop cuts all its connections.
+    HangUp,
+    /// The daemon is killed as by a power cut, and started again.
+    Kill,
+    /// The daemon is told to read everything anew.
+    Reload,
+    /// The rules are changed.
+    OtherRules(usize),
+    /// The rules are half written.
+    HalfRules,
+    /// A folder stands where the rules were.
+    FolderForRules,
+    /// The certificate is half written.
+    HalfCertificate,
+    /// The hostile tenant brings another module.
+    Module(usize),
+    /// File descriptors are few.
+    FewFiles,
+}
+
+impl Fault {
+    /// How many kinds there are.
+    pub const KINDS: usize = 15;
+
+    /// All kinds, over and over; those of the next hop each time at another step.
+    pub fn sequence() -> impl Iterator<Item = Fault> {
+        let steps = [
+            Step::Greeting,
+            Step::Ehlo,
+            Step::Mail,
+            Step::Rcpt,
+            Step::Data,
+            Step::End,
+        ];
+        let rounds = steps.into_iter().cycle().enumerate();
+        rounds.flat_map(|(round, step)| Fault::round(round, step))
+    }
+
+    fn round(number: usize, step: Step) -> [Fault; Fault::KINDS] {
+        [
+            Fault::Hop(step, Action::Cut),
+            Fault::Hop(step, Action::Silence),
+            Fault::Hop(step, Action::Say("451 4.3.0 not now\r\n")),
+            Fault::Hop(step, Action::Say("550 5.7.1 never\r\n")),
+            Fault::Hop(step, Action::Say("what?\r\n")),
+            Fault::Hop(Step::End, Action::TakeAndCut),
+            Fault::HangUp,
+            Fault::Kill,
+            Fault::Reload,
+            Fault::OtherRules(number),
+            Fault::HalfRules,
+            Fault::FolderForRules,
+            Fault::HalfCertificate,
+            Fault::Module(number),
+            Fault::FewFiles,
+        ]
+    }
+}
+
+impl Stage {
+    /// Starts the servers.
+    pub fn new() -> Stage {
+        let folder = tempfile::tempdir().expect("a folder");
+        let identity = Pki::new().trusted(&["mx.dest.test"]);
+        identity.write(folder.path(), "mx");
+        fs::write(folder.path().join("rules.json"), RULES).expect("a file");
+        fs::write(folder.path().join("hostile.wasm"), hostile(0)).expect("a file");
+        let hop = Partner::start(Behaviour::default());
+        // The same after a restart.
+        let config = config(sink::free_address(), hop.address);
+        Stage {
+            daemon: Some(Daemon::start_in(folder, &config)),
+            config,
+            hop,
+            certificate: identity.certificate_pem,
+        }
+    }
+
+    /// The daemon that runs now.
+    pub fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().expect("it runs")
+    }
+
+    /// Something goes wrong; `mend` puts it right again.
+    pub fn fault(&mut self, fault: Fault) {
+        match fault {
+            Fault::Hop(step, action) => self.hop.behave(Behaviour::default().but(step, action)),
+            Fault::HangUp => self.hop.hang_up(),
+            Fault::Kill => self.restart(),
+            Fault::Reload => self.daemon().signal("HUP"),
+            Fault::OtherRules(number) => self.write("rules.json", &other_rules(number)),
+            Fault::HalfRules => self.write("rules.json", &RULES[..RULES.len() / 2]),
+            Fault::FolderForRules => {
+                fs::remove_file(self.path("rules.json")).expect("removed");
+                fs::create_dir(self.path("rules.json")).expect("a folder");
+            }
+            Fault::HalfCertificate => self.write("mx.pem", &self.certificate[..100]),
+            Fault::Module(number) => self.daemon().replace("hostile.wasm", &hostile(number)),
+            Fault::FewFiles => self.allow_files(24),
+        }
+    }
+
+    /// Puts right whatever went wrong.
+    pub fn mend(&mut self) {
+        self.hop.behave(Behaviour::default());
+        // It is one of the two.
+        let _ = fs::remove_dir(self.path("rules.json"));
+        self.write("rules.json", RULES);
+        self.write("mx.pem", &self.certificate);
+        self.allow_files(1024);
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.daemon().folder().join(name)
+    }
+
+    /// Not in one step, unlike those who know better.
+    fn write(&self, name: &str, content: &str) {
+        fs::write(self.path(name), content).expect("a file");
+    }
+
+    fn restart(&mut self) {
+        let folder = self.daemon.take().expect("it runs").kill();
+        self.daemon = Some(Daemon::start_in(folder, &self.config));
+    }
+
+    fn allow_files(&self, count: usize) {
+        let limited = Command::new("prlimit")
+            .args(["--pid", &self.daemon().pid().to_string()])
+            .arg(format!("--nofile={count}:"))
+            .status();
+        assert!(limited.expect("prlimit can be run").success());
+    }
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Stage::new()
+    }
+}
+
+fn config(address: SocketAddr, hop: SocketAddr) -> String {
+    format!(
+        r#"
+hostname = "mx.dest.test"
+[[listener]]
+address = "{address}"
+certificate = "mx.pem"
+key = "mx.key"
+next-hop = {{ smtp = "{hop}" }}
+proxy-protocol = ["127.0.0.1/32"]
+[[tenant]]
+name = "dest"
+domains = ["dest.test", "*.dest.test"]
+policy = "rules.json"
+[[tenant]]
+name = "hostile"
+domains = ["hostile.test"]
+policy = "hostile.wasm"
+[limits]
+sessions-per-address = 40
+[connections]
+messages = 10
+[timeouts]
+command = "2s"
+data-block = "2s"
+handshake = "2s"
+connect = "500ms"
+reply = "500ms"
+final-reply = "500ms"
+"#
+    )
+}
+
+/// A document of its own, with up to a thousand connectors.
+fn other_rules(number: usize) -> String {
+    let count = number * 97 % 1000 + 1;
+    let connectors: Vec<String> = (0..count)
+        .map(|connector| {
+            format!(
+                r#"{{"name": "{number}-{connector}", "direction": "inbound", "require": {{"tls": true}},
+                    "from": {{"recipient-domains": ["c{connector}.dest.test"]}}}}"#
+            )
+        })
+        .collect();
+    format!(r#"{{"connectors": [{}]}}"#, connectors.join(","))
+}
+
+/// A module that traps, never ends, recurses, or takes all memory there is.
+fn hostile(number: usize) -> Vec<u8> {
+    let bodies = [
+        "(unreachable)",
+        "(loop $l (br $l)) (unreachable)",
+        "(call $evaluate (local.get $context))",
+        "(loop $l (drop (memory.grow (i32.const 1))) (br $l)) (unreachable)",
+    ];
+    let module = Module::new(bodies[number % bodies.len()]);
+    // No two are the same file, or they would be compiled once.
+    module
+        .with(&format!("(data (i32.const 4096) \"{number}\")"))
+        .component()
+}
