@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use portcullis::sandbox::{Builder, Cache, Instance, Limits, Module, Sandbox, interface};
+use portcullis::sandbox::{Builder, Cache, Compiler, Instance, Limits, Module, Sandbox, interface};
 use portcullis_evaluator as native;
 use tokio::runtime::Runtime;
 
@@ -105,12 +105,12 @@ fn sandbox(cache: Option<Arc<Cache>>) -> Sandbox {
         instances: 10,
         ..Limits::default()
     };
-    Sandbox::new(limits, cache).expect("a sandbox")
+    Sandbox::new(limits, cache, Compiler::Here).expect("a sandbox")
 }
 
 fn evaluate(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
-    let builder = Builder::new(None).expect("a builder");
+    let builder = Builder::new(None, Compiler::Here).expect("a builder");
     let sandbox = sandbox(None);
     let mut group = criterion.benchmark_group("evaluate");
     // What crossing the boundary costs by itself: a policy that decides nothing.
@@ -211,7 +211,7 @@ fn load(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let folder = tempfile::tempdir().expect("a folder");
     let cache = Arc::new(Cache::open(&folder.path().join("cache")).expect("a cache"));
-    let builder = Builder::new(Some(cache.clone())).expect("a builder");
+    let builder = Builder::new(Some(cache.clone()), Compiler::Here).expect("a builder");
     let sandbox = sandbox(Some(cache));
     let mut group = criterion.benchmark_group("load");
     group.sample_size(10);

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-use crate::sandbox;
+use crate::sandbox::{self, CompileLimits};
 use crate::tls::names;
 
 /// A configuration file.
@@ -255,6 +255,12 @@ pub struct Sandbox {
     /// Compiled code of policies that is in memory at a time.
     #[serde(deserialize_with = "optional_size")]
     pub code: Option<ByteSize>,
+    /// Processor time that it may take to compile a component, in whole seconds.
+    #[serde(deserialize_with = "optional_duration")]
+    pub compile_time: Option<Duration>,
+    /// Memory that it may take to compile a component.
+    #[serde(deserialize_with = "optional_size")]
+    pub compile_memory: Option<ByteSize>,
     /// Folder of compiled policies; owned by this user, mode 0700.
     pub cache: Option<PathBuf>,
 }
@@ -273,6 +279,17 @@ impl Sandbox {
             instances: self.instances.unwrap_or(defaults.instances),
             module: bytes(self.module, defaults.module),
             code: self.code.map_or(defaults.code, |size| size.as_u64()),
+        }
+    }
+
+    /// What it may take to compile a component.
+    pub fn compile_limits(&self) -> CompileLimits {
+        let defaults = CompileLimits::default();
+        CompileLimits {
+            time: self.compile_time.unwrap_or(defaults.time),
+            memory: self
+                .compile_memory
+                .map_or(defaults.memory, |size| size.as_u64()),
         }
     }
 

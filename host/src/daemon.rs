@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::config::{self, Config};
 use crate::policies::Policies;
-use crate::sandbox::{Builder, Cache, Sandbox};
+use crate::sandbox::{Builder, Cache, Compiler, Sandbox};
 use crate::smtp::outbound::{Means, Outbound};
 use crate::smtp::{Admission, Doors, Exit, Listener, NextHop, Pool, Server, Settings};
 use crate::tls::{Roots, ServerTls, TlsError};
@@ -37,7 +37,11 @@ pub struct Daemon {
 impl Daemon {
     /// Gets everything ready but the sockets. A policy that is not taken does not stop the others: its
     /// tenant's mail is deferred until the file is mended.
-    pub async fn new(config: Config, path: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub async fn new(
+        config: Config,
+        path: Option<PathBuf>,
+        compiler: Compiler,
+    ) -> anyhow::Result<Self> {
         let cache = match config.sandbox.cache_folder() {
             None => None,
             Some(folder) => match Cache::open(&folder) {
@@ -49,8 +53,8 @@ impl Daemon {
                 }
             },
         };
-        let sandbox = Sandbox::new(config.sandbox.limits(), cache.clone())?;
-        let policies = Arc::new(Policies::new(sandbox, Builder::new(cache)?));
+        let sandbox = Sandbox::new(config.sandbox.limits(), cache.clone(), compiler)?;
+        let policies = Arc::new(Policies::new(sandbox, Builder::new(cache, compiler)?));
         let (settings, tls_errors) = settings(&config, None)?;
         if let Some(error) = tls_errors.into_iter().next() {
             bail!(error);

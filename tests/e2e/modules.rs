@@ -741,6 +741,42 @@ fn a_module_larger_than_it_may_be() {
     client.quit();
 }
 
+/// Functions whose jump tables have more targets than a compiler can deal with in a second, or in little
+/// memory.
+fn bomb() -> Vec<u8> {
+    let targets = "0 1 ".repeat(30_000);
+    let table = format!("(block (block (br_table {targets} (local.get 0))))");
+    let function = format!("(func (param i32) {})", table.repeat(20));
+    accepting().with(&function.repeat(4)).component()
+}
+
+/// The reason why the bomb is not taken with this limit; mail flows beside it.
+fn defused(limit: &str) -> String {
+    let folder = folder(&bomb());
+    // The neighbour's evaluator must not need the compiler too.
+    let good = folder.path().join("good.json");
+    let checked = run(&["check", good.to_str().expect("a path")], b"");
+    assert!(checked.status.success());
+    let daemon = Daemon::start_in(folder, &format!("{CONFIG}\n[sandbox]\n{limit}\n"));
+    let reason = daemon.wait_for_log("policy not taken");
+    assert_unavailable(&reply_beside_a_good_neighbour(&daemon));
+    reason
+}
+
+#[test]
+fn a_module_that_takes_too_long_to_compile() {
+    let reason = defused("compile-time = \"1s\"");
+    let expected = "compiling it takes more than 1s of processor time (compile-time)";
+    assert!(reason.contains(expected), "{reason}");
+}
+
+#[test]
+fn a_module_that_takes_too_much_memory_to_compile() {
+    let reason = defused("compile-memory = \"100MiB\"");
+    let expected = "compiling it takes more than 100.0 MiB of memory (compile-memory)";
+    assert!(reason.contains(expected), "{reason}");
+}
+
 // Between sessions, and for whoever runs the host
 
 #[test]

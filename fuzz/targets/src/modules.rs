@@ -2,7 +2,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use portcullis::sandbox::interface::{Context, Direction};
-use portcullis::sandbox::{Instance, Limits, Sandbox};
+use portcullis::sandbox::{Compiler, Instance, Limits, Sandbox};
 
 /// Small, so that what a module may do is soon done.
 static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| {
@@ -13,7 +13,7 @@ static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| {
         module: 1 << 20,
         ..Limits::default()
     };
-    Sandbox::new(limits, None).expect("a sandbox")
+    Sandbox::new(limits, None, Compiler::Here).expect("a sandbox")
 });
 
 /// Any module is refused or loaded, and whatever it does then, it answers or fails.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use portcullis::config::Config;
 use portcullis::daemon::Daemon;
+use portcullis::sandbox::Compiler;
 use portcullis_tests::Pki;
 
 /// Nothing takes this long unless it hangs.
@@ -95,7 +96,9 @@ fn start() -> Servers {
     let (ready, is_ready) = mpsc::channel();
     std::thread::spawn(move || {
         crate::runtime().block_on(async {
-            let daemon = Daemon::new(config, None).await.expect("a daemon");
+            let daemon = Daemon::new(config, None, Compiler::Here)
+                .await
+                .expect("a daemon");
             let ready = move || ready.send(()).expect("somebody waits");
             daemon.run(ready).await.expect("it runs");
         });

@@ -32,7 +32,7 @@ impl Build {
             let path = self.rules.display().to_string();
             eprint!("{}", report::problems(&path, &document, problems, colour));
         };
-        let builder = Builder::new(policy::default_cache())?;
+        let builder = Builder::new(policy::default_cache(), policy::compiler())?;
         let rules = match builder.read(document.clone()).await {
             Ok(rules) => rules,
             Err(BuildError::Rejected(problems)) => {

@@ -27,7 +27,7 @@ impl Check {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let document = policy::read_document(&self.rules)?;
-        let builder = Builder::new(policy::default_cache())?;
+        let builder = Builder::new(policy::default_cache(), policy::compiler())?;
         let (problems, code) = match builder.check(document.clone()).await {
             Ok(summary) => (summary.warnings, ExitCode::SUCCESS),
             Err(BuildError::Rejected(problems)) => (problems, ExitCode::from(1)),

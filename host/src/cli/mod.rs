@@ -2,6 +2,7 @@
 
 mod build;
 mod check;
+mod compile;
 mod evaluate;
 mod explain;
 mod list;
@@ -29,6 +30,9 @@ enum Command {
     Run(Box<run::Run>),
     Check(check::Check),
     Build(build::Build),
+    /// What the sandbox has done in a process of its own
+    #[command(hide = true)]
+    Compile(compile::Compile),
     Evaluate(evaluate::Evaluate),
     Explain(Box<explain::Explain>),
     List(list::List),
@@ -54,6 +58,7 @@ impl Cli {
                 Command::Run(command) => command.run().await,
                 Command::Check(command) => command.run().await,
                 Command::Build(command) => command.run().await,
+                Command::Compile(command) => command.run(),
                 Command::Evaluate(command) => command.run().await,
                 Command::Explain(command) => command.run().await,
                 Command::List(command) => command.run().await,

@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use super::{PolicyArgs, paint, report};
-use crate::sandbox::{BuildError, Builder, Cache, Instance, Limits, Module, Sandbox};
+use crate::sandbox::{
+    BuildError, Builder, Cache, CompileLimits, Compiler, Instance, Limits, Module, Sandbox,
+};
 
 /// A policy that can be asked.
 pub struct Open {
@@ -34,12 +36,12 @@ impl PolicyArgs {
             ..Limits::default()
         };
         let cache = default_cache();
-        let sandbox = Sandbox::new(limits, cache.clone())?;
+        let sandbox = Sandbox::new(limits, cache.clone(), compiler())?;
         let name = self.policy.display().to_string();
         let module = match extension(&self.policy)? {
             Kind::Component => sandbox.load(&name, read(&self.policy)?).await?,
             Kind::Document => {
-                let builder = Builder::new(cache)?;
+                let builder = Builder::new(cache, compiler())?;
                 let packed = read_rules(&self.policy, &builder).await?;
                 builder.load(&sandbox, &name, packed).await?
             }
@@ -88,6 +90,11 @@ async fn read_rules(path: &Path, builder: &Builder) -> anyhow::Result<Arc<[u8]>>
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Modules are compiled in a process of their own.
+pub fn compiler() -> Compiler {
+    Compiler::Apart(CompileLimits::default())
 }
 
 /// The compile cache of this user; none if there is no place for it, which costs only time.

@@ -12,6 +12,7 @@ use super::{Format, paint};
 use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::demo::Demo;
+use crate::sandbox::Compiler;
 
 /// Take mail, and ask policies about it
 ///
@@ -51,14 +52,17 @@ impl Run {
         }
         let Some(path) = self.config else {
             let demo = Demo::new()?;
-            let daemon = Daemon::new(demo.config()?, None).await?;
+            let config = demo.config()?;
+            let compiler = Compiler::Apart(config.sandbox.compile_limits());
+            let daemon = Daemon::new(config, None, compiler).await?;
             if !self.check_config {
                 daemon.run(|| println!("{}", demo.introduction())).await?;
             }
             return Ok(ExitCode::SUCCESS);
         };
         let config = Config::load(&path)?;
-        let daemon = Daemon::new(config, Some(path.clone())).await?;
+        let compiler = Compiler::Apart(config.sandbox.compile_limits());
+        let daemon = Daemon::new(config, Some(path.clone()), compiler).await?;
         if self.check_config {
             if !daemon.is_complete() {
                 eprintln!(

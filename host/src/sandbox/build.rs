@@ -12,8 +12,9 @@ use wasmtime_wizer::{WasmtimeWizerComponent, Wizer};
 
 use super::bindings::evaluator::Evaluator;
 use super::cache::Cache;
+use super::compiler::Compiler;
 use super::engine::{Sandbox, SandboxError, base_config};
-use super::module::{LoadError, Module, compile};
+use super::module::{LoadError, Module};
 use super::{Problem, Summary, workshop};
 
 /// The evaluator, as built from `guest/`.
@@ -50,6 +51,7 @@ pub enum BuildError {
 pub struct Builder {
     engine: Engine,
     cache: Option<Arc<Cache>>,
+    compiler: Compiler,
     evaluator: Arc<OnceLock<Component>>,
 }
 
@@ -58,10 +60,11 @@ impl Builder {
     ///
     /// # Errors
     /// If this machine can run no engine.
-    pub fn new(cache: Option<Arc<Cache>>) -> Result<Self, SandboxError> {
+    pub fn new(cache: Option<Arc<Cache>>, compiler: Compiler) -> Result<Self, SandboxError> {
         Ok(Builder {
             engine: Engine::new(&base_config()).map_err(SandboxError)?,
             cache,
+            compiler,
             evaluator: Arc::default(),
         })
     }
@@ -175,7 +178,9 @@ impl Builder {
         let known = entry.as_ref().and_then(|entry| entry.load(&self.engine));
         let evaluator = match known {
             Some(known) => known,
-            None => compile(&self.engine, entry.as_ref(), &evaluator)?,
+            None => self
+                .compiler
+                .compile(&self.engine, entry.as_ref(), &evaluator)?,
         };
         Ok(self.evaluator.get_or_init(|| evaluator).clone())
     }

@@ -21,8 +21,6 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::workshop::together;
-
 /// What a folder holds of modules that nobody here needs; those that were used last stay.
 const MOST_BYTES: u64 = 2 << 30;
 /// After so many bytes more, the folder is looked through.
@@ -188,20 +186,25 @@ impl Entry {
         }
     }
 
-    /// Compiles a component, and keeps the outcome.
-    pub(super) fn compile(&self, engine: &Engine, module: &[u8]) -> wasmtime::Result<Component> {
-        let code = together(|| engine.precompile_component(module))?;
+    /// Keeps what the compiler has made of the module.
+    pub(super) fn keep(&self, engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
         let path = self.path();
-        if let Err(error) = write(&path, &code) {
+        if let Err(error) = write(&path, code) {
             tracing::warn!(path = %path.display(), %error, "a compiled module cannot be kept");
         }
         self.cache.prune_at_times(code.len() as u64);
-        if let Some(component) = self.load(engine) {
-            return Ok(component);
+        match self.load(engine) {
+            Some(component) => Ok(component),
+            None => component(engine, code),
         }
-        // SAFETY: these bytes were made by `precompile_component` right here.
-        unsafe { Component::deserialize(engine, &code) }
     }
+}
+
+/// A component of what the compiler has just made.
+pub(super) fn component(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: `compiler` is the only one to call this and `keep`, with what `precompile_component` has given
+    // to it or to the same program.
+    unsafe { Component::deserialize(engine, code) }
 }
 
 fn file_name(engine: &Engine, module: &[u8]) -> String {
@@ -247,9 +250,16 @@ impl Hasher for Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::Compiler;
 
     fn minimal_component() -> Vec<u8> {
         wat::parse_str("(component)").unwrap()
+    }
+
+    fn compile(entry: &Entry, engine: &Engine, component: &[u8]) {
+        Compiler::Here
+            .compile(engine, Some(entry), component)
+            .unwrap();
     }
 
     fn files(folder: &Path) -> Vec<PathBuf> {
@@ -267,7 +277,7 @@ mod tests {
         let component = minimal_component();
         let entry = cache.entry(&engine, &component);
         assert!(entry.load(&engine).is_none());
-        entry.compile(&engine, &component).unwrap();
+        compile(&entry, &engine, &component);
         let [file] = &files(&cache.folder)[..] else {
             panic!("one entry was written")
         };
@@ -277,7 +287,7 @@ mod tests {
             fs::remove_file(file).unwrap();
             fs::write(file, damaged).unwrap();
             assert!(entry.load(&engine).is_none());
-            entry.compile(&engine, &component).unwrap();
+            compile(&entry, &engine, &component);
             assert_eq!(fs::read(file).unwrap(), good);
             assert!(entry.load(&engine).is_some());
         }
@@ -325,7 +335,7 @@ mod tests {
         let engine = Engine::default();
         let component = minimal_component();
         let entry = cache.entry(&engine, &component);
-        entry.compile(&engine, &component).unwrap();
+        compile(&entry, &engine, &component);
         let again = cache.entry(&engine, &component);
         drop(entry);
         cache.prune(0).unwrap();

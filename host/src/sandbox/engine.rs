@@ -10,6 +10,7 @@ use wasmtime::{
 };
 
 use super::cache::Cache;
+use super::compiler::Compiler;
 use super::instance::State;
 use super::module::Module;
 use super::shelf::Shelf;
@@ -66,6 +67,7 @@ pub struct Sandbox {
     /// patience.
     pub(super) slots: Arc<Semaphore>,
     pub(super) cache: Option<Arc<Cache>>,
+    pub(super) compiler: Compiler,
     pub(super) shelf: Shelf,
     /// The shipped evaluator, once somebody has asked for it.
     pub(super) evaluator: Arc<OnceCell<Module>>,
@@ -76,7 +78,11 @@ impl Sandbox {
     ///
     /// # Errors
     /// If the limits are more than this machine's address space holds.
-    pub fn new(limits: Limits, cache: Option<Arc<Cache>>) -> Result<Self, SandboxError> {
+    pub fn new(
+        limits: Limits,
+        cache: Option<Arc<Cache>>,
+        compiler: Compiler,
+    ) -> Result<Self, SandboxError> {
         let mut config = base_config();
         config
             .max_wasm_stack(limits.stack)
@@ -93,6 +99,7 @@ impl Sandbox {
             shelf: Shelf::new(limits.code),
             limits: Arc::new(limits),
             cache,
+            compiler,
             evaluator: Arc::default(),
         })
     }

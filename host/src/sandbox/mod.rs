@@ -8,6 +8,7 @@
 mod bindings;
 mod build;
 mod cache;
+mod compiler;
 mod engine;
 mod inspect;
 mod instance;
@@ -20,6 +21,7 @@ pub use bindings::evaluator::exports::portcullis::policy::rules::{Problem, Sever
 pub use bindings::policy::exports::portcullis::policy::evaluation as interface;
 pub use build::{BuildError, Builder, Rules};
 pub use cache::{Cache, CacheError};
+pub use compiler::{CompileLimits, Compiler, compile};
 pub use engine::{Limits, Sandbox, SandboxError};
 pub use inspect::Refused;
 pub use instance::{EvaluationError, Failure, Instance};

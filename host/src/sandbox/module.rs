@@ -1,10 +1,8 @@
 //! Loading a component: inspection, compilation, a first instance.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use wasmtime::Engine;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 
 use super::bindings::policy::PolicyPre;
@@ -240,7 +238,10 @@ impl Sandbox {
         let failed = |error| cannot_compile(name, &error);
         let component = match known {
             Some(component) => component,
-            None => compile(&self.engine, entry.as_ref(), bytes).map_err(failed)?,
+            None => {
+                let compiled = self.compiler.compile(&self.engine, entry.as_ref(), bytes);
+                compiled.map_err(failed)?
+            }
         };
         let compiled = self.linked(&component, entry).map_err(failed)?;
         Ok(Module {
@@ -283,22 +284,4 @@ fn cannot_compile(name: &str, error: &wasmtime::Error) -> LoadError {
         name: name.into(),
         reason: format!("{error:#}"),
     }
-}
-
-/// Compiles a component. Hostile bytes have made compilers panic before;
-/// that ends here.
-pub fn compile(
-    engine: &Engine,
-    entry: Option<&Entry>,
-    bytes: &[u8],
-) -> wasmtime::Result<Component> {
-    let compile = || match entry {
-        Some(entry) => entry.compile(engine, bytes),
-        None => workshop::together(|| Component::from_binary(engine, bytes)),
-    };
-    catch_unwind(AssertUnwindSafe(compile)).unwrap_or_else(|_| {
-        Err(wasmtime::format_err!(
-            "the compiler panicked over this module"
-        ))
-    })
 }

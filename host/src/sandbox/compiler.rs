@@ -1,0 +1,175 @@
+//! Compiling, which a hostile module can make take long or much, or crash.
+//!
+//! A compiler that is at work cannot be stopped. So it works in a process of its own, `portcullis compile`,
+//! whose time and memory the kernel counts; it ends with the process that waits for it.
+
+use std::io::{self, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{ChildStdin, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use wasmtime::component::Component;
+use wasmtime::{Engine, Result, bail, format_err};
+
+use super::cache::{self, Entry};
+use super::engine::base_config;
+use super::workshop::together;
+
+/// What a compiled module may have, in bytes.
+const MOST_CODE: u64 = 1 << 30;
+/// What is read of a compiler's last words, in bytes.
+const MOST_WORDS: u64 = 4 << 10;
+
+/// Where modules are compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compiler {
+    /// In this process, whatever it takes.
+    Here,
+    /// In a process of its own. The program that runs must be `portcullis`.
+    Apart(CompileLimits),
+}
+
+/// What it may take to compile a module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompileLimits {
+    /// Processor time, in whole seconds.
+    pub time: Duration,
+    /// Bytes of memory.
+    pub memory: u64,
+}
+
+impl Default for CompileLimits {
+    fn default() -> Self {
+        CompileLimits {
+            time: Duration::from_secs(300),
+            memory: 4 << 30,
+        }
+    }
+}
+
+impl Compiler {
+    /// Compiles a component, and keeps the outcome if it has a place in the cache.
+    pub(super) fn compile(
+        self,
+        engine: &Engine,
+        entry: Option<&Entry>,
+        module: &[u8],
+    ) -> Result<Component> {
+        let code = match self {
+            Compiler::Here => here(engine, module)?,
+            Compiler::Apart(limits) => apart(limits, module)?,
+        };
+        match entry {
+            Some(entry) => entry.keep(engine, &code),
+            None => cache::component(engine, &code),
+        }
+    }
+}
+
+/// Hostile bytes have made compilers panic before; that ends here.
+fn here(engine: &Engine, module: &[u8]) -> Result<Vec<u8>> {
+    let compile = || together(|| engine.precompile_component(module));
+    catch_unwind(AssertUnwindSafe(compile))
+        .unwrap_or_else(|_| Err(format_err!("the compiler panicked over this module")))
+}
+
+fn apart(limits: CompileLimits, module: &[u8]) -> Result<Vec<u8>> {
+    // The program that runs, even if its file has been replaced meanwhile.
+    let mut child = Command::new("/proc/self/exe")
+        .arg("compile")
+        .arg(limits.time.as_secs().max(1).to_string())
+        .arg(limits.memory.to_string())
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format_err!("the compiler cannot be started: {error}"))?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (code, words) = thread::scope(|scope| {
+        scope.spawn(|| hand_over(stdin, module));
+        let words = scope.spawn(|| read(stderr, MOST_WORDS));
+        let code = read(stdout, MOST_CODE + 1);
+        (code, words.join().unwrap_or_default())
+    });
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("{}", reason(status, limits, &words));
+    }
+    if code.len() as u64 > MOST_CODE {
+        bail!("it is more than {} MiB when compiled", MOST_CODE >> 20);
+    }
+    Ok(code)
+}
+
+/// A compiler that has ended reads no more, which its status explains.
+fn hand_over(stdin: Option<ChildStdin>, module: &[u8]) {
+    if let Some(mut stdin) = stdin {
+        let _ = stdin.write_all(module);
+    }
+}
+
+/// What can be read; whether it is all, the status tells.
+fn read(from: Option<impl Read>, most: u64) -> Vec<u8> {
+    let mut read = Vec::new();
+    if let Some(from) = from {
+        let _ = from.take(most).read_to_end(&mut read);
+    }
+    read
+}
+
+fn reason(status: ExitStatus, limits: CompileLimits, words: &[u8]) -> String {
+    let words = String::from_utf8_lossy(words);
+    let words = words.trim();
+    match status.signal().map(Signal::from_named_raw) {
+        None => words.strip_prefix("portcullis: ").unwrap_or(words).into(),
+        Some(Some(Signal::XCPU)) => format!(
+            "compiling it takes more than {} of processor time (compile-time)",
+            humantime::format_duration(limits.time)
+        ),
+        // So ends whoever is given no memory.
+        Some(Some(Signal::ABORT)) if words.contains("memory allocation of") => format!(
+            "compiling it takes more than {} of memory (compile-memory)",
+            bytesize::ByteSize(limits.memory)
+        ),
+        _ => format!(
+            "the compiler crashed over this module ({status}): {}",
+            words.lines().next().unwrap_or_default()
+        ),
+    }
+}
+
+/// Does what `portcullis compile` is for: compiles the component that is read, within limits.
+///
+/// # Errors
+/// If it cannot be compiled.
+pub fn compile(limits: CompileLimits, mut module: impl Read, mut code: impl Write) -> Result<()> {
+    confine(limits)?;
+    let mut bytes = Vec::new();
+    module.read_to_end(&mut bytes)?;
+    let engine = Engine::new(&base_config())?;
+    code.write_all(&engine.precompile_component(&bytes)?)?;
+    Ok(())
+}
+
+fn confine(limits: CompileLimits) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let at_most = |limit| Rlimit {
+        current: Some(limit),
+        maximum: Some(limit),
+    };
+    setrlimit(Resource::Core, at_most(0))?;
+    // Address space that is only reserved, as by malloc for each thread, is no memory.
+    setrlimit(Resource::Data, at_most(limits.memory))?;
+    let seconds = limits.time.as_secs();
+    // At the first of the two it is told which limit it was.
+    let time = Rlimit {
+        current: Some(seconds),
+        maximum: Some(seconds.saturating_add(1)),
+    };
+    setrlimit(Resource::Cpu, time)?;
+    Ok(())
+}
