@@ -69,6 +69,7 @@ fn honest_clients_are_served_beside_those_that_hold_on() {
     let before = daemon.resident();
     let mut held = Vec::new();
     let mut turned_away = 0;
+    let mut curve = Vec::new();
     for attacker in 1..=ATTACKERS {
         for number in 0..OF_EACH {
             let from = ip(&format!("198.51.100.{attacker}"));
@@ -77,6 +78,7 @@ fn honest_clients_are_served_beside_those_that_hold_on() {
                 Err(_) => turned_away += 1,
             }
         }
+        curve.push(daemon.resident());
     }
     let beside = slowest(&daemon);
     let during = daemon.resident();
@@ -89,9 +91,9 @@ fn honest_clients_are_served_beside_those_that_hold_on() {
     for mut client in held {
         while !client.is_closed() {}
     }
+    eprintln!("slowest message: {alone:?} alone, {beside:?} beside {ATTACKERS} x 40 sessions");
     eprintln!(
-        "slowest message: {alone:?} alone, {beside:?} beside {} sessions; resident: {before} KiB before, {during} during, {} after",
-        usize::from(ATTACKERS) * 40,
+        "resident KiB: {before} before, {curve:?} with each 40 sessions more, {} after",
         daemon.resident()
     );
     // Far more than they need, and far less than what could hurt.

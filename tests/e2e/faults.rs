@@ -4,9 +4,11 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
-use portcullis_tests::{Client, Daemon, Fault, Load, Stage};
+use portcullis_tests::outbound::{Setting, TIMEOUTS};
+use portcullis_tests::{Behaviour, Client, Daemon, Fault, Load, Partner, Pki, Stage};
 
 /// Attempts that are made between one fault and the next.
 const BETWEEN: usize = 25;
@@ -31,6 +33,96 @@ fn every_message_is_accounted_for() {
         "mail flows meanwhile"
     );
     eprintln!("{faults} faults: {totals}");
+}
+
+const PARTNERS: &str = r#"{"connectors": [{"name": "to all", "direction": "outbound",
+    "to": {"recipient-domains": ["*"]}, "tls": {"level": "verify"}}]}"#;
+
+/// A server that all partners' domains share, and the domains.
+fn partners() -> String {
+    let domains = (0..9).map(|number| format!("d{number}.test. MX 10 mx.partner.test.\n"));
+    domains.collect::<String>() + "mx.partner.test. A 127.0.0.2\n"
+}
+
+#[test]
+fn mail_for_partners_waits_while_the_dns_is_gone() {
+    let setting = Setting::start(Pki::new(), PARTNERS, &[&partners()], TIMEOUTS);
+    let identity = setting.pki.trusted(&["mx.partner.test"]);
+    let partner = Partner::start_at(setting.address(2), Behaviour::with(&identity));
+    let to = |number: usize| format!("a@d{number}.test");
+    for number in 0..3 {
+        let outcome = setting.send(&to(number));
+        assert!(outcome.is_delivered(), "{}", outcome.text());
+    }
+    setting.dns.answer(false);
+    let send = |number| setting.send(&to(number));
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let sending: Vec<_> = (3..9)
+            .map(|number| scope.spawn(move || send(number)))
+            .collect();
+        let ended = sending.into_iter().map(|sending| sending.join());
+        ended.map(|outcome| outcome.expect("a sender")).collect()
+    });
+    for outcome in outcomes {
+        assert!(
+            outcome.text().starts_with("451 4.4.3"),
+            "{}",
+            outcome.text()
+        );
+    }
+    // What is known already is still known.
+    assert!(setting.send(&to(0)).is_delivered());
+    setting.dns.answer(true);
+    for number in 3..9 {
+        let outcome = setting.send(&to(number));
+        assert!(outcome.is_delivered(), "{}", outcome.text());
+    }
+    assert_eq!(partner.taken().len(), 10);
+}
+
+#[test]
+fn mail_flows_while_the_clock_is_set() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let offset = folder.path().join("offset");
+    let set = |by: &str| {
+        let new = folder.path().join("new");
+        fs::write(&new, by).expect("a file");
+        fs::rename(&new, &offset).expect("renamed");
+    };
+    set("+0");
+    let mut stage = Stage::with(&[
+        ("LD_PRELOAD", faketime().as_str()),
+        ("FAKETIME_TIMESTAMP_FILE", offset.to_str().expect("a path")),
+        // What is waited for is measured by a clock that nobody sets.
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ("FAKETIME_NO_CACHE", "1"),
+    ]);
+    let load = Load::new(stage.daemon().address(), "clock", Duration::ZERO);
+    let account = load.run(|load| {
+        for by in ["+1d", "-1d", "+400d", "-400d", "+0"] {
+            set(by);
+            load.wait(BETWEEN);
+            stage.fault(Fault::Reload);
+            load.wait(BETWEEN);
+        }
+    });
+    let log = stage.daemon().log();
+    let year = |number: u32| log.iter().any(|line| line.starts_with(&number.to_string()));
+    let years = (2020..2100).filter(|number| year(*number)).count();
+    assert!(years >= 3, "the clock was not set");
+    let totals = account.settle(&stage.hop.forget());
+    assert_eq!(totals.confirmed, totals.messages, "{totals}");
+    eprintln!("the clock is set: {totals}");
+}
+
+/// The library that has a program see another time (Debian package libfaketime).
+fn faketime() -> String {
+    let folders = fs::read_dir("/usr/lib").expect("a folder");
+    let paths = folders.map(|entry| entry.expect("an entry").path());
+    let libraries = paths.map(|path| path.join("faketime/libfaketimeMT.so.1"));
+    let mut present = libraries.filter(|path| path.exists());
+    let library = present.next().expect("libfaketime is installed");
+    library.to_str().expect("a path").to_owned()
 }
 
 /// A file system without room for another message. It takes the right to mount one.

@@ -108,11 +108,17 @@ impl Daemon {
 
     /// The same in a folder that has its files already.
     pub fn start_in(folder: TempDir, config: &str) -> Daemon {
+        Daemon::start_with(folder, config, &[])
+    }
+
+    /// The same with these variables in its environment.
+    pub fn start_with(folder: TempDir, config: &str, variables: &[(&str, &str)]) -> Daemon {
         let path = folder.path().join("portcullis.toml");
         fs::write(&path, config).expect("the configuration is written");
         let listeners = config.matches("[[listener]]").count();
         let mut child = portcullis(&["run", "--log-level", "debug", "--config"])
             .arg(&path)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

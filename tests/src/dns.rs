@@ -86,6 +86,11 @@ impl Dns {
         self.fault(name, Fault::Silence);
     }
 
+    /// Whether it answers at all.
+    pub fn answer(&self, answers: bool) {
+        lock(&self.world).silent = !answers;
+    }
+
     fn fault(&self, name: &str, fault: Fault) {
         lock(&self.world).faults.insert(parse_name(name), fault);
     }
@@ -137,6 +142,8 @@ struct World {
     faults: BTreeMap<Name, Fault>,
     /// Message ids and questions.
     log: Vec<(u16, Query)>,
+    /// Nobody gets an answer.
+    silent: bool,
     /// The server is gone.
     ended: bool,
 }
@@ -150,6 +157,7 @@ impl World {
             chain: BTreeSet::new(),
             faults: BTreeMap::new(),
             log: Vec::new(),
+            silent: false,
             ended: false,
         };
         world.set(records);
@@ -178,6 +186,9 @@ impl World {
         let asked = (request.metadata.id, query.clone());
         if !self.log.contains(&asked) {
             self.log.push(asked);
+        }
+        if self.silent {
+            return None;
         }
 
         let mut response = Message::response(request.metadata.id, OpCode::Query);

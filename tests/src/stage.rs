@@ -88,6 +88,11 @@ impl Fault {
 impl Stage {
     /// Starts the servers.
     pub fn new() -> Stage {
+        Stage::with(&[])
+    }
+
+    /// The same with these variables in the daemon's environment until it is started again.
+    pub fn with(variables: &[(&str, &str)]) -> Stage {
         let folder = tempfile::tempdir().expect("a folder");
         let identity = Pki::new().trusted(&["mx.dest.test"]);
         identity.write(folder.path(), "mx");
@@ -97,7 +102,7 @@ impl Stage {
         // The same after a restart.
         let config = config(sink::free_address(), hop.address);
         Stage {
-            daemon: Some(Daemon::start_in(folder, &config)),
+            daemon: Some(Daemon::start_with(folder, &config, variables)),
             config,
             hop,
             certificate: identity.certificate_pem,
