@@ -5,7 +5,7 @@ CARGO ?= cargo
 PROFILE := --release
 BINARY := $(abspath $(or $(CARGO_TARGET_DIR),target))/release/portcullis
 
-.PHONY: run test bench lint audit fuzz setup setup-tests
+.PHONY: run test bench lint audit fuzz faults soak tls setup setup-tests setup-audit
 
 run: setup
 	$(CARGO) run $(PROFILE) --locked --package portcullis -- run
@@ -27,21 +27,47 @@ lint: setup
 	$(CARGO) clippy $(PROFILE) --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(PROFILE) --locked --workspace --no-deps
 
-# Licences, sources and advisories of all dependencies (needs `cargo install cargo-deny`).
-audit:
-	$(CARGO) deny check
+# Licences, sources and advisories of all dependencies.
+audit: setup-audit
+	scripts/audit.sh
 
 # Each target for SECONDS, or those in TARGETS (needs a nightly toolchain and `cargo install cargo-fuzz`).
 SECONDS ?= 60
 TARGETS ?= $$($(CARGO) +nightly fuzz list)
+# The sandbox handles its own traps, and reserves address space; threads that serve are no leaks.
+ENGINE := -handle_segv=0 -rss_limit_mb=6000
 fuzz: setup
 	cd fuzz && export PORTCULLIS_EVALUATOR_TOOLCHAIN=$$(rustup show active-toolchain | cut -d" " -f1) && for target in $(TARGETS); do \
 		mkdir -p corpus/$$target && \
-		$(CARGO) +nightly fuzz run $$target corpus/$$target seeds/$$target -- -max_total_time=$(SECONDS) || exit 1; \
+		case $$target in session | modules) options="$(ENGINE)" ;; *) options= ;; esac && \
+		ASAN_OPTIONS=detect_leaks=0 $(CARGO) +nightly fuzz run $$target corpus/$$target seeds/$$target -- \
+			-max_total_time=$(SECONDS) -print_final_stats=1 $$options || exit 1; \
 	done
+
+# Ten times as many faults as the tests have, and two hours of mail, faults and attacks.
+FAULTS ?= 600
+faults: setup-tests
+	$(CARGO) build $(PROFILE) --locked --workspace --all-targets
+	PORTCULLIS_BIN=$(BINARY) PORTCULLIS_FAULTS=$(FAULTS) \
+		$(CARGO) test $(PROFILE) --locked --workspace --test faults -- --nocapture
+
+SOAK ?= 7200
+soak: setup-tests
+	$(CARGO) build $(PROFILE) --locked --workspace --all-targets
+	PORTCULLIS_BIN=$(BINARY) PORTCULLIS_SOAK=$(SOAK) \
+		$(CARGO) test $(PROFILE) --locked --workspace --test soak -- --nocapture
+
+# What testssl.sh has to say; TESTSSL chooses a part of it.
+tls:
+	scripts/setup.sh tls
+	$(CARGO) build $(PROFILE) --locked --workspace --all-targets
+	scripts/testssl.sh $(BINARY) $(TESTSSL)
 
 setup:
 	scripts/setup.sh
 
 setup-tests:
 	scripts/setup.sh tests
+
+setup-audit:
+	scripts/setup.sh audit

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Gets a machine ready to build Portcullis; with `tests`, also to test it. Does nothing where all is
-# there already.
+# Gets a machine ready to build Portcullis; with `tests` also to test it, with `audit` also to audit its
+# dependencies, with `tls` also to have its TLS settings judged. Does nothing where all is there already.
 set -eu
 
 TARGET=wasm32-wasip2
@@ -43,6 +43,8 @@ need_clients() {
     missing=
     command -v swaks >/dev/null || missing="$missing swaks libnet-ssleay-perl"
     command -v openssl >/dev/null || missing="$missing openssl"
+    set -- /usr/lib/*/faketime/libfaketimeMT.so.1
+    [ -e "$1" ] || missing="$missing libfaketime"
     [ -x /usr/sbin/smtp-sink ] || missing="$missing postfix"
     # shellcheck disable=SC2086
     [ -z "$missing" ] || install $missing
@@ -63,9 +65,19 @@ need_exim() {
         echo "setup: there will be no tests with Exim" >&2
 }
 
+need_deny() {
+    cargo deny --version >/dev/null 2>&1 && return
+    echo "setup: installing cargo-deny, which takes some minutes" >&2
+    cargo install --quiet --locked cargo-deny || fail "cargo-deny cannot be installed"
+}
+
 need_rust
 need_target
-if [ "${1-}" = tests ]; then
+case ${1-} in
+tests)
     need_clients
     need_exim
-fi
+    ;;
+audit) need_deny ;;
+tls) command -v testssl >/dev/null || install testssl.sh ;;
+esac
