@@ -51,6 +51,9 @@ pub struct Config {
     pub connections: Connections,
     /// Where numbers are shown.
     pub metrics: Option<Metrics>,
+    /// What the log tells of people.
+    #[serde(default)]
+    pub log: Log,
 }
 
 /// A listening socket.
@@ -441,6 +444,38 @@ pub struct Trust {
 pub struct Metrics {
     /// Address and port of an HTTP server with `/metrics`, for Prometheus.
     pub address: SocketAddr,
+}
+
+/// What the log tells of people.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Log {
+    /// Mailboxes of envelopes, and those in what other servers say.
+    pub mailboxes: Mailboxes,
+    /// Addresses of clients.
+    pub clients: Clients,
+}
+
+/// What is told of a mailbox.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mailboxes {
+    /// All of it.
+    #[default]
+    Full,
+    /// Its domain.
+    Domain,
+}
+
+/// What is told of a client's address.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Clients {
+    /// All of it.
+    #[default]
+    Full,
+    /// Its network: /24 of IPv4, /48 of IPv6.
+    Network,
 }
 
 /// The configuration cannot be used.

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::config::{self, Config};
+use crate::log;
 use crate::policies::Policies;
 use crate::sandbox::{Builder, Cache, Compiler, Sandbox};
 use crate::smtp::outbound::{Means, Outbound};
@@ -55,6 +56,7 @@ impl Daemon {
         };
         let sandbox = Sandbox::new(config.sandbox.limits(), cache.clone(), compiler)?;
         let policies = Arc::new(Policies::new(sandbox, Builder::new(cache, compiler)?));
+        log::tell(&config.log);
         let (settings, tls_errors) = settings(&config, None)?;
         if let Some(error) = tls_errors.into_iter().next() {
             bail!(error);
@@ -145,6 +147,7 @@ impl Daemon {
                             "listeners, next hops and the hostname change with a restart only"
                         );
                     }
+                    log::tell(&config.log);
                     self.config = Config {
                         listeners: self.config.listeners.clone(),
                         ..config
@@ -170,6 +173,7 @@ impl Daemon {
                     }
                 }
                 self.server.settings.store(Arc::new(settings));
+                tracing::info!("settings in force");
             }
             Err(error) => {
                 tracing::error!(%error, "the trusted roots were not taken; the old ones stay in force")

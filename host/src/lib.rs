@@ -9,6 +9,7 @@ pub mod config;
 pub mod daemon;
 mod demo;
 mod json;
+mod log;
 mod metrics;
 mod policies;
 pub mod sandbox;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::reply::Reply;
 use crate::json::trust_name;
+use crate::log;
 use crate::metrics::Metrics;
 use crate::policies::{Table, Tenant, unavailable};
 use crate::sandbox::interface::{Context, Direction, Finding, Verdict};
@@ -233,11 +234,11 @@ pub fn log(
         connector = shorten(&connector),
         failed = shorten(failed),
         audit = shorten(&audited(audit)),
-        %client,
+        client = %log::client(client),
         tls,
         certificate = trust,
-        from = context.mail_from,
-        to = context.rcpt_to,
+        from = &*log::mailbox(&context.mail_from),
+        to = &*log::mailbox(&context.rcpt_to),
         session,
         transaction = id,
         "decision"

@@ -18,6 +18,7 @@ use super::proxy_protocol;
 use super::reply::Reply;
 use super::session::Session;
 use crate::config::{self, TlsMode};
+use crate::log;
 use crate::metrics::Metrics;
 use crate::policies::Policies;
 use crate::tls::ServerTls;
@@ -114,7 +115,7 @@ impl Listener {
                     let (listener, server) = (self.clone(), server.clone());
                     tokio::spawn(async move {
                         if let Err(error) = listener.welcome(&server, stream, address).await {
-                            tracing::debug!(client = %address.ip(), %error, "connection lost before its session");
+                            tracing::debug!(client = %log::client(address.ip()), %error, "connection lost before its session");
                         }
                     });
                 }
@@ -182,10 +183,10 @@ impl Listener {
         }
         let session = Session::new(server.clone(), self, settings, connection, client, local);
         let id = session.id().to_owned();
-        tracing::debug!(session = id, client = %client.ip(), "session begins");
+        tracing::debug!(session = id, client = %log::client(client.ip()), "session begins");
         let _open = server.metrics.session();
         let end = session.run().await;
-        tracing::debug!(session = id, client = %client.ip(), ?end, "session ends");
+        tracing::debug!(session = id, client = %log::client(client.ip()), ?end, "session ends");
         Ok(())
     }
 }
@@ -200,7 +201,7 @@ async fn turn_away(mut connection: Connection, client: SocketAddr, full: Full) -
         Full::House => "too many sessions, come again later",
         Full::Client => "too many sessions from your address, come again later",
     };
-    tracing::warn!(client = %client.ip(), reason = text, "turned away");
+    tracing::warn!(client = %log::client(client.ip()), reason = text, "turned away");
     connection.queue(&Reply::new(421, (4, 7, 0), text));
     timeout(Duration::from_secs(1), connection.close()).await?;
     Ok(())

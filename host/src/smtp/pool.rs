@@ -12,6 +12,7 @@ use tokio::time::{Instant, interval, timeout};
 use super::relay::{NotBegun, Relay, Sender};
 use super::reply::Reply;
 use crate::config;
+use crate::log;
 
 /// How often idle connections are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -181,7 +182,10 @@ impl Turn {
                     return Ok(Err(reply));
                 }
                 Err(NotBegun::Lost(failure)) => {
-                    tracing::debug!("an idle connection was closed: {failure}");
+                    tracing::debug!(
+                        "an idle connection was closed: {}",
+                        log::words(&failure.to_string())
+                    );
                     self = lease.turn;
                 }
             }

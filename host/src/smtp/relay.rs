@@ -18,6 +18,7 @@ use super::connection::{Connection, Stream};
 use super::data::DataEncoder;
 use super::reply::{Capabilities, Reply, SizeLimit};
 use crate::config;
+use crate::log;
 
 /// Content that is gathered before it is written.
 const WRITE_SIZE: usize = 32 << 10;
@@ -97,7 +98,7 @@ impl fmt::Display for HopFailure {
 impl HopFailure {
     /// What the client is told. It is always a reason to try again: the mail was not refused.
     pub fn reply(&self) -> Reply {
-        tracing::warn!("next hop {self}");
+        tracing::warn!("next hop {}", log::words(&self.to_string()));
         let enhanced = match &self.cause {
             Cause::Io(_) if self.step == CONNECT => (4, 4, 1),
             _ => (4, 4, 2),

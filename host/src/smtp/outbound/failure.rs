@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::dns::DnsError;
+use crate::log;
 use crate::smtp::relay::HopFailure;
 use crate::smtp::reply::Reply;
 
@@ -170,7 +171,7 @@ impl Failure {
             Failure::TimedOut(_) => (451, (4, 4, 2)),
             Failure::Busy(_) => (451, (4, 4, 5)),
         };
-        tracing::warn!("not delivered: {self}");
+        tracing::warn!("not delivered: {}", log::words(&self.to_string()));
         Reply::new(code, enhanced, self.to_string())
     }
 }

@@ -27,6 +27,7 @@ use super::relay::{
 };
 use super::reply::Reply;
 use crate::config;
+use crate::log;
 use crate::sandbox::interface::{Dane, MtaSts, Protection};
 use crate::tls::{ClientTls, Roots, TlsError};
 pub use dns::{Dns, SetupError};
@@ -190,7 +191,11 @@ impl Outbound {
                 },
                 Err(failure) => failure,
             };
-            tracing::info!(connector = lane.connector, "a server was left: {failure}");
+            tracing::info!(
+                connector = lane.connector,
+                "a server was left: {}",
+                log::words(&failure.to_string())
+            );
             trouble = Some(failure.or(trouble));
         }
         let nowhere = || Failure::NoHosts(lane.target.to_string());

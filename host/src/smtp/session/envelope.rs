@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Recipient, Session, Transaction};
+use crate::log;
 use crate::policies::{Table, Tenant};
 use crate::sandbox::interface::{Direction, Verdict};
 use crate::smtp::address::{Address, ReversePath};
@@ -28,7 +29,7 @@ impl Session {
         if let Exit::Partners { admission, .. } = &self.listener.exit
             && !admission.admits(self.client.ip(), self.context.tls.as_ref())
         {
-            tracing::warn!(session = self.id, client = %self.client.ip(), from = from.as_str(), "relay denied: not one of the organization's servers");
+            tracing::warn!(session = self.id, client = %log::client(self.client.ip()), from = &*log::mailbox(from.as_str()), "relay denied: not one of the organization's servers");
             let text = "relay denied: neither your address nor your certificate is known here";
             return Reply::new(550, (5, 7, 1), text);
         }

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 
 use super::{End, Next, Recipient, Session};
+use crate::log;
 use crate::sandbox::interface::Direction;
 use crate::smtp::data::DataDecoder;
 use crate::smtp::decision;
@@ -268,10 +269,10 @@ impl Session {
             size = incoming.size(),
             recipients = transaction.recipients.len(),
             hop = hop.as_deref().unwrap_or_default(),
-            client = %self.client.ip(),
+            client = %log::client(self.client.ip()),
             session = self.id,
             transaction = transaction.id,
-            reply = reply.text(),
+            reply = &*log::words(reply.text()),
             "message"
         );
         self.server.metrics.message(reply.code());

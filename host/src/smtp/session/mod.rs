@@ -22,6 +22,7 @@ use super::listener::{Listener, Server, Settings};
 use super::next_hop::Handover;
 use super::reply::Reply;
 use crate::json::ip_address;
+use crate::log;
 use crate::policies::{Table, Tenant};
 use crate::sandbox::interface::Context;
 
@@ -339,7 +340,7 @@ impl Session {
         match self.handshake(&tls).await {
             Ok(()) => Next::Said,
             Err(error) => {
-                tracing::info!(session = self.id, client = %self.client.ip(), %error, "TLS handshake failed");
+                tracing::info!(session = self.id, client = %log::client(self.client.ip()), %error, "TLS handshake failed");
                 Next::Lost(End::Gone)
             }
         }
