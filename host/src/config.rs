@@ -162,6 +162,8 @@ pub struct Limits {
     pub recipients: usize,
     /// Refused commands of a session.
     pub errors: u32,
+    /// Commands of a session from one message to the next.
+    pub commands: u32,
     /// Sessions at a time.
     pub sessions: usize,
     /// Sessions at a time from one IPv4 address or IPv6 /64.
@@ -177,6 +179,7 @@ impl Default for Limits {
             text_line: 8192,
             recipients: 100,
             errors: 20,
+            commands: 2000,
             sessions: 2000,
             sessions_per_address: 100,
             hops: 50,

@@ -114,6 +114,32 @@ fn lines_are_limited() {
 }
 
 #[test]
+fn commands_that_bring_no_message_are_limited() {
+    let daemon = start("[limits]\ncommands = 8\n");
+    let mut client = Client::connect_as(daemon.address(), "192.0.2.1".parse().expect("an address"));
+    client.expect("EHLO client.example", 250);
+    for _ in 0..3 {
+        for _ in 0..4 {
+            client.expect("NOOP", 250);
+        }
+        assert_eq!(client.envelope("a@example.org", "b@contoso.com").code, 250);
+        assert_eq!(client.data("Subject: x\r\n\r\nx").code, 250);
+    }
+    for _ in 0..8 {
+        client.expect("RSET", 250);
+    }
+    let reply = client.expect("RSET", 421);
+    let text = "4.7.0 too many commands without a message, closing";
+    assert_eq!(reply.text(), text);
+    assert!(client.is_closed());
+    let line = daemon.wait_for_log("session cut");
+    assert!(
+        line.contains("client=192.0.2.1") && line.contains(text.split_at(6).1),
+        "{line}"
+    );
+}
+
+#[test]
 fn told_to_stop_it_lets_transactions_end() {
     let mut daemon = start("");
     let ip = "192.0.2.1".parse().expect("an address");

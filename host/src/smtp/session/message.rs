@@ -276,6 +276,9 @@ impl Session {
             "message"
         );
         self.server.metrics.message(reply.code());
+        if reply.is_positive() {
+            self.commands = 0;
+        }
         let reply = decision::with_id(&reply, &transaction.id);
         let refused = incoming.refused().is_some();
         if refused {

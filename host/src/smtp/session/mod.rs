@@ -90,6 +90,8 @@ pub struct Session {
     id: String,
     transactions: u32,
     errors: u32,
+    /// Since the last message that was taken.
+    commands: u32,
     esmtp: bool,
     /// Shared with the policy while that reads it, so that nothing is copied.
     context: Arc<Context>,
@@ -129,6 +131,7 @@ impl Session {
             local,
             transactions: 0,
             errors: 0,
+            commands: 0,
             esmtp: false,
             context,
             instances,
@@ -153,42 +156,19 @@ impl Session {
         let greeting = format!("{} ESMTP Portcullis", self.server.hostname);
         self.connection.queue(&Reply::plain(220, greeting));
         let end = loop {
-            let line = match self.next_line().await {
-                Ok(line) => line,
-                Err(end) => break end,
-            };
-            let next = match line {
-                Line::Whole(line) => self.command(&line).await,
-                Line::TooLong => Reply::new(
-                    500,
-                    (5, 5, 2),
-                    format!("a command line has at most {COMMAND_LINE} octets"),
-                )
-                .into(),
-                Line::BareLineFeed => Reply::new(
-                    500,
-                    (5, 5, 2),
-                    "a command line ends in CRLF (RFC 5321 section 2.3.8)",
-                )
-                .into(),
-                Line::Closed => break End::Gone,
+            let next = match self.next_line().await {
+                Ok(line) => self.obey(line).await,
+                Err(next) => next,
             };
             match next {
                 Next::Said => {}
                 Next::Lost(end) => break end,
-                Next::Last(reply, end) => {
-                    self.connection.queue(&reply);
-                    break end;
-                }
+                Next::Last(reply, end) => break self.last(reply, end),
                 Next::Say(reply) => {
                     self.connection.queue(&reply);
                     if self.has_too_many_errors(&reply) {
-                        self.connection.queue(&Reply::new(
-                            421,
-                            (4, 7, 0),
-                            "too many errors, closing",
-                        ));
-                        break End::Closed;
+                        let reply = Reply::new(421, (4, 7, 0), "too many errors, closing");
+                        break self.last(reply, End::Closed);
                     }
                 }
             }
@@ -201,38 +181,67 @@ impl Session {
         end
     }
 
+    /// Says the last word. Where it is ours, it is logged too.
+    fn last(&mut self, reply: Reply, end: End) -> End {
+        self.connection.queue(&reply);
+        if end == End::Closed {
+            tracing::info!(
+                session = self.id,
+                client = %log::client(self.client.ip()),
+                reason = reply.text(),
+                "session cut"
+            );
+        }
+        end
+    }
+
     fn has_too_many_errors(&mut self, reply: &Reply) -> bool {
         self.errors += u32::from(reply.is_permanent());
         self.errors >= self.settings.limits.errors
     }
 
     /// The next line, unless the client is silent too long or the daemon stops.
-    async fn next_line(&mut self) -> Result<Line, End> {
+    async fn next_line(&mut self) -> Result<Line, Next> {
         let mut stopping = self.server.stopping.subscribe();
         let reading = timeout(
             self.settings.timeouts.command,
             self.connection.line(COMMAND_LINE),
         );
+        let closed = |enhanced, text| Next::Last(Reply::new(421, enhanced, text), End::Closed);
         let outcome = tokio::select! {
             biased;
             line = reading => line,
             // A transaction that has begun may end; a session between two is asked to come again.
             _ = stopping.wait_for(|stopping| *stopping), if self.transaction.is_none() => {
-                self.connection.queue(&Reply::new(421, (4, 3, 2), "the server is going down, come again"));
-                return Err(End::Closed);
+                return Err(closed((4, 3, 2), "the server is going down, come again"));
             }
         };
         match outcome {
             Ok(Ok(line)) => Ok(line),
-            Ok(Err(_)) => Err(End::Gone),
-            Err(_) => {
-                self.connection.queue(&Reply::new(
-                    421,
-                    (4, 4, 2),
-                    "no command for too long, closing",
-                ));
-                Err(End::Closed)
+            Ok(Err(_)) => Err(Next::Lost(End::Gone)),
+            Err(_) => Err(closed((4, 4, 2), "no command for too long, closing")),
+        }
+    }
+
+    async fn obey(&mut self, line: Line) -> Next {
+        // However many commands come at once, other sessions have their turn meanwhile.
+        tokio::task::consume_budget().await;
+        self.commands += 1;
+        if self.commands > self.settings.limits.commands {
+            let text = "too many commands without a message, closing";
+            return Next::Last(Reply::new(421, (4, 7, 0), text), End::Closed);
+        }
+        match line {
+            Line::Whole(line) => self.command(&line).await,
+            Line::TooLong => {
+                let text = format!("a command line has at most {COMMAND_LINE} octets");
+                Reply::new(500, (5, 5, 2), text).into()
             }
+            Line::BareLineFeed => {
+                let text = "a command line ends in CRLF (RFC 5321 section 2.3.8)";
+                Reply::new(500, (5, 5, 2), text).into()
+            }
+            Line::Closed => Next::Lost(End::Gone),
         }
     }
 
