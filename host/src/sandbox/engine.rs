@@ -113,6 +113,12 @@ impl Sandbox {
         acquired.ok()?.ok()
     }
 
+    /// Whether instances may be kept that have answered. The last tenth of the slots is for questions, so
+    /// sessions that are idle cannot keep others from being decided on.
+    pub fn has_room(&self) -> bool {
+        self.slots.available_permits() > self.limits.instances as usize / 10
+    }
+
     /// What a module may use.
     pub fn limits(&self) -> &Limits {
         &self.limits

@@ -12,7 +12,7 @@ use super::interface::{Context, Description, Explanation, Verdict};
 use super::module::{Compiled, Module};
 use super::wasi::World;
 
-/// How long a session waits for a slot before its mail is deferred.
+/// How long a session waits for its turn, and for a slot, before its mail is deferred.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Ticks after which a call on the caller's thread ends: at least one whole.
@@ -52,6 +52,9 @@ pub enum Failure {
         "its compiled code has gone from the cache ({0}); it is made anew when the policies are reloaded (SIGHUP)"
     )]
     NotLoaded(String),
+    /// It is slow, and too many questions came before this one.
+    #[error("the module is slow: its turn did not come within {} ms", .0.as_millis())]
+    Busy(Duration),
     /// All slots are taken.
     #[error("all {0} sandbox instances are in use")]
     NoSlot(usize),
@@ -69,6 +72,7 @@ impl Failure {
             Failure::OutOfMemory(_) => "out-of-memory",
             Failure::StackOverflow(_) => "stack-overflow",
             Failure::NotLoaded(_) => "not-loaded",
+            Failure::Busy(_) => "busy",
             Failure::NoSlot(_) => "no-slot",
             Failure::Invalid(_) => "invalid",
         }
@@ -168,16 +172,12 @@ pub struct Instance {
 impl Instance {
     /// A fresh instance.
     pub async fn new(sandbox: &Sandbox, module: &Arc<Module>) -> Result<Instance, EvaluationError> {
-        let Some(slot) = sandbox.slot(PATIENCE).await else {
-            return Err(EvaluationError {
-                module: module.name.clone(),
-                failure: Failure::NoSlot(sandbox.limits.instances as usize),
-            });
-        };
-        let failed = |failure| EvaluationError {
-            module: module.name.clone(),
-            failure,
-        };
+        let failed = |failure| module.failed(failure);
+        // Who waits for its turn has no slot meanwhile: others need them.
+        let _turn = module.turn(PATIENCE).await.map_err(failed)?;
+        let slot = sandbox.slot(PATIENCE).await;
+        let slot =
+            slot.ok_or_else(|| failed(Failure::NoSlot(sandbox.limits.instances as usize)))?;
         let code = sandbox.code(&module.code).await.map_err(failed)?;
         Ok(Instance {
             running: Some(Running::new(sandbox, module, &code).await?),
@@ -195,6 +195,8 @@ impl Instance {
 
     /// Decides about one recipient of one message.
     pub async fn evaluate(&mut self, context: &Arc<Context>) -> Result<Verdict, EvaluationError> {
+        let turn = self.module.turn(PATIENCE).await;
+        let _turn = turn.map_err(|failure| self.module.failed(failure))?;
         let mut running = self.running().await?;
         if self.module.is_quick() {
             match running.evaluate_quickly(context) {

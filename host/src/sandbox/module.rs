@@ -1,8 +1,13 @@
 //! Loading a component: inspection, compilation, a first instance.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::available_parallelism;
+use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 
 use super::bindings::policy::PolicyPre;
@@ -10,7 +15,7 @@ use super::build::instrumented;
 use super::cache::Entry;
 use super::engine::{Limits, Sandbox};
 use super::inspect::{self, Refused};
-use super::instance::{EvaluationError, Instance, State};
+use super::instance::{EvaluationError, Failure, Instance, State};
 use super::interface::Description;
 use super::workshop;
 
@@ -43,6 +48,8 @@ pub struct Module {
     pub(super) rules: Option<Arc<[u8]>>,
     /// How many more times it is run with patience.
     patience: Arc<AtomicU32>,
+    /// Whose turn it is while it is run so.
+    turns: Arc<Semaphore>,
     /// Questions in a row without an answer.
     failures: Arc<AtomicU32>,
 }
@@ -109,9 +116,31 @@ impl Module {
         self.failures.fetch_add(1, Ordering::Relaxed) + 1 == FAILING
     }
 
+    pub(super) fn failed(&self, failure: Failure) -> EvaluationError {
+        EvaluationError {
+            module: self.name.clone(),
+            failure,
+        }
+    }
+
     /// Whether it can be asked on the caller's thread. WASI waits, and needs a stack of its own to.
     pub(super) fn is_quick(&self) -> bool {
         !self.uses_wasi && self.patience.load(Ordering::Relaxed) == 0
+    }
+
+    /// Waits until it may be run with patience. Half of the processors are for that, so however many
+    /// sessions ask a module that never answers, those of other modules find one. A module that is quick
+    /// has no turns.
+    pub(super) async fn turn(
+        &self,
+        patience: Duration,
+    ) -> Result<Option<OwnedSemaphorePermit>, Failure> {
+        if self.is_quick() {
+            return Ok(None);
+        }
+        let turn = timeout(patience, self.turns.clone().acquire_owned()).await;
+        let turn = turn.ok().and_then(Result::ok);
+        turn.map(Some).ok_or(Failure::Busy(patience))
     }
 
     /// For some time it is run with patience. Not for ever: it may have been the machine that was slow.
@@ -201,6 +230,7 @@ impl Sandbox {
             name: name.into(),
             rules: Some(packed),
             patience: Arc::default(),
+            turns: turns(),
             failures: Arc::default(),
             ..prepared.clone()
         };
@@ -258,6 +288,7 @@ impl Sandbox {
             uses_wasi: inspected.uses_wasi,
             rules: None,
             patience: Arc::default(),
+            turns: turns(),
             failures: Arc::default(),
         })
     }
@@ -277,6 +308,12 @@ impl Sandbox {
             entry,
         })
     }
+}
+
+/// How many questions are put to a slow module at a time.
+fn turns() -> Arc<Semaphore> {
+    let processors = available_parallelism().map_or(1, NonZero::get);
+    Arc::new(Semaphore::new(processors.div_ceil(2)))
 }
 
 fn cannot_compile(name: &str, error: &wasmtime::Error) -> LoadError {

@@ -110,6 +110,9 @@ impl Instances {
     ) -> Result<Verdict, EvaluationError> {
         let mut instance = instance?;
         let verdict = instance.evaluate(context).await?;
+        if !self.sandbox.has_room() {
+            return Ok(verdict);
+        }
         if self.instances.len() >= MOST_INSTANCES {
             self.instances.remove(0);
         }
