@@ -2,10 +2,13 @@
 //! sent away.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use portcullis_tests::{Client, Daemon, Pki, attack};
+use tempfile::TempDir;
 
 const CONFIG: &str = r#"
 hostname = "mx.dest.test"
@@ -33,12 +36,16 @@ const ATTACKERS: u8 = 10;
 const OF_EACH: usize = 45;
 
 fn start() -> Daemon {
+    Daemon::start_in(folder(), CONFIG)
+}
+
+fn folder() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     Pki::new()
         .trusted(&["mx.dest.test"])
         .write(folder.path(), "mx");
     fs::write(folder.path().join("rules.json"), r#"{"connectors": []}"#).expect("a file");
-    Daemon::start_in(folder, CONFIG)
+    folder
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -102,6 +109,89 @@ fn honest_clients_are_served_beside_those_that_hold_on() {
         "{before} KiB, then {during} KiB"
     );
     send(&daemon);
+}
+
+/// An attack that can be made again and again.
+type Attack = fn(SocketAddr, IpAddr);
+
+const FLOODS: [(&str, Attack); 5] = [
+    ("connections that are dropped", |to, _| {
+        let _ = attack::knock(to, 100);
+    }),
+    ("more sessions than there may be", |to, from| {
+        let held = (0..OF_EACH).map(|state| attack::hold(to, from, state));
+        drop(held.collect::<Vec<_>>());
+    }),
+    ("refused commands", |to, from| {
+        let _ = attack::provoke(to, from);
+    }),
+    ("recipients without end", |to, from| {
+        let _ = attack::name_recipients(to, from, 1500);
+    }),
+    ("octets one at a time", |to, from| {
+        let lines = b"EHLO a.test\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<b@dest.test>\r\nQUIT\r\n";
+        let _ = attack::say(to, from, lines, &[1; 80]);
+    }),
+];
+
+/// Median and longest of some messages.
+fn latency(daemon: &Daemon) -> (Duration, Duration) {
+    let mut times: Vec<_> = (0..100).map(|_| send(daemon)).collect();
+    times.sort_unstable();
+    (times[50], times[99])
+}
+
+#[test]
+fn honest_clients_are_served_beside_floods() {
+    let daemon = start();
+    let before = daemon.resident();
+    eprintln!("nobody else: {:?}", latency(&daemon));
+    for (name, attack) in FLOODS {
+        let (stop, attacks) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let times = thread::scope(|scope| {
+            for attacker in 1..=4 {
+                let (daemon, stop, attacks) = (&daemon, &stop, &attacks);
+                scope.spawn(move || {
+                    let from = ip(&format!("198.51.100.{attacker}"));
+                    while !stop.load(Ordering::Relaxed) {
+                        attack(daemon.address(), from);
+                        attacks.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+            let times = latency(&daemon);
+            stop.store(true, Ordering::Relaxed);
+            times
+        });
+        let attacks = attacks.load(Ordering::Relaxed);
+        let resident = daemon.resident();
+        eprintln!("{attacks} times {name}: {times:?}, {resident} KiB resident");
+        assert!(
+            resident < before + 64 * 1024,
+            "{name}: {before} KiB, then {resident} KiB"
+        );
+    }
+    for reason in ["too many errors, closing", "too many sessions from your"] {
+        assert!(daemon.count_log(reason) > 0, "nobody is told {reason:?}");
+    }
+}
+
+#[test]
+fn sessions_that_idle_keep_nobody_from_being_decided_on() {
+    let folder = folder();
+    let config = format!("{CONFIG}[sandbox]\ninstances = 10\n");
+    let daemon = Daemon::start_in(folder, &config);
+    let sessions: Vec<_> = (0..30)
+        .map(|number| {
+            let mut client = Client::connect_as(daemon.address(), ip(HONEST));
+            client.expect("EHLO client.example", 250);
+            let reply = client.envelope("a@example.org", "b@dest.test");
+            assert_eq!(reply.code, 250, "session {number}: {reply:?}");
+            client
+        })
+        .collect();
+    send(&daemon);
+    drop(sessions);
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn inputs() -> Vec<Vec<u8>> {
 /// One of the attacks. How it ends is the daemon's business.
 fn attack(address: SocketAddr, number: usize, inputs: &[Vec<u8>]) {
     let from = IpAddr::V4(Ipv4Addr::new(198, 51, 100, (number % 256) as u8));
-    match number % 8 {
+    match number % 10 {
         0 => {
             // All that an address may have, and some more.
             let held = (0..45).map(|state| attack::hold(address, from, state));
@@ -111,8 +111,14 @@ fn attack(address: SocketAddr, number: usize, inputs: &[Vec<u8>]) {
                 b"EHLO a.test\r\nMAIL FROM:<a@a.test>\r\nRCPT TO:<b@hostile.test>\r\nQUIT\r\n";
             let _ = attack::say(address, from, lines, &[]);
         }
+        4 => {
+            let _ = attack::knock(address, 200);
+        }
+        5 => {
+            let _ = attack::name_recipients(address, from, 1500);
+        }
         _ => {
-            let input = &inputs[number / 8 % inputs.len()];
+            let input = &inputs[number / 10 % inputs.len()];
             let (pieces, octets) = input[1..].split_at(usize::from(input[0]).min(input.len() - 1));
             let _ = attack::say(address, from, octets, pieces);
         }

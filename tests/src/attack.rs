@@ -1,7 +1,7 @@
 //! Clients that mean harm.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use crate::Client;
 
@@ -57,6 +57,29 @@ pub fn provoke(address: SocketAddr, from: IpAddr) -> io::Result<u16> {
         last = client.try_command("RCPT TO:<nobody@nowhere.test>")?.code;
     }
     Ok(last)
+}
+
+/// Connects and goes, again and again.
+pub fn knock(address: SocketAddr, times: usize) -> io::Result<()> {
+    for _ in 0..times {
+        TcpStream::connect(address)?;
+    }
+    Ok(())
+}
+
+/// Names recipients in one transaction without waiting for replies, and then reads the codes of all of
+/// these.
+pub fn name_recipients(address: SocketAddr, from: IpAddr, count: usize) -> io::Result<Vec<u16>> {
+    let mut client = Client::try_connect_as(address, from)?;
+    client.try_command("EHLO a.test")?;
+    client.try_command("MAIL FROM:<a@a.test>")?;
+    let recipients = (0..count).map(|number| format!("RCPT TO:<r{number}@dest.test>\r\n"));
+    client.try_send(recipients.collect::<String>().as_bytes())?;
+    let mut codes = Vec::new();
+    for _ in 0..count {
+        codes.push(client.try_reply()?.code);
+    }
+    Ok(codes)
 }
 
 /// Says these octets in pieces of these lengths, and what is left in one; then hangs up when it has been
