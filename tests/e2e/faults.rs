@@ -2,7 +2,7 @@
 //! faults there are.
 
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -125,16 +125,15 @@ fn faketime() -> String {
     library.to_str().expect("a path").to_owned()
 }
 
-/// A file system without room for another message. It takes the right to mount one.
-#[test]
-fn a_full_disk_confirms_nothing() {
+/// A daemon that keeps mail on a small file system of its own. It takes the right to mount one.
+fn on_a_small_disk() -> Option<(Daemon, SmallDisk)> {
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join("rules.json"), r#"{"connectors": []}"#).expect("a file");
     let mail = folder.path().join("mail");
     fs::create_dir(&mail).expect("a folder");
-    let Some(_small) = SmallDisk::mount(&mail) else {
+    let Some(disk) = SmallDisk::mount(mail) else {
         eprintln!("not tried: it takes the right to mount");
-        return;
+        return None;
     };
     let config = r#"
 hostname = "mx.dest.test"
@@ -146,16 +145,42 @@ name = "dest"
 domains = ["dest.test"]
 policy = "rules.json"
 "#;
-    let daemon = Daemon::start_in(folder, config);
-    let content = format!("Subject: x\r\n\r\n{}", "0123456789\r\n".repeat(4000));
-    let mut replies = Vec::new();
+    Some((Daemon::start_in(folder, config), disk))
+}
+
+/// Sends so many messages of these lines; gives the replies' codes.
+fn send(daemon: &Daemon, count: usize, lines: usize) -> Vec<u16> {
+    let content = format!("Subject: x\r\n\r\n{}", "0123456789\r\n".repeat(lines));
     let mut client = Client::greeted(daemon.address());
     client.expect("EHLO client.example", 250);
-    for _ in 0..30 {
-        client.expect("MAIL FROM:<a@example.org>", 250);
-        client.expect("RCPT TO:<b@dest.test>", 250);
-        replies.push(client.data(&content).code);
-    }
+    let replies = (0..count).map(|_| {
+        let recipient = client.envelope("a@example.org", "b@dest.test");
+        assert_eq!(recipient.code, 250, "{recipient:?}");
+        client.data(&content).code
+    });
+    replies.collect()
+}
+
+#[test]
+fn a_disk_that_becomes_read_only_confirms_nothing() {
+    let Some((daemon, disk)) = on_a_small_disk() else {
+        return;
+    };
+    assert_eq!(send(&daemon, 2, 10), [250, 250]);
+    disk.remount("ro");
+    assert_eq!(send(&daemon, 2, 10), [451, 451]);
+    assert_eq!(daemon.maildir("mail").len(), 2);
+    disk.remount("rw");
+    assert_eq!(send(&daemon, 1, 10), [250]);
+    assert_eq!(daemon.maildir("mail").len(), 3);
+}
+
+#[test]
+fn a_full_disk_confirms_nothing() {
+    let Some((daemon, _disk)) = on_a_small_disk() else {
+        return;
+    };
+    let replies = send(&daemon, 30, 4000);
     let confirmed = replies.iter().filter(|code| **code == 250).count();
     assert!(confirmed > 0 && confirmed < 30, "{replies:?}");
     assert!(
@@ -166,22 +191,29 @@ policy = "rules.json"
 }
 
 /// A file system of one MiB.
-struct SmallDisk<'a>(&'a Path);
+struct SmallDisk(PathBuf);
 
-impl SmallDisk<'_> {
-    fn mount(at: &Path) -> Option<SmallDisk<'_>> {
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
-            .arg(at)
-            .status();
+impl SmallDisk {
+    fn mount(at: PathBuf) -> Option<SmallDisk> {
+        let arguments = ["-t", "tmpfs", "-o", "size=1m", "tmpfs"];
+        let mounted = Command::new("mount").args(arguments).arg(&at).status();
         let mounted = mounted.expect("mount can be run").success();
         mounted.then_some(SmallDisk(at))
     }
+
+    fn remount(&self, how: &str) {
+        let option = format!("remount,{how}");
+        let remounted = Command::new("mount")
+            .args(["-o", &option])
+            .arg(&self.0)
+            .status();
+        assert!(remounted.expect("mount can be run").success());
+    }
 }
 
-impl Drop for SmallDisk<'_> {
+impl Drop for SmallDisk {
     fn drop(&mut self) {
         // Lazily: the daemon may still be there.
-        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
