@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ipnet::IpNet;
 
 use crate::config::{Clients, Log, Mailboxes};
+use crate::smtp::address::quoted_string_length;
 
 /// What stands for a local part that is not told.
 const SOMEBODY: &str = "*";
@@ -34,11 +35,21 @@ pub fn mailbox(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// What another server said, in which mailboxes may stand.
+/// What another server said, in which mailboxes may stand. It cannot end the line.
 pub fn words(text: &str) -> Cow<'_, str> {
+    let line = one_line(text);
     match HIDES_MAILBOXES.load(Ordering::Relaxed) {
-        true => without_local_parts(text),
-        false => text.into(),
+        true => without_local_parts(&line).into(),
+        false => line,
+    }
+}
+
+/// What a next hop said that may know the client's address.
+pub fn words_about(client: IpAddr, text: &str) -> Cow<'_, str> {
+    let words = words(text);
+    match HIDES_CLIENTS.load(Ordering::Relaxed) {
+        true => without_addresses_near(client, &words).into(),
+        false => words,
     }
 }
 
@@ -78,34 +89,80 @@ fn without_local_part(mailbox: &str) -> Cow<'_, str> {
     }
 }
 
-/// A local part is what stands before an `@`: a quoted string, or all up to a space or a sign that opens
-/// or divides.
-fn without_local_parts(text: &str) -> Cow<'_, str> {
-    let mut shown = String::new();
-    let mut rest = text;
-    while let Some((before, behind)) = rest.split_once('@') {
-        shown.push_str(&before[..begin_of_local_part(before)]);
-        shown.push_str(SOMEBODY);
-        shown.push('@');
-        rest = behind;
+fn one_line(text: &str) -> Cow<'_, str> {
+    match text.contains(char::is_control) {
+        true => text.replace(char::is_control, " ").into(),
+        false => text.into(),
     }
-    if shown.is_empty() {
-        return text.into();
-    }
-    (shown + rest).into()
 }
 
-fn begin_of_local_part(before: &str) -> usize {
-    if let Some(quoted) = before.strip_suffix('"') {
-        // RFC 5321 §4.1.2: in a quoted string, quotes stand behind a backslash.
-        let opening = quoted.rmatch_indices('"');
-        let mut opening = opening.filter(|(at, _)| !quoted[..*at].ends_with('\\'));
-        return opening.next().map_or(0, |(at, _)| at);
+/// A local part is what stands before an `@`: a quoted string, or all up to a space or a sign that opens
+/// or divides.
+fn without_local_parts(text: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (atom, length) = match quoted_string_length(rest) {
+            Some(length) if rest[length..].starts_with('@') => ("", length),
+            _ => {
+                let atom = rest.split(divides).next().unwrap_or_default();
+                (atom, atom.len())
+            }
+        };
+        rest = &rest[length..];
+        if let Some(domain) = rest.strip_prefix('@') {
+            shown.push_str(SOMEBODY);
+            shown.push('@');
+            rest = domain;
+            continue;
+        }
+        shown.push_str(atom);
+        if let Some(divider) = rest.chars().next() {
+            shown.push(divider);
+            rest = &rest[divider.len_utf8()..];
+        }
     }
-    let divides = |c: char| c.is_whitespace() || "<>()[]:;,\"".contains(c);
-    before.rfind(divides).map_or(0, |at| {
-        at + before[at..].chars().next().map_or(0, char::len_utf8)
-    })
+    shown
+}
+
+fn divides(character: char) -> bool {
+    character.is_whitespace() || "@<>()[]:;,\"".contains(character)
+}
+
+/// The client's address gives way to its network.
+fn without_addresses_near(client: IpAddr, text: &str) -> String {
+    let network = Client {
+        address: client,
+        hides: true,
+    }
+    .to_string();
+    let is_part = |c: char| c.is_ascii_hexdigit() || ".:".contains(c);
+    let mut shown = String::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let length = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
+        let (word, behind) = rest.split_at(length);
+        // A full stop or colon may follow an address.
+        let bare = word.trim_end_matches(['.', ':']);
+        // RFC 5321 §4.1.3: before an address of IPv6 stands a tag, whose last character could be part of it.
+        let tag = match shown.to_ascii_lowercase().ends_with("ipv") && bare.starts_with("6:") {
+            true => "6:",
+            false => "",
+        };
+        shown.push_str(tag);
+        let (word, bare) = (&word[tag.len()..], &bare[tag.len()..]);
+        match bare.parse::<IpAddr>() {
+            Ok(address) if address.to_canonical() == client => {
+                shown.push_str(&network);
+                shown.push_str(&word[bare.len()..]);
+            }
+            _ => shown.push_str(word),
+        }
+        let others = behind.find(is_part).unwrap_or(behind.len());
+        shown.push_str(&behind[..others]);
+        rest = &behind[others..];
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -131,10 +188,33 @@ mod tests {
             ),
             ("rcpt:bob@a.test;x@", "rcpt:*@a.test;*@"),
             ("@@", "*@*@"),
-            (r#"é"@é"#, "*@é"),
+            (r#"é"@é"#, "é\"*@é"),
+            (r#"<"john smith@home doe"@a.test>"#, "<*@a.test>"),
+            (
+                r#"the "user@a.test" is unknown"#,
+                r#"the "*@a.test" is unknown"#,
+            ),
         ] {
             assert_eq!(without_local_parts(said), shown);
         }
+    }
+
+    #[test]
+    fn what_servers_say_is_one_line() {
+        assert_eq!(words("a\r\nb\x1b"), "a  b ");
+    }
+
+    #[test]
+    fn what_servers_say_of_the_client_is_its_network() {
+        let shown =
+            |client: &str, text| without_addresses_near(client.parse().expect("an address"), text);
+        let said =
+            "Client host [203.0.113.7] blocked: 203.0.113.7. See 198.51.100.1 at 203.0.113.70";
+        let told = "Client host [203.0.113.0/24] blocked: 203.0.113.0/24. See 198.51.100.1 at 203.0.113.70";
+        assert_eq!(shown("203.0.113.7", said), told);
+        let said = "IPv6:2001:DB8:7:8:0:0:0:9 and [2001:db8:7:8::9]: é";
+        let told = "IPv6:2001:db8:7::/48 and [2001:db8:7::/48]: é";
+        assert_eq!(shown("2001:db8:7:8::9", said), told);
     }
 
     #[test]

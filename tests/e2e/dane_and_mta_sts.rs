@@ -2,7 +2,7 @@
 
 use portcullis_tests::outbound::{ONCE, Setting, TIMEOUTS};
 use portcullis_tests::pki::{Identity, sha256};
-use portcullis_tests::{Behaviour, Https, Partner, Pki};
+use portcullis_tests::{Behaviour, Dns, Https, Partner, Pki};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 const RULES: &str = r#"{"connectors": [
@@ -131,6 +131,43 @@ fn records_that_cannot_be_had_close_the_door() {
     world.setting.dns.break_signatures("mx.partner.test.");
     world.expect("opportunistic.test", "dnssec-invalid");
     assert!(world.partner.commands().is_empty());
+}
+
+#[test]
+fn records_of_other_names_do_not_count() {
+    let theirs = Pki::self_signed(&["mx.partner.test"]);
+    let right = Pki::self_signed(&["mx.partner.test"]);
+    let allowed = vec![format!("3 1 1 {}", key_digest(&right.chain[0]))];
+    // Somebody who stands between, with a key and a signed zone of their own.
+    let between = |name: &str, how: fn(&Dns, &str, &str)| {
+        let world = world_with(&allowed, theirs.clone());
+        let port = world.setting.port;
+        let key = key_digest(&theirs.chain[0]);
+        world.setting.dns.add(&format!(
+            "_{port}._tcp.mx.evil.test. TLSA 3 1 1 {key}
+             evil.test. MX 0 mx.evil.test.
+             unsigned. MX 0 mx.evil.test.
+             mx.evil.test. A 127.0.0.2"
+        ));
+        let place = |name: &str| name.replace("{port}", &port.to_string());
+        let (name, other) = name.split_once(' ').expect("two names");
+        how(&world.setting.dns, &place(name), &place(other));
+        world
+    };
+    let record = "_{port}._tcp.mx.partner.test. _{port}._tcp.mx.evil.test.";
+    let world = between(record, Dns::add_foreign);
+    world.expect("mandatory.test", "tlsa-invalid");
+    world.expect("opportunistic.test", "tlsa-invalid");
+    let world = between(record, Dns::put_foreign);
+    world.expect("mandatory.test", "dnssec-invalid");
+    world.expect("opportunistic.test", "dnssec-invalid");
+    for exchanger in ["evil.test.", "unsigned."] {
+        let names = format!("mandatory.test. {exchanger}");
+        let world = between(&names, Dns::add_foreign);
+        world.expect("mandatory.test", "tlsa-invalid");
+        let world = between(&names, Dns::put_foreign);
+        world.expect("mandatory.test", "dnssec-invalid");
+    }
 }
 
 #[test]

@@ -27,8 +27,7 @@ const TTL: u32 = 300;
 const VALIDITY: (u32, u32) = (1_577_836_800, 3_660_681_600);
 
 /// What makes the two zones zones.
-const APEXES: &str = "$TTL 300
-    . SOA ns.root. hostmaster.root. 1 3600 600 86400 300
+const APEXES: &str = ". SOA ns.root. hostmaster.root. 1 3600 600 86400 300
     . NS ns.root.
     unsigned. SOA ns.unsigned. hostmaster.unsigned. 1 3600 600 86400 300
     unsigned. NS ns.unsigned.";
@@ -65,6 +64,11 @@ impl Dns {
         lock(&self.world).set(records);
     }
 
+    /// Adds records.
+    pub fn add(&self, records: &str) {
+        lock(&self.world).add(records);
+    }
+
     /// From now on the signatures in answers for this name, also in denials, are bogus.
     pub fn break_signatures(&self, name: &str) {
         self.fault(name, Fault::Bogus);
@@ -79,6 +83,17 @@ impl Dns {
     /// has nothing to do with it and is not signed.
     pub fn forge_denial(&self, name: &str) {
         self.fault(name, Fault::Forgery);
+    }
+
+    /// From now on somebody on the way adds to answers for this name what another name has of the kind, with
+    /// good signatures.
+    pub fn add_foreign(&self, name: &str, other: &str) {
+        self.fault(name, Fault::Foreign(parse_name(other)));
+    }
+
+    /// The same, in place of what the name has.
+    pub fn put_foreign(&self, name: &str, other: &str) {
+        self.fault(name, Fault::OnlyForeign(parse_name(other)));
     }
 
     /// From now on questions for this name get no answer.
@@ -125,11 +140,13 @@ impl Drop for Dns {
     }
 }
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, PartialEq)]
 enum Fault {
     Bogus,
     Failure,
     Forgery,
+    Foreign(Name),
+    OnlyForeign(Name),
     Silence,
 }
 
@@ -165,18 +182,25 @@ impl World {
     }
 
     fn set(&mut self, records: &[&str]) {
-        let lines = [APEXES].iter().chain(records).flat_map(|text| text.lines());
+        self.records.clear();
+        self.faults.clear();
+        let dnskey = self.dnskey_record();
+        self.records.insert(dnskey.name.clone(), vec![dnskey]);
+        let texts = [APEXES].into_iter().chain(records.iter().copied());
+        self.add(&texts.collect::<Vec<_>>().join("\n"));
+    }
+
+    fn add(&mut self, records: &str) {
+        let lines = ["$TTL 300"].into_iter().chain(records.lines());
         let text: String = lines.map(|line| format!("{}\n", line.trim())).collect();
         let parser = Parser::new(text, None, Some(Name::root()));
         let (_origin, rrsets) = parser.parse().expect("records");
-        self.records.clear();
-        for record in rrsets.into_values().flatten().chain([self.dnskey_record()]) {
+        for record in rrsets.into_values().flatten() {
             let owned = self.records.entry(record.name.clone()).or_default();
             owned.push(record);
         }
         let signed = |name: &&Name| is_signed(name, RecordType::NSEC);
         self.chain = self.records.keys().filter(signed).cloned().collect();
-        self.faults.clear();
     }
 
     /// The answer to a message, `None` if it shall get none.
@@ -198,6 +222,13 @@ impl World {
         match self.faults.get(query.name()) {
             Some(Fault::Silence) => return None,
             Some(Fault::Failure) => response.metadata.response_code = ResponseCode::ServFail,
+            Some(Fault::Foreign(other)) => {
+                self.resolve(query, false, &mut response);
+                response.add_answers(self.signed(other, query.query_type()));
+            }
+            Some(Fault::OnlyForeign(other)) => {
+                response.add_answers(self.signed(other, query.query_type()));
+            }
             fault => self.resolve(query, fault.is_some(), &mut response),
         }
         let edns = request.edns.as_ref();
@@ -288,6 +319,14 @@ impl World {
         let owned = self.records.get(name).into_iter().flatten();
         let matching = owned.filter(|record| record.record_type() == kind);
         matching.cloned().collect()
+    }
+
+    /// The records of a name with their signature, if there are any.
+    fn signed(&self, name: &Name, kind: RecordType) -> Vec<Record> {
+        match self.rrset(name, kind) {
+            none if none.is_empty() => none,
+            found => self.sign(found, false),
+        }
     }
 
     /// Adds the signature to the records of one name and type, if they are in the root zone.

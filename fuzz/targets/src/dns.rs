@@ -1,6 +1,7 @@
 use hickory_resolver::proto::op::Message;
 use hickory_resolver::proto::rr::RData;
 use portcullis::smtp::outbound::dane::Demand;
+use portcullis::smtp::outbound::dns::Path;
 use portcullis::smtp::outbound::mta_sts::policy::record_id;
 use rustls::pki_types::CertificateDer;
 
@@ -11,6 +12,10 @@ pub fn dns(input: &[u8]) {
     let Ok(message) = Message::from_vec(input) else {
         return;
     };
+    for query in &message.queries {
+        // Whatever leads where.
+        Path::of(&message.answers, query.query_type(), query.name());
+    }
     let mut demands = Vec::new();
     let mut texts = Vec::new();
     for record in &message.answers {

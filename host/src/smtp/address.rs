@@ -156,7 +156,7 @@ impl fmt::Display for ReversePath {
 ///
 /// Accepts qtextSMTP and quoted-pairSMTP (RFC 5321 §4.1.2) and UTF-8 text (RFC 6531 §3.3), which
 /// cannot be the second half of a quoted pair.
-pub(super) fn quoted_string_length(text: &str) -> Option<usize> {
+pub(crate) fn quoted_string_length(text: &str) -> Option<usize> {
     let mut characters = text.char_indices();
     if characters.next()?.1 != '"' {
         return None;

@@ -155,6 +155,11 @@ impl Reply {
         &self.text
     }
 
+    /// The text on one line, without control characters.
+    pub fn one_line(&self) -> String {
+        self.text.replace(char::is_control, " ")
+    }
+
     /// 2yz: the command was done.
     pub fn is_positive(&self) -> bool {
         self.code / 100 == 2

@@ -2,7 +2,7 @@
 //! name server need not be trusted.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -213,9 +213,22 @@ impl Dns {
         for _ in 0..MOST_ALIASES {
             let error = match self.resolver.lookup(name.clone(), kind).await {
                 Ok(lookup) => {
-                    let mut answer = answer(lookup.answers(), kind, &name, read);
-                    answer.secure &= secure;
-                    return Ok(answer);
+                    let path = Path::of(lookup.answers(), kind, &name);
+                    self.see_to_proof(&path)?;
+                    secure &= path.aliases.iter().all(is_proven);
+                    if !path.records.is_empty() {
+                        return Ok(Answer {
+                            secure: secure && path.records.iter().all(is_proven),
+                            name: text_of(&path.end),
+                            records: path
+                                .records
+                                .iter()
+                                .filter_map(|it| read(&it.data))
+                                .collect(),
+                        });
+                    }
+                    name = path.end;
+                    continue;
                 }
                 Err(error) => error,
             };
@@ -226,48 +239,81 @@ impl Dns {
             let Ok(alias) = self.resolver.lookup(name.clone(), RecordType::CNAME).await else {
                 return nothing;
             };
-            let target = alias
-                .answers()
-                .iter()
-                .find_map(|record| match &record.data {
-                    RData::CNAME(target) => Some((target.0.clone(), record.proof == Proof::Secure)),
-                    _ => None,
-                });
-            let Some((target, proven)) = target else {
+            let path = Path::of(alias.answers(), kind, &name);
+            if path.aliases.is_empty() {
                 return nothing;
-            };
-            secure &= proven;
-            name = target;
+            }
+            self.see_to_proof(&path)?;
+            secure &= path.aliases.iter().all(is_proven);
+            name = path.end;
         }
         Err(DnsError::Failed {
             name: text_of(&name),
             reason: "too many aliases".into(),
         })
     }
+
+    /// An answer has to be one, and what it says must have been proven, or proven to be unsigned.
+    fn see_to_proof(&self, path: &Path) -> Result<(), DnsError> {
+        let name = text_of(&path.end);
+        let is_judged = |record: &&Record| matches!(record.proof, Proof::Secure | Proof::Insecure);
+        let mut all = path.aliases.iter().chain(&path.records).peekable();
+        if all.peek().is_none() {
+            let reason = "the answer is about another name".into();
+            return Err(match self.validates {
+                true => DnsError::Bogus(name),
+                false => DnsError::Failed { name, reason },
+            });
+        }
+        match self.validates && !all.all(is_judged) {
+            true => Err(DnsError::Bogus(name)),
+            false => Ok(()),
+        }
+    }
 }
 
-/// The records of an answer.
-fn answer<T>(
-    records: &[Record],
-    kind: RecordType,
-    asked: &Name,
-    read: impl Fn(&RData) -> Option<T>,
-) -> Answer<T> {
-    let of_kind = |record: &&Record| record.record_type() == kind;
-    let is_alias = |record: &&Record| record.record_type() == RecordType::CNAME;
-    let found: Vec<T> = records
-        .iter()
-        .filter_map(|record| read(&record.data))
-        .collect();
-    let at = records.iter().find(of_kind).map(|record| &record.name);
-    Answer {
-        secure: !found.is_empty()
-            && records
+fn is_proven(record: &&Record) -> bool {
+    record.proof == Proof::Secure
+}
+
+/// What an answer says of a name: the aliases that lead on from it, and the records at their end.
+///
+/// What the answer says of other names is passed over. Their own zones may have signed it, so it may be
+/// proven, and still anybody on the way can have put it there.
+pub struct Path<'a> {
+    aliases: Vec<&'a Record>,
+    records: Vec<&'a Record>,
+    end: Name,
+}
+
+impl<'a> Path<'a> {
+    /// The path through these records to those of one kind.
+    pub fn of(answer: &'a [Record], kind: RecordType, asked: &Name) -> Self {
+        let mut path = Path {
+            aliases: Vec::new(),
+            records: Vec::new(),
+            end: asked.clone(),
+        };
+        loop {
+            let own = |record: &&Record| record.name == path.end;
+            let of_kind = |record: &&Record| record.record_type() == kind;
+            path.records = answer.iter().filter(own).filter(of_kind).collect();
+            if !path.records.is_empty() || path.aliases.len() == MOST_ALIASES {
+                return path;
+            }
+            let alias = answer
                 .iter()
-                .filter(|record| of_kind(record) || is_alias(record))
-                .all(|record| record.proof == Proof::Secure),
-        records: found,
-        name: text_of(at.unwrap_or(asked)),
+                .filter(own)
+                .find_map(|record| match &record.data {
+                    RData::CNAME(target) => Some((record, &target.0)),
+                    _ => None,
+                });
+            let Some((record, target)) = alias else {
+                return path;
+            };
+            path.aliases.push(record);
+            path.end = target.clone();
+        }
     }
 }
 
@@ -345,7 +391,7 @@ fn name_server(address: &SocketAddr) -> NameServerConfig {
     NameServerConfig::new(address.ip(), true, connections.into())
 }
 
-fn trust_anchors(path: &Path) -> Result<TrustAnchors, SetupError> {
+fn trust_anchors(path: &path::Path) -> Result<TrustAnchors, SetupError> {
     let anchors = TrustAnchors::from_file(path)
         .map_err(|error| SetupError(format!("{}: {error}", path.display())))?;
     if anchors.is_empty() {

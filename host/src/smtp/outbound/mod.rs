@@ -4,7 +4,7 @@
 //! show what it must is left, and nobody is ever given mail with less protection than was asked for.
 
 pub mod dane;
-mod dns;
+pub mod dns;
 mod failure;
 mod judge;
 pub mod mta_sts;
@@ -236,7 +236,8 @@ impl Outbound {
             Err(Failure::Unprotected { why, .. })
                 if !demands.need_tls() && why.result == ResultType::ValidationFailure =>
             {
-                tracing::warn!(hop = %server.place, "TLS is offered and does not work, going on without: {why}");
+                let told = why.to_string();
+                tracing::warn!(hop = %server.place, why = &*log::words(&told), "TLS is offered and does not work, going on without");
                 let relay = self.greeted(means, server).await?;
                 let reached = Reached {
                     version: None,
@@ -316,7 +317,7 @@ impl Outbound {
                 let detail = format!(
                     "the server declines STARTTLS: {} {}",
                     reply.code(),
-                    reply.text()
+                    reply.one_line()
                 );
                 Ok(Err(Unprotected::new(
                     ResultType::StarttlsNotSupported,

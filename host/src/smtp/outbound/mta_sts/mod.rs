@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::dns::Dns;
 use super::failure::Unprotected;
+use crate::log;
 use crate::tls::Roots;
 pub use policy::{Mode, Policy};
 
@@ -139,7 +140,7 @@ impl Policies {
                 Ok(())
             }
             Err(why) => {
-                tracing::warn!(domain, "{why}");
+                tracing::warn!(domain, "{}", log::words(&why.to_string()));
                 let at = Instant::now();
                 state.failed = Some(Failed {
                     id,
