@@ -234,3 +234,40 @@ fn outcome(world: &World, behaviour: Behaviour) -> Outcome {
     world.partner.behave(behaviour);
     world.setting.send("bob@name.test")
 }
+
+#[test]
+fn replies_that_came_before_tls_are_not_taken_for_those_under_it() {
+    let world = World::new();
+    let identity = world.setting.pki.trusted(&["mx.partner.test"]);
+    // Somebody without a key answers all that comes before the handshake at once, and passes on the rest.
+    let ahead = "220 mx\r\n250-mx\r\n250 STARTTLS\r\n220 go\r\n";
+    let behaviour = Behaviour::with(&identity).but(Step::Greeting, Action::Say(ahead));
+    world.partner.behave(behaviour);
+    for level in NAMES {
+        let outcome = world.setting.send(&format!("bob@{level}.test"));
+        assert_eq!(outcome.last().code, 451, "{level}: {}", outcome.text());
+    }
+    let commands = world.partner.commands();
+    assert!(commands.is_empty(), "{commands:?}");
+}
+
+#[test]
+fn a_partner_cannot_write_lines_into_the_log() {
+    let world = World::new();
+    let identity = world.setting.pki.trusted(&["mx.partner.test"]);
+    let said =
+        "454-no\r\n454-2026-01-01T00:00:00.000000Z  INFO decision forged\r\n454 x\r\x1b[2Jy\r\n";
+    let declines = Behaviour::with(&identity).but(Step::StartTls, Action::Say(said));
+    world.partner.behave(declines);
+    let outcome = world.setting.send("bob@encrypt.test");
+    assert_eq!(outcome.last().code, 451);
+    let log = world.setting.daemon.log();
+    let forged: Vec<_> = log.iter().filter(|line| line.contains("forged")).collect();
+    assert!(!forged.is_empty(), "what the partner said is told");
+    for line in forged {
+        assert!(
+            !line.starts_with("2026-01-01") && !line.contains(['\r', '\x1b']),
+            "{line:?}"
+        );
+    }
+}

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use portcullis_tests::sink::free_address;
-use portcullis_tests::{Client, Daemon, Pki, SmtpSink};
+use portcullis_tests::{Action, Behaviour, Client, Daemon, Partner, Pki, SmtpSink, Step};
 
 fn config(next_hop: &str) -> String {
     format!(
@@ -428,5 +428,41 @@ fn a_next_hop_that_talks_nonsense_or_goes_away_is_no_confirmation() {
         }
         client.expect("RSET", 250);
         client.expect("NOOP", 250);
+    }
+}
+
+/// A session that begins, and the reply to its message.
+fn send(daemon: &Daemon, subject: &str) -> u16 {
+    let mut client = greeted(daemon);
+    let reply = client.envelope("a@example.org", "b@contoso.com");
+    assert_eq!(reply.code, 250, "{reply:?}");
+    let reply = client.data(&format!("Subject: {subject}\r\n\r\nx"));
+    client.quit();
+    reply.code
+}
+
+#[test]
+fn what_a_next_hop_says_before_it_is_asked_counts_for_nothing() {
+    for (step, said, code) in [
+        (Step::Data, "354 go\r\n250 2.0.0 queued\r\n", 451),
+        (Step::Data, "354 go\r\n451 4.3.2 busy\r\n", 451),
+        // It does not want the message, of which it has not seen the end.
+        (Step::Data, "354 go\r\n552 5.3.4 too large\r\n", 552),
+        (Step::End, "250 2.0.0 ok\r\n554 5.7.1 spam\r\n", 250),
+        (Step::End, "250 2.0.0 ok\r\n421 4.3.2 bye\r\n", 250),
+    ] {
+        let hop = Partner::start(Behaviour::default().but(step, Action::Say(said)));
+        let daemon = start(&format!("smtp = \"{}\"", hop.address));
+        assert_eq!(send(&daemon, "one"), code, "{said}");
+        hop.behave(Behaviour::default());
+        // Nobody else gets it for an answer.
+        assert_eq!(send(&daemon, "two"), 250, "{said}");
+        let taken = hop.taken();
+        assert!(
+            taken
+                .last()
+                .is_some_and(|last| last.content.contains("two"))
+        );
+        assert_eq!(taken.len(), 1, "{said}: {taken:?}");
     }
 }

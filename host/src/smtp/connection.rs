@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, BytesMut};
 use memchr::memchr;
@@ -76,10 +76,10 @@ impl AsyncWrite for Stream {
 pub enum Line {
     /// The line without its CRLF.
     Whole(BytesMut),
-    /// It had no end within the limit; it was skipped.
-    TooLong,
+    /// It had no end within the limit; it was skipped, but for its beginning.
+    TooLong(BytesMut),
     /// It ended in a bare LF (RFC 5321 §2.3.8).
-    BareLineFeed,
+    BareLineFeed(BytesMut),
     /// The peer has closed.
     Closed,
 }
@@ -144,23 +144,26 @@ impl Connection {
     /// Reads a command line of at most `limit` octets, its end included.
     pub async fn line(&mut self, limit: usize) -> io::Result<Line> {
         let mut searched = 0;
-        let mut too_long = false;
+        let mut too_long = None;
         loop {
             if let Some(at) = memchr(b'\n', &self.input[searched..]) {
                 let mut line = self.input.split_to(searched + at + 1);
-                if too_long || line.len() > limit {
-                    return Ok(Line::TooLong);
+                if let Some(beginning) = too_long {
+                    return Ok(Line::TooLong(beginning));
+                }
+                if line.len() > limit {
+                    return Ok(Line::TooLong(line));
                 }
                 if !line.ends_with(b"\r\n") {
-                    return Ok(Line::BareLineFeed);
+                    return Ok(Line::BareLineFeed(line));
                 }
                 line.truncate(line.len() - 2);
                 return Ok(Line::Whole(line));
             }
             searched = self.input.len();
             if searched > limit {
-                too_long = true;
-                self.input.clear();
+                let skipped = self.input.split();
+                too_long.get_or_insert(skipped);
                 searched = 0;
             }
             if self.output.len() > MOST_OUTPUT {
@@ -172,8 +175,25 @@ impl Connection {
         }
     }
 
-    /// Reads a reply, as a client. `None` if the server closed instead.
+    /// Whether the peer has said something that was not read yet, or has closed. Nothing is waited for.
+    pub fn has_more(&mut self) -> bool {
+        if !self.input.is_empty() {
+            return true;
+        }
+        let mut room = [0; LINE_READ_SIZE];
+        let mut buffer = ReadBuf::new(&mut room);
+        let mut context = Context::from_waker(Waker::noop());
+        let read = Pin::new(&mut self.stream).poll_read(&mut context, &mut buffer);
+        self.input.extend_from_slice(buffer.filled());
+        read.is_ready()
+    }
+
+    /// Writes what is queued, and reads a reply, as a client. `None` if the server closed instead.
     pub async fn reply(&mut self) -> io::Result<Option<Reply>> {
+        // A reply that has come already must not be taken for one to what has not gone out.
+        if !self.output.is_empty() {
+            self.flush().await?;
+        }
         loop {
             let parsed = Reply::parse(&self.input).map_err(io::Error::other)?;
             if let Some((reply, consumed)) = parsed {

@@ -221,8 +221,8 @@ impl Lease {
     }
 
     /// Gives the connection back after a transaction, for whoever needs it next.
-    pub fn release(self) {
-        if !self.relay.is_usable() {
+    pub fn release(mut self) {
+        if !self.relay.is_in_step() {
             return;
         }
         let idle = Idle {

@@ -57,6 +57,8 @@ pub enum Cause {
     Closed,
     /// It did not answer.
     TimedOut,
+    /// It spoke before it was asked.
+    Unasked,
     /// It answered, but not as it had to.
     Refused(Reply),
 }
@@ -81,9 +83,10 @@ impl fmt::Display for Cause {
         match self {
             Cause::Io(error) => write!(f, "{error}"),
             Cause::Closed => f.write_str("the connection was closed"),
+            Cause::Unasked => f.write_str("the server said something before it was asked"),
             Cause::TimedOut => f.write_str("no answer in time"),
             Cause::Refused(reply) => {
-                write!(f, "{} {}", reply.code(), reply.text().replace('\n', " "))
+                write!(f, "{} {}", reply.code(), reply.one_line())
             }
         }
     }
@@ -292,6 +295,12 @@ impl Relay {
         self.usable
     }
 
+    /// Whether the session can go on, and all that was said on either side has been heard: what is left
+    /// would be taken for an answer to the next transaction.
+    pub fn is_in_step(&mut self) -> bool {
+        self.usable && self.connection.output().is_empty() && !self.connection.has_more()
+    }
+
     /// Begins a transaction.
     pub async fn mail(&mut self, sender: Sender<'_>) -> Result<(), NotBegun> {
         self.recipients.clear();
@@ -397,6 +406,13 @@ impl Relay {
         let Some(encoder) = self.encoder.take() else {
             return Reply::new(451, (4, 3, 0), "the message was given up");
         };
+        if let Err(failure) = self.see_that_it_waits("end of data") {
+            return match &failure.cause {
+                // It will not have the message. Nor can it, without the end.
+                Cause::Refused(reply) => passed_on(reply),
+                _ => failure.reply(),
+            };
+        }
         encoder.finish(self.connection.output());
         if !self.manner.lmtp {
             let reply = self
@@ -451,10 +467,31 @@ impl Relay {
 
     /// Says a command line, and gives the reply.
     pub async fn command(&mut self, step: &'static str, line: &str) -> Result<Reply, HopFailure> {
+        self.see_that_it_waits(step)?;
         let output = self.connection.output();
         output.extend_from_slice(line.as_bytes());
         output.extend_from_slice(b"\r\n");
         self.expect_reply(step, self.manner.timeouts.reply).await
+    }
+
+    /// A server has to wait for what it answers. One that does not, or somebody in its place, would have
+    /// its words taken for the answer to something else from then on.
+    fn see_that_it_waits(&mut self, step: &'static str) -> Result<(), HopFailure> {
+        if !self.usable {
+            return Err(self.broken(step, Cause::Closed));
+        }
+        if !self.connection.has_more() {
+            return Ok(());
+        }
+        let cause = match Reply::parse(&self.connection.input) {
+            // Most likely it gives up: it has waited too long, or is going down (RFC 5321 §3.8).
+            Ok(Some((reply, _))) if reply.is_transient() || reply.is_permanent() => {
+                Cause::Refused(reply)
+            }
+            _ if self.connection.input.is_empty() => Cause::Closed,
+            _ => Cause::Unasked,
+        };
+        Err(self.broken(step, cause))
     }
 
     /// A reply that must be positive.
