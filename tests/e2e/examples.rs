@@ -163,6 +163,8 @@ fn two_and_from_a_server_with_the_certificate_name_given() {
             pki.with_usages(name, &[EmailProtection]),
             "certificate-untrusted",
         ),
+        // A common name is none where the authority may certify other names only.
+        (pki.constrained("corp.example", name[0]), "certificate-name"),
     ] {
         assert_refused(&bank(&daemon, Session::With(&bad)), "Contoso Bank", failed);
         assert_refused(&bank(&daemon, Session::Tls12(&bad)), "Contoso Bank", failed);

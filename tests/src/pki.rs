@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair,
+    BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, Issuer, KeyPair, NameConstraints,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -128,8 +128,24 @@ impl Pki {
     /// A trusted certificate whose chain goes over an intermediate authority, and that authority's
     /// certificate, which is in the chain as well.
     pub fn through_intermediate(&self, names: &[&str]) -> Identity {
+        self.through(CertificateParams::default(), params(names))
+    }
+
+    /// A certificate with this common name and no other names, from an authority that may certify names below
+    /// this one only.
+    pub fn constrained(&self, permitted: &str, common_name: &str) -> Identity {
+        let mut authority = CertificateParams::default();
+        authority.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName(permitted.into())],
+            excluded_subtrees: Vec::new(),
+        });
+        let mut own = params(&[]);
+        own.distinguished_name.push(DnType::CommonName, common_name);
+        self.through(authority, own)
+    }
+
+    fn through(&self, mut params: CertificateParams, own: CertificateParams) -> Identity {
         let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params
             .distinguished_name
@@ -139,7 +155,7 @@ impl Pki {
             root_pem: String::new(),
             issuer: Issuer::new(params, key),
         };
-        let mut identity = below.trusted(names);
+        let mut identity = below.issue(own);
         identity.chain.push(certificate.der().to_vec());
         identity
     }

@@ -18,17 +18,17 @@ pub fn facts(
 ) -> Option<Certificate> {
     let (own, intermediates) = chain.split_first()?;
     let usages = [KeyUsage::server_auth, KeyUsage::client_auth];
-    let trust = judge(own, intermediates, roots, provider, &usages);
+    let judgement = judge(own, intermediates, roots, provider, &usages);
     let sha256 = sha256(own);
     // The handshake has parsed it before.
     let (_, parsed) = X509Certificate::from_der(own).ok()?;
     Some(Certificate {
-        dns_names: names(&parsed),
+        dns_names: names(&parsed, judgement.constrains_names),
         subject: parsed.subject().to_string(),
         issuer: parsed.issuer().to_string(),
         sha256,
         not_after: Some(parsed.validity().not_after.timestamp()),
-        trust,
+        trust: judgement.trust,
     })
 }
 
@@ -60,6 +60,7 @@ pub fn trust_of_server(
                 provider,
                 &[KeyUsage::server_auth],
             )
+            .trust
         })
 }
 
@@ -76,10 +77,11 @@ pub fn dns_names(certificate: &X509Certificate) -> Vec<String> {
         .collect()
 }
 
-/// The SAN dNSNames; where there is none, the subject's CN.
-fn names(certificate: &X509Certificate) -> Vec<String> {
+/// The SAN dNSNames; where there is none, the subject's CN. Constraints are held against the SAN only
+/// (RFC 5280 §4.2.1.10), so below an authority that may not certify all names a CN says nothing.
+fn names(certificate: &X509Certificate, constrained: bool) -> Vec<String> {
     let dns_names = dns_names(certificate);
-    if !dns_names.is_empty() {
+    if !dns_names.is_empty() || constrained {
         return dns_names;
     }
     let common_names = certificate.subject().iter_common_name();
@@ -87,6 +89,13 @@ fn names(certificate: &X509Certificate) -> Vec<String> {
         .filter_map(|name| name.as_str().ok())
         .map(str::to_owned)
         .collect()
+}
+
+/// What is to be said of a chain.
+struct Judgement {
+    trust: Trust,
+    /// Whether an authority on the way may certify some names only.
+    constrains_names: bool,
 }
 
 /// Whether the chain ends at a root. A sending server's certificate is good for serverAuth,
@@ -97,9 +106,13 @@ fn judge(
     roots: &RootCertStore,
     provider: &CryptoProvider,
     usages: &[fn() -> KeyUsage],
-) -> Trust {
+) -> Judgement {
+    let unconstrained = |trust| Judgement {
+        trust,
+        constrains_names: false,
+    };
     let Ok(entity) = EndEntityCert::try_from(own) else {
-        return Trust::Invalid;
+        return unconstrained(Trust::Invalid);
     };
     let verify = |usage: KeyUsage| {
         let algorithms = provider.signature_verification_algorithms.all;
@@ -114,7 +127,11 @@ fn judge(
                 None,
                 None,
             )
-            .map(|_| ())
+            .map(|path| {
+                let mut between = path.intermediate_certificates();
+                path.anchor().name_constraints.is_some()
+                    || between.any(|authority| constrains_names(&authority.der()))
+            })
     };
     let mut outcome = Err(webpki::Error::RequiredEkuNotFoundContext(
         webpki::RequiredEkuNotFoundContext {
@@ -128,15 +145,30 @@ fn judge(
             verify(usage()).map_err(|second| if is_usage(&first) { second } else { first })
         });
     }
-    match outcome {
-        Ok(()) => Trust::Trusted,
-        Err(webpki::Error::CertExpired { .. }) => Trust::Expired,
-        Err(webpki::Error::CertNotValidYet { .. }) => Trust::NotYetValid,
-        Err(webpki::Error::UnknownIssuer) => Trust::UnknownIssuer,
-        Err(webpki::Error::CertRevoked) => Trust::Revoked,
-        Err(_) if own_issuer(own) => Trust::UnknownIssuer,
-        Err(_) => Trust::Invalid,
-    }
+    let error = match outcome {
+        Ok(constrains_names) => {
+            return Judgement {
+                trust: Trust::Trusted,
+                constrains_names,
+            };
+        }
+        Err(error) => error,
+    };
+    unconstrained(match error {
+        webpki::Error::CertExpired { .. } => Trust::Expired,
+        webpki::Error::CertNotValidYet { .. } => Trust::NotYetValid,
+        webpki::Error::UnknownIssuer => Trust::UnknownIssuer,
+        webpki::Error::CertRevoked => Trust::Revoked,
+        _ if own_issuer(own) => Trust::UnknownIssuer,
+        _ => Trust::Invalid,
+    })
+}
+
+/// Whether an authority may certify some names only. One that cannot be read may not certify any.
+fn constrains_names(authority: &[u8]) -> bool {
+    X509Certificate::from_der(authority).map_or(true, |(_, parsed)| {
+        !matches!(parsed.name_constraints(), Ok(None))
+    })
 }
 
 fn is_usage(error: &webpki::Error) -> bool {
