@@ -87,6 +87,31 @@ fn a_client_that_is_silent_is_sent_away() {
 }
 
 #[test]
+fn a_message_in_chunks_has_one_time_limit() {
+    let daemon = start("[timeouts]\nmessage = \"1s\"\n");
+    let mut client = Client::connect_as(daemon.address(), "192.0.2.1".parse().expect("an address"));
+    client.expect("EHLO client.example", 250);
+    assert_eq!(client.envelope("a@example.org", "b@contoso.com").code, 250);
+    // Whatever it is doing then.
+    let last = loop {
+        client.send(b"BDAT 3\r\nx\r\n");
+        let reply = client.reply();
+        if reply.code != 250 {
+            break reply;
+        }
+        std::thread::yield_now();
+    };
+    assert_eq!(last.code, 421, "{last:?}");
+    assert_eq!(daemon.maildir("mail").len(), 0);
+    let mut client = Client::connect_as(daemon.address(), "192.0.2.1".parse().expect("an address"));
+    client.expect("EHLO client.example", 250);
+    assert_eq!(client.envelope("a@example.org", "b@contoso.com").code, 250);
+    client.send(b"BDAT 3\r\nx\r\n");
+    assert_eq!(client.reply().code, 250);
+    assert_eq!(client.reply().code, 421);
+}
+
+#[test]
 fn a_client_that_drips_does_not_outwait_the_limit() {
     let daemon = start("[timeouts]\ncommand = \"1s\"\n");
     let mut client = Client::connect_as(daemon.address(), "192.0.2.1".parse().expect("an address"));

@@ -69,15 +69,24 @@ impl HeaderScanner {
         self.state
     }
 
-    /// The header section, or what has come of it.
-    pub fn header(&self) -> &[u8] {
-        self.buffer.get(..self.header_len()).unwrap_or_default()
+    /// The header section, or what has come of it, which is not kept any longer.
+    pub fn take_header(&mut self) -> Vec<u8> {
+        let mut header = std::mem::take(&mut self.buffer);
+        header.truncate(self.header_len_of(header.len()));
+        header
     }
 
-    fn header_len(&self) -> usize {
+    /// The header section, or what has come of it.
+    pub fn header(&self) -> &[u8] {
+        let length = self.header_len_of(self.buffer.len());
+        self.buffer.get(..length).unwrap_or_default()
+    }
+
+    /// How much of a buffer of this length is header section.
+    fn header_len_of(&self, length: usize) -> usize {
         match self.state {
             Ok(HeaderState::Complete { header_len }) => header_len,
-            _ => self.buffer.len(),
+            _ => length,
         }
     }
 
@@ -214,11 +223,11 @@ fn is_blank(octet: &u8) -> bool {
     matches!(octet, b' ' | b'\t')
 }
 
-/// Goes over the fields of a header section; an item is `None` for what is no field.
+/// Goes over the fields of a header section; what is no field is an error.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Iterator for Fields<'a> {
-    type Item = Option<Field<'a>>;
+    type Item = Result<Field<'a>, &'a [u8]>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.0.is_empty() || self.0.starts_with(b"\r\n") {
@@ -226,7 +235,7 @@ impl<'a> Iterator for Fields<'a> {
         }
         let (line, rest) = split_field(self.0);
         self.0 = rest;
-        Some(Field::parse(line))
+        Some(Field::parse(line).ok_or(line))
     }
 }
 
@@ -245,16 +254,30 @@ fn split_field(header: &[u8]) -> (&[u8], &[u8]) {
 fn from_value(header: &[u8]) -> Result<&[u8], FromError> {
     let mut from = None;
     for field in Fields(header) {
-        let sound = field.as_ref().is_some_and(|field| !field.has_blank_line());
+        let sound = field.as_ref().is_ok_and(|field| !field.has_blank_line());
         if from.is_none() && !sound {
             return Err(FromError::MalformedHeader);
         }
-        let Some(field) = field else { continue };
+        let field = match field {
+            Ok(field) => field,
+            Err(line) if may_pass_for_from(line) => return Err(FromError::Several),
+            Err(_) => continue,
+        };
         if field.name.eq_ignore_ascii_case(b"From") && from.replace(field.value).is_some() {
             return Err(FromError::Several);
         }
     }
     from.ok_or(FromError::Missing)
+}
+
+/// Whether a reader who passes over what cannot be seen finds a From field in what is none.
+fn may_pass_for_from(line: &[u8]) -> bool {
+    let name = line.split(|octet| *octet == b':').next();
+    let seen = name
+        .into_iter()
+        .flatten()
+        .filter(|octet| octet.is_ascii_graphic());
+    seen.map(u8::to_ascii_lowercase).eq(*b"from")
 }
 
 /// The value on one line, its tabs replaced by spaces.

@@ -4,6 +4,10 @@
 //! hop. Once something is wrong the rest is read and thrown away, because SMTP has its reply only at
 //! the end.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::data::LineChecker;
 use super::header::{HeaderScanner, HeaderState};
 use super::reply::Reply;
@@ -22,6 +26,8 @@ pub enum Progress<'a> {
 pub struct Incoming {
     /// What ends lines in content that comes by BDAT; DATA has its own decoder for that.
     pub lines: LineChecker,
+    /// When it must have ended.
+    pub deadline: Instant,
     scanner: HeaderScanner,
     decided: bool,
     size: u64,
@@ -30,10 +36,12 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// A message of at most `limit` octets with lines of at most `line_limit`.
-    pub fn new(limit: u64, line_limit: usize) -> Self {
+    /// A message of at most `limit` octets with lines of at most `line_limit`, which has begun now and may
+    /// take that long.
+    pub fn new(limit: u64, line_limit: usize, time: Duration) -> Self {
         Incoming {
             lines: LineChecker::with_line_limit(line_limit),
+            deadline: Instant::now() + time,
             scanner: HeaderScanner::new(),
             decided: false,
             size: 0,
@@ -45,6 +53,8 @@ impl Incoming {
     /// Notes that the message is refused; the first reason counts.
     pub fn refuse(&mut self, reply: Reply) {
         self.refused.get_or_insert(reply);
+        // Nobody asks for the header any more.
+        self.scanner.take_header();
     }
 
     /// The reply of a message that is refused already.
@@ -62,9 +72,9 @@ impl Incoming {
         self.decided
     }
 
-    /// The header. A message that ends without a body is all header.
-    pub fn header(&self) -> &[u8] {
-        self.scanner.header()
+    /// The header, once. A message that ends without a body is all header.
+    pub fn take_header(&mut self) -> Vec<u8> {
+        self.scanner.take_header()
     }
 
     /// Takes content in.

@@ -35,13 +35,13 @@ impl Session {
         self.connection
             .queue(&Reply::plain(354, "end with <CRLF>.<CRLF>"));
         let line_limit = self.settings.limits.text_line;
-        let mut incoming = Incoming::new(self.message_size(), line_limit);
+        let time = self.settings.timeouts.message;
+        let mut incoming = Incoming::new(self.message_size(), line_limit, time);
         let mut decoder = DataDecoder::with_line_limit(line_limit);
         let mut content = Vec::new();
-        let deadline = Instant::now() + self.settings.timeouts.message;
         loop {
             if self.connection.input.is_empty()
-                && let Err(end) = self.more(deadline).await
+                && let Err(end) = self.more(incoming.deadline).await
             {
                 return self.abandon(end).await;
             }
@@ -61,19 +61,21 @@ impl Session {
     pub(super) async fn bdat(&mut self, size: u64, last: bool) -> Next {
         let limit = self.message_size();
         let line_limit = self.settings.limits.text_line;
+        let time = self.settings.timeouts.message;
         let chunks = match &mut self.transaction {
             Some(transaction) if !transaction.recipients.is_empty() => transaction.chunks.take(),
             _ => {
                 // The octets come whether they are welcome or not, and none of them is a command.
                 let reply = Reply::new(503, (5, 5, 1), "say MAIL and RCPT first");
-                return match self.chunk(None, size).await {
+                return match self.chunk(None, size, Instant::now() + time).await {
                     Ok(()) => reply.into(),
                     Err(end) => self.abandon(end).await,
                 };
             }
         };
-        let mut incoming = chunks.unwrap_or_else(|| Incoming::new(limit, line_limit));
-        if let Err(end) = self.chunk(Some(&mut incoming), size).await {
+        let mut incoming = chunks.unwrap_or_else(|| Incoming::new(limit, line_limit, time));
+        let deadline = incoming.deadline;
+        if let Err(end) = self.chunk(Some(&mut incoming), size, deadline).await {
             return self.abandon(end).await;
         }
         if last {
@@ -93,8 +95,12 @@ impl Session {
     }
 
     /// Reads the `size` octets of a chunk: into a message, or to throw them away.
-    async fn chunk(&mut self, mut incoming: Option<&mut Incoming>, size: u64) -> Result<(), End> {
-        let deadline = Instant::now() + self.settings.timeouts.message;
+    async fn chunk(
+        &mut self,
+        mut incoming: Option<&mut Incoming>,
+        size: u64,
+        deadline: Instant,
+    ) -> Result<(), End> {
         let mut missing = size;
         while missing > 0 {
             if self.connection.input.is_empty() {
@@ -128,10 +134,7 @@ impl Session {
     async fn abandon(&mut self, end: End) -> Next {
         self.reset().await;
         match end {
-            End::Closed => Next::Last(
-                Reply::new(421, (4, 4, 2), "the message did not end in time, closing"),
-                end,
-            ),
+            End::Closed => super::out_of_time("the message did not end in time, closing"),
             _ => Next::Lost(end),
         }
     }
@@ -151,7 +154,8 @@ impl Session {
 
     /// Decides on the header, and hands it over with our own trace in front.
     async fn pass_header_on(&mut self, incoming: &mut Incoming) {
-        if header::received_count(incoming.header()) > self.settings.limits.hops {
+        let fields = incoming.take_header();
+        if header::received_count(&fields) > self.settings.limits.hops {
             // RFC 5321 §6.3.
             incoming.refuse(Reply::new(
                 554,
@@ -160,7 +164,7 @@ impl Session {
             ));
             return;
         }
-        if let Err(reply) = self.decide_on_header(incoming.header()).await {
+        if let Err(reply) = self.decide_on_header(&fields).await {
             incoming.refuse(reply);
             return;
         }
@@ -177,7 +181,7 @@ impl Session {
             return;
         }
         let mut content = self.trace().into_bytes();
-        content.extend_from_slice(incoming.header());
+        content.extend_from_slice(&fields);
         self.write(incoming, &content).await;
     }
 
@@ -272,7 +276,7 @@ impl Session {
             client = %log::client(self.client.ip()),
             session = self.id,
             transaction = transaction.id,
-            reply = &*log::words(reply.text()),
+            reply = &*log::words_about(self.client.ip(), reply.text()),
             "message"
         );
         self.server.metrics.message(reply.code());

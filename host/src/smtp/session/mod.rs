@@ -11,7 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::address::{Address, ReversePath};
 use super::command::{Command, CommandError, MailParameters};
@@ -203,23 +203,27 @@ impl Session {
     /// The next line, unless the client is silent too long or the daemon stops.
     async fn next_line(&mut self) -> Result<Line, Next> {
         let mut stopping = self.server.stopping.subscribe();
-        let reading = timeout(
-            self.settings.timeouts.command,
-            self.connection.line(COMMAND_LINE),
-        );
-        let closed = |enhanced, text| Next::Last(Reply::new(421, enhanced, text), End::Closed);
+        let mut deadline = Instant::now() + self.settings.timeouts.command;
+        let transaction = self.transaction.as_ref();
+        let message = transaction.and_then(|transaction| transaction.chunks.as_ref());
+        if let Some(message) = message {
+            // Between two chunks it goes on.
+            deadline = deadline.min(message.deadline);
+        }
+        let reading = timeout_at(deadline, self.connection.line(COMMAND_LINE));
         let outcome = tokio::select! {
             biased;
             line = reading => line,
             // A transaction that has begun may end; a session between two is asked to come again.
             _ = stopping.wait_for(|stopping| *stopping), if self.transaction.is_none() => {
-                return Err(closed((4, 3, 2), "the server is going down, come again"));
+                let text = "the server is going down, come again";
+                return Err(Next::Last(Reply::new(421, (4, 3, 2), text), End::Closed));
             }
         };
         match outcome {
             Ok(Ok(line)) => Ok(line),
             Ok(Err(_)) => Err(Next::Lost(End::Gone)),
-            Err(_) => Err(closed((4, 4, 2), "no command for too long, closing")),
+            Err(_) => Err(out_of_time("no command for too long, closing")),
         }
     }
 
@@ -233,11 +237,15 @@ impl Session {
         }
         match line {
             Line::Whole(line) => self.command(&line).await,
-            Line::TooLong => {
+            // How many octets follow is not known here either; see below.
+            Line::TooLong(line) | Line::BareLineFeed(line) if is_bdat(&line) => {
+                Next::Last(CommandError::BdatSize.reply(), End::Closed)
+            }
+            Line::TooLong(_) => {
                 let text = format!("a command line has at most {COMMAND_LINE} octets");
                 Reply::new(500, (5, 5, 2), text).into()
             }
-            Line::BareLineFeed => {
+            Line::BareLineFeed(_) => {
                 let text = "a command line ends in CRLF (RFC 5321 section 2.3.8)";
                 Reply::new(500, (5, 5, 2), text).into()
             }
@@ -406,6 +414,15 @@ impl Session {
     fn let_go(&mut self) {
         self.handover = self.handover.take().and_then(Handover::let_go);
     }
+}
+
+fn out_of_time(text: &str) -> Next {
+    Next::Last(Reply::new(421, (4, 4, 2), text), End::Closed)
+}
+
+fn is_bdat(line: &[u8]) -> bool {
+    line.get(..4)
+        .is_some_and(|verb| verb.eq_ignore_ascii_case(b"BDAT"))
 }
 
 /// A name for a session, unique enough to be found in a log of years.
