@@ -5,10 +5,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Router;
-use axum::http::header::CONTENT_TYPE;
-use axum::routing::get;
+use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
+use hyper::http;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -16,9 +21,19 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::policies::POLICY_UNAVAILABLE;
 use crate::sandbox::interface::{Finding, Verdict};
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// How many may read the numbers at a time, and how long one may take for it.
+const MOST_READERS: usize = 16;
+const READING: Duration = Duration::from_secs(10);
+/// How long to wait where no connection can be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The reasons that the specification names.
 const FAILED: [&str; 8] = [
@@ -215,21 +230,45 @@ impl Metrics {
     pub async fn serve(self: Arc<Self>, address: SocketAddr) -> std::io::Result<()> {
         let listener = TcpListener::bind(address).await?;
         tracing::info!(metrics = %listener.local_addr()?, "showing metrics");
-        let text = move || {
-            let metrics = self.clone();
-            async move {
-                (
-                    [(
-                        CONTENT_TYPE,
-                        "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                    )],
-                    metrics.text(),
-                )
-            }
-        };
-        let router = Router::new().route("/metrics", get(text));
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        tokio::spawn(self.answer(listener));
         Ok(())
+    }
+
+    /// Whoever wants more connections than there may be waits before one is accepted, and so takes no
+    /// descriptor that mail needs.
+    async fn answer(self: Arc<Self>, listener: TcpListener) {
+        let room = Arc::new(Semaphore::new(MOST_READERS));
+        while let Ok(place) = room.clone().acquire_owned().await {
+            let Ok((stream, _)) = listener.accept().await else {
+                // Descriptors have run out, most likely.
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            };
+            let metrics = self.clone();
+            tokio::spawn(async move {
+                let _place = place;
+                let service = service_fn(|request| {
+                    let response = metrics.response(&request);
+                    async move { response }
+                });
+                let serving = http1::Builder::new()
+                    .keep_alive(false)
+                    .serve_connection(TokioIo::new(stream), service);
+                // Whoever is slower, or gone, has no answer.
+                let _ = timeout(READING, serving).await;
+            });
+        }
+    }
+
+    fn response(&self, request: &Request<Incoming>) -> http::Result<Response<String>> {
+        if request.uri().path() != "/metrics" {
+            return Response::builder()
+                .status(StatusCode::NOT_FOUND)
+                .body(String::new());
+        }
+        Response::builder()
+            .header(CONTENT_TYPE, OPEN_METRICS)
+            .body(self.text())
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -38,6 +39,7 @@ pub struct Run {
 impl Run {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
+        allow_descriptors();
         // What libraries say is of use only where something is wrong with them.
         let filter = EnvFilter::new(format!("warn,portcullis={}", self.log_level));
         let log = tracing_subscriber::fmt()
@@ -62,9 +64,9 @@ impl Run {
         };
         let config = Config::load(&path)?;
         let compiler = Compiler::Apart(config.sandbox.compile_limits());
-        let daemon = Daemon::new(config, Some(path.clone()), compiler).await?;
+        let mut daemon = Daemon::new(config, Some(path.clone()), compiler).await?;
         if self.check_config {
-            if !daemon.is_complete() {
+            if !daemon.is_complete().await {
                 eprintln!(
                     "{}: it would start, but defer the mail of tenants without a policy",
                     path.display()
@@ -77,4 +79,16 @@ impl Run {
         daemon.run(|| {}).await?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// As many descriptors as there may be: each session takes one or two, and the usual soft limit is for programs
+/// that use select(2).
+fn allow_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    // Where that is refused, what there was has to do.
+    let _ = setrlimit(Resource::Nofile, most);
 }
