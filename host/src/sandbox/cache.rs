@@ -55,7 +55,7 @@ pub enum CacheError {
         source: io::Error,
     },
     /// Others could put code there for us to run.
-    #[error("the compile cache {} is not ours alone: it must be a folder owned by this user with mode 0700", folder.display())]
+    #[error("the compile cache {} is not ours alone: it must be a folder owned by this user with mode 0700, in folders that nobody else can write (or with the sticky bit)", folder.display())]
     NotOurs {
         /// The folder.
         folder: PathBuf,
@@ -80,8 +80,8 @@ impl Cache {
         let metadata = fs::symlink_metadata(folder).map_err(failed)?;
         let ours = metadata.is_dir()
             && metadata.uid() == rustix::process::geteuid().as_raw()
-            && metadata.permissions().mode() & 0o022 == 0;
-        if !ours {
+            && metadata.permissions().mode() & 0o077 == 0;
+        if !ours || !stays(folder).map_err(failed)? {
             return Err(CacheError::NotOurs {
                 folder: folder.into(),
             });
@@ -148,6 +148,22 @@ impl Cache {
         }
         Ok(())
     }
+}
+
+/// Whether nobody else can put another folder in the place of this one.
+fn stays(folder: &Path) -> io::Result<bool> {
+    const STICKY: u32 = 0o1000;
+    let own = rustix::process::geteuid().as_raw();
+    let whole = fs::canonicalize(folder)?;
+    for above in whole.ancestors().skip(1) {
+        let metadata = fs::symlink_metadata(above)?;
+        let mode = metadata.permissions().mode();
+        let guarded = mode & 0o022 == 0 || mode & STICKY != 0;
+        if !guarded || ![0, own].contains(&metadata.uid()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 impl Entry {
@@ -290,6 +306,21 @@ mod tests {
             compile(&entry, &engine, &component);
             assert_eq!(fs::read(file).unwrap(), good);
             assert!(entry.load(&engine).is_some());
+        }
+    }
+
+    #[test]
+    fn a_folder_that_others_can_exchange_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache");
+        for (mode, is_taken) in [
+            (0o777, false),
+            (0o770, false),
+            (0o1777, true),
+            (0o755, true),
+        ] {
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(Cache::open(&path).is_ok(), is_taken, "{mode:o}");
         }
     }
 
