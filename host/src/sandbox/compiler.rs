@@ -11,12 +11,15 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Result, bail, format_err};
 
 use super::cache::{self, Entry};
 use super::engine::base_config;
+use super::inspect;
 use super::workshop::together;
+use crate::log::one_line;
 
 /// What a compiled module may have, in bytes.
 const MOST_CODE: u64 = 1 << 30;
@@ -123,9 +126,9 @@ fn read(from: Option<impl Read>, most: u64) -> Vec<u8> {
 
 fn reason(status: ExitStatus, limits: CompileLimits, words: &[u8]) -> String {
     let words = String::from_utf8_lossy(words);
-    let words = words.trim();
+    let words = one_line(words.trim());
     match status.signal().map(Signal::from_named_raw) {
-        None => words.strip_prefix("portcullis: ").unwrap_or(words).into(),
+        None => words.strip_prefix("portcullis: ").unwrap_or(&words).into(),
         Some(Some(Signal::XCPU)) => format!(
             "compiling it takes more than {} of processor time (compile-time)",
             humantime::format_duration(limits.time)
@@ -151,12 +154,26 @@ pub fn compile(limits: CompileLimits, mut module: impl Read, mut code: impl Writ
     let mut bytes = Vec::new();
     module.read_to_end(&mut bytes)?;
     let engine = Engine::new(&base_config())?;
-    code.write_all(&engine.precompile_component(&bytes)?)?;
-    Ok(())
+    match engine.precompile_component(&bytes) {
+        Ok(compiled) => Ok(code.write_all(&compiled)?),
+        // What is wrong with the component itself is told as such.
+        Err(error) => Err(inspect::validate(&bytes).map_or_else(Into::into, |()| error)),
+    }
 }
 
 fn confine(limits: CompileLimits) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
+    // Where memory runs out, this process goes and not the daemon. It may be read-only.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    let none = CapabilitySet::empty();
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: none,
+            permitted: none,
+            inheritable: none,
+        },
+    )?;
     let at_most = |limit| Rlimit {
         current: Some(limit),
         maximum: Some(limit),

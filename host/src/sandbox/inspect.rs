@@ -1,6 +1,8 @@
 //! What a component imports and exports, read before anything of it is compiled.
 
-use wasmparser::{Parser, Payload, Validator, WasmFeatures};
+use wasmparser::{BinaryReaderError, Parser, Payload, Validator, WasmFeatures};
+
+use crate::log::one_line;
 
 /// What every policy exports, without the version.
 const EVALUATION: &str = "portcullis:policy/evaluation";
@@ -51,11 +53,12 @@ pub struct Inspected {
     pub uses_wasi: bool,
 }
 
-/// Looks at a component from outside, and validates it unless it is known to be valid.
-pub fn inspect(bytes: &[u8], is_valid: bool) -> Result<Inspected, Refused> {
-    let (imports, exports) = names(bytes, is_valid)?;
+/// Looks at a component from outside. Whether it is valid, its compiler finds out: that can take very long
+/// and very much memory.
+pub fn inspect(bytes: &[u8]) -> Result<Inspected, Refused> {
+    let (imports, exports) = names(bytes)?;
     if let Some(import) = imports.iter().find(|import| !is_given(import)) {
-        return Err(Refused::Import(import.clone()));
+        return Err(Refused::Import(one_line(import).into()));
     }
     let version = |export: &String| {
         let (name, version) = export.split_once('@').unwrap_or((export, ""));
@@ -64,7 +67,7 @@ pub fn inspect(bytes: &[u8], is_valid: bool) -> Result<Inspected, Refused> {
     match exports.iter().find_map(version) {
         None => Err(Refused::NoPolicy),
         Some(version) if version != VERSION => Err(Refused::Version {
-            found: format!("{EVALUATION}@{version}"),
+            found: one_line(&format!("{EVALUATION}@{version}")).into(),
         }),
         Some(_) => Ok(Inspected {
             uses_wasi: !imports.is_empty(),
@@ -78,28 +81,28 @@ fn is_given(import: &str) -> bool {
     known && version.starts_with("0.2.")
 }
 
+/// Validates a component.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn validate(bytes: &[u8]) -> Result<(), Refused> {
+    let mut validator = Validator::new_with_features(WasmFeatures::default());
+    validator.validate_all(bytes).map_err(malformed)?;
+    Ok(())
+}
+
+fn malformed(error: BinaryReaderError) -> Refused {
+    // It may quote the module, whatever that has in its names.
+    Refused::Malformed(one_line(&error.to_string()).into())
+}
+
 /// The names of the outermost imports and exports.
-fn names(bytes: &[u8], is_valid: bool) -> Result<(Vec<String>, Vec<String>), Refused> {
-    let malformed = |error: wasmparser::BinaryReaderError| {
-        // It may quote the module, whatever that has in its names.
-        let words = error.to_string();
-        Refused::Malformed(
-            words
-                .split(|c: char| c.is_whitespace() || c.is_control())
-                .collect::<Vec<_>>()
-                .join(" "),
-        )
-    };
+fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), Refused> {
     if !bytes.starts_with(b"\0asm") {
         return Err(Refused::Malformed("it does not begin as one".into()));
     }
     if Parser::is_core_wasm(bytes) {
         return Err(Refused::CoreModule);
-    }
-    if !is_valid {
-        Validator::new_with_features(WasmFeatures::default())
-            .validate_all(bytes)
-            .map_err(malformed)?;
     }
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
     let mut depth = 0;
@@ -128,7 +131,7 @@ mod tests {
     use super::*;
 
     fn inspect_text(text: &str) -> Result<Inspected, Refused> {
-        inspect(&wat::parse_str(text).unwrap(), false)
+        inspect(&wat::parse_str(text).unwrap())
     }
 
     #[test]
@@ -174,7 +177,7 @@ mod tests {
             b"hello",
             &component[..component.len() - 1],
         ] {
-            assert!(matches!(inspect(bytes, false), Err(Refused::Malformed(_))));
+            assert!(matches!(inspect(bytes), Err(Refused::Malformed(_))));
         }
     }
 }

@@ -6,15 +6,21 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use wasmtime::Engine;
-use wasmtime::component::{Linker, ResourceTable};
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::clocks::WasiClocksView;
+use wasmtime_wasi::p2::bindings::clocks::monotonic_clock;
+use wasmtime_wasi::p2::{DynPollable, OutputStream, Pollable, StreamResult};
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView};
 
 use super::instance::State;
 
-/// What one write may hold, and what of it is logged.
+/// What one call may write or be given, and what of it is logged, in bytes. The host's own work in a call is not
+/// interrupted.
 const MOST: usize = 4096;
+
+/// How many resources a module may hold: streams, descriptors, timers.
+const MOST_RESOURCES: usize = 256;
 
 /// How finely a module can tell time. It has less than this for an answer, so it cannot measure its
 /// neighbours by what they leave it of the machine.
@@ -30,14 +36,17 @@ impl World {
     /// An empty world; `module` names the source of what is printed.
     pub fn new(module: &str) -> Self {
         let output = Output(module.into());
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MOST_RESOURCES);
         World {
             context: WasiCtx::builder()
                 .stdout(output.clone())
                 .stderr(output)
                 .wall_clock(CoarseClock::default())
                 .monotonic_clock(CoarseClock::default())
+                .max_random_size(MOST as u64)
                 .build(),
-            table: ResourceTable::new(),
+            table,
         }
     }
 
@@ -60,7 +69,40 @@ impl WasiView for State {
 pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    linker.allow_shadowing(true);
+    monotonic_clock::add_to_linker::<State, HasTimers>(&mut linker, |state| Timers(state))?;
+    linker.allow_shadowing(false);
     Ok(linker)
+}
+
+/// The monotonic clock, whose timers go by ticks as well.
+struct Timers<'a>(&'a mut State);
+
+struct HasTimers;
+
+impl HasData for HasTimers {
+    type Data<'a> = Timers<'a>;
+}
+
+impl monotonic_clock::Host for Timers<'_> {
+    fn now(&mut self) -> wasmtime::Result<u64> {
+        self.0.clocks().now()
+    }
+
+    fn resolution(&mut self) -> wasmtime::Result<u64> {
+        self.0.clocks().resolution()
+    }
+
+    fn subscribe_instant(&mut self, when: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        let now = monotonic_clock::Host::now(&mut self.0.clocks())?;
+        self.subscribe_duration(when.saturating_sub(now))
+    }
+
+    fn subscribe_duration(&mut self, nanoseconds: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        let tick = TICK.as_nanos() as u64;
+        let ticks = nanoseconds.div_ceil(tick).saturating_mul(tick);
+        self.0.clocks().subscribe_duration(ticks)
+    }
 }
 
 /// Time in whole ticks, of the world or since the clock was made.
