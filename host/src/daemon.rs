@@ -8,12 +8,13 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::config::{self, Config};
-use crate::log;
-use crate::policies::Policies;
+use crate::log::{self, one_line};
+use crate::policies::{Outcome, Policies, Update};
 use crate::sandbox::{Builder, Cache, Compiler, Sandbox};
 use crate::smtp::outbound::{Means, Outbound};
 use crate::smtp::{Admission, Doors, Exit, Listener, NextHop, Pool, Server, Settings};
@@ -31,8 +32,9 @@ pub struct Daemon {
     listeners: Vec<Arc<Listener>>,
     outbound: Option<Arc<Outbound>>,
     watch: Watch,
-    /// Whether each tenant has its policy.
-    complete: bool,
+    /// What comes of policy files that take long to read, and how many they are.
+    late: UnboundedReceiver<Outcome>,
+    missing: usize,
 }
 
 impl Daemon {
@@ -55,7 +57,8 @@ impl Daemon {
             },
         };
         let sandbox = Sandbox::new(config.sandbox.limits(), cache.clone(), compiler)?;
-        let policies = Arc::new(Policies::new(sandbox, Builder::new(cache, compiler)?));
+        let (policies, late) = Policies::new(sandbox, Builder::new(cache, compiler)?);
+        let policies = Arc::new(policies);
         log::tell(&config.log);
         let (settings, tls_errors) = settings(&config, None)?;
         if let Some(error) = tls_errors.into_iter().next() {
@@ -78,16 +81,23 @@ impl Daemon {
             listeners,
             outbound,
             watch: Watch::new().context("files cannot be watched")?,
-            complete: true,
+            late,
+            missing: 0,
         };
         daemon.watch();
         daemon.update_policies(None).await;
         Ok(daemon)
     }
 
-    /// Whether each tenant has its policy.
-    pub fn is_complete(&self) -> bool {
-        self.complete
+    /// Whether each tenant has its policy, once all files have been read.
+    pub async fn is_complete(&mut self) -> bool {
+        while self.missing > 0 {
+            let Some(outcome) = self.late.recv().await else {
+                return false;
+            };
+            self.enter(outcome).await;
+        }
+        self.server.policies.snapshot().is_complete()
     }
 
     /// Takes mail until it is told to stop.
@@ -121,14 +131,25 @@ impl Daemon {
         }
         ready();
         loop {
-            let changed = tokio::select! {
+            let news = tokio::select! {
                 _ = stop.asked() => break,
-                _ = hangup.recv() => Changed::All,
-                changed = self.watch.changed() => changed,
+                _ = hangup.recv() => News::Changed(Changed::All),
+                changed = self.watch.changed() => News::Changed(changed),
+                Some(outcome) = self.late.recv() => News::Late(outcome),
             };
-            match changed {
-                Changed::All => self.reload().await,
-                Changed::Policies(numbers) => self.reload_policies(&numbers).await,
+            let taking = async {
+                match news {
+                    News::Changed(Changed::All) => self.reload().await,
+                    News::Changed(Changed::Policies(numbers)) => {
+                        self.reload_policies(&numbers).await;
+                    }
+                    News::Late(outcome) => self.enter(outcome).await,
+                }
+            };
+            // However long that takes.
+            tokio::select! {
+                _ = stop.asked() => break,
+                () = taking => {}
             }
         }
         self.stop().await;
@@ -195,6 +216,25 @@ impl Daemon {
     async fn update_policies(&mut self, only: Option<&BTreeSet<usize>>) {
         let policies = self.server.policies.clone();
         let update = policies.update(&self.config.tenants, only).await;
+        self.missing += update.late;
+        if update.late > 0 {
+            tracing::warn!(
+                files = update.late,
+                "policies are still being read; meanwhile those in force stay"
+            );
+        }
+        self.note(update);
+    }
+
+    /// Takes what came of a file that took long to read.
+    async fn enter(&mut self, outcome: Outcome) {
+        self.missing = self.missing.saturating_sub(1);
+        let policies = self.server.policies.clone();
+        let update = policies.enter(&self.config.tenants, outcome).await;
+        self.note(update);
+    }
+
+    fn note(&self, update: Update) {
         for tenant in &update.changed {
             self.server.metrics.policy_updated(tenant, true);
             self.server.metrics.policy_failing(tenant, false);
@@ -205,10 +245,9 @@ impl Daemon {
             tracing::error!(
                 tenant = error.tenant,
                 "policy not taken, what was in force stays: {}",
-                error.cause
+                one_line(&error.cause.to_string())
             );
         }
-        self.complete = policies.snapshot().is_complete();
     }
 
     /// Watches all files. What has changed is found by looking at them, which comes after this.
@@ -239,6 +278,12 @@ impl Daemon {
             tracing::warn!("some sessions did not end in time");
         }
     }
+}
+
+/// What the daemon has to do.
+enum News {
+    Changed(Changed),
+    Late(Outcome),
 }
 
 /// Reads certificates and roots. What cannot be read is taken from `old`, and told.

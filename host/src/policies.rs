@@ -1,23 +1,34 @@
 //! Which policy decides about whose mail: tenants, their policies in force, and their exchange while
 //! mail flows.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::os::unix::fs::MetadataExt;
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
-use tokio::sync::Mutex;
+use bytesize::ByteSize;
+use rustix::fs::OFlags;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::config;
+use crate::log::one_line;
 use crate::sandbox::interface::{Refusal, Verdict};
 use crate::sandbox::{BuildError, Builder, LoadError, Module, Problem, Sandbox, Severity};
 
 /// Seconds after which a file that is changed again has another time of change.
 const SETTLING: i64 = 2;
+
+/// How long an update waits for the next file to be read.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The stable name of the failure that stands in a verdict where no policy could be asked.
 pub const POLICY_UNAVAILABLE: &str = "policy-unavailable";
@@ -43,6 +54,8 @@ pub struct Tenant {
     pub policy: Option<Arc<Module>>,
     /// Where it was taken from; `None` if the file as it is now was not taken.
     source: Option<Source>,
+    /// When the reading of that file was begun, as they are counted.
+    order: u64,
 }
 
 /// The file that a policy was taken from, as it was then.
@@ -86,6 +99,16 @@ struct Loaded {
     source: Source,
     /// Absent: the one in force is still right.
     policy: Option<Arc<Module>>,
+}
+
+/// What came of reading a tenant's file.
+pub struct Outcome {
+    number: usize,
+    name: String,
+    path: PathBuf,
+    /// Of two, the one that was begun later counts.
+    order: u64,
+    loaded: Result<Loaded, Cause>,
 }
 
 impl Tenant {
@@ -239,6 +262,8 @@ pub struct Update {
     pub changed: Vec<Arc<str>>,
     /// The tenants that keep what they had.
     pub errors: Vec<PolicyError>,
+    /// How many files are still being read; each of them is an outcome that comes later.
+    pub late: usize,
 }
 
 /// The policies of all tenants.
@@ -246,19 +271,31 @@ pub struct Policies {
     current: ArcSwap<Table>,
     sandbox: Sandbox,
     builder: Builder,
-    /// Updates go one after another.
-    updating: Mutex<()>,
+    /// Exchanges go one after another.
+    exchanging: Mutex<()>,
+    /// How many files are read at a time.
+    reading: Arc<Semaphore>,
+    /// How many files were begun to be read.
+    begun: AtomicU64,
+    late: UnboundedSender<Outcome>,
 }
 
 impl Policies {
-    /// No tenants yet.
-    pub fn new(sandbox: Sandbox, builder: Builder) -> Self {
-        Policies {
+    /// No tenants yet, and where outcomes come that an update has not waited for; [`Policies::enter`] takes
+    /// them.
+    pub fn new(sandbox: Sandbox, builder: Builder) -> (Self, UnboundedReceiver<Outcome>) {
+        let (late, outcomes) = unbounded_channel();
+        let at_a_time = std::thread::available_parallelism().map_or(1, usize::from) + 1;
+        let policies = Policies {
             current: ArcSwap::default(),
             sandbox,
             builder,
-            updating: Mutex::new(()),
-        }
+            exchanging: Mutex::new(()),
+            reading: Arc::new(Semaphore::new(at_a_time)),
+            begun: AtomicU64::new(0),
+            late,
+        };
+        (policies, outcomes)
     }
 
     /// The tenants now.
@@ -274,66 +311,71 @@ impl Policies {
     /// Brings the tenants in line with the configuration and the files: all of them, or only those with
     /// these numbers, where nothing else has changed. Each file that has changed is loaded, checked and
     /// tested; then all are exchanged in one step. A file that is not taken leaves its tenant with the
-    /// policy that it had.
+    /// policy that it had, and so does one that takes long to read, as long as that takes.
     pub async fn update(
         self: &Arc<Self>,
         configured: &[config::Tenant],
         only: Option<&BTreeSet<usize>>,
     ) -> Update {
-        let _one_at_a_time = self.updating.lock().await;
-        let before = self.snapshot();
         let numbers: Vec<usize> = match only {
             Some(numbers) => numbers.iter().copied().collect(),
             None => (0..configured.len()).collect(),
         };
-        let mut update = Update::default();
-        let mut replaced = Vec::new();
+        let (mut outcomes, late) = self.load_all(&numbers, configured).await;
+        let _one_at_a_time = self.exchanging.lock().await;
+        let before = self.snapshot();
         let mut table = match only {
             Some(_) => Table::clone(&before),
             None => Table::default(),
         };
-        for (number, loaded) in self.load_all(&numbers, configured, &before).await {
-            let Some(configured) = configured.get(number) else {
+        let mut exchange = Exchange::default();
+        for number in numbers {
+            let Some(tenant) = configured.get(number) else {
                 continue;
             };
-            let old = before.named(&configured.name);
-            let mut tenant = Tenant {
-                name: configured.name.as_str().into(),
-                policy: old.and_then(|old| old.policy.clone()),
-                source: None,
-            };
-            match loaded {
-                Ok(Loaded { source, policy }) => {
-                    tenant.source = Some(source);
-                    if let Some(policy) = policy {
-                        replaced.extend(tenant.policy.replace(policy));
-                        update.changed.push(tenant.name.clone());
-                    }
-                }
-                Err(cause) => update.errors.push(PolicyError {
-                    tenant: configured.name.clone(),
-                    cause,
-                }),
-            }
-            table.enter(tenant, configured);
+            let entered =
+                exchange.tenant(before.named(&tenant.name), tenant, outcomes.remove(&number));
+            table.enter(entered, tenant);
         }
-        self.current.store(Arc::new(table));
-        for policy in replaced {
-            self.sandbox.forget(&policy).await;
-        }
-        update
+        self.exchange(table, exchange, late).await
     }
 
-    /// Loads the policies of these tenants, several at a time, and gives them in order.
+    /// Takes an outcome that came late, if it is still wanted.
+    pub async fn enter(&self, configured: &[config::Tenant], outcome: Outcome) -> Update {
+        let wanted =
+            |tenant: &&config::Tenant| tenant.name == outcome.name && tenant.policy == outcome.path;
+        let Some(tenant) = configured.iter().find(wanted) else {
+            return Update::default();
+        };
+        let _one_at_a_time = self.exchanging.lock().await;
+        let before = self.snapshot();
+        let mut table = Table::clone(&before);
+        let mut exchange = Exchange::default();
+        let entered = exchange.tenant(before.named(&tenant.name), tenant, Some(outcome));
+        table.enter(entered, tenant);
+        self.exchange(table, exchange, 0).await
+    }
+
+    async fn exchange(&self, table: Table, exchange: Exchange, late: usize) -> Update {
+        self.current.store(Arc::new(table));
+        for policy in exchange.replaced {
+            self.sandbox.forget(&policy).await;
+        }
+        Update {
+            late,
+            ..exchange.update
+        }
+    }
+
+    /// Loads the policies of these tenants, several at a time. Those that take long are not waited for; gives
+    /// how many they are.
     async fn load_all(
         self: &Arc<Self>,
         numbers: &[usize],
         configured: &[config::Tenant],
-        before: &Table,
-    ) -> BTreeMap<usize, Result<Loaded, Cause>> {
-        let at_a_time = std::thread::available_parallelism().map_or(1, usize::from);
+    ) -> (HashMap<usize, Outcome>, usize) {
+        let before = self.snapshot();
         let mut loading = JoinSet::new();
-        let mut loaded = BTreeMap::new();
         for &number in numbers {
             let Some(tenant) = configured.get(number) else {
                 continue;
@@ -343,17 +385,37 @@ impl Policies {
                 .filter(|old| old.is_at_hand())
                 .and_then(|old| old.source.clone());
             let (policies, path) = (self.clone(), tenant.policy.clone());
-            loading.spawn(async move { (number, policies.load(path, known).await) });
-            if loading.len() > at_a_time
-                && let Some(Ok((number, result))) = loading.join_next().await
-            {
-                loaded.insert(number, result);
+            let (name, order) = (
+                tenant.name.clone(),
+                self.begun.fetch_add(1, Ordering::Relaxed),
+            );
+            loading.spawn(async move {
+                let _permit = policies.reading.acquire().await;
+                Outcome {
+                    number,
+                    name,
+                    order,
+                    loaded: policies.load(path.clone(), known).await,
+                    path,
+                }
+            });
+        }
+        let mut outcomes = HashMap::new();
+        // As long as one after another ends, the next is waited for too.
+        while let Ok(Some(ended)) = timeout(PATIENCE, loading.join_next()).await {
+            if let Ok(outcome) = ended {
+                outcomes.insert(outcome.number, outcome);
             }
         }
-        while let Some(Ok((number, result))) = loading.join_next().await {
-            loaded.insert(number, result);
-        }
-        loaded
+        let late = loading.len();
+        let to = self.late.clone();
+        tokio::spawn(async move {
+            while let Some(ended) = loading.join_next().await {
+                // Nobody waits any more if the program ends.
+                let _ = ended.map(|outcome| to.send(outcome));
+            }
+        });
+        (outcomes, late)
     }
 
     /// The policy in a tenant's file, unless it is the one in force.
@@ -373,7 +435,11 @@ impl Policies {
                 policy: None,
             });
         }
-        let bytes = tokio::fs::read(&path).await.map_err(cannot)?;
+        let (file, most) = (path.clone(), self.sandbox.limits().module);
+        let read = tokio::task::spawn_blocking(move || read(&file, most)).await;
+        let bytes = read
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+            .map_err(cannot)?;
         let mut found = [0; 32];
         found.copy_from_slice(digest(&SHA256, &bytes).as_ref());
         let policy = match known {
@@ -418,7 +484,7 @@ impl Policies {
                         message,
                         ..
                     } = warning;
-                    tracing::warn!("{}:{line}:{column}: {message}", path.display());
+                    tracing::warn!("{}:{line}:{column}: {}", path.display(), one_line(message));
                 }
                 Ok(self
                     .builder
@@ -429,6 +495,72 @@ impl Policies {
             Err(source) => Err(Cause::Build { path, source }),
         }
     }
+}
+
+/// What an exchange of policies brings.
+#[derive(Default)]
+struct Exchange {
+    update: Update,
+    replaced: Vec<Arc<Module>>,
+}
+
+impl Exchange {
+    /// The tenant as it is from now on. Without an outcome, or with one that is older than what is known, it
+    /// keeps its policy.
+    fn tenant(
+        &mut self,
+        old: Option<&Arc<Tenant>>,
+        configured: &config::Tenant,
+        outcome: Option<Outcome>,
+    ) -> Tenant {
+        let mut tenant = Tenant {
+            name: configured.name.as_str().into(),
+            policy: old.and_then(|old| old.policy.clone()),
+            source: None,
+            order: old.map_or(0, |old| old.order),
+        };
+        let newer = |outcome: &Outcome| old.is_none_or(|old| outcome.order >= old.order);
+        let Some(outcome) = outcome.filter(newer) else {
+            tenant.source = old.and_then(|old| old.source.clone());
+            return tenant;
+        };
+        tenant.order = outcome.order;
+        match outcome.loaded {
+            Ok(Loaded { source, policy }) => {
+                tenant.source = Some(source);
+                if let Some(policy) = policy {
+                    self.replaced.extend(tenant.policy.replace(policy));
+                    self.update.changed.push(tenant.name.clone());
+                }
+            }
+            Err(cause) => self.update.errors.push(PolicyError {
+                tenant: configured.name.clone(),
+                cause,
+            }),
+        }
+        tenant
+    }
+}
+
+/// Reads a file whole. What is none, such as a pipe, would never end, or be waited for.
+fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > most {
+        let text = format!(
+            "it is larger than {} ([sandbox] module)",
+            ByteSize(most as u64)
+        );
+        return Err(io::Error::other(text));
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -442,6 +574,7 @@ mod tests {
                 name: name.into(),
                 policy: None,
                 source: None,
+                order: 0,
             })
         };
         let table = Table {

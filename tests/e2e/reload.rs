@@ -314,6 +314,72 @@ fn code_that_was_let_go_is_mapped_again() {
 }
 
 #[test]
+fn a_file_that_has_no_end_stops_nothing() {
+    let mut daemon = Daemon::start(CONFIG, &[("rules.json", &rules("A"))]);
+    let path = daemon.folder().join("rules.json");
+    for target in ["/dev/zero", "fifo"] {
+        let fifo = daemon.folder().join("fifo");
+        if target == "fifo" {
+            let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+            assert!(made.expect("mkfifo can be run").success());
+        }
+        let link = daemon.folder().join("link");
+        std::os::unix::fs::symlink(target, &link).expect("a link");
+        let before = daemon.count_log("it is not a regular file");
+        fs::rename(&link, &path).expect("renamed");
+        daemon.wait_for_log_times("it is not a regular file", before + 1);
+        assert_eq!(version_now(&daemon), "A");
+    }
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), Some(0));
+}
+
+#[test]
+fn what_a_document_says_cannot_forge_log_lines() {
+    let daemon = Daemon::start(CONFIG, &[("rules.json", &rules("A"))]);
+    daemon.replace(
+        "rules.json",
+        br#"{"connectors": [], "x\n2026-01-01T00:00:00Z  INFO forged": 1}"#,
+    );
+    let line = daemon.wait_for_log("policy not taken");
+    assert!(line.contains("forged"), "{line}");
+}
+
+#[test]
+fn rules_that_take_long_to_read_hold_nobody_up() {
+    let config = format!(
+        "{CONFIG}\n[[tenant]]\nname = \"slow\"\ndomains = [\"slow.test\"]\npolicy = \"slow.json\"\n[sandbox]\ncompile-time = \"8s\"\n"
+    );
+    // Each of very many tests is held against very many connectors.
+    let connectors: Vec<String> = (0..20_000)
+        .map(|number| {
+            format!(
+                r#"{{"name": "c{number}", "direction": "inbound", "from": {{"sender-domains": ["*"],
+                    "recipient-domains": ["r{number}.test"]}}, "require": {{"tls": true}}}}"#
+            )
+        })
+        .collect();
+    let test = r#"{"name": "t", "context": {"direction": "inbound", "mail-from": "a@b.test", "rcpt-to": "b@c.test"},
+        "expect": {"verdict": "reject"}}"#;
+    let slow = format!(
+        r#"{{"connectors": [{}], "tests": [{}]}}"#,
+        connectors.join(","),
+        [test; 4000].join(",")
+    );
+    let mut daemon = Daemon::start(
+        &config,
+        &[("rules.json", &rules("A")), ("slow.json", &slow)],
+    );
+    swap(&daemon, || {
+        daemon.replace("rules.json", rules("B").as_bytes())
+    });
+    assert_eq!(version_now(&daemon), "B");
+    daemon.wait_for_log("tenant=\"slow\"");
+    daemon.signal("TERM");
+    assert_eq!(daemon.wait(), Some(0));
+}
+
+#[test]
 fn the_configuration_brings_tenants_and_limits() {
     let daemon = Daemon::start(CONFIG, &[("rules.json", &rules("A"))]);
     let recipient = |to: &str| {

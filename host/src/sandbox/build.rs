@@ -4,16 +4,17 @@
 //! component (Wizer): parsing, checking and indexing are paid here, once.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use wasmparser::{Parser, Payload};
 use wasmtime::component::{Component, Instance, Linker};
-use wasmtime::{Engine, Store};
+use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder, Trap};
 use wasmtime_wizer::{WasmtimeWizerComponent, Wizer};
 
 use super::bindings::evaluator::Evaluator;
 use super::cache::Cache;
 use super::compiler::Compiler;
-use super::engine::{Sandbox, SandboxError, base_config};
+use super::engine::{Sandbox, SandboxError, base_config, start_clock};
 use super::module::{LoadError, Module};
 use super::{Problem, Summary, workshop};
 
@@ -32,6 +33,9 @@ pub struct Rules {
     pub summary: Summary,
 }
 
+/// How finely the time is measured that reading takes.
+const TICK: Duration = Duration::from_millis(100);
+
 /// Packed rules that are copied into each instance, in bytes; more are mapped.
 const MOST_SHARED: usize = 32 << 10;
 
@@ -41,6 +45,9 @@ pub enum BuildError {
     /// The document has errors.
     #[error("the rules have {} problems", .0.len())]
     Rejected(Vec<Problem>),
+    /// It takes too long to read it.
+    #[error("reading the rules takes more than {} (compile-time)", humantime::format_duration(*.0))]
+    TooLong(Duration),
     /// The evaluator failed, which no document should make it do.
     #[error("the evaluator failed: {0:#}")]
     Failed(wasmtime::Error),
@@ -61,8 +68,10 @@ impl Builder {
     /// # Errors
     /// If this machine can run no engine.
     pub fn new(cache: Option<Arc<Cache>>, compiler: Compiler) -> Result<Self, SandboxError> {
+        let engine = Engine::new(&base_config()).map_err(SandboxError)?;
+        start_clock(&engine, TICK);
         Ok(Builder {
-            engine: Engine::new(&base_config()).map_err(SandboxError)?,
+            engine,
             cache,
             compiler,
             evaluator: Arc::default(),
@@ -152,11 +161,20 @@ impl Builder {
     /// An instance of the evaluator, with Wizer's way into its memory.
     async fn evaluator(&self) -> wasmtime::Result<Running> {
         let component = self.compiled()?;
-        let mut store = Store::new(&self.engine, ());
+        let limits = match self.compiler {
+            Compiler::Here => None,
+            Compiler::Apart(limits) => Some(limits),
+        };
+        let memory = limits.and_then(|limits| usize::try_from(limits.memory).ok());
+        let most = StoreLimitsBuilder::new().memory_size(memory.unwrap_or(usize::MAX));
+        let mut store = Store::new(&self.engine, most.build());
+        store.limiter(|most| most);
         // The document and the snapshot cross the boundary whole.
         store.set_hostcall_fuel(usize::MAX);
-        // Nobody ticks here.
-        store.set_epoch_deadline(1);
+        let ticks = limits.map_or(u64::MAX / 2, |limits| {
+            limits.time.as_millis().div_ceil(TICK.as_millis()) as u64
+        });
+        store.set_epoch_deadline(ticks + 1);
         let linker = Linker::new(&self.engine);
         let instance = linker.instantiate_async(&mut store, &component).await?;
         let exports = Evaluator::new(&mut store, &instance)?;
@@ -164,6 +182,7 @@ impl Builder {
             store,
             instance,
             exports,
+            time: limits.map_or(Duration::MAX, |limits| limits.time),
         })
     }
 
@@ -195,9 +214,10 @@ pub fn instrumented() -> wasmtime::Result<Vec<u8>> {
 
 /// An instance of the evaluator.
 struct Running {
-    store: Store<()>,
+    store: Store<StoreLimits>,
     instance: Instance,
     exports: Evaluator,
+    time: Duration,
 }
 
 impl Running {
@@ -205,7 +225,10 @@ impl Running {
         let rules = self.exports.portcullis_policy_rules();
         let answer = rules.call_configure(&mut self.store, document).await;
         answer
-            .map_err(BuildError::Failed)?
+            .map_err(|error| match error.downcast_ref::<Trap>() {
+                Some(Trap::Interrupt) => BuildError::TooLong(self.time),
+                _ => BuildError::Failed(error),
+            })?
             .map_err(BuildError::Rejected)
     }
 
