@@ -255,7 +255,10 @@ pub struct Sandbox {
     pub table_elements: Option<usize>,
     /// Instances at a time.
     pub instances: Option<u32>,
-    /// Size of a component.
+    /// Memory of all instances that sessions keep between two questions.
+    #[serde(deserialize_with = "optional_size")]
+    pub kept: Option<ByteSize>,
+    /// Size of a component or rules document.
     #[serde(deserialize_with = "optional_size")]
     pub module: Option<ByteSize>,
     /// Compiled code of policies that is in memory at a time.
@@ -283,6 +286,7 @@ impl Sandbox {
             stack: bytes(self.stack, defaults.stack),
             table_elements: self.table_elements.unwrap_or(defaults.table_elements),
             instances: self.instances.unwrap_or(defaults.instances),
+            kept: bytes(self.kept, defaults.kept),
             module: bytes(self.module, defaults.module),
             code: self.code.map_or(defaults.code, |size| size.as_u64()),
         }
@@ -557,6 +561,12 @@ impl Config {
         self.validate_tenants()?;
         self.validate_outbound()?;
         let limits = self.sandbox.limits();
+        if limits.stack > sandbox::MOST_STACK {
+            return Err(wrong(format!(
+                "sandbox: stack must be at most {}",
+                ByteSize(sandbox::MOST_STACK as u64)
+            )));
+        }
         if limits.evaluation < Duration::from_millis(1)
             || limits.instances == 0
             || limits.memory < 1 << 16

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Instant;
 
-use portcullis_tests::modules::{DATA, Module, Refusal, data, words};
+use portcullis_tests::modules::{DATA, Module, Refusal, crowded, data, words};
 use portcullis_tests::{Client, Daemon, Reply, run};
 use tempfile::TempDir;
 
@@ -639,6 +639,102 @@ fn more_memory_from_the_beginning_than_there_may_be() {
     );
 }
 
+#[test]
+fn more_than_its_share_of_what_instances_need() {
+    let module = accepting().component();
+    for (fields, instances, what) in [
+        ("(memory 0)", 10, "memories"),
+        ("(table 0 funcref)", 10, "tables"),
+        ("", 90, "core module instances"),
+    ] {
+        assert_not_taken(&crowded(&module, fields, instances), what);
+    }
+}
+
+#[test]
+fn a_module_that_takes_too_much_memory_to_look_at() {
+    // To validate it takes gigabytes: each of very many instances has very many exports.
+    let exports: String = (0..2000)
+        .map(|number| format!(r#"(export "x{number}" (func $f))"#))
+        .collect();
+    let nested = format!(
+        "(component (alias outer 1 $c (component $d)) {})",
+        "(instance (instantiate $d))".repeat(900)
+    );
+    let text = format!(
+        r#"(component
+            (component $c
+                (core module $m (func (export "f"))) (core instance $i (instantiate $m))
+                (func $f (canon lift (core func $i "f"))) {exports})
+            {}
+            (instance $i) (export "portcullis:policy/evaluation@0.1.0" (instance $i)))"#,
+        nested.repeat(30)
+    );
+    let bomb = wat::parse_str(text).expect("a component");
+    assert!(bomb.len() < 200_000, "{} bytes", bomb.len());
+    let config = format!("{CONFIG}[sandbox]\ncompile-memory = \"300MiB\"\n");
+    let daemon = Daemon::start_in(folder(&bomb), &config);
+    let line = daemon.wait_for_log("policy not taken");
+    assert!(line.contains("compile-memory"), "{line}");
+    let resident = daemon.resident();
+    assert!(resident < 200 * 1024, "{resident} KiB");
+    assert_unavailable(&reply_beside_a_good_neighbour(&daemon));
+}
+
+#[test]
+fn neighbours_are_served_beside_several_that_loop() {
+    const SESSIONS: usize = 8;
+    let module = Module::new("(loop $for-ever (br $for-ever)) unreachable");
+    let more = ["one", "two", "three"].map(|name| {
+        format!(
+            "[[tenant]]\nname = \"{name}\"\ndomains = [\"{name}.test\"]\npolicy = \"bad.wasm\"\n"
+        )
+    });
+    let daemon = Daemon::start_in(
+        folder(&module.component()),
+        &format!("{CONFIG}{}", more.concat()),
+    );
+    let mut looping: Vec<Client> = Vec::new();
+    for tenant in ["bad", "one", "two", "three"] {
+        for _ in 0..SESSIONS {
+            let mut client = client(daemon.address());
+            let questions = format!("RCPT TO:<bob@{tenant}.test>\r\n").repeat(4);
+            client.send(format!("MAIL FROM:<alice@example.org>\r\n{questions}").as_bytes());
+            looping.push(client);
+        }
+    }
+    for tenant in ["bad", "one", "two", "three"] {
+        daemon.wait_for_log(&format!("policy failed tenant={tenant}"));
+    }
+    let begun = Instant::now();
+    let mut neighbour = client(daemon.address());
+    neighbour.expect("MAIL FROM:<carol@example.org>", 250);
+    assert_good_is_served(&mut neighbour);
+    assert_eq!(neighbour.data("Subject: hello\r\n\r\nHello.").code, 250);
+    eprintln!(
+        "beside four policies that loop a message took {:?}",
+        begun.elapsed()
+    );
+    let failed = daemon.count_log("policy failed");
+    assert!(
+        failed < 4 * SESSIONS * 4,
+        "the loops were not under way any more"
+    );
+}
+
+#[test]
+fn names_in_a_refused_module_cannot_forge_log_lines() {
+    let name = "wasi:x/y\\0a2026-01-01T00:00:00Z  INFO forged";
+    let text = format!(
+        r#"(component (import "url=<{name}>" (instance))
+            (instance $i) (export "portcullis:policy/evaluation@0.1.0" (instance $i)))"#
+    );
+    let module = wat::parse_str(text).expect("a component");
+    let daemon = start(&module);
+    let line = daemon.wait_for_log("policy not taken");
+    assert!(line.contains("forged"), "{line}");
+}
+
 // What is no policy
 
 #[test]
@@ -735,11 +831,11 @@ fn a_module_larger_than_it_may_be() {
         .and_then(|mut file| file.write_all(&small))
         .expect("a file");
     let daemon = Daemon::start_in(folder, &config);
-    let message = format!(
-        "{} bytes are more than the {limit} that a module may have",
-        large.len()
+    assert!(
+        daemon
+            .wait_for_log("policy not taken")
+            .contains("bad.wasm: it is larger than ")
     );
-    assert!(daemon.wait_for_log("policy not taken").contains(&message));
     let mut client = client(daemon.address());
     assert_unavailable(&client.envelope("alice@example.org", "bob@bad.test"));
     client.expect("RCPT TO:<bob@open.good.test>", 250);
@@ -831,6 +927,28 @@ fn failures_are_counted() {
 }
 
 #[test]
+fn whoever_holds_on_to_the_metrics_takes_nothing_from_mail() {
+    let config = format!("{CONFIG}[metrics]\naddress = \"127.0.0.1:0\"\n");
+    let daemon = Daemon::start_in(folder(&accepting().component()), &config);
+    let before = daemon.descriptors();
+    let address = metrics_address(&daemon);
+    let held: Vec<_> = (0..100)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&address).expect("a connection");
+            stream.write_all(b"GET /metr").expect("half a request");
+            stream
+        })
+        .collect();
+    let mut client = client(daemon.address());
+    client.expect("MAIL FROM:<carol@example.org>", 250);
+    assert_good_is_served(&mut client);
+    let during = daemon.descriptors();
+    assert!(during < before + 40, "{before}, then {during} descriptors");
+    drop(held);
+    assert!(metrics(&daemon).contains("portcullis_sessions_open 1"));
+}
+
+#[test]
 fn a_module_that_keeps_failing_is_marked_until_it_answers() {
     let config = format!("{CONFIG}[metrics]\naddress = \"127.0.0.1:0\"\n[limits]\nerrors = 100\n");
     let failing = Module::new("unreachable").component();
@@ -851,11 +969,16 @@ fn a_module_that_keeps_failing_is_marked_until_it_answers() {
     assert!(metrics(&daemon).contains(&gauge(0)));
 }
 
-/// What Prometheus would read.
-fn metrics(daemon: &Daemon) -> String {
+fn metrics_address(daemon: &Daemon) -> String {
     let line = daemon.wait_for_log("showing metrics");
     let (_, address) = line.rsplit_once('=').expect("an address");
-    let mut stream = TcpStream::connect(address.trim()).expect("metrics are served");
+    address.trim().to_owned()
+}
+
+/// What Prometheus would read.
+fn metrics(daemon: &Daemon) -> String {
+    let address = metrics_address(daemon);
+    let mut stream = TcpStream::connect(address).expect("metrics are served");
     stream
         .write_all(b"GET /metrics HTTP/1.0\r\n\r\n")
         .expect("a request is written");

@@ -3,6 +3,7 @@
 //! A module is core WebAssembly text with the functions of the interface in the canonical ABI; the
 //! types around it are those of `wit/policy.wit`, whatever the text does.
 
+use wasmparser::{Parser, Payload};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
@@ -96,6 +97,33 @@ impl Module {
               {fields})"#
         )
     }
+}
+
+/// The component with so many instances of a core module of these fields beside it.
+pub fn crowded(component: &[u8], fields: &str, instances: usize) -> Vec<u8> {
+    let mut depth = 0;
+    let mut before = 0;
+    for payload in Parser::new(0).parse_all(component) {
+        match payload.expect("a component") {
+            Payload::ModuleSection { .. } => depth += 1,
+            Payload::ComponentSection { .. } => {
+                before += usize::from(depth == 0);
+                depth += 1;
+            }
+            Payload::End(_) => depth -= 1,
+            _ => {}
+        }
+    }
+    // Stand-ins for those that are there already, so that the numbers are right behind them.
+    let text = format!(
+        "(component {} (component $c (core module $m {fields}) {}) (instance (instantiate $c)))",
+        "(component)".repeat(before),
+        "(core instance (instantiate $m))".repeat(instances),
+    );
+    let more = wat::parse_str(&text).expect("a component");
+    const HEADER: usize = 8;
+    const STAND_IN: usize = HEADER + 2;
+    [component, &more[HEADER + before * STAND_IN..]].concat()
 }
 
 /// The component of a core module with the functions of the interface.

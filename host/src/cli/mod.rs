@@ -15,7 +15,11 @@ mod validate;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+pub use paint::printable_lines;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::sandbox::{MOST_STACK, OWN_STACK};
 
 /// Partner connectors for secure mail flow, as a sandboxed WebAssembly policy.
 #[derive(Parser)]
@@ -47,6 +51,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let runtime = match self.command {
             Command::Run(_) => tokio::runtime::Builder::new_multi_thread()
+                .thread_stack_size(MOST_STACK + OWN_STACK)
                 .enable_all()
                 .build()?,
             _ => tokio::runtime::Builder::new_current_thread()

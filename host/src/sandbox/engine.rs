@@ -1,9 +1,12 @@
 //! The engine: its limits, its pool of slots and its clock.
 
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use wasmtime::component::Linker;
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
@@ -11,13 +14,28 @@ use wasmtime::{
 
 use super::cache::Cache;
 use super::compiler::Compiler;
-use super::instance::State;
+use super::instance::{Failure, State};
 use super::module::Module;
 use super::shelf::Shelf;
 use super::wasi;
 
 /// An evaluation is looked at this often, and yields to other sessions then.
 pub const TICKS: u32 = 10;
+
+/// The largest stack of an instance that can be asked for, in bytes. Quick calls run on the stacks of the
+/// program's own threads, which have this much and [`OWN_STACK`].
+pub const MOST_STACK: usize = 2 << 20;
+/// What the program's own threads need of their stacks, in bytes.
+pub const OWN_STACK: usize = 2 << 20;
+
+/// Core instances, memories and tables of a component. Python comes as some forty core modules that share
+/// one memory.
+const CORE_INSTANCES: u32 = 64;
+const MEMORIES: u32 = 2;
+const TABLES: u32 = 4;
+
+/// Bytes in which [`Limits::kept`] is counted.
+pub(super) const KEPT_UNIT: usize = 64 << 10;
 
 /// What a module may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +50,9 @@ pub struct Limits {
     pub table_elements: usize,
     /// Instances at a time.
     pub instances: u32,
-    /// Bytes that a component may have.
+    /// Bytes of memory of all instances that sessions keep between two questions.
+    pub kept: usize,
+    /// Bytes that a component or document may have.
     pub module: usize,
     /// Bytes of compiled code in memory, of all modules that are in the compile cache.
     pub code: u64,
@@ -46,6 +66,7 @@ impl Default for Limits {
             stack: 512 << 10,
             table_elements: 100_000,
             instances: 1000,
+            kept: 1 << 30,
             module: 256 << 20,
             code: 256 << 20,
         }
@@ -66,6 +87,10 @@ pub struct Sandbox {
     /// One permit an instance: the pool answers exhaustion with an error, a queue in front of it with
     /// patience.
     pub(super) slots: Arc<Semaphore>,
+    /// A permit for each [`KEPT_UNIT`] of the memory of instances that sessions keep.
+    pub(super) kept: Arc<Semaphore>,
+    /// Whose turn it is of all slow modules.
+    turns: Arc<Semaphore>,
     pub(super) cache: Option<Arc<Cache>>,
     pub(super) compiler: Compiler,
     pub(super) shelf: Shelf,
@@ -96,6 +121,8 @@ impl Sandbox {
             engine,
             linker: Arc::new(linker),
             slots: Arc::new(Semaphore::new(limits.instances as usize)),
+            kept: Arc::new(Semaphore::new(limits.kept / KEPT_UNIT)),
+            turns: turns(),
             shelf: Shelf::new(limits.code),
             limits: Arc::new(limits),
             cache,
@@ -113,10 +140,38 @@ impl Sandbox {
         acquired.ok()?.ok()
     }
 
-    /// Whether instances may be kept that have answered. The last tenth of the slots is for questions, so
-    /// sessions that are idle cannot keep others from being decided on.
-    pub fn has_room(&self) -> bool {
-        self.slots.available_permits() > self.limits.instances as usize / 10
+    /// Waits until a module may be run with patience. Half of the processors are for that, so however many
+    /// sessions ask modules that never answer, those of other modules find one. Each module has its turn,
+    /// however many questions there are to another one. A module that is quick has no turns.
+    pub(super) async fn turn(
+        &self,
+        module: &Module,
+        patience: Duration,
+    ) -> Result<Option<Turn>, Failure> {
+        if module.is_quick() {
+            return Ok(None);
+        }
+        let both = async {
+            let of_module = module.turns.clone().acquire_owned().await.ok()?;
+            let of_all = self.turns.clone().acquire_owned().await.ok()?;
+            Some(Turn {
+                _of_all: of_all,
+                _of_module: of_module,
+            })
+        };
+        let turn = timeout(patience, both).await.ok().flatten();
+        turn.map(Some).ok_or(Failure::Busy(patience))
+    }
+
+    /// The right to keep an instance with so much memory between two questions, if there is room. The last
+    /// tenth of the slots is for questions, so sessions that are idle cannot keep others from being
+    /// decided on.
+    pub(super) fn room(&self, memory: usize) -> Option<OwnedSemaphorePermit> {
+        if self.slots.available_permits() <= self.limits.instances as usize / 10 {
+            return None;
+        }
+        let units = u32::try_from(memory.div_ceil(KEPT_UNIT)).ok()?;
+        self.kept.clone().try_acquire_many_owned(units).ok()
     }
 
     /// What a module may use.
@@ -125,12 +180,26 @@ impl Sandbox {
     }
 }
 
+/// A slow module's turn, as long as it is not dropped.
+pub(super) struct Turn {
+    _of_all: OwnedSemaphorePermit,
+    _of_module: OwnedSemaphorePermit,
+}
+
+/// Turns for half of the processors.
+pub(super) fn turns() -> Arc<Semaphore> {
+    let processors = available_parallelism().map_or(1, NonZero::get);
+    Arc::new(Semaphore::new(processors.div_ceil(2)))
+}
+
 /// What is the same for policies that run and for the evaluator while it builds.
 pub fn base_config() -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
         .epoch_interruption(true)
+        // It would have the module's own names in it.
+        .wasm_backtrace_max_frames(None)
         // The concurrent call path costs every call, and no policy needs it.
         .concurrency_support(false)
         .cranelift_opt_level(OptLevel::Speed)
@@ -140,12 +209,16 @@ pub fn base_config() -> Config {
 
 fn pool(limits: &Limits) -> PoolingAllocationConfig {
     // Python comes as some forty core modules that share one memory. The numbers only count.
-    let core_instances = limits.instances.saturating_mul(64);
+    let of_all = |of_one: u32| limits.instances.saturating_mul(of_one);
     let mut pool = PoolingAllocationConfig::new();
+    // What one component may have, each of all instances can have: nobody takes what others need.
     pool.total_component_instances(limits.instances)
-        .total_core_instances(core_instances)
-        .total_memories(limits.instances)
-        .total_tables(limits.instances.saturating_mul(4))
+        .max_core_instances_per_component(CORE_INSTANCES)
+        .total_core_instances(of_all(CORE_INSTANCES))
+        .max_memories_per_component(MEMORIES)
+        .total_memories(of_all(MEMORIES))
+        .max_tables_per_component(TABLES)
+        .total_tables(of_all(TABLES))
         .total_stacks(limits.instances)
         .max_memory_size(limits.memory)
         .table_elements(limits.table_elements)
@@ -159,7 +232,7 @@ fn pool(limits: &Limits) -> PoolingAllocationConfig {
 }
 
 /// Ticks as long as the engine lives.
-fn start_clock(engine: &Engine, period: Duration) {
+pub(super) fn start_clock(engine: &Engine, period: Duration) {
     let engine = engine.weak();
     std::thread::spawn(move || {
         loop {

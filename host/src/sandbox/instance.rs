@@ -11,6 +11,7 @@ use super::engine::{Limits, Sandbox, TICKS};
 use super::interface::{Context, Description, Explanation, Verdict};
 use super::module::{Compiled, Module};
 use super::wasi::World;
+use crate::log::one_line;
 
 /// How long a session waits for its turn, and for a slot, before its mail is deferred.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -18,9 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Ticks after which a call on the caller's thread ends: at least one whole.
 const QUICK: u64 = 2;
 
-/// How many bytes an answer may make the host allocate. A long list of connectors has a few hundred
-/// KiB.
+/// How many bytes a description may make the host allocate. A long list of connectors has a few hundred KiB.
 const LONGEST_ANSWER: usize = 16 << 20;
+
+/// The same of a verdict. No clock runs while it is read, and a thread of many sessions reads it.
+const LONGEST_VERDICT: usize = 2 << 20;
 
 /// A module did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -174,7 +177,7 @@ impl Instance {
     pub async fn new(sandbox: &Sandbox, module: &Arc<Module>) -> Result<Instance, EvaluationError> {
         let failed = |failure| module.failed(failure);
         // Who waits for its turn has no slot meanwhile: others need them.
-        let _turn = module.turn(PATIENCE).await.map_err(failed)?;
+        let _turn = sandbox.turn(module, PATIENCE).await.map_err(failed)?;
         let slot = sandbox.slot(PATIENCE).await;
         let slot =
             slot.ok_or_else(|| failed(Failure::NoSlot(sandbox.limits.instances as usize)))?;
@@ -188,6 +191,13 @@ impl Instance {
         })
     }
 
+    /// The right to keep it between two questions; `None` if it has to go.
+    pub fn room(&self) -> Option<OwnedSemaphorePermit> {
+        let running = self.running.as_ref();
+        let memory = running.map_or(0, |running| running.store.data().memory);
+        self.sandbox.room(memory)
+    }
+
     /// The module that this is an instance of.
     pub fn module(&self) -> &Arc<Module> {
         &self.module
@@ -195,7 +205,7 @@ impl Instance {
 
     /// Decides about one recipient of one message.
     pub async fn evaluate(&mut self, context: &Arc<Context>) -> Result<Verdict, EvaluationError> {
-        let turn = self.module.turn(PATIENCE).await;
+        let turn = self.sandbox.turn(&self.module, PATIENCE).await;
         let _turn = turn.map_err(|failure| self.module.failed(failure))?;
         let mut running = self.running().await?;
         if self.module.is_quick() {
@@ -212,6 +222,7 @@ impl Instance {
             running = Running::new(&self.sandbox, &self.module, &self.code).await?;
         }
         running.be_patient();
+        running.store.set_hostcall_fuel(LONGEST_VERDICT);
         self.module.had_patience();
         let call = running
             .evaluate
@@ -227,6 +238,7 @@ impl Instance {
     ) -> Result<Explanation, EvaluationError> {
         let mut running = self.running().await?;
         running.be_patient();
+        running.store.set_hostcall_fuel(LONGEST_ANSWER);
         let answer = match function(
             &mut running.store,
             &running.instance,
@@ -249,6 +261,7 @@ impl Instance {
     ) -> Result<Description, EvaluationError> {
         let mut running = self.running().await?;
         running.be_patient();
+        running.store.set_hostcall_fuel(LONGEST_ANSWER);
         let answer = match function(
             &mut running.store,
             &running.instance,
@@ -349,6 +362,7 @@ impl Running {
     fn evaluate_quickly(&mut self, context: &Arc<Context>) -> wasmtime::Result<Verdict> {
         self.store.data_mut().pace = Pace::Quick;
         self.store.set_epoch_deadline(QUICK);
+        self.store.set_hostcall_fuel(LONGEST_VERDICT);
         let (verdict,) = self.evaluate.call(&mut self.store, (context.clone(),))?;
         Ok(verdict)
     }
@@ -442,6 +456,6 @@ fn classify(error: wasmtime::Error, state: &State) -> Failure {
         Some(Trap::Interrupt) => Failure::TimedOut(limits.evaluation),
         _ if state.denied => Failure::OutOfMemory(limits.memory),
         Some(trap) => Failure::Trapped(trap.to_string()),
-        None => Failure::Invalid(format!("{error:#}")),
+        None => Failure::Invalid(one_line(&format!("{error:#}")).into()),
     }
 }

@@ -22,7 +22,7 @@ pub use bindings::policy::exports::portcullis::policy::evaluation as interface;
 pub use build::{BuildError, Builder, Rules};
 pub use cache::{Cache, CacheError};
 pub use compiler::{CompileLimits, Compiler, compile};
-pub use engine::{Limits, Sandbox, SandboxError};
+pub use engine::{Limits, MOST_STACK, OWN_STACK, Sandbox, SandboxError};
 pub use inspect::Refused;
 pub use instance::{EvaluationError, Failure, Instance};
 pub use module::{LoadError, Module};

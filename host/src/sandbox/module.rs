@@ -1,23 +1,20 @@
 //! Loading a component: inspection, compilation, a first instance.
 
-use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::available_parallelism;
-use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::sync::Semaphore;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 
 use super::bindings::policy::PolicyPre;
 use super::build::instrumented;
 use super::cache::Entry;
-use super::engine::{Limits, Sandbox};
+use super::engine::{Limits, Sandbox, turns};
 use super::inspect::{self, Refused};
 use super::instance::{EvaluationError, Failure, Instance, State};
 use super::interface::Description;
 use super::workshop;
+use crate::log::one_line;
 
 /// How many times a module that was slow is run with patience before it is asked on the caller's
 /// thread again.
@@ -49,7 +46,7 @@ pub struct Module {
     /// How many more times it is run with patience.
     patience: Arc<AtomicU32>,
     /// Whose turn it is while it is run so.
-    turns: Arc<Semaphore>,
+    pub(super) turns: Arc<Semaphore>,
     /// Questions in a row without an answer.
     failures: Arc<AtomicU32>,
 }
@@ -126,21 +123,6 @@ impl Module {
     /// Whether it can be asked on the caller's thread. WASI waits, and needs a stack of its own to.
     pub(super) fn is_quick(&self) -> bool {
         !self.uses_wasi && self.patience.load(Ordering::Relaxed) == 0
-    }
-
-    /// Waits until it may be run with patience. Half of the processors are for that, so however many
-    /// sessions ask a module that never answers, those of other modules find one. A module that is quick
-    /// has no turns.
-    pub(super) async fn turn(
-        &self,
-        patience: Duration,
-    ) -> Result<Option<OwnedSemaphorePermit>, Failure> {
-        if self.is_quick() {
-            return Ok(None);
-        }
-        let turn = timeout(patience, self.turns.clone().acquire_owned()).await;
-        let turn = turn.ok().and_then(Result::ok);
-        turn.map(Some).ok_or(Failure::Busy(patience))
     }
 
     /// For some time it is run with patience. Not for ever: it may have been the machine that was slow.
@@ -258,13 +240,12 @@ impl Sandbox {
 
     fn prepare(&self, name: &str, bytes: &[u8]) -> Result<Module, LoadError> {
         let cache = self.cache.as_ref();
+        let inspected = inspect::inspect(bytes).map_err(|refused| LoadError::Refused {
+            name: name.into(),
+            refused,
+        })?;
         let entry = cache.map(|cache| cache.entry(&self.engine, bytes));
         let known = entry.as_ref().and_then(|entry| entry.load(&self.engine));
-        let inspected =
-            inspect::inspect(bytes, known.is_some()).map_err(|refused| LoadError::Refused {
-                name: name.into(),
-                refused,
-            })?;
         let failed = |error| cannot_compile(name, &error);
         let component = match known {
             Some(component) => component,
@@ -310,15 +291,9 @@ impl Sandbox {
     }
 }
 
-/// How many questions are put to a slow module at a time.
-fn turns() -> Arc<Semaphore> {
-    let processors = available_parallelism().map_or(1, NonZero::get);
-    Arc::new(Semaphore::new(processors.div_ceil(2)))
-}
-
 fn cannot_compile(name: &str, error: &wasmtime::Error) -> LoadError {
     LoadError::Compile {
         name: name.into(),
-        reason: format!("{error:#}"),
+        reason: one_line(&format!("{error:#}")).into(),
     }
 }

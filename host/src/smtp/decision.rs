@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::reply::Reply;
 use crate::json::trust_name;
 use crate::log;
@@ -12,6 +14,8 @@ use crate::sandbox::{EvaluationError, Instance, Sandbox};
 
 /// A session talks to few organizations; one that talks to more has the oldest instance dropped.
 const MOST_INSTANCES: usize = 4;
+/// Of a list in a verdict, so many items are logged.
+const MOST_LISTED: usize = 20;
 /// What remains for the transaction's id in a reply line of 512 octets (RFC 5321 §4.5.3.1.5).
 const LONGEST_TEXT: usize = 440;
 
@@ -20,8 +24,14 @@ const LONGEST_TEXT: usize = 440;
 pub struct Instances {
     sandbox: Sandbox,
     metrics: Arc<Metrics>,
-    /// With the tenant's name.
-    instances: Vec<(Arc<str>, Instance)>,
+    instances: Vec<Kept>,
+}
+
+/// An instance between two questions.
+struct Kept {
+    tenant: Arc<str>,
+    instance: Instance,
+    _room: OwnedSemaphorePermit,
 }
 
 impl Instances {
@@ -36,11 +46,11 @@ impl Instances {
 
     /// Drops those of policies that are in force no longer.
     pub fn retain_in_force(&mut self, policies: &Table) {
-        self.instances.retain(|(tenant, instance)| {
+        self.instances.retain(|kept| {
             let policy = policies
-                .named(tenant)
+                .named(&kept.tenant)
                 .and_then(|tenant| tenant.policy.as_ref());
-            policy.is_some_and(|policy| Arc::ptr_eq(policy, instance.module()))
+            policy.is_some_and(|policy| Arc::ptr_eq(policy, kept.instance.module()))
         });
     }
 
@@ -57,7 +67,7 @@ impl Instances {
                     tenant = %tenant.name,
                     transaction = id,
                     failure = failed.kind,
-                    error = failed.text,
+                    error = shorten(&failed.text),
                     "policy failed"
                 );
                 unavailable()
@@ -88,10 +98,10 @@ impl Instances {
         let Some(module) = &tenant.policy else {
             return Err(Failed::new("not-loaded", "no policy is loaded"));
         };
-        let loaded = |(_, instance): &(_, Instance)| Arc::ptr_eq(instance.module(), module);
+        let loaded = |kept: &Kept| Arc::ptr_eq(kept.instance.module(), module);
         let at = self.instances.iter().position(loaded);
         let asked = match at {
-            Some(at) => Ok(self.instances.swap_remove(at).1),
+            Some(at) => Ok(self.instances.swap_remove(at).instance),
             None => Instance::new(&self.sandbox, module).await,
         };
         match self.ask(tenant, asked, context).await {
@@ -110,13 +120,16 @@ impl Instances {
     ) -> Result<Verdict, EvaluationError> {
         let mut instance = instance?;
         let verdict = instance.evaluate(context).await?;
-        if !self.sandbox.has_room() {
-            return Ok(verdict);
-        }
         if self.instances.len() >= MOST_INSTANCES {
             self.instances.remove(0);
         }
-        self.instances.push((tenant.name.clone(), instance));
+        if let Some(room) = instance.room() {
+            self.instances.push(Kept {
+                tenant: tenant.name.clone(),
+                instance,
+                _room: room,
+            });
+        }
         Ok(verdict)
     }
 }
@@ -213,7 +226,7 @@ pub fn log(
     let (outcome, connector, failed, audit) = match verdict {
         Verdict::Accept(acceptance) => (
             "accept",
-            acceptance.connectors.join(", "),
+            listed(&acceptance.connectors),
             "",
             &acceptance.audit,
         ),
@@ -254,10 +267,16 @@ fn shorten(text: &str) -> &str {
     &text[..text.floor_char_boundary(MOST.min(text.len()))]
 }
 
+/// Names in a row; a module may name very many.
+fn listed(names: &[String]) -> String {
+    let first: Vec<&str> = names.iter().take(MOST_LISTED).map(String::as_str).collect();
+    first.join(", ")
+}
+
 fn audited(audit: &[Finding]) -> String {
     let items: Vec<String> = audit
         .iter()
-        .take(20)
+        .take(MOST_LISTED)
         .map(|f| format!("{} ({})", f.connector, f.failed))
         .collect();
     items.join(", ")
