@@ -89,11 +89,22 @@ fn without_local_part(mailbox: &str) -> Cow<'_, str> {
     }
 }
 
-fn one_line(text: &str) -> Cow<'_, str> {
-    match text.contains(char::is_control) {
-        true => text.replace(char::is_control, " ").into(),
+/// A text of others' as what it is: control characters could end a line or say anything to a terminal, and
+/// those that turn the direction of writing could make a line look like another one.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    match text.contains(steers) {
+        true => text.replace(steers, " ").into(),
         false => text.into(),
     }
+}
+
+/// Whether a character steers what others look like.
+pub fn steers(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
 }
 
 /// A local part is what stands before an `@`: a quoted string, or all up to a space or a sign that opens
@@ -201,7 +212,7 @@ mod tests {
 
     #[test]
     fn what_servers_say_is_one_line() {
-        assert_eq!(words("a\r\nb\x1b"), "a  b ");
+        assert_eq!(words("a\r\nb\x1b\u{202e}"), "a  b  ");
     }
 
     #[test]

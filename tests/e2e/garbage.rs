@@ -750,13 +750,16 @@ fn module_with_connector(name: &[u8]) -> Vec<u8> {
 fn a_module_cannot_speak_to_the_terminal() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("policy.wasm");
-    fs::write(&path, module_with_connector(b"Bank\x1b[2J\r\nTrusted")).expect("a file");
-    let output = run_on(&["list"], &path);
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    assert_eq!(output.status.code(), Some(0));
-    assert!(text.starts_with("Bank"), "{text:?}");
-    assert!(!text.contains(['\x1b', '\r']), "{text:?}");
-    assert_eq!(text.lines().count(), 1, "{text:?}");
+    let long = [&b"Bank"[..], &[b'x'; 70_000]].concat();
+    for name in [&b"Bank\x1b[2J\r\nTrusted\xe2\x80\xae"[..], &long] {
+        fs::write(&path, module_with_connector(name)).expect("a file");
+        let output = run_on(&["list"], &path);
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        assert_eq!(output.status.code(), Some(0));
+        assert!(text.starts_with("Bank"), "{text:.80?}");
+        assert!(!text.contains(['\x1b', '\r', '\u{202e}']), "{text:.80?}");
+        assert_eq!(text.lines().count(), 1, "{text:.80?}");
+    }
 }
 
 // SMTP

@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::PolicyArgs;
+use super::paint::printable;
 use crate::json::{self, VerdictJson};
 use crate::policies::unavailable;
 use crate::sandbox::Instance;
@@ -92,7 +93,7 @@ async fn evaluate(
     match instance.evaluate(&Arc::new(context)).await {
         Ok(verdict) => write_line(output, &VerdictJson::from(&verdict)),
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("{}", printable(&error.to_string()));
             write_line(output, &VerdictJson::from(&unavailable()))
         }
     }

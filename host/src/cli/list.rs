@@ -9,8 +9,8 @@ use super::{Format, PolicyArgs};
 use crate::json::{ConnectorJson, direction_name, mode_name};
 use crate::sandbox::interface::{Connector, Mode};
 
-/// How many connectors are asked for at a time.
-const WINDOW: u32 = 1000;
+/// The widest column of names; what is longer stands out of it.
+const WIDEST: usize = 60;
 
 /// List the connectors of a policy, a line each
 #[derive(Args)]
@@ -26,13 +26,7 @@ pub struct List {
 impl List {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let open = self.policy.open().await?;
-        let mut connectors = Vec::new();
-        for first in (0..open.module.description.total).step_by(WINDOW as usize) {
-            // A fresh instance for each window: what one allocates is given back.
-            let window = open.instance().await?.describe(first, WINDOW).await?;
-            connectors.extend(window.connectors);
-        }
+        let connectors = self.policy.open().await?.connectors().await?;
         match self.format {
             Format::Json => {
                 let json: Vec<ConnectorJson> = connectors.iter().map(ConnectorJson::from).collect();
@@ -49,7 +43,8 @@ fn print_table(connectors: &[Connector], paint: Paint) {
         .iter()
         .map(|c| c.name.chars().count())
         .max()
-        .unwrap_or_default();
+        .unwrap_or_default()
+        .min(WIDEST);
     for connector in connectors {
         let name = format!("{:width$}", printable(&connector.name));
         let line = format!(

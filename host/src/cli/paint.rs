@@ -5,6 +5,8 @@ use std::io::IsTerminal;
 
 use clap::builder::styling::{AnsiColor, Style};
 
+use crate::log::steers;
+
 /// Whether to colour what goes to this stream: a terminal, and no `NO_COLOR` (no-color.org).
 pub fn wanted(stream: &impl IsTerminal) -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -12,10 +14,16 @@ pub fn wanted(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && !refused && !dumb
 }
 
-/// A text of a module's on one line of a terminal: control characters could say anything there.
+/// A text of a module's on one line of a terminal: some characters could say anything there.
 pub fn printable(text: &str) -> String {
-    let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    let shown = |c: char| if steers(c) { '\u{fffd}' } else { c };
     text.chars().map(shown).collect()
+}
+
+/// The same of a text that may have several lines.
+pub fn printable_lines(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(printable).collect();
+    lines.join("\n")
 }
 
 /// Colours, or their absence.

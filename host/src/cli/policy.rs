@@ -7,9 +7,13 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use super::{PolicyArgs, paint, report};
+use crate::sandbox::interface::Connector;
 use crate::sandbox::{
     BuildError, Builder, Cache, CompileLimits, Compiler, Instance, Limits, Module, Sandbox,
 };
+
+/// How many connectors are asked for at a time.
+const WINDOW: u32 = 1000;
 
 /// A policy that can be asked.
 pub struct Open {
@@ -23,6 +27,25 @@ impl Open {
     /// A fresh instance.
     pub async fn instance(&self) -> anyhow::Result<Instance> {
         Ok(Instance::new(&self.sandbox, &self.module).await?)
+    }
+
+    /// All connectors, in the order of the document.
+    pub async fn connectors(&self) -> anyhow::Result<Vec<Connector>> {
+        let mut connectors = Vec::new();
+        for first in (0..self.module.description.total).step_by(WINDOW as usize) {
+            // A fresh instance for each window: what one allocates is given back.
+            let window = self.instance().await?.describe(first, WINDOW).await?;
+            let count = window.connectors.len();
+            if count > WINDOW as usize {
+                bail!("the policy describes more connectors than it was asked for");
+            }
+            connectors.extend(window.connectors);
+            // A module may have said that there are more.
+            if count < WINDOW as usize {
+                break;
+            }
+        }
+        Ok(connectors)
     }
 }
 

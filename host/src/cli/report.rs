@@ -2,6 +2,7 @@
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
+use super::paint::printable;
 use crate::sandbox::{Problem, Severity};
 
 /// More of a line than this is cut away around the place.
@@ -36,7 +37,9 @@ fn group<'a>(path: &'a str, line: &'a str, problem: &'a Problem) -> Group<'a> {
     };
     let span = byte_span(line, problem.column, problem.length);
     let (line, span) = cut(line, span);
-    let annotation = AnnotationKind::Primary.span(span).label(&*problem.path);
+    let annotation = AnnotationKind::Primary
+        .span(span)
+        .label(printable(&problem.path));
     let snippet = Snippet::source(line)
         .line_start(problem.line as usize)
         .path(path)

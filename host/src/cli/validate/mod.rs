@@ -21,9 +21,6 @@ use crate::json::{direction_name, mode_name};
 use crate::sandbox::interface::{Connector, Direction};
 use crate::smtp::address::Address;
 
-/// How many connectors are asked for at a time.
-const WINDOW: u32 = 1000;
-
 /// Try connectors out before they are relied on
 ///
 /// An outbound connector is followed as mail would be: its servers are looked up, connected to and
@@ -168,11 +165,7 @@ impl Validate {
 
     /// The connectors that are named; else the one for --to; else all that are enabled.
     async fn chosen(&self, open: &Open, to: Option<&Address>) -> anyhow::Result<Vec<Connector>> {
-        let mut all = Vec::new();
-        for first in (0..open.module.description.total).step_by(WINDOW as usize) {
-            let window = open.instance().await?.describe(first, WINDOW).await?;
-            all.extend(window.connectors);
-        }
+        let mut all = open.connectors().await?;
         for name in &self.connectors {
             if !all.iter().any(|connector| connector.name == *name) {
                 bail!("there is no connector {name:?}; `portcullis list` names them");
