@@ -4,9 +4,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use crate::Client;
+use crate::client::Handshake;
 
 /// How many states [`hold`] knows.
-pub const STATES: usize = 5;
+pub const STATES: usize = 7;
 
 /// Comes to one of the states of a session, begins what comes next there, and says no more.
 ///
@@ -14,12 +15,18 @@ pub const STATES: usize = 5;
 /// If it is not let in, or not served.
 pub fn hold(address: SocketAddr, from: IpAddr, state: usize) -> io::Result<Client> {
     let mut client = Client::try_connect_as(address, from)?;
-    let handshake = state % STATES == 2;
-    let lines: &[&str] = match state % STATES {
+    let state = state % STATES;
+    let lines: &[&str] = match state {
         0 => &[],
         1 => &["EHLO a.test"],
         2 => &["EHLO a.test", "STARTTLS"],
         3 => &["EHLO a.test", "MAIL FROM:<a@a.test>"],
+        4 => &[
+            "EHLO a.test",
+            "MAIL FROM:<a@a.test>",
+            "RCPT TO:<b@dest.test>",
+        ],
+        5 => &["EHLO a.test", "STARTTLS"],
         _ => &[
             "EHLO a.test",
             "MAIL FROM:<a@a.test>",
@@ -33,7 +40,15 @@ pub fn hold(address: SocketAddr, from: IpAddr, state: usize) -> io::Result<Clien
             return Err(io::Error::other(format!("{line}: {reply:?}")));
         }
     }
-    client.try_send(if handshake { b"\x16\x03\x01" } else { b"x" })?;
+    if state == 5 {
+        client.handshake(&Handshake::default())?;
+    }
+    let begin: &[u8] = match state {
+        2 => b"\x16\x03\x01",
+        4 => b"BDAT 1000\r\nx",
+        _ => b"x",
+    };
+    client.try_send(begin)?;
     Ok(client)
 }
 

@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::Client;
+use crate::client::Handshake;
 use crate::daemon::PATIENCE;
 use crate::partner::Taken;
-use crate::{Client, Reply};
 
 /// The address that honest senders come from.
 pub const HONEST: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -47,7 +48,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// A load on a listener that expects the PROXY protocol. Its name tells its messages from those of
+    /// A load on a listener that expects the PROXY protocol; half of the senders use STARTTLS. Its name tells its messages from those of
     /// other loads; each sender waits `pause` from one message's beginning to the next one's, or only for
     /// the reply if that takes longer.
     pub fn new(address: SocketAddr, name: &str, pause: Duration) -> Load {
@@ -95,7 +96,7 @@ impl Load {
             let mut outcomes = Vec::new();
             while outcomes.len() < ATTEMPTS {
                 let begun = Instant::now();
-                let outcome = self.attempt(&id);
+                let outcome = self.attempt(&id, sender % 2 == 1);
                 self.attempts.fetch_add(1, Ordering::Relaxed);
                 outcomes.push(outcome);
                 if outcome == Outcome::Confirmed {
@@ -113,8 +114,8 @@ impl Load {
         account
     }
 
-    fn attempt(&self, id: &str) -> Outcome {
-        let Ok(mut client) = self.envelope() else {
+    fn attempt(&self, id: &str, encrypted: bool) -> Outcome {
+        let Ok(mut client) = self.envelope(encrypted) else {
             // Nobody may be there at all, while the daemon is started anew.
             thread::yield_now();
             return Outcome::Refused;
@@ -129,21 +130,31 @@ impl Load {
     }
 
     /// A session that has come to the point where the message may be sent.
-    fn envelope(&self) -> io::Result<Client> {
+    fn envelope(&self, encrypted: bool) -> io::Result<Client> {
         let mut client = Client::try_connect_as(self.address, HONEST)?;
+        expect(&mut client, "EHLO client.example", 250)?;
+        if encrypted {
+            expect(&mut client, "STARTTLS", 220)?;
+            client.handshake(&Handshake::default())?;
+            expect(&mut client, "EHLO client.example", 250)?;
+        }
         for (line, code) in [
-            ("EHLO client.example", 250),
             ("MAIL FROM:<a@example.org>", 250),
             ("RCPT TO:<b@dest.test>", 250),
             ("DATA", 354),
         ] {
-            let reply: Reply = client.try_command(line)?;
-            if reply.code != code {
-                return Err(io::Error::other(format!("{line}: {reply:?}")));
-            }
+            expect(&mut client, line, code)?;
         }
         Ok(client)
     }
+}
+
+fn expect(client: &mut Client, line: &str, code: u16) -> io::Result<()> {
+    let reply = client.try_command(line)?;
+    if reply.code != code {
+        return Err(io::Error::other(format!("{line}: {reply:?}")));
+    }
+    Ok(())
 }
 
 /// What the senders know.

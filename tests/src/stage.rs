@@ -1,15 +1,18 @@
 //! A daemon between clients and a next hop, and the faults that may befall them.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::modules::Module;
-use crate::{Action, Behaviour, Daemon, Partner, Pki, Step, sink};
+use crate::{Action, Behaviour, Client, Daemon, Partner, Pki, Step, sink};
 
 const RULES: &str = r#"{"connectors": [{"name": "closed", "direction": "inbound",
     "from": {"recipient-domains": ["closed.dest.test"]}, "require": {"tls": true}}]}"#;
+
+/// Where somebody comes from who is neither a sender nor an attacker.
+const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 
 /// The servers. Mail to `dest.test` goes to the next hop; a policy that does its worst decides over mail to
 /// `hostile.test`. Clients come through the PROXY protocol.
@@ -128,9 +131,21 @@ impl Stage {
                 fs::create_dir(self.path("rules.json")).expect("a folder");
             }
             Fault::HalfCertificate => self.write("mx.pem", &self.certificate[..100]),
-            Fault::Module(number) => self.daemon().replace("hostile.wasm", &hostile(number)),
+            Fault::Module(number) => self.ask_hostile(number),
             Fault::FewFiles => self.allow_files(24),
         }
+    }
+
+    /// The hostile tenant's module is another one, and is asked.
+    fn ask_hostile(&self, number: usize) {
+        const IN_FORCE: &str = "policy in force tenant=hostile";
+        let before = self.daemon().count_log(IN_FORCE);
+        self.daemon().replace("hostile.wasm", &hostile(number));
+        self.daemon().wait_for_log_times(IN_FORCE, before + 1);
+        let mut client = Client::connect_as(self.daemon().address(), OTHER);
+        client.expect("EHLO client.example", 250);
+        let reply = client.envelope("a@example.org", "b@hostile.test");
+        assert_eq!(reply.code, 451, "{reply:?}");
     }
 
     /// Puts right whatever went wrong.
