@@ -67,8 +67,11 @@ impl Load {
             let senders: Vec<_> = (0..SENDERS)
                 .map(|sender| scope.spawn(move || self.send(sender)))
                 .collect();
-            meanwhile(self);
-            self.stop.store(true, Ordering::Relaxed);
+            {
+                // Also if that panics, or the senders would never end.
+                let _stop = Stop(&self.stop);
+                meanwhile(self);
+            }
             let mut account = Account::default();
             for sender in senders {
                 account.add(sender.join().expect("a sender"));
@@ -146,6 +149,15 @@ impl Load {
             expect(&mut client, line, code)?;
         }
         Ok(client)
+    }
+}
+
+/// Sets a flag when it is dropped.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

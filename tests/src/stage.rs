@@ -131,7 +131,8 @@ impl Stage {
                 fs::create_dir(self.path("rules.json")).expect("a folder");
             }
             Fault::HalfCertificate => self.write("mx.pem", &self.certificate[..100]),
-            Fault::Module(number) => self.ask_hostile(number),
+            // Number 0 is there from the beginning.
+            Fault::Module(number) => self.ask_hostile(number + 1),
             Fault::FewFiles => self.allow_files(24),
         }
     }
