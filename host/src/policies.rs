@@ -412,7 +412,9 @@ impl Policies {
         tokio::spawn(async move {
             while let Some(ended) = loading.join_next().await {
                 // Nobody waits any more if the program ends.
-                let _ = ended.map(|outcome| to.send(outcome));
+                if let Ok(outcome) = ended {
+                    let _ = to.send(outcome);
+                }
             }
         });
         (outcomes, late)
