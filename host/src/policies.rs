@@ -1,31 +1,26 @@
 //! Which policy decides about whose mail: tenants, their policies in force, and their exchange while
 //! mail flows.
 
+mod file;
+
 use std::collections::{BTreeSet, HashMap};
-use std::fs;
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
-use bytesize::ByteSize;
-use rustix::fs::OFlags;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use self::file::Stamp;
 use crate::config;
 use crate::log::one_line;
 use crate::sandbox::interface::{Refusal, Verdict};
 use crate::sandbox::{BuildError, Builder, LoadError, Module, Problem, Sandbox, Severity};
-
-/// Seconds after which a file that is changed again has another time of change.
-const SETTLING: i64 = 2;
 
 /// How long an update waits for the next file to be read.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -64,34 +59,6 @@ struct Source {
     path: PathBuf,
     stamp: Stamp,
     digest: [u8; 32],
-}
-
-/// What the file system tells of a file: it need not be read again while this is the same.
-#[derive(Clone, PartialEq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-    /// Whether a further change would have shown: clocks of file systems tick slowly.
-    settled: bool,
-}
-
-impl Stamp {
-    async fn of(path: &Path) -> std::io::Result<Self> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.map_or(0, |now| now.as_secs() as i64);
-        let metadata = tokio::fs::metadata(path).await?;
-        Ok(Stamp {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            settled: now - metadata.ctime() > SETTLING,
-        })
-    }
 }
 
 /// What was found in a tenant's file.
@@ -430,17 +397,15 @@ impl Policies {
         let stamp = Stamp::of(&path).await.map_err(cannot)?;
         if let Some(known) = &known
             && known.stamp == stamp
-            && stamp.settled
+            && stamp.is_settled()
         {
             return Ok(Loaded {
                 source: known.clone(),
                 policy: None,
             });
         }
-        let (file, most) = (path.clone(), self.sandbox.limits().module);
-        let read = tokio::task::spawn_blocking(move || read(&file, most)).await;
-        let bytes = read
-            .unwrap_or_else(|error| Err(io::Error::other(error)))
+        let bytes = file::read(path.clone(), self.sandbox.limits().module)
+            .await
             .map_err(cannot)?;
         let mut found = [0; 32];
         found.copy_from_slice(digest(&SHA256, &bytes).as_ref());
@@ -529,11 +494,12 @@ impl Exchange {
         tenant.order = outcome.order;
         match outcome.loaded {
             Ok(Loaded { source, policy }) => {
-                tenant.source = Some(source);
                 if let Some(policy) = policy {
                     self.replaced.extend(tenant.policy.replace(policy));
                     self.update.changed.push(tenant.name.clone());
                 }
+                // The one in force was right, and may be gone since.
+                tenant.source = tenant.policy.is_some().then_some(source);
             }
             Err(cause) => self.update.errors.push(PolicyError {
                 tenant: configured.name.clone(),
@@ -542,27 +508,6 @@ impl Exchange {
         }
         tenant
     }
-}
-
-/// Reads a file whole. What is none, such as a pipe, would never end, or be waited for.
-fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
-    let file = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(OFlags::NONBLOCK.bits() as i32)
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(most as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > most {
-        let text = format!(
-            "it is larger than {} ([sandbox] module)",
-            ByteSize(most as u64)
-        );
-        return Err(io::Error::other(text));
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]
