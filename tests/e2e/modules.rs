@@ -800,6 +800,107 @@ fn an_import_that_is_given_in_another_shape() {
     );
 }
 
+const WASI: [&str; 5] = [
+    "package wasi:io@0.2.0; interface poll { resource pollable { block: func(); } }",
+    "package wasi:cli@0.2.0; interface environment {
+        get-environment: func() -> list<tuple<string, string>>;
+        get-arguments: func() -> list<string>;
+        initial-cwd: func() -> option<string>;
+    }",
+    "package wasi:filesystem@0.2.0;
+    interface types { resource descriptor; }
+    interface preopens {
+        use types.{descriptor};
+        get-directories: func() -> list<tuple<descriptor, string>>;
+    }",
+    "package wasi:random@0.2.0; interface random { get-random-bytes: func(len: u64) -> list<u8>; }",
+    "package wasi:clocks@0.2.0;
+    interface wall-clock {
+        record datetime { seconds: u64, nanoseconds: u32 }
+        now: func() -> datetime;
+    }
+    interface monotonic-clock {
+        use wasi:io/poll@0.2.0.{pollable};
+        now: func() -> u64;
+        subscribe-duration: func(when: u64) -> pollable;
+    }",
+];
+
+/// A module that does this with what WASI has, and accepts unless it traps.
+fn with_wasi(body: &str) -> Vec<u8> {
+    let functions = [
+        ("cli/environment", "get-environment", "(param i32)"),
+        ("cli/environment", "get-arguments", "(param i32)"),
+        ("cli/environment", "initial-cwd", "(param i32)"),
+        ("filesystem/preopens", "get-directories", "(param i32)"),
+        ("random/random", "get-random-bytes", "(param i64 i32)"),
+        ("clocks/wall-clock", "now", "(param i32)"),
+        (
+            "clocks/monotonic-clock",
+            "subscribe-duration",
+            "(param i64) (result i32)",
+        ),
+        ("io/poll", "[method]pollable.block", "(param i32)"),
+    ];
+    let imported: String = functions
+        .iter()
+        .map(|(interface, name, types)| {
+            let known = name.trim_start_matches("[method]");
+            format!("(import \"wasi:{interface}@0.2.0\" \"{name}\" (func ${known} {types}))")
+        })
+        .collect();
+    let mut interfaces: Vec<_> = functions
+        .map(|(interface, ..)| format!("wasi:{interface}@0.2.0"))
+        .into();
+    interfaces.dedup();
+    let module = Module {
+        memory: format!("{imported} {}", accepting().memory),
+        evaluate: format!("{body} (i32.const 0)"),
+        ..accepting()
+    };
+    let interfaces: Vec<&str> = interfaces.iter().map(String::as_str).collect();
+    module.component_with(&WASI, &interfaces)
+}
+
+#[test]
+fn the_world_of_a_module_is_empty() {
+    // A list or an option at 8192 is empty if the word that says so is zero.
+    let traps_unless_zero =
+        |at: u32| format!("(if (i32.load (i32.const {at})) (then unreachable))");
+    for (function, at) in [
+        ("get-environment", 8196),
+        ("get-arguments", 8196),
+        ("initial-cwd", 8192),
+        ("get-directories", 8196),
+        // Of the time, what is less than a second.
+        ("now", 8200),
+    ] {
+        let call = format!("(call ${function} (i32.const 8192))");
+        let daemon = start(&with_wasi(&format!("{call} {}", traps_unless_zero(at))));
+        let mut client = client(daemon.address());
+        let reply = client.envelope("alice@example.org", "bob@bad.test");
+        assert_eq!(reply.code, 250, "{function}: {reply:?}");
+    }
+}
+
+#[test]
+fn a_module_cannot_wait_for_less_than_a_second() {
+    let waiting = "(call $pollable.block (call $subscribe-duration (i64.const 1000000)))";
+    let daemon = start(&with_wasi(waiting));
+    assert_unavailable(&reply_beside_a_good_neighbour(&daemon));
+    let line = daemon.wait_for_log("policy failed");
+    assert!(line.contains("failure=\"time-out\""), "{line}");
+}
+
+#[test]
+fn a_module_cannot_have_the_host_work_for_it() {
+    let much = "(call $get-random-bytes (i64.const 1000000) (i32.const 8192))";
+    let daemon = start(&with_wasi(much));
+    assert_unavailable(&reply_beside_a_good_neighbour(&daemon));
+    let line = daemon.wait_for_log("policy failed");
+    assert!(!line.contains("time-out"), "{line}");
+}
+
 #[test]
 fn exports_that_are_missing() {
     let component = |text: &str| wat::parse_str(text).expect("a component");

@@ -51,7 +51,20 @@ impl Module {
 
     /// The component.
     pub fn component(&self) -> Vec<u8> {
-        self.component_of(include_str!("../../wit/policy.wit"), "0.1.0")
+        self.component_of(&[], include_str!("../../wit/policy.wit"), "0.1.0")
+    }
+
+    /// The component with these imports in its world, of these packages (WIT).
+    pub fn component_with(&self, packages: &[&str], imports: &[&str]) -> Vec<u8> {
+        let wit = include_str!("../../wit/policy.wit");
+        let world = "world policy {";
+        assert!(wit.contains(world), "the world is declared so");
+        let imports: String = imports
+            .iter()
+            .map(|name| format!("import {name};"))
+            .collect();
+        let wit = wit.replace(world, &format!("{world} {imports}"));
+        self.component_of(packages, &wit, "0.1.0")
     }
 
     /// The component for another version of the interface.
@@ -60,13 +73,13 @@ impl Module {
         let package = "package portcullis:policy@0.1.0;";
         assert!(wit.contains(package), "the package is declared so");
         let wit = wit.replace(package, &format!("package portcullis:policy@{version};"));
-        self.component_of(&wit, version)
+        self.component_of(&[], &wit, version)
     }
 
-    fn component_of(&self, wit: &str, version: &str) -> Vec<u8> {
+    fn component_of(&self, packages: &[&str], wit: &str, version: &str) -> Vec<u8> {
         let text = self.text(version);
         let module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        encode(module, wit)
+        encode(module, packages, wit)
     }
 
     fn text(&self, version: &str) -> String {
@@ -128,11 +141,16 @@ pub fn crowded(component: &[u8], fields: &str, instances: usize) -> Vec<u8> {
 
 /// The component of a core module with the functions of the interface.
 pub fn component(module: Vec<u8>) -> Vec<u8> {
-    encode(module, include_str!("../../wit/policy.wit"))
+    encode(module, &[], include_str!("../../wit/policy.wit"))
 }
 
-fn encode(mut module: Vec<u8>, wit: &str) -> Vec<u8> {
+fn encode(mut module: Vec<u8>, packages: &[&str], wit: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
+    for package in packages {
+        resolve
+            .push_str("package.wit", package)
+            .expect("the WIT is right");
+    }
     let package = resolve
         .push_str("policy.wit", wit)
         .expect("the WIT is right");
