@@ -1,6 +1,7 @@
-//! What the log tells of people: mailboxes and clients' addresses, as `[log]` says.
+//! What the log tells of people, and of what others have written.
 //!
-//! It is one setting for the process, as there is one log.
+//! Of mailboxes and clients' addresses it tells what `[log]` says: one setting for the process, as there is
+//! one log. A text of others cannot end the line that it stands in.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -35,7 +35,7 @@ const MEMORIES: u32 = 2;
 const TABLES: u32 = 4;
 
 /// Bytes in which [`Limits::kept`] is counted.
-pub(super) const KEPT_UNIT: usize = 64 << 10;
+const KEPT_UNIT: usize = 64 << 10;
 
 /// What a module may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
