@@ -26,7 +26,11 @@ install() {
 
 need_rust() {
     command -v cargo >/dev/null || fail "Rust is missing; see https://rustup.rs"
-    command -v cc >/dev/null || install gcc libc6-dev
+    missing=
+    command -v cc >/dev/null || missing="gcc libc6-dev"
+    { command -v pkg-config >/dev/null && pkg-config --exists openssl; } || missing="$missing libssl-dev pkg-config"
+    # shellcheck disable=SC2086
+    [ -z "$missing" ] || install $missing
 }
 
 need_target() {
@@ -50,19 +54,42 @@ need_clients() {
     [ -z "$missing" ] || install $missing
 }
 
-# Exim is a next hop in some tests. Its package would put Postfix's out, so it is only unpacked. Where that
-# cannot be done those tests say so, and pass.
-need_exim() {
-    tools=${CARGO_TARGET_DIR:-target}/tools
-    [ ! -x "$tools/exim/usr/sbin/exim4" ] && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] || return 0
-    echo "setup: unpacking exim4-daemon-light" >&2
-    mkdir -p "$tools/packages"
-    libraries=$(apt-cache depends exim4-daemon-light | sed -n 's/^ *Depends: \(lib[^<>]*\)$/\1/p')
-    # shellcheck disable=SC2086
-    apt-get install -y -qq --no-install-recommends $libraries >/dev/null &&
-        (cd "$tools/packages" && apt-get download -qq -o APT::Sandbox::User=root exim4-daemon-light) &&
-        dpkg -x "$tools"/packages/exim4-daemon-light_*.deb "$tools/exim" ||
-        echo "setup: there will be no tests with Exim" >&2
+# unpack FOLDER PROGRAM PACKAGE... : Debian packages that would put Postfix's out if they were installed, or start
+# servers that nobody wants. The libraries that they need are installed.
+unpack() {
+    folder=${CARGO_TARGET_DIR:-target}/tools/$1
+    [ ! -x "$folder/$2" ] || return 0
+    shift 2
+    command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] ||
+        fail "the tests need $* unpacked in $folder, which takes apt-get and root"
+    echo "setup: unpacking $*" >&2
+    apt-get update -qq
+    # shellcheck disable=SC2046
+    apt-get install -y -qq --no-install-recommends \
+        $(apt-cache depends "$@" | sed -n 's/^ *Depends: \(lib[^<>]*\)$/\1/p' | sort -u) >/dev/null ||
+        fail "the libraries that $* need cannot be installed"
+    rm -rf "$folder.new" "$folder"
+    mkdir -p "$folder.new/packages"
+    (cd "$folder.new/packages" && apt-get download -qq -o APT::Sandbox::User=root "$@") ||
+        fail "$* cannot be downloaded"
+    for package in "$folder.new"/packages/*.deb; do
+        dpkg -x "$package" "$folder.new" || fail "$package cannot be unpacked"
+    done
+    mv "$folder.new" "$folder"
+}
+
+# Next hops and senders in some tests.
+need_servers() {
+    command -v m4 >/dev/null || install m4
+    unpack exim usr/sbin/exim4 exim4-daemon-light
+    unpack sendmail usr/libexec/sendmail/sendmail sendmail-bin sendmail-base sendmail-cf
+}
+
+# Name servers, and BIND's tools that sign zones.
+need_dns() {
+    command -v dnssec-signzone >/dev/null || install bind9-utils
+    [ -x /usr/sbin/unbound ] || unpack unbound usr/sbin/unbound unbound
+    [ -x /usr/sbin/knotd ] || unpack knot usr/sbin/knotd knot
 }
 
 need_deny() {
@@ -76,7 +103,8 @@ need_target
 case ${1-} in
 tests)
     need_clients
-    need_exim
+    need_servers
+    need_dns
     ;;
 audit) need_deny ;;
 tls) command -v testssl >/dev/null || install testssl.sh ;;

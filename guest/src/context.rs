@@ -10,6 +10,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::document::{Object, TLS_VERSIONS, choice, elements, parse_fingerprint, string};
 use crate::json::Node;
+use crate::names::mailbox;
 use crate::problems::{Path, Problems, shorten};
 use crate::{Certificate, Context, Direction, IpAddress, Tls, Trust};
 
@@ -32,10 +33,16 @@ pub fn read(node: Node, path: &Path, problems: &mut Problems) -> Option<Context>
     ];
     let direction = choice(direction_node, &direction_path, &directions, problems)?;
     let mail_from = match direction {
-        Direction::Inbound => Some(object.required_string("mail-from", problems)?),
+        Direction::Inbound => {
+            let (node, path) = object.required("mail-from", problems)?;
+            Some(address(node, &path, problems)?)
+        }
         // Outbound connectors go by the recipient.
-        Direction::Outbound => optional_string(&object, "mail-from", problems).map(Into::into),
+        Direction::Outbound => object
+            .optional("mail-from")
+            .and_then(|(node, path)| address(node, &path, problems)),
     };
+    let (rcpt_to, rcpt_to_path) = object.required("rcpt-to", problems)?;
     Some(Context {
         direction,
         client_ip: object
@@ -45,11 +52,11 @@ pub fn read(node: Node, path: &Path, problems: &mut Problems) -> Option<Context>
         tls: object
             .optional("tls")
             .and_then(|(node, path)| tls(node, &path, problems)),
-        mail_from: mail_from.unwrap_or_default().into(),
-        rcpt_to: object.required_string("rcpt-to", problems)?.into(),
+        mail_from: mail_from.unwrap_or_default(),
+        rcpt_to: address(rcpt_to, &rcpt_to_path, problems)?,
         header_from: object
             .optional("header-from")
-            .map(|(node, path)| strings(node, &path, problems)),
+            .map(|(node, path)| addresses(node, &path, problems)),
         attributes: Vec::new(),
     })
 }
@@ -86,6 +93,20 @@ fn parsed<T>(
         problems.error("malformed-fact", *path, node.span(), message, None);
     }
     value
+}
+
+fn address(node: Node, path: &Path, problems: &mut Problems) -> Option<String> {
+    let wanted = "an address such as \"alice@contosobank.com\"";
+    parsed(node, path, wanted, problems, |text| {
+        mailbox(text).map(String::from)
+    })
+}
+
+fn addresses(node: Node, path: &Path, problems: &mut Problems) -> Vec<String> {
+    let nodes = elements(node, path, problems).into_iter().enumerate();
+    nodes
+        .filter_map(|(index, node)| address(node, &path.element(index), problems))
+        .collect()
 }
 
 fn ip(node: Node, path: &Path, problems: &mut Problems) -> Option<IpAddress> {

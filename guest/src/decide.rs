@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use crate::document::TLS_VERSIONS;
 use crate::facts::Facts;
-use crate::names::{PatternSet, Specificity};
+use crate::names::{PatternSet, Specificity, some_of};
 use crate::rules::{Connector, Inbound, Kind, Outbound, Requirements, Selectors};
 use crate::{
     Acceptance, Context, Dane, Delivery, Direction, Finding, Mode, MtaSts, Policy, Protection,
@@ -126,7 +126,17 @@ impl Failure {
                     .certificate()
                     .map_or("missing", |c| trust_name(c.trust))
             ),
-            Failure::CertificateName => "the client certificate carries another name".into(),
+            Failure::CertificateName => {
+                let (carried, wanted) = (facts.certificate_names(), require.certificate_names);
+                format!(
+                    "the client certificate carries another name: it is for {}, not for {}",
+                    match carried {
+                        [] => "no name".into(),
+                        carried => some_of(carried.iter(), carried.len()),
+                    },
+                    some_of(wanted.iter(), wanted.len())
+                )
+            }
             Failure::SourceIp => match facts.client_ip {
                 Some(ip) => format!("{ip} is not an agreed address"),
                 None => "the client's address is not known".into(),

@@ -57,7 +57,7 @@ pub fn read<'a>(problems: &mut Problems<'a>) -> Document<'a> {
             Path::Root,
             error.span,
             format!("this is not JSON: {}", error.message),
-            None,
+            error.hint.map(Into::into),
         ),
     }
     document

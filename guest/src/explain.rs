@@ -7,7 +7,7 @@ use core::fmt::Display;
 
 use crate::decide::{Failure, Rank, trust_name, version_name};
 use crate::facts::Facts;
-use crate::names::{Pattern, PatternSet};
+use crate::names::{Pattern, PatternSet, some_of};
 use crate::rules::{Connector, Fingerprint, Inbound, Kind, Outbound, Requirements, Selectors};
 use crate::{
     Certificate, Consideration, Context, Dane, Description, Explanation, Mode, MtaSts, Policy,
@@ -16,8 +16,6 @@ use crate::{
 
 /// How many connectors an explanation shows.
 const MOST_CONSIDERED: usize = 100;
-/// How many patterns of a list are shown where none matched.
-const MOST_PATTERNS: usize = 5;
 
 impl Policy {
     pub(crate) fn explanation(&self, context: &Context) -> Explanation {
@@ -182,17 +180,6 @@ fn list_outcomes(
 struct Tried {
     matched: Option<String>,
     all: String,
-}
-
-fn some_of<T: Display>(items: impl Iterator<Item = T>, count: usize) -> String {
-    let shown: Vec<String> = items
-        .take(MOST_PATTERNS)
-        .map(|item| item.to_string())
-        .collect();
-    match count.saturating_sub(MOST_PATTERNS) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
 }
 
 fn sender_fact(facts: &Facts, header_from: bool) -> String {

@@ -44,6 +44,8 @@ pub struct SyntaxError {
     pub span: Span,
     /// What was expected.
     pub message: String,
+    /// What to do.
+    pub hint: Option<&'static str>,
 }
 
 impl<'a> Node<'a> {
@@ -161,11 +163,33 @@ impl SyntaxError {
             Some(end) => text[..end].into(),
             None => text,
         };
+        let (start, hint) = hint(document, start);
         SyntaxError {
             span: Span { start, len: 1 },
             message,
+            hint,
         }
     }
+}
+
+/// What people do most often where others write JSON: where it stands, and what to do.
+fn hint(document: &str, start: usize) -> (usize, Option<&'static str>) {
+    let (before, rest) = document.split_at(start.min(document.len()));
+    let closes = rest.trim_start().starts_with(['}', ']']);
+    if closes && before.trim_end().ends_with(',') {
+        let comma = before.trim_end().len() - 1;
+        return (comma, Some("remove this comma: nothing follows it"));
+    }
+    let hint = match rest.as_bytes() {
+        [b'/', ..] | [b'#', ..] => {
+            Some("JSON has no comments; a connector has a field \"comment\"")
+        }
+        [b'\'', ..] => Some("strings stand in double quotes"),
+        [0xef, 0xbb, 0xbf, ..] => Some("the file begins with a byte order mark: save it without"),
+        [b'"', ..] => Some("is a comma missing before this?"),
+        _ => None,
+    };
+    (start, hint)
 }
 
 struct Text<'a>(Cow<'a, str>);

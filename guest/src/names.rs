@@ -6,7 +6,7 @@
 
 use alloc::borrow::Cow;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 
@@ -122,10 +122,48 @@ impl<'a> CertificateName<'a> {
             name if name.contains("xn--") => Cow::Owned(to_ascii(&name)?),
             name => name,
         };
-        let well_formed = name
-            .split('.')
-            .all(|label| !label.is_empty() && !label.contains('*'));
+        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let is_label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(is_part);
+        let well_formed = name.len() <= 253 && name.split('.').all(is_label);
         well_formed.then_some(CertificateName { name, wildcard })
+    }
+}
+
+impl core::fmt::Display for CertificateName<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter) -> core::fmt::Result {
+        let wildcard = if self.wildcard { "*." } else { "" };
+        write!(f, "{wildcard}{}", self.name)
+    }
+}
+
+/// The address in a text that people write for one: alone, in angle brackets, or behind a name. `None` if it could be
+/// read as an address of another domain, or is none.
+pub fn mailbox(text: &str) -> Option<&str> {
+    let trimmed = text.trim();
+    let inside = match trimmed.strip_suffix('>') {
+        Some(front) => {
+            let (before, inside) = front.rsplit_once('<')?;
+            (!before.contains(['<', '>'])).then_some(inside)?
+        }
+        None => trimmed,
+    };
+    let domain = inside.rsplit_once('@').map_or(inside, |(_, domain)| domain);
+    let is_foreign = |character: char| {
+        character.is_whitespace()
+            || character.is_control()
+            || matches!(character, '<' | '>' | ',' | ';' | '"' | '(' | ')')
+            || matches!(character, '\u{200b}'..='\u{200f}' | '\u{feff}')
+    };
+    (!domain.contains(is_foreign)).then_some(inside)
+}
+
+/// The first of some names, and how many more there are.
+pub fn some_of<T: core::fmt::Display>(items: impl Iterator<Item = T>, count: usize) -> String {
+    const MOST: usize = 5;
+    let shown: Vec<String> = items.take(MOST).map(|item| item.to_string()).collect();
+    match count.saturating_sub(MOST) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 

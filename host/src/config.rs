@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use ipnet::IpNet;
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
@@ -20,6 +21,9 @@ use crate::tls::names;
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
+    /// The file that it was read from.
+    #[serde(skip)]
+    pub path: PathBuf,
     /// The name that this host gives in its greeting, to next hops and in Received fields.
     pub hostname: String,
     /// Where to listen.
@@ -65,14 +69,22 @@ pub struct Listener {
     /// How TLS begins.
     #[serde(default)]
     pub tls: TlsMode,
-    /// The certificate chain (PEM).
-    pub certificate: Option<PathBuf>,
-    /// Its key (PEM).
-    pub key: Option<PathBuf>,
+    /// The certificate chains (PEM): one, or several for several names and kinds of keys.
+    #[serde(default)]
+    pub certificate: Paths,
+    /// Their keys (PEM), in the same order.
+    #[serde(default)]
+    pub key: Paths,
     /// The load balancers that speak the PROXY protocol; from these it is demanded, from others it is
     /// not understood.
     #[serde(default, deserialize_with = "networks")]
     pub proxy_protocol: Vec<IpNet>,
+    /// Whether recipients are taken whose local part a server behind us could read as another address, a route, a
+    /// file or a program.
+    #[serde(default)]
+    pub allow_untrusted_routing: bool,
+    /// Whether names of clients' addresses are looked up; by default if the next hop is told them.
+    pub client_names: Option<bool>,
     /// Where accepted mail goes.
     pub next_hop: Option<NextHop>,
     /// Instead of a next hop: the organization's own servers send their mail to partners here.
@@ -80,7 +92,7 @@ pub struct Listener {
 }
 
 /// A listener for the mail that the organization sends.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Outbound {
     /// The addresses of the organization's own servers.
@@ -311,14 +323,23 @@ impl Sandbox {
 
 /// The folder of compiled policies where none is configured: systemd's, or the user's.
 pub fn default_cache_folder() -> Option<PathBuf> {
-    let of = |variable: &str| {
-        std::env::var_os(variable)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    of("CACHE_DIRECTORY")
-        .or_else(|| of("XDG_CACHE_HOME").map(|folder| folder.join("portcullis")))
-        .or_else(|| of("HOME").map(|folder| folder.join(".cache/portcullis")))
+    folder_of("CACHE_DIRECTORY")
+        .or_else(|| folder_of("XDG_CACHE_HOME").map(|folder| folder.join("portcullis")))
+        .or_else(|| folder_of("HOME").map(|folder| folder.join(".cache/portcullis")))
+}
+
+/// The folder of what must not be lost, where none is configured. It is not that of compiled policies, which may be
+/// emptied at any time.
+fn default_state_folder() -> Option<PathBuf> {
+    folder_of("STATE_DIRECTORY")
+        .or_else(|| folder_of("XDG_STATE_HOME").map(|folder| folder.join("portcullis")))
+        .or_else(|| folder_of("HOME").map(|folder| folder.join(".local/state/portcullis")))
+}
+
+fn folder_of(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
 }
 
 /// How mail leaves for partners.
@@ -339,6 +360,9 @@ pub struct Delivery {
     pub mta_sts_port: u16,
     /// Folder in which MTA-STS policies are kept.
     pub state: Option<PathBuf>,
+    /// Networks that mail is sent to although they belong to this machine or its link only.
+    #[serde(deserialize_with = "networks")]
+    pub private_networks: Vec<IpNet>,
 }
 
 impl Default for Delivery {
@@ -351,20 +375,15 @@ impl Default for Delivery {
             port: 25,
             mta_sts_port: 443,
             state: None,
+            private_networks: Vec::new(),
         }
     }
 }
 
 impl Delivery {
-    /// The folder in which MTA-STS policies are kept: the configured one, systemd's, or beside the
-    /// compiled policies.
+    /// The folder of what outlives the process: the configured one, systemd's, or the user's.
     pub fn state_folder(&self) -> Option<PathBuf> {
-        let systemd = std::env::var_os("STATE_DIRECTORY").filter(|value| !value.is_empty());
-        self.state
-            .clone()
-            .or_else(|| systemd.map(PathBuf::from))
-            .or_else(default_cache_folder)
-            .map(|folder| folder.join("mta-sts"))
+        self.state.clone().or_else(default_state_folder)
     }
 }
 
@@ -391,6 +410,9 @@ pub struct Dns {
     pub dnssec: bool,
     /// The keys of the root (DNSKEY records); the Internet's if absent.
     pub trust_anchor: Option<PathBuf>,
+    /// Name servers whose word for it that an answer is proven (the AD bit) is taken, beside those on loopback: nobody
+    /// can change what comes from them.
+    pub trust_ad: Vec<IpAddr>,
     /// For one answer of a name server.
     #[serde(deserialize_with = "duration")]
     pub timeout: Duration,
@@ -402,6 +424,7 @@ impl Default for Dns {
             servers: Vec::new(),
             dnssec: true,
             trust_anchor: None,
+            trust_ad: Vec::new(),
             timeout: Duration::from_secs(5),
         }
     }
@@ -441,8 +464,56 @@ impl Default for Connections {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Trust {
-    /// Root certificates (PEM); the system's if absent.
-    pub roots: Option<PathBuf>,
+    /// Root certificates (PEM) in place of the system's.
+    pub roots: Option<Paths>,
+    /// Root certificates (PEM) beside those.
+    pub additional_roots: Paths,
+    /// Folder of revocation lists (PEM or DER).
+    pub crls: Option<PathBuf>,
+}
+
+/// A file, or a list of files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paths(Vec<PathBuf>);
+
+impl std::ops::Deref for Paths {
+    type Target = Vec<PathBuf>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Paths {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Paths {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Files;
+        impl<'de> Visitor<'de> for Files {
+            type Value = Paths;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a file such as \"mx.pem\", or a list of files")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Paths, E> {
+                Ok(Paths(vec![text.into()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Paths, A::Error> {
+                let mut paths = Vec::new();
+                while let Some(path) = list.next_element()? {
+                    paths.push(path);
+                }
+                Ok(Paths(paths))
+            }
+        }
+        deserializer.deserialize_any(Files)
+    }
 }
 
 /// Where numbers are shown.
@@ -518,11 +589,13 @@ impl Config {
             message: format!("cannot be read: {error}"),
         })?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        Config::parse(&text, folder).map_err(|problem| ConfigError {
+        let mut config = Config::parse(&text, folder).map_err(|problem| ConfigError {
             path: path.into(),
             place: problem.span.map(|at| line_and_column(&text, at)),
             message: problem.message,
-        })
+        })?;
+        config.path = path.into();
+        Ok(config)
     }
 
     /// Reads a configuration whose relative paths start at `folder`.
@@ -580,13 +653,34 @@ impl Config {
                 "limits: text-line must be at least 1000 (RFC 5321 section 4.5.3.1.6)".into(),
             ));
         }
-        if self.limits.recipients == 0
-            || self.limits.sessions == 0
-            || self.limits.sessions_per_address == 0
-        {
-            return Err(wrong(
-                "limits: recipients, sessions and sessions-per-address must be at least 1".into(),
-            ));
+        let limits = &self.limits;
+        let least = [
+            ("recipients", limits.recipients == 0),
+            ("sessions", limits.sessions == 0),
+            ("sessions-per-address", limits.sessions_per_address == 0),
+            ("message-size", limits.message_size.as_u64() == 0),
+            ("errors", limits.errors == 0),
+            ("commands", limits.commands == 0),
+            ("hops", limits.hops == 0),
+        ];
+        if let Some((key, _)) = least.iter().find(|(_, is_zero)| *is_zero) {
+            return Err(wrong(format!("limits: {key} must be at least 1")));
+        }
+        self.validate_addresses().map_err(wrong)
+    }
+
+    /// No two sockets can have the same address, and one for all addresses leaves none of its port.
+    fn validate_addresses(&self) -> Result<(), String> {
+        let listeners = self.listeners.iter().map(|it| ("listener", it.address));
+        let metrics = self.metrics.iter().map(|it| ("metrics", it.address));
+        let all: Vec<_> = listeners.chain(metrics).collect();
+        for (number, (what, address)) in all.iter().enumerate() {
+            let taken = |(_, other): &&(&str, SocketAddr)| overlap(*address, *other);
+            if let Some((by, other)) = all.iter().take(number).find(taken) {
+                return Err(format!(
+                    "{what} {address}: the address is taken by {by} {other}"
+                ));
+            }
         }
         Ok(())
     }
@@ -691,21 +785,39 @@ impl Config {
         self.tenants
             .iter_mut()
             .for_each(|tenant| absolute(&mut tenant.policy));
-        self.trust.roots.iter_mut().for_each(absolute);
+        let trust = &mut self.trust;
+        trust
+            .roots
+            .iter_mut()
+            .for_each(|paths| paths.iter_mut().for_each(absolute));
+        trust.additional_roots.iter_mut().for_each(absolute);
+        trust.crls.iter_mut().for_each(absolute);
         self.sandbox.cache.iter_mut().for_each(absolute);
     }
 }
 
+/// Whether two sockets cannot listen beside each other. `[::]` takes IPv4 as well (ipv6(7), bindv6only).
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |one: IpAddr, other: IpAddr| {
+        one == other || one.is_unspecified() && (one.is_ipv6() || other.is_ipv4())
+    };
+    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    one.port() != 0 && one.port() == other.port() && (covers(a, b) || covers(b, a))
+}
+
 impl Listener {
+    /// Whether names of clients' addresses are looked up.
+    pub fn wants_client_names(&self) -> bool {
+        let told = self.next_hop.as_ref().is_some_and(|hop| hop.xclient);
+        self.client_names.unwrap_or(told)
+    }
+
     fn validate(&self) -> Result<(), String> {
-        match (&self.certificate, &self.key, self.tls) {
-            (Some(_), None, _) | (None, Some(_), _) => {
-                return Err("certificate and key belong together".into());
-            }
-            (None, None, TlsMode::Implicit) => {
-                return Err("tls = \"implicit\" needs a certificate".into());
-            }
-            _ => {}
+        if self.certificate.len() != self.key.len() {
+            return Err("certificate and key belong together".into());
+        }
+        if self.certificate.is_empty() && self.tls == TlsMode::Implicit {
+            return Err("tls = \"implicit\" needs a certificate".into());
         }
         match (&self.next_hop, &self.outbound) {
             (Some(hop), None) => hop.validate(),
@@ -722,7 +834,7 @@ impl Outbound {
         if self.clients.is_empty() && !by_certificate {
             return Err("outbound needs clients, certificate-names or certificate-fingerprints: it would relay for anybody".into());
         }
-        if by_certificate && listener.certificate.is_none() {
+        if by_certificate && listener.certificate.is_empty() {
             return Err(
                 "outbound: certificates are shown over TLS, which needs certificate and key".into(),
             );
@@ -834,6 +946,7 @@ fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D:
         let network = text.parse::<IpNet>().ok();
         network
             .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+            .map(canonical)
             .ok_or_else(|| {
                 serde::de::Error::custom(format!(
                     "{text:?} is not an address or a range such as \"10.0.0.0/8\""
@@ -843,9 +956,34 @@ fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D:
     texts.iter().map(network).collect()
 }
 
+/// A range of IPv4-mapped addresses is one of IPv4 addresses (RFC 4291 §2.5.5.2): so clients are known by them.
+fn canonical(network: IpNet) -> IpNet {
+    const MAPPED: u8 = 96;
+    let mapped = match network {
+        IpNet::V6(network) if network.prefix_len() >= MAPPED => network.addr().to_ipv4_mapped(),
+        _ => None,
+    };
+    mapped
+        .and_then(|ip| IpNet::new(ip.into(), network.prefix_len() - MAPPED).ok())
+        .unwrap_or(network)
+}
+
+/// A longer time than any that makes sense, and a shorter one than any that overflows.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
-    humantime::parse_duration(&text).map_err(serde::de::Error::custom)
+    let duration = humantime::parse_duration(&text)
+        .map_err(|_| custom(format!("{text:?} is not a time such as \"50ms\" or \"5m\"")))?;
+    match duration {
+        Duration::ZERO => Err(custom(format!("{text:?} is no time at all"))),
+        longer if longer > LONGEST => Err(custom(format!("{text:?} is longer than a year"))),
+        duration => Ok(duration),
+    }
+}
+
+fn custom<E: serde::de::Error>(message: String) -> E {
+    E::custom(message)
 }
 
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ByteSize, D::Error> {

@@ -1,26 +1,33 @@
 //! The life of `portcullis run`: start, reload, stop.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
+use rustix::fs::{Access, access};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, interval_at, timeout};
 
 use crate::config::{self, Config};
 use crate::log::{self, one_line};
 use crate::policies::{Outcome, Policies, Update};
 use crate::sandbox::{Builder, Cache, Compiler, Sandbox};
+use crate::smtp::outbound::dns::{Dns, Questions};
 use crate::smtp::outbound::{Means, Outbound};
-use crate::smtp::{Admission, Doors, Exit, Listener, NextHop, Pool, Server, Settings};
-use crate::tls::{Roots, ServerTls, TlsError};
+use crate::smtp::{Admission, Doors, Exit, Listener, NextHop, Partial, Pool, Server, Settings};
+use crate::tls::{Pair, Roots, ServerTls, TlsError};
 use crate::watch::{Changed, Subject, Watch};
 
+/// Days that a certificate has left when it is pointed out.
+const SOON: i64 = 21;
+/// How often certificates are looked at.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a next hop that did not answer is left alone.
 const HOP_PAUSE: Duration = Duration::from_secs(10);
 
@@ -60,8 +67,8 @@ impl Daemon {
         let (policies, late) = Policies::new(sandbox, Builder::new(cache, compiler)?);
         let policies = Arc::new(policies);
         log::tell(&config.log);
-        let (settings, tls_errors) = settings(&config, None)?;
-        if let Some(error) = tls_errors.into_iter().next() {
+        let Read { settings, errors } = Read::new(&config, None)?;
+        if let Some(error) = errors.into_iter().next() {
             bail!(error);
         }
         let outbound = outbound(&config, &settings)?;
@@ -71,6 +78,7 @@ impl Daemon {
             policies,
             metrics: Arc::default(),
             settings: ArcSwap::from_pointee(settings),
+            partial: partial(&config),
             doors: Arc::new(Doors::default()),
             stopping: watch::Sender::new(false),
         });
@@ -80,13 +88,100 @@ impl Daemon {
             server,
             listeners,
             outbound,
-            watch: Watch::new().context("files cannot be watched")?,
+            watch: Watch::new(),
             late,
             missing: 0,
         };
         daemon.watch();
         daemon.update_policies(None).await;
+        daemon.tell_of_certificates();
+        daemon.warn_of_trusting_next_hops();
         Ok(daemon)
+    }
+
+    /// What would keep it from taking mail, as far as can be seen without doing so.
+    pub fn obstacles(&self) -> Vec<String> {
+        let listeners = self.config.listeners.iter();
+        let addresses = listeners.clone().map(|listener| listener.address);
+        let metrics = self.config.metrics.iter().map(|metrics| metrics.address);
+        let foreign = addresses
+            .chain(metrics)
+            .filter(|address| UdpSocket::bind((address.ip(), 0)).is_err())
+            .map(|address| format!("{address}: this machine has no such address"));
+        let maildirs =
+            listeners.filter_map(|listener| listener.next_hop.as_ref()?.maildir.as_ref());
+        foreign
+            .chain(maildirs.filter_map(|folder| no_maildir(folder)))
+            .collect()
+    }
+
+    /// The certificates that are in use, each with its file.
+    fn pairs(&self) -> Vec<(PathBuf, Pair)> {
+        let settings = self.server.settings.load();
+        let shown = self.config.delivery.certificate.clone();
+        let outbound = self.outbound.as_ref().map(|outbound| outbound.means());
+        let of_client = outbound.and_then(|means| Some((shown?, means.identity()?.clone())));
+        let of_listeners = settings
+            .tls
+            .values()
+            .flat_map(|tls| tls.pairs().iter().cloned());
+        of_listeners.chain(of_client).collect()
+    }
+
+    /// Says which certificates are about to be a problem, and shows how long all have.
+    fn tell_of_certificates(&self) {
+        let pairs = self.pairs();
+        let ends = pairs
+            .iter()
+            .map(|(path, pair)| (path.as_path(), pair.not_after));
+        self.server.metrics.certificates(ends);
+        for (path, pair) in &pairs {
+            for warning in &pair.warnings {
+                tracing::warn!("{warning}");
+            }
+            let days = pair.days_left();
+            let file = path.display();
+            match days {
+                ..0 => {
+                    tracing::error!(%file, "the certificate has expired; partners who check it refuse us")
+                }
+                0..SOON => tracing::warn!(%file, days, "the certificate expires soon"),
+                _ => {}
+            }
+        }
+        let settings = self.server.settings.load();
+        for (number, listener) in self.config.listeners.iter().enumerate() {
+            let Some(tls) = settings.tls.get(&number) else {
+                continue;
+            };
+            if !tls.has_name(&self.config.hostname) {
+                tracing::warn!(
+                    address = %listener.address,
+                    hostname = self.config.hostname,
+                    "no certificate of this listener is for the hostname"
+                );
+            }
+        }
+        for bad in settings.roots.bad_crls() {
+            tracing::warn!(file = %bad.path.display(), "revocation list: {}", bad.reason);
+        }
+    }
+
+    /// A server that sees all mail come from our address may take it for one of its own clients.
+    fn warn_of_trusting_next_hops(&self) {
+        for hop in self
+            .config
+            .listeners
+            .iter()
+            .filter_map(|it| it.next_hop.as_ref())
+        {
+            if let (Some(smtp), false, None) = (&hop.smtp, hop.xclient, hop.proxy_protocol) {
+                tracing::warn!(
+                    hop = smtp,
+                    "this next hop sees all mail come from our address: see to it that it does not trust that (in Postfix: mynetworks), or switch xclient or proxy-protocol on"
+                );
+            }
+        }
     }
 
     /// Whether each tenant has its policy, once all files have been read.
@@ -123,6 +218,8 @@ impl Daemon {
         if let Some(outbound) = &self.outbound {
             outbound.listens_on(addresses);
             tokio::spawn(Pool::sweep(Arc::downgrade(outbound.pool())));
+            let outbound = outbound.clone();
+            tokio::spawn(async move { outbound.tidy().await });
         }
         if let Some(metrics) = &self.config.metrics {
             let address = metrics.address;
@@ -130,12 +227,14 @@ impl Daemon {
             serving.with_context(|| format!("cannot listen on {address}"))?;
         }
         ready();
+        let mut days = interval_at(Instant::now() + DAY, DAY);
         loop {
             let news = tokio::select! {
                 _ = stop.asked() => break,
                 _ = hangup.recv() => News::Changed(Changed::All),
                 changed = self.watch.changed() => News::Changed(changed),
                 Some(outcome) = self.late.recv() => News::Late(outcome),
+                _ = days.tick() => News::Day,
             };
             let taking = async {
                 match news {
@@ -144,6 +243,7 @@ impl Daemon {
                         self.reload_policies(&numbers).await;
                     }
                     News::Late(outcome) => self.enter(outcome).await,
+                    News::Day => self.tell_of_certificates(),
                 }
             };
             // However long that takes.
@@ -158,49 +258,115 @@ impl Daemon {
 
     /// Takes over what has changed in the configuration and in the files that it names.
     async fn reload(&mut self) {
+        let mut refused = 0;
         if let Some(path) = &self.path {
             match Config::load(path) {
-                Ok(config) => {
-                    if config.listeners != self.config.listeners
-                        || config.hostname != self.config.hostname
-                    {
-                        tracing::warn!(
-                            "listeners, next hops and the hostname change with a restart only"
-                        );
-                    }
-                    log::tell(&config.log);
-                    self.config = Config {
-                        listeners: self.config.listeners.clone(),
-                        ..config
-                    };
-                }
+                Ok(config) => self.take(config),
                 Err(error) => {
-                    tracing::error!(%error, "the configuration was not taken; the old one stays in force")
+                    refused += 1;
+                    tracing::error!(%error, "the configuration was not taken; the old one stays in force");
                 }
             }
         }
         self.watch();
-        match settings(&self.config, Some(&self.server.settings.load())) {
-            Ok((settings, errors)) => {
-                for error in errors {
+        let before = self.server.settings.load_full();
+        match Read::new(&self.config, Some(&before)) {
+            Ok(Read { settings, errors }) => {
+                for error in &errors {
                     tracing::error!(%error, "a certificate was not taken; the old one stays in force");
                 }
-                if let Some(outbound) = &self.outbound {
-                    match Means::new(&self.config, settings.roots.clone()) {
-                        Ok(means) => outbound.exchange(means),
-                        Err(error) => {
-                            tracing::error!(%error, "the way out was not changed")
-                        }
-                    }
-                }
+                refused += errors.len();
+                refused += usize::from(!self.exchange_way_out(&settings));
                 self.server.settings.store(Arc::new(settings));
-                tracing::info!("settings in force");
+                self.tell_of_certificates();
             }
             Err(error) => {
-                tracing::error!(%error, "the trusted roots were not taken; the old ones stay in force")
+                refused += 1;
+                tracing::error!(%error, "the trusted roots were not taken; the old ones stay in force");
             }
         }
+        match refused {
+            0 => tracing::info!("settings in force"),
+            refused => tracing::warn!(
+                refused,
+                "settings were read again, and not all of them are in force"
+            ),
+        }
         self.update_policies(None).await;
+    }
+
+    /// Takes over a configuration, but for what needs a restart.
+    fn take(&mut self, config: Config) {
+        let fixed = |config: &Config| {
+            let mut listeners = config.listeners.clone();
+            for listener in &mut listeners {
+                listener.outbound = listener
+                    .outbound
+                    .take()
+                    .map(|_| config::Outbound::default());
+            }
+            (listeners, config.hostname.clone())
+        };
+        let is_same = fixed(&config) == fixed(&self.config);
+        if !is_same {
+            tracing::warn!("listeners, next hops and the hostname change with a restart only");
+        }
+        log::tell(&config.log);
+        for listener in &self.listeners {
+            let configured = config.listeners.get(listener.number);
+            match (
+                &listener.exit,
+                configured.and_then(|it| it.outbound.as_ref()),
+            ) {
+                (Exit::Partners { admission, .. }, Some(outbound)) if is_same => {
+                    admission.store(Arc::new(Admission::new(outbound)));
+                }
+                (Exit::NextHop(next_hop), _) => next_hop.exchange(&config.timeouts),
+                _ => {}
+            }
+        }
+        let has = |tenants: &[config::Tenant], name: &str| tenants.iter().any(|it| it.name == name);
+        for tenant in &config.tenants {
+            if !has(&self.config.tenants, &tenant.name) {
+                tracing::info!(tenant = tenant.name, "tenant added");
+            }
+        }
+        for tenant in &self.config.tenants {
+            if !has(&config.tenants, &tenant.name) {
+                tracing::info!(tenant = tenant.name, "tenant removed");
+                self.server.metrics.forget(&tenant.name);
+            }
+        }
+        let listeners = match is_same {
+            true => config.listeners.clone(),
+            false => self.config.listeners.clone(),
+        };
+        self.config = Config {
+            listeners,
+            hostname: self.config.hostname.clone(),
+            ..config
+        };
+    }
+
+    /// Tells whether the way out, if there is one, is as it is configured now.
+    fn exchange_way_out(&self, settings: &Settings) -> bool {
+        let Some(outbound) = &self.outbound else {
+            return true;
+        };
+        match Means::new(
+            &self.config,
+            settings.roots.clone(),
+            Some(&outbound.means()),
+        ) {
+            Ok(means) => {
+                outbound.exchange(means);
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "the way out was not changed");
+                false
+            }
+        }
     }
 
     async fn reload_policies(&mut self, numbers: &BTreeSet<usize>) {
@@ -240,12 +406,20 @@ impl Daemon {
             self.server.metrics.policy_failing(tenant, false);
             tracing::info!(%tenant, "policy in force");
         }
+        let policies = self.server.policies.snapshot();
         for error in &update.errors {
             self.server.metrics.policy_updated(&error.tenant, false);
+            let tenant = policies.named(&error.tenant);
+            let stays = tenant.is_some_and(|tenant| tenant.policy.is_some());
+            let cause = error.cause.to_string();
             tracing::error!(
                 tenant = error.tenant,
-                "policy not taken, what was in force stays: {}",
-                one_line(&error.cause.to_string())
+                "policy not taken, {}: {}",
+                match stays {
+                    true => "what was in force stays",
+                    false => "and there is none yet: its mail is deferred until this is mended",
+                },
+                one_line(&cause)
             );
         }
     }
@@ -254,11 +428,23 @@ impl Daemon {
     fn watch(&mut self) {
         let mut settings: Vec<&Path> = Vec::new();
         for listener in &self.config.listeners {
-            settings.extend(listener.certificate.as_deref());
-            settings.extend(listener.key.as_deref());
+            settings.extend(listener.certificate.iter().map(PathBuf::as_path));
+            settings.extend(listener.key.iter().map(PathBuf::as_path));
         }
         settings.extend(self.path.as_deref());
-        settings.extend(self.config.trust.roots.as_deref());
+        let trust = &self.config.trust;
+        let roots = trust.roots.iter().flat_map(|roots| roots.iter());
+        settings.extend(
+            roots
+                .chain(trust.additional_roots.iter())
+                .map(PathBuf::as_path),
+        );
+        let crls = trust.crls.iter().flat_map(|folder| files_of(folder));
+        let crls: Vec<PathBuf> = crls.chain(trust.crls.clone()).collect();
+        settings.extend(crls.iter().map(PathBuf::as_path));
+        if self.config.dns.servers.is_empty() {
+            settings.push(Path::new("/etc/resolv.conf"));
+        }
         settings.extend(self.config.delivery.certificate.as_deref());
         settings.extend(self.config.delivery.key.as_deref());
         settings.extend(self.config.dns.trust_anchor.as_deref());
@@ -266,6 +452,9 @@ impl Daemon {
         let tenants = self.config.tenants.iter().enumerate();
         let policies = tenants.map(|(number, tenant)| (&*tenant.policy, Subject::Policy(number)));
         self.watch.set(settings.chain(policies));
+        if let Some(folder) = &trust.crls {
+            self.watch.add_folder(folder, Subject::Settings);
+        }
     }
 
     /// Lets sessions end.
@@ -284,40 +473,102 @@ impl Daemon {
 enum News {
     Changed(Changed),
     Late(Outcome),
+    /// A day is over.
+    Day,
 }
 
-/// Reads certificates and roots. What cannot be read is taken from `old`, and told.
-fn settings(
-    config: &Config,
-    old: Option<&Settings>,
-) -> Result<(Settings, Vec<TlsError>), TlsError> {
-    let roots = match &config.trust.roots {
-        Some(path) => Roots::from_file(path)?,
-        None => Roots::of_system(),
-    };
-    let mut errors = Vec::new();
-    let mut tls = HashMap::new();
-    for (number, listener) in config.listeners.iter().enumerate() {
-        let (Some(certificate), Some(key)) = (&listener.certificate, &listener.key) else {
-            continue;
+/// Settings as they were read, and what was not taken.
+struct Read {
+    settings: Settings,
+    errors: Vec<TlsError>,
+}
+
+impl Read {
+    /// Reads certificates and roots. What cannot be read is taken from `before`, and told.
+    fn new(config: &Config, before: Option<&Settings>) -> Result<Self, TlsError> {
+        let roots = Roots::read(&config.trust, before.map(|before| &before.roots))?;
+        let mut errors = Vec::new();
+        let mut tls = HashMap::new();
+        for (number, listener) in config.listeners.iter().enumerate() {
+            if listener.certificate.is_empty() || listener.tls == config::TlsMode::None {
+                continue;
+            }
+            let files = listener.certificate.iter().zip(listener.key.iter());
+            let found = ServerTls::from_files(files, roots.clone());
+            let known = || Some(before?.tls.get(&number)?.with_roots(roots.clone()));
+            let found = found.map_err(|error| errors.push(error)).ok();
+            if let Some(found) = found.or_else(known) {
+                tls.insert(number, found);
+            }
+        }
+        let wanted = config
+            .listeners
+            .iter()
+            .any(config::Listener::wants_client_names);
+        let names = wanted.then(|| names(config, before)).flatten();
+        let settings = Settings {
+            roots,
+            limits: config.limits.clone(),
+            timeouts: config.timeouts.clone(),
+            tls,
+            names,
         };
-        if listener.tls == crate::config::TlsMode::None {
-            continue;
-        }
-        let found = ServerTls::from_files(certificate, key, roots.clone());
-        let kept = found.map_err(|error| errors.push(error)).ok();
-        let kept = kept.or_else(|| old.and_then(|old| old.tls.get(&number).cloned()));
-        if let Some(kept) = kept {
-            tls.insert(number, kept);
-        }
+        Ok(Read { settings, errors })
     }
-    let settings = Settings {
-        roots,
-        limits: config.limits.clone(),
-        timeouts: config.timeouts.clone(),
-        tls,
+}
+
+/// Whom to ask what clients are called. Without, they have no names.
+fn names(config: &Config, before: Option<&Settings>) -> Option<Arc<Dns>> {
+    let known = before.and_then(|before| before.names.clone());
+    let made = Questions::of(&config.dns).and_then(|questions| match known {
+        Some(known) if known.asks(&questions) => Ok(known),
+        _ => Dns::new(questions).map(Arc::new),
+    });
+    made.inspect_err(|error| tracing::error!(%error, "names of clients are not looked up"))
+        .ok()
+}
+
+/// The files of a folder, as they are now.
+fn files_of(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    entries.flatten().map(|entry| entry.path()).collect()
+}
+
+/// What became of messages whose recipients ended differently, where they can.
+fn partial(config: &Config) -> Partial {
+    let can_differ = |listener: &config::Listener| {
+        let is_lmtp = listener
+            .next_hop
+            .as_ref()
+            .is_some_and(|hop| hop.lmtp.is_some());
+        is_lmtp || listener.outbound.is_some()
     };
-    Ok((settings, errors))
+    if !config.listeners.iter().any(can_differ) {
+        return Partial::forgetful();
+    }
+    let folder = config.delivery.state_folder();
+    let opened = Partial::open(folder.as_deref(), &config.path);
+    opened.unwrap_or_else(|error| {
+        let folder = folder.unwrap_or_default();
+        tracing::error!(
+            folder = %folder.display(),
+            %error,
+            "what is delivered cannot be remembered ([delivery] state); each message goes one way only"
+        );
+        Partial::forgetful()
+    })
+}
+
+/// Why there can be no Maildir.
+fn no_maildir(folder: &Path) -> Option<String> {
+    let is_there = |path: &&Path| path.exists();
+    let nearest = folder.ancestors().find(is_there).unwrap_or(Path::new("/"));
+    let reason = match (nearest.is_dir(), access(nearest, Access::WRITE_OK)) {
+        (false, _) => format!("{} is no folder", nearest.display()),
+        (true, Err(error)) => format!("{}: {}", nearest.display(), std::io::Error::from(error)),
+        (true, Ok(())) => return None,
+    };
+    Some(format!("maildir {}: {reason}", folder.display()))
 }
 
 /// The way out, if a listener needs one.
@@ -325,7 +576,7 @@ fn outbound(config: &Config, settings: &Settings) -> anyhow::Result<Option<Arc<O
     if config.listeners.iter().all(|own| own.outbound.is_none()) {
         return Ok(None);
     }
-    let means = Means::new(config, settings.roots.clone())?;
+    let means = Means::new(config, settings.roots.clone(), None)?;
     Ok(Some(Arc::new(Outbound::new(config, means))))
 }
 
@@ -333,7 +584,7 @@ fn listeners(config: &Config, outbound: Option<&Arc<Outbound>>) -> Vec<Arc<Liste
     let exit = |listener: &config::Listener| match (&listener.next_hop, &listener.outbound) {
         (Some(hop), _) => Some(Exit::NextHop(Arc::new(NextHop::new(hop, config)))),
         (None, Some(admitted)) => Some(Exit::Partners {
-            admission: Admission::new(admitted),
+            admission: ArcSwap::from_pointee(Admission::new(admitted)),
             outbound: outbound?.clone(),
         }),
         // Reading the configuration has seen to it that there is one of them.
@@ -351,11 +602,13 @@ fn listeners(config: &Config, outbound: Option<&Arc<Outbound>>) -> Vec<Arc<Liste
         .collect()
 }
 
-/// Asks a next hop what it can keep, until it answers. From then on its sessions tell.
+/// Asks a next hop what it can keep, until it answers, or has answered a session.
 async fn learn(next_hop: Arc<NextHop>) {
-    while let Err(error) = next_hop.prepare().await {
-        tracing::warn!("next hop {error}; less is announced to clients until it answers");
-        tokio::time::sleep(HOP_PAUSE).await;
+    while !next_hop.is_known() {
+        if let Err(error) = next_hop.prepare().await {
+            tracing::warn!("next hop {error}; less is announced to clients until it answers");
+            tokio::time::sleep(HOP_PAUSE).await;
+        }
     }
 }
 

@@ -88,8 +88,41 @@ pub fn sha256(text: &str) -> Option<(u64, u64, u64, u64)> {
 /// # Errors
 /// Says what is wrong and where in the line.
 pub fn parse_context(text: &str) -> Result<Context, String> {
+    // Some editors begin a file with a byte order mark.
+    let text = text.trim_start_matches('\u{feff}');
     let context: ContextJson = serde_json::from_str(text).map_err(|error| error.to_string())?;
     context.try_into()
+}
+
+/// The address in a text that people write for one: alone, in angle brackets, or behind a name. The null sender is
+/// empty.
+///
+/// # Errors
+/// If it could be read as an address of another domain, or is none.
+pub fn mailbox(text: &str) -> Result<String, String> {
+    let wrong = || format!("{text:?} is not an address such as \"alice@contosobank.com\"");
+    let trimmed = text.trim();
+    let inside = match trimmed.strip_suffix('>') {
+        Some(front) => {
+            let (before, inside) = front.rsplit_once('<').ok_or_else(wrong)?;
+            if before.contains(['<', '>']) {
+                return Err(wrong());
+            }
+            inside
+        }
+        None => trimmed,
+    };
+    let domain = inside.rsplit_once('@').map_or(inside, |(_, domain)| domain);
+    let is_foreign = |character: char| {
+        character.is_whitespace()
+            || character.is_control()
+            || matches!(character, '<' | '>' | ',' | ';' | '"' | '(' | ')')
+            || matches!(character, '\u{200b}'..='\u{200f}' | '\u{feff}')
+    };
+    match domain.contains(is_foreign) {
+        true => Err(wrong()),
+        false => Ok(inside.to_owned()),
+    }
 }
 
 #[derive(Deserialize)]
@@ -153,12 +186,19 @@ impl TryFrom<ContextJson> for Context {
             client_ip: json.client_ip.map(ip_address),
             helo: json.helo,
             tls: json.tls.map(Tls::try_from).transpose()?,
-            mail_from,
-            rcpt_to: json.rcpt_to,
-            header_from: json.header_from,
+            mail_from: mailbox(&mail_from).map_err(|error| format!("mail-from: {error}"))?,
+            rcpt_to: mailbox(&json.rcpt_to).map_err(|error| format!("rcpt-to: {error}"))?,
+            header_from: json.header_from.map(mailboxes).transpose()?,
             attributes: Vec::new(),
         })
     }
+}
+
+fn mailboxes(texts: Vec<String>) -> Result<Vec<String>, String> {
+    let read = |(number, text): (usize, &String)| {
+        mailbox(text).map_err(|error| format!("header-from[{number}]: {error}"))
+    };
+    texts.iter().enumerate().map(read).collect()
 }
 
 impl TryFrom<TlsJson> for Tls {

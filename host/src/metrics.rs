@@ -3,12 +3,14 @@
 //! Labels are bounded: tenants are those of the configuration, and the words that a module chooses
 //! freely (connectors, reasons of its own) stand in the log, not here.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{ACCEPT, CONTENT_TYPE};
 use hyper::http;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -27,6 +29,7 @@ use tokio::time::timeout;
 use crate::policies::POLICY_UNAVAILABLE;
 use crate::sandbox::interface::{Finding, Verdict};
 
+const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// How many may read the numbers at a time, and how long one may take for it.
@@ -45,6 +48,18 @@ const FAILED: [&str; 8] = [
     "certificate-fingerprint",
     "source-ip",
     POLICY_UNAVAILABLE,
+];
+
+/// Why a policy gave no answer.
+const POLICY_FAILURES: [&str; 8] = [
+    "trap",
+    "time-out",
+    "out-of-memory",
+    "stack-overflow",
+    "not-loaded",
+    "busy",
+    "no-slot",
+    "invalid",
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -78,6 +93,16 @@ struct PolicyUpdate {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct File {
+    file: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NotTaken {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     outcome: &'static str,
 }
@@ -91,6 +116,8 @@ pub struct Metrics {
     policy_failing: Family<OfTenant, Gauge>,
     policy_updates: Family<PolicyUpdate, Counter>,
     messages: Family<Outcome, Counter>,
+    not_taken: Family<NotTaken, Counter>,
+    certificates: Family<File, Gauge>,
     sessions: Counter,
     sessions_open: Gauge,
     turned_away: Family<Outcome, Counter>,
@@ -106,6 +133,8 @@ impl Default for Metrics {
             policy_failing: Family::default(),
             policy_updates: Family::default(),
             messages: Family::default(),
+            not_taken: Family::default(),
+            certificates: Family::default(),
             sessions: Counter::default(),
             sessions_open: Gauge::default(),
             turned_away: Family::default(),
@@ -136,11 +165,22 @@ impl Metrics {
             "Messages by the class of their final reply",
             messages,
         );
+        let not_taken = self.not_taken.clone();
+        let help = "Senders and recipients that were not taken";
+        registry.register("recipients_refused", help, not_taken);
+        let certificates = self.certificates.clone();
+        let help = "End of the validity of the certificates in use, as a Unix time";
+        registry.register("certificate_expires_timestamp_seconds", help, certificates);
         registry.register("sessions", "SMTP sessions", self.sessions.clone());
         let open = self.sessions_open.clone();
         registry.register("sessions_open", "SMTP sessions now", open);
         let away = self.turned_away.clone();
         registry.register("turned_away", "Connections over a limit", away);
+        let stripping = crate::smtp::outbound::dns::stripping();
+        let help = "Name servers in use that withhold DNSSEC signatures";
+        registry.register("dns_servers_stripping", help, stripping);
+        let lost = crate::log::lost_lines();
+        registry.register("log_lines_lost", "Log lines that were not written", lost);
     }
 
     /// A recipient was decided on.
@@ -191,6 +231,52 @@ impl Metrics {
             outcome: if taken { "taken" } else { "not-taken" },
         };
         self.policy_updates.get_or_create(&update).inc();
+    }
+
+    /// The certificates in use now, each with the end of its validity in seconds since 1970.
+    pub fn certificates<'a>(&self, ends: impl IntoIterator<Item = (&'a Path, i64)>) {
+        self.certificates.clear();
+        for (file, end) in ends {
+            let file = file.display().to_string();
+            self.certificates.get_or_create(&File { file }).set(end);
+        }
+    }
+
+    /// Forgets a tenant that is gone.
+    pub fn forget(&self, tenant: &str) {
+        let tenant: Arc<str> = tenant.into();
+        let failures = || FAILED.into_iter().chain(["", "other"]);
+        for failed in failures() {
+            for verdict in ["accept", "deliver", "reject", "defer"] {
+                self.decisions.remove(&Decision {
+                    tenant: tenant.clone(),
+                    verdict,
+                    failed,
+                });
+            }
+            self.audited.remove(&Audited {
+                tenant: tenant.clone(),
+                failed,
+            });
+        }
+        for failure in POLICY_FAILURES {
+            self.policy_failures.remove(&PolicyFailure {
+                tenant: tenant.clone(),
+                failure,
+            });
+        }
+        for outcome in ["taken", "not-taken"] {
+            self.policy_updates.remove(&PolicyUpdate {
+                tenant: tenant.clone(),
+                outcome,
+            });
+        }
+        self.policy_failing.remove(&OfTenant { tenant });
+    }
+
+    /// A sender or a recipient was not taken.
+    pub fn not_taken(&self, reason: &'static str) {
+        self.not_taken.get_or_create(&NotTaken { reason }).inc();
     }
 
     /// A message had its final reply.
@@ -266,10 +352,46 @@ impl Metrics {
                 .status(StatusCode::NOT_FOUND)
                 .body(String::new());
         }
-        Response::builder()
-            .header(CONTENT_TYPE, OPEN_METRICS)
-            .body(self.text())
+        let accepted = request.headers().get_all(ACCEPT).iter();
+        let mut accepted = accepted.filter_map(|value| value.to_str().ok());
+        let text = self.text();
+        match accepted.any(|value| value.contains("application/openmetrics-text")) {
+            true => Response::builder()
+                .header(CONTENT_TYPE, OPEN_METRICS)
+                .body(text),
+            false => Response::builder()
+                .header(CONTENT_TYPE, PLAIN)
+                .body(plain(&text)),
+        }
     }
+}
+
+/// OpenMetrics in Prometheus' own text format, which knows counters by the names of their samples and has no end.
+fn plain(open_metrics: &str) -> String {
+    let mut counters = HashSet::new();
+    for line in open_metrics.lines() {
+        if let Some(name) = line
+            .strip_prefix("# TYPE ")
+            .and_then(|line| line.strip_suffix(" counter"))
+        {
+            counters.insert(name);
+        }
+    }
+    let mut text = String::new();
+    for line in open_metrics.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some("EOF" | "UNIT"), ..) => {}
+            (Some("#"), Some(kind), Some(name), Some(rest)) if counters.contains(name) => {
+                text.push_str(&format!("# {kind} {name}_total {rest}\n"));
+            }
+            _ => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    text
 }
 
 /// A session that is counted as open.
@@ -287,4 +409,16 @@ fn known(failed: &str) -> &'static str {
         .into_iter()
         .find(|known| *known == failed)
         .unwrap_or("other")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plain_format_names_counters_by_their_samples() {
+        let open = "# HELP a_b Some.\n# TYPE a_b counter\na_b_total{c=\"d\"} 1\n# HELP g Other.\n# TYPE g gauge\ng 2\n# EOF\n";
+        let expected = "# HELP a_b_total Some.\n# TYPE a_b_total counter\na_b_total{c=\"d\"} 1\n# HELP g Other.\n# TYPE g gauge\ng 2\n";
+        assert_eq!(plain(open), expected);
+    }
 }

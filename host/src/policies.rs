@@ -3,27 +3,39 @@
 
 mod file;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
+use futures_util::FutureExt;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use self::file::Stamp;
+pub use self::file::Stamp;
 use crate::config;
 use crate::log::one_line;
 use crate::sandbox::interface::{Refusal, Verdict};
-use crate::sandbox::{BuildError, Builder, LoadError, Module, Problem, Sandbox, Severity};
+use crate::sandbox::{BuildError, Builder, LoadError, Module, Problem, Rules, Sandbox, Severity};
 
 /// How long an update waits for the next file to be read.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a rules document may take beside those that are read quickly. With one that takes longer it is begun anew
+/// among those that are slow.
+const QUICK: Duration = Duration::from_secs(1);
+
+/// How many files are looked at at a time. A file system that does not answer keeps its places.
+const FILES: usize = 32;
 
 /// The stable name of the failure that stands in a verdict where no policy could be asked.
 pub const POLICY_UNAVAILABLE: &str = "policy-unavailable";
@@ -83,6 +95,12 @@ impl Tenant {
     fn is_at_hand(&self) -> bool {
         let policy = self.policy.as_ref();
         policy.is_some_and(|policy| policy.is_at_hand())
+    }
+
+    /// Whether the policy decides alike about all recipients of a domain, as rules do.
+    pub fn decides_by_domain(&self) -> bool {
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.is_of_rules())
     }
 
     /// Whether the policy's verdict can depend on the From header.
@@ -200,6 +218,9 @@ pub enum Cause {
     /// The component was not loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// Reading it was given up, which no file should bring about.
+    #[error("{}: it could not be read: the reader panicked", .0.display())]
+    Panicked(PathBuf),
 }
 
 fn rejected(path: &Path, problems: &[Problem]) -> String {
@@ -239,12 +260,27 @@ pub struct Policies {
     sandbox: Sandbox,
     builder: Builder,
     /// Exchanges go one after another.
-    exchanging: Mutex<()>,
-    /// How many files are read at a time.
-    reading: Arc<Semaphore>,
+    exchanging: tokio::sync::Mutex<()>,
+    /// Turns of files, of documents that are quick to read, and of what takes long: so that none of them waits for
+    /// another kind.
+    files: Turns,
+    quick: Turns,
+    slow: Turns,
     /// How many files were begun to be read.
     begun: AtomicU64,
+    /// The tenants whose file is being read, and who wants to know of a change of it. There is one reading of a
+    /// tenant's file at a time: so all tenants have their turn.
+    reading: Mutex<HashMap<String, Arc<Again>>>,
     late: UnboundedSender<Outcome>,
+}
+
+type Turns = Arc<Semaphore>;
+
+/// A request to look at a file again that is being read.
+#[derive(Default)]
+struct Again {
+    asked: AtomicBool,
+    notify: Notify,
 }
 
 impl Policies {
@@ -257,9 +293,12 @@ impl Policies {
             current: ArcSwap::default(),
             sandbox,
             builder,
-            exchanging: Mutex::new(()),
-            reading: Arc::new(Semaphore::new(at_a_time)),
+            exchanging: tokio::sync::Mutex::new(()),
+            files: Arc::new(Semaphore::new(FILES)),
+            quick: Arc::new(Semaphore::new(at_a_time)),
+            slow: Arc::new(Semaphore::new(at_a_time)),
             begun: AtomicU64::new(0),
+            reading: Mutex::default(),
             late,
         };
         (policies, outcomes)
@@ -347,25 +386,22 @@ impl Policies {
             let Some(tenant) = configured.get(number) else {
                 continue;
             };
+            let again = Arc::<Again>::default();
+            match self.lock().entry(tenant.name.clone()) {
+                Entry::Occupied(reading) => {
+                    // Its outcome will be that of the file as it is now.
+                    reading.get().asked.store(true, Ordering::Release);
+                    reading.get().notify.notify_one();
+                    continue;
+                }
+                Entry::Vacant(place) => place.insert(again.clone()),
+            };
             let old = before.named(&tenant.name);
             let known = old
                 .filter(|old| old.is_at_hand())
                 .and_then(|old| old.source.clone());
-            let (policies, path) = (self.clone(), tenant.policy.clone());
-            let (name, order) = (
-                tenant.name.clone(),
-                self.begun.fetch_add(1, Ordering::Relaxed),
-            );
-            loading.spawn(async move {
-                let _permit = policies.reading.acquire().await;
-                Outcome {
-                    number,
-                    name,
-                    order,
-                    loaded: policies.load(path.clone(), known).await,
-                    path,
-                }
-            });
+            let (policies, tenant) = (self.clone(), tenant.clone());
+            loading.spawn(async move { policies.newest(number, tenant, known, &again).await });
         }
         let mut outcomes = HashMap::new();
         // As long as one after another ends, the next is waited for too.
@@ -387,14 +423,94 @@ impl Policies {
         (outcomes, late)
     }
 
-    /// The policy in a tenant's file, unless it is the one in force.
-    async fn load(&self, path: PathBuf, known: Option<Source>) -> Result<Loaded, Cause> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Again>>> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The policy in a tenant's file, as it is when this ends. If the file changes meanwhile, what was begun is given
+    /// up.
+    async fn newest(
+        &self,
+        number: usize,
+        tenant: config::Tenant,
+        known: Option<Source>,
+        again: &Again,
+    ) -> Outcome {
+        loop {
+            again.asked.store(false, Ordering::Release);
+            let order = self.begun.fetch_add(1, Ordering::Relaxed);
+            let stamp = self.stamp(&tenant.policy).await;
+            let begun = stamp.as_ref().ok().cloned();
+            let loading = self.load(tenant.policy.clone(), stamp, known.clone());
+            // Whatever a file does to those who read it, its tenant hears of it.
+            let mut loading = pin!(AssertUnwindSafe(loading).catch_unwind());
+            let loaded = loop {
+                tokio::select! {
+                    loaded = &mut loading => break Some(loaded),
+                    () = again.notify.notified() => {
+                        again.asked.store(false, Ordering::Release);
+                        if self.stamp(&tenant.policy).await.ok() != begun {
+                            break None;
+                        }
+                    }
+                }
+            };
+            let Some(loaded) = loaded else {
+                continue;
+            };
+            let mut reading = self.lock();
+            if again.asked.load(Ordering::Acquire) {
+                continue;
+            }
+            reading.remove(&tenant.name);
+            let panicked = |_| Err(Cause::Panicked(tenant.policy.clone()));
+            return Outcome {
+                number,
+                name: tenant.name,
+                order,
+                loaded: loaded.unwrap_or_else(panicked),
+                path: tenant.policy,
+            };
+        }
+    }
+
+    /// What the file system tells of a file.
+    async fn stamp(&self, path: &Path) -> io::Result<Stamp> {
+        let path = path.to_owned();
+        self.in_turn(move || Stamp::of(&path)).await
+    }
+
+    /// Does something with a file. A file system that does not answer is not waited for, and keeps one place for it.
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let answered = timeout(PATIENCE, async {
+            let turn = self.files.clone().acquire_owned().await;
+            let work = move || {
+                let _turn = turn;
+                work()
+            };
+            let done = tokio::task::spawn_blocking(work).await;
+            done.unwrap_or_else(|error| Err(io::Error::other(error)))
+        });
+        let silent = || Err(io::Error::other("the file system does not answer"));
+        answered.await.unwrap_or_else(|_| silent())
+    }
+
+    /// The policy in a tenant's file that looks so, unless it is the one in force.
+    async fn load(
+        &self,
+        path: PathBuf,
+        stamp: io::Result<Stamp>,
+        known: Option<Source>,
+    ) -> Result<Loaded, Cause> {
         let known = known.filter(|known| known.path == path);
         let cannot = |source| Cause::Read {
             path: path.clone(),
             source,
         };
-        let stamp = Stamp::of(&path).await.map_err(cannot)?;
+        let stamp = stamp.map_err(cannot)?;
         if let Some(known) = &known
             && known.stamp == stamp
             && stamp.is_settled()
@@ -404,9 +520,10 @@ impl Policies {
                 policy: None,
             });
         }
-        let bytes = file::read(path.clone(), self.sandbox.limits().module)
-            .await
-            .map_err(cannot)?;
+        let most = self.sandbox.limits().module;
+        let reading = path.clone();
+        let bytes = self.in_turn(move || file::read(&reading, most)).await;
+        let bytes = bytes.map_err(cannot)?;
         let mut found = [0; 32];
         found.copy_from_slice(digest(&SHA256, &bytes).as_ref());
         let policy = match known {
@@ -424,6 +541,7 @@ impl Policies {
     async fn load_bytes(&self, path: &Path, bytes: Vec<u8>) -> Result<Arc<Module>, Cause> {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("wasm") => {
+                let _turn = self.slow.acquire().await;
                 let name = path.display().to_string();
                 Ok(self.sandbox.load(&name, bytes).await?)
             }
@@ -435,6 +553,21 @@ impl Policies {
         }
     }
 
+    /// Reads a document among those that are quick to read; among those that are slow, if it is none of them.
+    async fn read_document(&self, document: String) -> Result<Rules, BuildError> {
+        let quick = {
+            let _turn = self.quick.acquire().await;
+            self.builder.read_within(QUICK, document.clone()).await
+        };
+        match quick {
+            Err(BuildError::TooLong(_)) => {
+                let _turn = self.slow.acquire().await;
+                self.builder.read(document).await
+            }
+            outcome => outcome,
+        }
+    }
+
     async fn load_document(&self, path: &Path, bytes: Vec<u8>) -> Result<Arc<Module>, Cause> {
         let name = path.display().to_string();
         let path = path.to_owned();
@@ -442,7 +575,7 @@ impl Policies {
             let reason = "the rules are not UTF-8";
             return Err(Cause::Kind { path, reason });
         };
-        match self.builder.read(document).await {
+        match self.read_document(document).await {
             Ok(rules) => {
                 for warning in &rules.summary.warnings {
                     let Problem {
@@ -453,10 +586,8 @@ impl Policies {
                     } = warning;
                     tracing::warn!("{}:{line}:{column}: {}", path.display(), one_line(message));
                 }
-                Ok(self
-                    .builder
-                    .load(&self.sandbox, &name, rules.packed)
-                    .await?)
+                let loading = self.builder.load(&self.sandbox, &name, rules.packed);
+                Ok(loading.await?)
             }
             Err(BuildError::Rejected(problems)) => Err(Cause::Rejected { path, problems }),
             Err(source) => Err(Cause::Build { path, source }),

@@ -12,12 +12,17 @@ use std::time::Duration;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::policies::Stamp;
 
 /// Editors and deployments touch a file several times; this much quiet ends a change.
 const QUIET: Duration = Duration::from_millis(50);
 /// A change that does not end is looked at in between.
 const MOST_ROUNDS: u32 = 40;
+/// How often files are looked at although changes are told, and how often where they are not.
+const LOOK: Duration = Duration::from_secs(30);
+const LOOK_OFTEN: Duration = Duration::from_secs(2);
 /// Links that are followed on the way to a file; more go round in circles.
 const MOST_LINKS: usize = 8;
 /// Paths that are kept until somebody asks; with more of them, all files are looked at.
@@ -43,10 +48,25 @@ pub enum Changed {
 
 /// Files that are watched.
 pub struct Watch {
-    watcher: RecommendedWatcher,
+    /// Absent where this machine tells of no changes.
+    watcher: Option<RecommendedWatcher>,
     pending: Arc<Pending>,
     subjects: HashMap<PathBuf, BTreeSet<Subject>>,
+    /// Folders of which each file matters.
+    whole: HashMap<PathBuf, Subject>,
     folders: HashSet<PathBuf>,
+    /// The files themselves as they were last, for changes that nobody tells of.
+    files: HashMap<PathBuf, File>,
+    /// Whether there are folders whose changes are not told.
+    is_blind: bool,
+    next_look: Instant,
+}
+
+/// A file as it was last.
+#[derive(Clone, PartialEq)]
+struct File {
+    subjects: BTreeSet<Subject>,
+    stamp: Option<Stamp>,
 }
 
 /// What has happened since somebody asked.
@@ -63,25 +83,39 @@ struct Paths {
     overflow: bool,
 }
 
+impl Paths {
+    fn is_empty(&self) -> bool {
+        self.seen.is_empty() && !self.overflow
+    }
+}
+
 impl Watch {
-    /// Nothing is watched yet.
-    ///
-    /// # Errors
-    /// If this machine does not tell of changes.
-    pub fn new() -> notify::Result<Self> {
+    /// Nothing is watched yet. Where this machine does not tell of changes, files are looked at often.
+    pub fn new() -> Self {
         let pending = Arc::<Pending>::default();
         let noted = pending.clone();
-        Ok(Watch {
-            watcher: notify::recommended_watcher(move |event| noted.note(event))?,
+        let watcher = notify::recommended_watcher(move |event| noted.note(event));
+        let watcher = watcher.inspect_err(|error| {
+            tracing::warn!(%error, "changes of files are not told here; they are looked at every {} s", LOOK_OFTEN.as_secs());
+        });
+        Watch {
+            is_blind: watcher.is_err(),
+            watcher: watcher.ok(),
             pending,
             subjects: HashMap::new(),
+            whole: HashMap::new(),
             folders: HashSet::new(),
-        })
+            files: HashMap::new(),
+            next_look: Instant::now() + LOOK,
+        }
     }
 
     /// Watches these files and no others. Folders stay watched, which costs nothing.
     pub fn set<'a>(&mut self, files: impl IntoIterator<Item = (&'a Path, Subject)>) {
         self.subjects.clear();
+        self.whole.clear();
+        self.files.clear();
+        self.is_blind = self.watcher.is_none();
         for (file, subject) in files {
             self.add(file, subject);
         }
@@ -94,29 +128,72 @@ impl Watch {
         let file = absolute(file).unwrap_or_else(|_| file.to_owned());
         places_of(&file, MOST_LINKS, &mut places);
         for place in places {
-            self.watch_folder(folder(&place));
+            let place = self.watch_place(place);
             self.subjects.entry(place).or_default().insert(subject);
         }
+        let known = self.files.entry(file.clone()).or_insert(File {
+            subjects: BTreeSet::new(),
+            stamp: None,
+        });
+        known.subjects.insert(subject);
+        known.stamp = Stamp::of(&file).ok();
     }
 
-    fn watch_folder(&mut self, folder: PathBuf) {
-        if self.folders.contains(&folder) {
-            return;
+    /// Watches all files of a folder, those that will be there as well.
+    pub fn add_folder(&mut self, folder: &Path, subject: Subject) {
+        let folder = absolute(folder).unwrap_or_else(|_| folder.to_owned());
+        self.watch_folder(&folder);
+        self.whole.insert(folder, subject);
+    }
+
+    /// Watches for something in its folder; where that is not there, for the first of the folders that is missing.
+    fn watch_place(&mut self, place: PathBuf) -> PathBuf {
+        let mut place = place;
+        loop {
+            let folder = folder(&place);
+            if self.watch_folder(&folder) || folder.exists() || folder == place {
+                return place;
+            }
+            place = folder;
         }
-        match self.watcher.watch(&folder, RecursiveMode::NonRecursive) {
+    }
+
+    fn watch_folder(&mut self, folder: &Path) -> bool {
+        if self.folders.contains(folder) {
+            return true;
+        }
+        let Some(watcher) = &mut self.watcher else {
+            return false;
+        };
+        match watcher.watch(folder, RecursiveMode::NonRecursive) {
             Ok(()) => {
-                self.folders.insert(folder);
+                self.folders.insert(folder.to_owned());
+                true
             }
             Err(error) => {
-                tracing::error!(folder = %folder.display(), %error, "changes cannot be watched; SIGHUP reloads");
+                if folder.exists() {
+                    tracing::warn!(folder = %folder.display(), %error, "changes are not told here; files are looked at every {} s", LOOK_OFTEN.as_secs());
+                    self.is_blind = true;
+                }
+                false
             }
         }
     }
 
-    /// Waits until something may have changed, and it is quiet again.
+    /// Waits until something may have changed, and it is quiet again. Given up in between, nothing is forgotten.
     pub async fn changed(&mut self) -> Changed {
         loop {
-            self.pending.happened.notified().await;
+            if self.pending.lock().is_empty() {
+                let look = self.next_look;
+                let told = timeout_at(look, self.pending.happened.notified()).await;
+                if told.is_err() {
+                    self.next_look = Instant::now() + if self.is_blind { LOOK_OFTEN } else { LOOK };
+                    if let Some(changed) = self.look().await {
+                        return changed;
+                    }
+                    continue;
+                }
+            }
             let mut rounds = 0;
             while rounds < MOST_ROUNDS
                 && timeout(QUIET, self.pending.happened.notified())
@@ -132,33 +209,56 @@ impl Watch {
         }
     }
 
+    /// Looks at the files themselves: there are file systems that tell of no changes, such as those of other machines.
+    async fn look(&mut self) -> Option<Changed> {
+        let files = self.files.clone();
+        let looking = tokio::task::spawn_blocking(move || {
+            let now = |(path, file): (PathBuf, File)| {
+                let stamp = Stamp::of(&path).ok();
+                let is_other = stamp != file.stamp;
+                (path, File { stamp, ..file }, is_other)
+            };
+            files.into_iter().map(now).collect::<Vec<_>>()
+        });
+        let mut subjects = BTreeSet::new();
+        for (path, file, is_other) in looking.await.unwrap_or_default() {
+            if is_other {
+                subjects.extend(file.subjects.iter().copied());
+                self.files.insert(path, file);
+            }
+        }
+        what_of(subjects, false)
+    }
+
     /// What these paths are to us; nothing, if they are other people's files.
     fn concerned(&mut self, paths: Paths) -> Option<Changed> {
-        let mut policies = BTreeSet::new();
+        let mut concerned = BTreeSet::new();
         let mut all = paths.overflow;
         for path in paths.seen {
             // What came in place of a folder has to be watched anew. Those who look through a link are
             // known; a real folder may have held anything.
             let was_folder = self.folders.remove(&path);
-            let Some(subjects) = self.subjects.get(&path) else {
-                all |= was_folder;
-                continue;
-            };
-            for subject in subjects {
-                match subject {
-                    Subject::Settings => all = true,
-                    Subject::Policy(number) => {
-                        policies.insert(*number);
-                    }
-                }
+            concerned.extend(self.whole.get(&folder(&path)).copied());
+            match self.subjects.get(&path) {
+                Some(subjects) => concerned.extend(subjects.iter().copied()),
+                None => all |= was_folder,
             }
         }
-        match (all, policies.is_empty()) {
-            (true, _) => Some(Changed::All),
-            (false, false) => Some(Changed::Policies(policies)),
-            (false, true) => None,
-        }
+        what_of(concerned, all)
     }
+}
+
+/// What has changed if these have; nothing if there are none.
+fn what_of(subjects: BTreeSet<Subject>, all: bool) -> Option<Changed> {
+    if all || subjects.contains(&Subject::Settings) {
+        return Some(Changed::All);
+    }
+    let number = |subject| match subject {
+        Subject::Policy(number) => Some(number),
+        Subject::Settings => None,
+    };
+    let policies: BTreeSet<usize> = subjects.into_iter().filter_map(number).collect();
+    (!policies.is_empty()).then_some(Changed::Policies(policies))
 }
 
 impl Pending {
@@ -222,7 +322,7 @@ mod tests {
         for name in ["a.json", "b.json", "settings.toml"] {
             fs::write(path(name), "1").unwrap();
         }
-        let mut watch = Watch::new().unwrap();
+        let mut watch = Watch::new();
         watch.set([
             (&*path("a.json"), Subject::Policy(0)),
             (&*path("b.json"), Subject::Policy(1)),
@@ -241,7 +341,7 @@ mod tests {
         let folder = tempfile::tempdir_in(".").unwrap();
         let file = Path::new(folder.path().file_name().unwrap()).join("a.json");
         fs::write(&file, "1").unwrap();
-        let mut watch = Watch::new().unwrap();
+        let mut watch = Watch::new();
         watch.set([(&*file, Subject::Policy(0))]);
         fs::write(&file, "2").unwrap();
         assert_eq!(watch.changed().await, Changed::Policies([0].into()));
@@ -257,7 +357,7 @@ mod tests {
         }
         symlink("v1", path("data")).unwrap();
         symlink("data/a.json", path("a.json")).unwrap();
-        let mut watch = Watch::new().unwrap();
+        let mut watch = Watch::new();
         watch.set([(&*path("a.json"), Subject::Policy(7))]);
         symlink("v2", path("next")).unwrap();
         fs::rename(path("next"), path("data")).unwrap();
@@ -265,5 +365,64 @@ mod tests {
         watch.add(&path("a.json"), Subject::Policy(7));
         fs::write(path("v2").join("a.json"), "edited").unwrap();
         assert_eq!(watch.changed().await, Changed::Policies([7].into()));
+    }
+
+    #[tokio::test]
+    async fn what_happens_while_nobody_waits_is_told_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.json");
+        fs::write(&file, "1").unwrap();
+        let mut watch = Watch::new();
+        watch.set([(&*file, Subject::Policy(0))]);
+        fs::write(&file, "2").unwrap();
+        // Given up when the change has been noticed, and is not quiet yet.
+        while watch.pending.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        tokio::select! {
+            biased;
+            _ = watch.changed() => unreachable!("it takes a while to be quiet"),
+            () = tokio::time::sleep(QUIET / 5) => {}
+        }
+        assert_eq!(watch.changed().await, Changed::Policies([0].into()));
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_comes_back_is_watched_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("a/b");
+        let file = inner.join("rules.json");
+        let mut watch = Watch::new();
+        watch.set([(&*file, Subject::Policy(3))]);
+        for step in ["a", "a/b"] {
+            fs::create_dir(folder.path().join(step)).unwrap();
+            assert_eq!(
+                watch.changed().await,
+                Changed::Policies([3].into()),
+                "{step}"
+            );
+            watch.add(&file, Subject::Policy(3));
+        }
+        fs::write(&file, "1").unwrap();
+        assert_eq!(watch.changed().await, Changed::Policies([3].into()));
+        fs::remove_dir_all(&inner).unwrap();
+        watch.changed().await;
+        watch.set([(&*file, Subject::Policy(3))]);
+        fs::create_dir(&inner).unwrap();
+        assert_eq!(watch.changed().await, Changed::Policies([3].into()));
+    }
+
+    #[tokio::test]
+    async fn files_are_looked_at_where_nobody_tells_of_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.json");
+        fs::write(&file, "1").unwrap();
+        let mut watch = Watch::new();
+        watch.watcher = None;
+        watch.set([(&*file, Subject::Policy(0))]);
+        assert_eq!(watch.look().await, None);
+        fs::write(&file, "22").unwrap();
+        assert_eq!(watch.look().await, Some(Changed::Policies([0].into())));
+        assert_eq!(watch.look().await, None);
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use portcullis_tests::{portcullis, run};
 use serde_json::Value;
@@ -311,7 +311,7 @@ fn explain_reads_well() {
     };
     let refused = explain(&["--cert-name", "mail.example.net"]);
     let begin = "Mail from <alice@fabrikam.com> to <bob@contoso.com>, client 192.0.2.9, TLSv1.3, client certificate mail.example.net (trusted)
-rejected: 550 5.7.1 refused by connector \"Fabrikam shows its certificate\" (certificate-name): the client certificate carries another name
+rejected: 550 5.7.1 refused by connector \"Fabrikam shows its certificate\" (certificate-name): the client certificate carries another name: it is for mail.example.net, not for *.fabrikam.com
 
 Connector \"Partner's servers encrypt\" is for this mail
   = from.sender-ips: 192.0.2.0/24 fits 192.0.2.9
@@ -338,6 +338,74 @@ Connector \"Everything through the filter\" is not for this mail
     let output = run(&["explain", &rules, "--context", "-"], context);
     let told = text(&output.stdout);
     assert!(told.starts_with("Mail to <x@mail.contosobank.com>\ndelivered by MX, with TLS only, and a trusted certificate for *.contosobank.com\n"), "{told}");
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error_and_no_crash() {
+    let rules = folder("../examples/rules.json");
+    let rules = rules.to_string_lossy();
+    let context = r#"{"direction":"outbound","rcpt-to":"x@contosobank.com"}"#;
+    let temporary = tempfile::tempdir().expect("a folder");
+    let input = temporary.path().join("contexts.jsonl");
+    fs::write(&input, context).expect("a file");
+    let config = temporary.path().join("portcullis.toml");
+    let text = format!(
+        "hostname = \"mx.test\"\n[[listener]]\naddress = \"127.0.0.1:0\"\nnext-hop = {{ maildir = \"mail\" }}
+         [[tenant]]\nname = \"a\"\ndomains = [\"a.test\"]\npolicy = {rules:?}\n"
+    );
+    fs::write(&config, text).expect("a file");
+    let config = config.to_string_lossy();
+    let full = || {
+        fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("a device")
+    };
+    let commands: [&[&str]; 8] = [
+        &["check", &rules],
+        &["check", "--format", "json", &rules],
+        &["list", &rules],
+        &["list", "--format", "json", &rules],
+        &["explain", &rules, "--outbound", "--to", "x@contosobank.com"],
+        &["evaluate", &rules],
+        &["validate", &rules, "Contoso Bank is encrypted"],
+        &["run", "--check-config", "--config", &config],
+    ];
+    for arguments in commands {
+        let start = |out: Stdio, error: Stdio| {
+            portcullis(arguments)
+                .stdin(fs::File::open(&input).expect("the contexts"))
+                .stdout(out)
+                .stderr(error)
+                .spawn()
+                .expect("the program starts")
+        };
+        let output = start(full().into(), Stdio::piped()).wait_with_output();
+        let output = output.expect("the program ends");
+        let told = text_of_errors(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {told}");
+        assert_eq!(
+            told,
+            "portcullis: cannot write to standard output: No space left on device (os error 28)",
+            "{arguments:?}"
+        );
+        // Nor does it crash where that cannot be said either.
+        let both = start(full().into(), full().into()).wait().expect("it ends");
+        assert_eq!(both.code(), Some(2), "{arguments:?}");
+        // Whoever reads the output may have read enough.
+        let mut child = start(Stdio::piped(), Stdio::piped());
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert_eq!(text_of_errors(&output.stderr), "", "{arguments:?}");
+    }
+}
+
+/// What was said on standard error, apart from the log.
+fn text_of_errors(bytes: &[u8]) -> String {
+    let text = text(bytes);
+    let said = text.lines().filter(|line| !line.contains("Z  INFO "));
+    said.collect::<Vec<_>>().join("\n")
 }
 
 #[test]

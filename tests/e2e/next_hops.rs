@@ -22,6 +22,10 @@ next-hop = {{ {next_hop} }}
 name = "contoso"
 domains = ["contoso.com"]
 policy = "rules.json"
+# Nobody knows what clients are called.
+[dns]
+servers = ["127.0.0.1:9"]
+dnssec = false
 [timeouts]
 reply = "5s"
 final-reply = "5s"
@@ -219,7 +223,7 @@ impl Script {
 const OK: Option<&str> = Some("250 2.0.0 ok\r\n");
 
 #[test]
-fn lmtp_answers_for_one_recipient_at_a_time() {
+fn lmtp_answers_for_one_recipient_at_a_time_where_that_is_wanted() {
     let server = script(
         "220 lmtp\r\n",
         &[
@@ -234,7 +238,7 @@ fn lmtp_answers_for_one_recipient_at_a_time() {
             ("QUIT", None),
         ],
     );
-    let daemon = start(&format!("lmtp = \"{}\"", server.address));
+    let daemon = start(&format!("lmtp = \"{}\", recipients = 1", server.address));
     let mut client = greeted(&daemon);
     assert_eq!(client.envelope("a@example.org", "b@contoso.com").code, 250);
     let second = client.expect("RCPT TO:<c@contoso.com>", 452);
@@ -249,17 +253,22 @@ fn lmtp_answers_for_one_recipient_at_a_time() {
 #[test]
 fn lmtp_recipients_that_differ_are_told_apart() {
     for (answers, code, text) in [
-        ("250 2.1.5 one\r\n250 2.1.5 two\r\n", 250, "2.1.5 one"),
-        ("450 4.2.2 full\r\n550 5.1.1 unknown\r\n", 450, "4.2.2 full"),
+        ("250 2.1.5 one\r\n250 2.1.5 two\r\n", 250, "2.1.5 one; two"),
         (
             "550 5.1.1 unknown\r\n550 5.1.1 unknown\r\n",
             550,
             "5.1.1 unknown",
         ),
+        // Each is told by itself, when it comes again.
+        (
+            "450 4.2.2 full\r\n550 5.1.1 unknown\r\n",
+            451,
+            "4.5.0 delivered to 0 of 2 recipients; send again for all",
+        ),
         (
             "250 2.1.5 one\r\n450 4.2.2 full\r\n",
-            554,
-            "5.0.0 delivered, but not to <c@contoso.com>: 450 full",
+            451,
+            "4.5.0 delivered to 1 of 2 recipients; send again for all",
         ),
     ] {
         let all: &'static [(&'static str, Option<&'static str>)] = Box::leak(Box::new([
@@ -270,11 +279,11 @@ fn lmtp_recipients_that_differ_are_told_apart() {
             (".", Some(answers)),
         ]));
         let server = script("220 lmtp\r\n", all);
-        let daemon = start(&format!("lmtp = \"{}\", recipients = 10", server.address));
+        let daemon = start(&format!("lmtp = \"{}\"", server.address));
         let mut client = greeted(&daemon);
         assert_eq!(client.envelope("a@example.org", "b@contoso.com").code, 250);
         client.expect("RCPT TO:<c@contoso.com>", 250);
-        let reply = client.data("Subject: x\r\n\r\nx");
+        let reply = client.data(&format!("Subject: {code} {text}\r\n\r\nx"));
         assert_eq!(reply.code, code, "{reply:?}");
         assert!(reply.text().starts_with(text), "{reply:?}");
     }
@@ -317,21 +326,24 @@ fn the_client_is_told_by_xclient_and_in_the_next_hops_words() {
         "MAIL FROM:<a@example.org> SIZE=100 BODY=8BITMIME SMTPUTF8",
         250,
     );
-    assert_eq!(
-        client.command("RCPT TO:<b@contoso.com>").text(),
-        "2.1.5 hop likes b"
-    );
+    let reply = client.command("RCPT TO:<b@contoso.com>");
+    assert!(reply.text().starts_with("2.1.5 hop likes b"), "{reply:?}");
     let xclient = server.wait_for("XCLIENT");
     assert_eq!(
         xclient,
-        "XCLIENT ADDR=192.0.2.7 NAME=[UNAVAILABLE] HELO=client.example PROTO=ESMTP"
+        "XCLIENT ADDR=192.0.2.7 NAME=[TEMPUNAVAIL] HELO=client.example PROTO=ESMTP"
     );
     assert_eq!(
         server.wait_for("MAIL"),
         "MAIL FROM:<a@example.org> BODY=8BITMIME SMTPUTF8 SIZE=100"
     );
     let refused = client.expect("RCPT TO:<c@contoso.com>", 550);
-    assert_eq!(refused.text(), "5.1.1 hop does not\n5.1.1 know c");
+    assert!(
+        refused
+            .text()
+            .starts_with("5.1.1 hop does not\n5.1.1 know c ["),
+        "{refused:?}"
+    );
     // 421 would end our client's session too.
     let closing = client.expect("RCPT TO:<d@contoso.com>", 451);
     assert!(closing.text().contains("going down"), "{closing:?}");

@@ -84,9 +84,6 @@ fn recipients_that_go_different_ways_all_get_their_mail() {
     own.submit("alice@contoso.com", &to, "Subject: x\n\nto all\n");
     let first = bank.wait_for(1);
     assert_eq!(first[0].recipients.len(), 2);
-    // It was told 452 for the one that goes another way, and comes again for it.
-    own.wait_for_queue(|queue| queue.contains("4.5.3") || queue.contains("Mail queue is empty"));
-    own.flush();
     assert_eq!(broker.wait_for(1)[0].recipients, ["<b@broker.test>"]);
     own.wait_for_queue(|queue| queue.contains("Mail queue is empty"));
     assert_eq!(bank.taken().len(), 1);
@@ -107,6 +104,7 @@ relay_domains = bank.test
 relay_recipient_maps = static:ok
 relayhost = [127.0.0.1]:{port}
 smtpd_relay_restrictions = reject_unauth_destination
+smtpd_recipient_restrictions = check_recipient_access inline:{{ {{nobody@bank.test = REJECT who is that}} }}
 smtpd_tls_security_level = encrypt
 smtpd_tls_chain_files = {folder}/mx.key, {folder}/mx.pem",
         port = sink.address.port(),
@@ -123,7 +121,7 @@ smtpd_tls_chain_files = {folder}/mx.key, {folder}/mx.pem",
     bank.wait_for_queue(|queue| queue.contains("Mail queue is empty"));
     assert_eq!(sink.messages().len(), 1);
     // What Postfix refuses is told in its words.
-    let refused = setting.send("\"a@elsewhere.test\"@bank.test");
+    let refused = setting.send("nobody@bank.test");
     assert_eq!(refused.last().code, 554, "{}", refused.text());
     assert!(refused.text().contains("5.7.1 "), "{}", refused.text());
 }

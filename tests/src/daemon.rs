@@ -46,13 +46,14 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// A command line, not yet run; without colour, and with the test's own compile cache.
+/// A command line, not yet run; without colour, and with the tests' own compile cache and state.
 pub fn portcullis(arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command
         .args(arguments)
         .env("NO_COLOR", "1")
-        .env("XDG_CACHE_HOME", cache());
+        .env("XDG_CACHE_HOME", cache())
+        .env("XDG_STATE_HOME", cache());
     command
 }
 
@@ -78,6 +79,19 @@ pub fn run(arguments: &[&str], input: &[u8]) -> Output {
 fn cache() -> &'static Path {
     static CACHE: OnceLock<PathBuf> = OnceLock::new();
     CACHE.get_or_init(|| binary().with_file_name("e2e-cache"))
+}
+
+/// A program that `scripts/setup.sh tests` has unpacked, because its package does not go together with
+/// another one that is installed.
+pub fn unpacked(path: &str) -> PathBuf {
+    let target = binary().ancestors().nth(2).expect("a target folder");
+    let folders = [
+        target,
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")),
+    ];
+    let mut paths = folders.iter().map(|folder| folder.join("tools").join(path));
+    let found = paths.find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("there is no {path}: please run scripts/setup.sh tests"))
 }
 
 /// A running daemon in a folder of its own.

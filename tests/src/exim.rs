@@ -3,18 +3,19 @@
 //! Its Debian package does not go together with Postfix's, so `scripts/setup.sh tests` only unpacks it.
 
 use std::fs;
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::daemon::{PATIENCE, binary};
+use crate::daemon::{PATIENCE, unpacked};
 use crate::sink::free_address;
 
-/// A running Exim that takes all mail and keeps it in its queue.
+/// A running Exim.
 pub struct Exim {
     child: Child,
     folder: TempDir,
@@ -23,14 +24,20 @@ pub struct Exim {
 }
 
 impl Exim {
-    /// Starts one, where there is one and the right to run it.
-    pub fn start() -> Option<Exim> {
-        let program = program()?;
+    /// Starts one that takes all mail and keeps it in its queue.
+    pub fn start() -> Exim {
+        let routers = "all:\n  driver = redirect\n  data = :blackhole:\n";
+        Exim::start_with("queue_only = true", routers, "")
+    }
+
+    /// Starts one that takes all mail, with these further options, routers and transports.
+    pub fn start_with(options: &str, routers: &str, transports: &str) -> Exim {
+        let program = program();
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755))
             .expect("the folder is opened");
         let address = free_address();
-        write(folder.path(), address);
+        write(folder.path(), address, options, routers, transports);
         // It will not run without the user that its package makes. In a mount namespace of its own there
         // is one.
         let script =
@@ -50,7 +57,65 @@ impl Exim {
             address,
         };
         exim.wait_until_it_listens();
-        Some(exim)
+        exim
+    }
+
+    /// Its program once more, where the daemon runs.
+    fn command(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--mount", "--target", &self.child.id().to_string()])
+            .arg(program())
+            .arg("-C")
+            .arg(self.folder.path().join("exim.conf"));
+        command
+    }
+
+    /// Gives it a message to send, and waits until it has tried.
+    pub fn submit(&self, from: &str, to: &[&str], text: &str) {
+        let mut child = self
+            .command()
+            .args(["-odf", "-i", "-f", from])
+            .args(to)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("Exim can be run");
+        let mut input = child.stdin.take().expect("a pipe");
+        input.write_all(text.as_bytes()).expect("the message");
+        drop(input);
+        assert!(
+            child.wait().expect("it ends").success(),
+            "{}{}",
+            self.read("stderr"),
+            self.log()
+        );
+    }
+
+    /// Has all of its queue tried now, and waits until that is done.
+    pub fn run_queue(&self) {
+        let done = self.command().arg("-qff").status();
+        assert!(
+            done.expect("Exim can be run").success(),
+            "{}{}",
+            self.read("stderr"),
+            self.log()
+        );
+    }
+
+    /// Whether its queue is empty.
+    pub fn is_idle(&self) -> bool {
+        let entries = fs::read_dir(self.folder.path().join("spool/input"));
+        entries.is_ok_and(|mut entries| entries.next().is_none())
+    }
+
+    /// Waits until its queue is empty.
+    pub fn wait_until_idle(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.is_idle() {
+            assert!(Instant::now() < deadline, "{}", self.log());
+            // It tells nobody when its queue changes.
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn wait_until_it_listens(&mut self) {
@@ -86,13 +151,11 @@ impl Drop for Exim {
 }
 
 /// Where setup.sh has put it.
-fn program() -> Option<PathBuf> {
-    let target = binary().ancestors().nth(2)?;
-    let program = target.join("tools/exim/usr/sbin/exim4");
-    program.is_file().then_some(program)
+fn program() -> PathBuf {
+    unpacked("exim/usr/sbin/exim4")
 }
 
-fn write(folder: &Path, address: SocketAddr) {
+fn write(folder: &Path, address: SocketAddr, options: &str, routers: &str, transports: &str) {
     for name in ["spool", "log"] {
         let path = folder.join(name);
         fs::create_dir(&path).expect("a folder");
@@ -109,6 +172,7 @@ fn write(folder: &Path, address: SocketAddr) {
     user("group", "Debian-exim:x:64999:");
     let config = format!(
         "primary_hostname = exim.test
+exim_path = {program}
 spool_directory = {folder}/spool
 log_file_path = {folder}/log/%s
 daemon_smtp_ports = {port}
@@ -117,18 +181,22 @@ tls_advertise_hosts =
 host_lookup =
 rfc1413_query_timeout = 0s
 smtp_accept_max = 200
+smtp_accept_queue_per_connection = 0
 smtp_enforce_sync = false
-queue_only = true
+{options}
 acl_smtp_rcpt = accept
 acl_smtp_data = accept
 begin acl
 accept:
   accept
 begin routers
-all:
-  driver = redirect
-  data = :blackhole:
+{routers}
+begin transports
+{transports}
+begin retry
+* * F,1d,1h
 ",
+        program = program().display(),
         folder = folder.display(),
         ip = address.ip(),
         port = address.port()

@@ -15,6 +15,7 @@ pub struct Setting {
     pub port: u16,
     /// The daemon.
     pub daemon: Daemon,
+    config: String,
 }
 
 /// What became of a message.
@@ -92,7 +93,17 @@ impl Setting {
         } else {
             "state = \"state\"\n"
         };
-        let delivery = more.replace("[delivery]", &format!("[delivery]\nport = {port}\n{state}"));
+        // The partners are on this machine.
+        let ours = "private-networks = [\"127.0.0.0/8\", \"::1\"]\n";
+        let ours = if more.contains("private-networks") {
+            ""
+        } else {
+            ours
+        };
+        let delivery = more.replace(
+            "[delivery]",
+            &format!("[delivery]\nport = {port}\n{state}{ours}"),
+        );
         let config = format!(
             "hostname = \"relay.contoso.com\"
              [[listener]]
@@ -129,7 +140,16 @@ impl Setting {
             dns,
             port,
             daemon,
+            config,
         }
+    }
+
+    /// The daemon is killed as by a power cut, and started again at the same address.
+    pub fn restarted(self) -> Setting {
+        let address = self.daemon.address().to_string();
+        let config = self.config.replace("127.0.0.1:0", &address);
+        let daemon = Daemon::start_in(self.daemon.kill(), &config);
+        Setting { daemon, ..self }
     }
 
     /// The address of a partner: 127.0.0.`host` at the exchangers' port.

@@ -66,6 +66,10 @@ pub struct Behaviour {
     pub unusual: Vec<(Step, Action)>,
     /// The name in the greeting.
     pub name: Option<&'static str>,
+    /// Speaks LMTP, and answers at the end for each recipient.
+    pub lmtp: bool,
+    /// What recipients whose address contains this are told: at RCPT, or at the end in LMTP.
+    pub told: Vec<(&'static str, Step, &'static str)>,
 }
 
 impl Behaviour {
@@ -81,6 +85,18 @@ impl Behaviour {
     pub fn but(mut self, step: Step, action: Action) -> Self {
         self.unusual.push((step, action));
         self
+    }
+
+    /// With something that recipients are told whose address contains this.
+    pub fn tells(mut self, recipient: &'static str, step: Step, text: &'static str) -> Self {
+        self.told.push((recipient, step, text));
+        self
+    }
+
+    fn tells_recipient(&self, recipient: &str, step: Step) -> Option<&'static str> {
+        let mut told = self.told.iter();
+        let told = told.find(|(part, at, _)| *at == step && recipient.contains(part))?;
+        Some(told.2)
     }
 }
 
@@ -281,7 +297,7 @@ impl Session {
             self.ledger.said.notify_all();
             let verb = line.split([' ', ':']).next().unwrap_or_default();
             match verb.to_ascii_uppercase().as_str() {
-                "EHLO" => {
+                "EHLO" | "LHLO" => {
                     let offered =
                         self.behaviour.identity.is_some() && !self.behaviour.hides_starttls && !tls;
                     let starttls = if offered { "250-STARTTLS\r\n" } else { "" };
@@ -307,7 +323,15 @@ impl Session {
                     self.act(Step::Mail, "250 2.1.0 sender ok\r\n")?;
                 }
                 "RCPT" => {
-                    self.recipients.push(line[8..].to_owned());
+                    let recipient = line[8..].to_owned();
+                    if let Some(text) = self.behaviour.tells_recipient(&recipient, Step::Rcpt) {
+                        self.send(text.as_bytes())?;
+                        continue;
+                    }
+                    self.recipients.push(recipient);
+                    if self.refuses(Step::Rcpt) {
+                        self.recipients.pop();
+                    }
                     self.act(Step::Rcpt, "250 2.1.5 recipient ok\r\n")?;
                 }
                 "DATA" => {
@@ -348,6 +372,15 @@ impl Session {
         }
     }
 
+    /// Whether it says no there.
+    fn refuses(&self, step: Step) -> bool {
+        let mut unusual = self.behaviour.unusual.iter();
+        unusual.any(|(at, action)| match action {
+            Action::Say(text) => *at == step && text.starts_with(['4', '5']),
+            _ => false,
+        })
+    }
+
     fn message(&mut self) -> Result<(), Over> {
         let end = b"\r\n.\r\n";
         let at = loop {
@@ -366,15 +399,27 @@ impl Session {
             .iter()
             .find(|(step, _)| *step == Step::End)
             .is_some_and(|(_, action)| *action != Action::TakeAndCut);
-        if !refused {
+        let usual = "250 2.0.0 taken as 4711\r\n";
+        let mut recipients = std::mem::take(&mut self.recipients);
+        let answers: String = if self.behaviour.lmtp {
+            let told = |recipient: &String| self.behaviour.tells_recipient(recipient, Step::End);
+            let answers = recipients.iter().map(|each| told(each).unwrap_or(usual));
+            let answers = answers.collect();
+            recipients.retain(|each| told(each).is_none());
+            answers
+        } else {
+            usual.to_owned()
+        };
+        let nobody = self.behaviour.lmtp && recipients.is_empty();
+        if !refused && !nobody {
             self.ledger.taken.lock().unwrap().push(Taken {
                 tls: self.is_tls(),
-                recipients: std::mem::take(&mut self.recipients),
+                recipients,
                 content: String::from_utf8_lossy(&content[..at]).into_owned(),
             });
             self.ledger.more.notify_all();
         }
-        self.act(Step::End, "250 2.0.0 taken as 4711\r\n")?;
+        self.act(Step::End, &answers)?;
         Ok(())
     }
 

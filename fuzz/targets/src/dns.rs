@@ -1,7 +1,9 @@
-use hickory_resolver::proto::op::Message;
-use hickory_resolver::proto::rr::RData;
+use bytes::Bytes;
+use domain::base::name::ToName;
+use domain::base::{Message, Rtype};
 use portcullis::smtp::outbound::dane::Demand;
-use portcullis::smtp::outbound::dns::Path;
+use portcullis::smtp::outbound::dns::Tlsa;
+use portcullis::smtp::outbound::dns::answer::{Answered, Data, Name};
 use portcullis::smtp::outbound::mta_sts::policy::record_id;
 use rustls::pki_types::CertificateDer;
 
@@ -9,25 +11,40 @@ use crate::certificates::EXAMPLE;
 
 /// What we make of the records in any answer.
 pub fn dns(input: &[u8]) {
-    let Ok(message) = Message::from_vec(input) else {
+    let Ok(message) = Message::from_octets(Bytes::copy_from_slice(input)) else {
         return;
     };
-    for query in &message.queries {
-        // Whatever leads where.
-        Path::of(&message.answers, query.query_type(), query.name());
+    let asked = message
+        .first_question()
+        .map(|question| question.qname().to_name());
+    let Ok(answered) = Answered::read(message) else {
+        return;
+    };
+    let asked: Name = asked.unwrap_or_else(Name::root);
+    // What is left of it can be read again.
+    if let Ok(guarded) = answered.guarded() {
+        assert!(Answered::read(guarded).is_ok());
     }
+    let _ = answered.link(&asked);
     let mut demands = Vec::new();
     let mut texts = Vec::new();
-    for record in &message.answers {
-        match &record.data {
-            RData::TLSA(record) => demands.push(record.clone()),
-            RData::TXT(text) => texts.push(text.to_string()),
-            _ => {}
+    for kind in [Rtype::TLSA, Rtype::TXT, Rtype::CNAME] {
+        // Whatever leads where.
+        for data in answered.path(&asked, kind).records {
+            match data {
+                Data::Tlsa(record) => demands.push(Tlsa {
+                    usage: record.usage().to_int(),
+                    selector: record.selector().to_int(),
+                    matching: record.matching_type().to_int(),
+                    data: record.data().to_vec(),
+                }),
+                Data::Txt(text) => texts.push(text.to_string()),
+                _ => {}
+            }
         }
     }
     record_id(&texts);
     let chain = [CertificateDer::from_slice(&EXAMPLE)];
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
     // A demand is met, or the answer is why it is not.
-    let _ = Demand::from_records(demands).judge(&chain, &["mx.example"], &provider);
+    let _ = Demand::from_records(demands, "mx.example").judge(&chain, &["mx.example"]);
 }

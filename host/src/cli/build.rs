@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{paint, policy, report};
+use super::{output, paint, policy, report};
 use crate::sandbox::{BuildError, Builder, Rules};
 
 /// Make one self-contained component of a rules document
@@ -30,7 +30,7 @@ impl Build {
         let show = |problems: &[_]| {
             let colour = paint::wanted(&std::io::stderr());
             let path = self.rules.display().to_string();
-            eprint!("{}", report::problems(&path, &document, problems, colour));
+            output::tell(&report::problems(&path, &document, problems, colour));
         };
         let builder = Builder::new(policy::default_cache(), policy::compiler())?;
         let rules = match builder.read(document.clone()).await {
@@ -48,13 +48,13 @@ impl Build {
         let component = builder.component(packed).await?;
         write(&self.output, &component)
             .with_context(|| format!("cannot write {}", self.output.display()))?;
-        eprintln!(
-            "{}: {} connectors, {} tests passed, {} bytes",
+        output::tell(&format!(
+            "{}: {} connectors, {} tests passed, {} bytes\n",
             self.output.display(),
             summary.connectors,
             summary.tests,
             component.len()
-        );
+        ));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Format, paint, policy, report};
+use super::{Format, output, paint, policy, report};
 use crate::json::ProblemJson;
 use crate::sandbox::{BuildError, Builder};
 
@@ -36,12 +36,12 @@ impl Check {
         match self.format {
             Format::Json => {
                 let json: Vec<ProblemJson> = problems.iter().map(ProblemJson::from).collect();
-                println!("{}", serde_json::to_string_pretty(&json)?);
+                output::json(&json)?;
             }
             Format::Text => {
                 let colour = paint::wanted(&std::io::stdout());
                 let path = self.rules.display().to_string();
-                print!("{}", report::problems(&path, &document, &problems, colour));
+                output::result(&report::problems(&path, &document, &problems, colour))?;
             }
         }
         Ok(code)

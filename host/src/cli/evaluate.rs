@@ -4,15 +4,17 @@ use std::io::{self, BufRead, BufWriter, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 
-use super::PolicyArgs;
 use super::paint::printable;
+use super::{PolicyArgs, output};
 use crate::json::{self, VerdictJson};
 use crate::policies::unavailable;
 use crate::sandbox::Instance;
 use crate::sandbox::interface::Context;
+use crate::smtp;
 
 /// No context is longer; a line that is has no end in sight.
 const LONGEST_LINE: usize = 1 << 20;
@@ -38,7 +40,7 @@ struct BadLine {
 impl Evaluate {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let open = self.policy.open().await?;
+        let open = self.policy.open(super::EVALUATING).await?;
         let mut instance = open.instance().await?;
         let mut input = io::stdin().lock();
         let mut output = BufWriter::new(io::stdout().lock());
@@ -74,7 +76,7 @@ impl Evaluate {
                 }
             }
         }
-        output.flush()?;
+        output.flush().context(output::UNWRITABLE)?;
         Ok(code)
     }
 }
@@ -90,19 +92,26 @@ async fn evaluate(
     context: Context,
     output: &mut impl Write,
 ) -> anyhow::Result<()> {
-    match instance.evaluate(&Arc::new(context)).await {
+    let direction = context.direction;
+    let answer = instance.evaluate(&Arc::new(context)).await;
+    // As a session judges it.
+    let answer = answer
+        .map_err(|error| error.to_string())
+        .and_then(|verdict| {
+            smtp::check(&verdict, direction)?;
+            Ok(verdict)
+        });
+    match answer {
         Ok(verdict) => write_line(output, &VerdictJson::from(&verdict)),
         Err(error) => {
-            eprintln!("{}", printable(&error.to_string()));
+            output::tell(&format!("{}\n", printable(&error)));
             write_line(output, &VerdictJson::from(&unavailable()))
         }
     }
 }
 
 fn write_line(output: &mut impl Write, value: &impl Serialize) -> anyhow::Result<()> {
-    serde_json::to_writer(&mut *output, value)?;
-    output.write_all(b"\n")?;
-    Ok(())
+    output::json_line(output, value).context(output::UNWRITABLE)
 }
 
 enum Line {

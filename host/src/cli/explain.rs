@@ -11,12 +11,17 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 
 use super::paint::{self, Paint, printable};
-use super::{Format, PolicyArgs, policy};
+use super::{Format, PolicyArgs, output, policy};
 use crate::json::{self, ExplanationJson};
+use crate::policies::unavailable;
 use crate::sandbox::interface::{
     Certificate, Consideration, Context, Dane, Direction, Explanation, Finding, Mode, MtaSts,
     Protection, Refusal, Route, Tls, TlsLevel, Verdict,
 };
+use crate::smtp;
+
+/// For an explanation, which looks at every connector while a person waits, in milliseconds.
+const EXPLAINING: u64 = 10_000;
 
 /// Tell what would become of a message, and why
 ///
@@ -78,18 +83,21 @@ impl Explain {
             None => self.context_of_options()?,
         };
         let context = Arc::new(context);
-        let open = self.policy.open().await?;
-        let explanation = open.instance().await?.explain(&context).await?;
+        let open = self.policy.open(EXPLAINING).await?;
+        let mut explanation = open.instance().await?.explain(&context).await?;
+        if let Err(reason) = smtp::check(&explanation.verdict, context.direction) {
+            output::tell(&format!(
+                "{}: {}; mail is deferred for that\n",
+                self.policy.policy.display(),
+                printable(&reason)
+            ));
+            explanation.verdict = unavailable();
+        }
         match self.format {
-            Format::Json => {
-                println!(
-                    "{}",
-                    serde_json::to_string_pretty(&ExplanationJson::from(&explanation))?
-                );
-            }
+            Format::Json => output::json(&ExplanationJson::from(&explanation))?,
             Format::Text => {
                 let paint = Paint(paint::wanted(&std::io::stdout()));
-                print!("{}", text(&context, &cleaned(explanation), paint));
+                output::result(&text(&context, &cleaned(explanation), paint))?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -105,11 +113,17 @@ impl Explain {
             .to
             .clone()
             .ok_or_else(|| anyhow!("say who the mail is to: --to ADDRESS, or --context FILE"))?;
+        let address = |option: &'static str, text: &str| {
+            json::mailbox(text).map_err(|error| anyhow!("{option}: {error}"))
+        };
+        let header_from: anyhow::Result<Vec<String>> = self
+            .header_from
+            .iter()
+            .map(|text| address("--header-from", text))
+            .collect();
+        let header_from = header_from?;
         let from = match (&self.from, direction) {
-            (Some(from), _) => from
-                .trim_start_matches('<')
-                .trim_end_matches('>')
-                .to_owned(),
+            (Some(from), _) => address("--from", from)?,
             (None, Direction::Outbound) => String::new(),
             (None, Direction::Inbound) => {
                 bail!("say who the mail is from: --from ADDRESS (<> is the null sender)")
@@ -121,8 +135,8 @@ impl Explain {
             helo: None,
             tls: self.session()?,
             mail_from: from,
-            rcpt_to: to,
-            header_from: (!self.header_from.is_empty()).then(|| self.header_from.clone()),
+            rcpt_to: address("--to", &to)?,
+            header_from: (!header_from.is_empty()).then_some(header_from),
             attributes: Vec::new(),
         })
     }

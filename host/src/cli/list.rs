@@ -1,11 +1,12 @@
 //! `portcullis list`: the connectors of a policy.
 
+use std::fmt::Write;
 use std::process::ExitCode;
 
 use clap::Args;
 
 use super::paint::{self, Paint, printable};
-use super::{Format, PolicyArgs};
+use super::{Format, PolicyArgs, output};
 use crate::json::{ConnectorJson, direction_name, mode_name};
 use crate::sandbox::interface::{Connector, Mode};
 
@@ -26,25 +27,34 @@ pub struct List {
 impl List {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let connectors = self.policy.open().await?.connectors().await?;
+        let connectors = self
+            .policy
+            .open(super::EVALUATING)
+            .await?
+            .connectors()
+            .await?;
         match self.format {
             Format::Json => {
                 let json: Vec<ConnectorJson> = connectors.iter().map(ConnectorJson::from).collect();
-                println!("{}", serde_json::to_string_pretty(&json)?);
+                output::json(&json)?;
             }
-            Format::Text => print_table(&connectors, Paint(paint::wanted(&std::io::stdout()))),
+            Format::Text => {
+                let paint = Paint(paint::wanted(&std::io::stdout()));
+                output::result(&table(&connectors, paint))?;
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn print_table(connectors: &[Connector], paint: Paint) {
+fn table(connectors: &[Connector], paint: Paint) -> String {
     let width = connectors
         .iter()
         .map(|c| c.name.chars().count())
         .max()
         .unwrap_or_default()
         .min(WIDEST);
+    let mut table = String::new();
     for connector in connectors {
         let name = format!("{:width$}", printable(&connector.name));
         let line = format!(
@@ -54,10 +64,11 @@ fn print_table(connectors: &[Connector], paint: Paint) {
             printable(&connector.applies_to),
             printable(&connector.demands)
         );
-        if connector.mode == Mode::Disabled {
-            println!("{}  {}", paint.dim(name), paint.dim(line));
-        } else {
-            println!("{}  {line}", paint.strong(name));
-        }
+        // Writing to a string cannot fail.
+        let _ = match connector.mode {
+            Mode::Disabled => writeln!(table, "{}  {}", paint.dim(name), paint.dim(line)),
+            _ => writeln!(table, "{}  {line}", paint.strong(name)),
+        };
     }
+    table
 }

@@ -6,6 +6,7 @@ mod compile;
 mod evaluate;
 mod explain;
 mod list;
+pub mod output;
 mod paint;
 mod policy;
 mod report;
@@ -86,6 +87,9 @@ pub enum Format {
     Json,
 }
 
+/// For an evaluation, as in a session, in milliseconds.
+const EVALUATING: u64 = 50;
+
 /// Which policy, and what it may use.
 #[derive(Args)]
 pub struct PolicyArgs {
@@ -94,7 +98,7 @@ pub struct PolicyArgs {
     /// Memory that the policy may use
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     memory: usize,
-    /// Time that one evaluation may take
-    #[arg(long, value_name = "MS", default_value_t = 50)]
-    time_limit: u64,
+    /// Time that one evaluation may take [default: 50; 10000 to explain]
+    #[arg(long, value_name = "MS")]
+    time_limit: Option<u64>,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use super::{PolicyArgs, paint, report};
+use super::{PolicyArgs, output, paint, report};
 use crate::sandbox::interface::Connector;
 use crate::sandbox::{
     BuildError, Builder, Cache, CompileLimits, Compiler, Instance, Limits, Module, Sandbox,
@@ -50,11 +50,12 @@ impl Open {
 }
 
 impl PolicyArgs {
-    /// Loads the policy; a document is built first.
-    pub async fn open(&self) -> anyhow::Result<Open> {
+    /// Loads the policy; a document is built first. An evaluation has so many milliseconds, unless the command line
+    /// says otherwise.
+    pub async fn open(&self, time_limit: u64) -> anyhow::Result<Open> {
         let limits = Limits {
             memory: self.memory << 20,
-            evaluation: Duration::from_millis(self.time_limit),
+            evaluation: Duration::from_millis(self.time_limit.unwrap_or(time_limit)),
             instances: 4,
             ..Limits::default()
         };
@@ -93,7 +94,14 @@ pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 
 /// Reads a rules document; the error names it.
 pub fn read_document(path: &Path) -> anyhow::Result<String> {
-    String::from_utf8(read(path)?).map_err(|error| {
+    let bytes = read(path)?;
+    if bytes.starts_with(b"\0asm") {
+        bail!(
+            "{} is a WebAssembly module, and no rules document: ask it with `portcullis list`, `explain` or `evaluate`",
+            path.display()
+        );
+    }
+    String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         anyhow::anyhow!("{} is not UTF-8: see byte {at}", path.display())
     })
@@ -105,10 +113,8 @@ async fn read_rules(path: &Path, builder: &Builder) -> anyhow::Result<Arc<[u8]>>
         Ok(rules) => Ok(rules.packed),
         Err(BuildError::Rejected(problems)) => {
             let colour = paint::wanted(&std::io::stderr());
-            eprint!(
-                "{}",
-                report::problems(&path.display().to_string(), &document, &problems, colour)
-            );
+            let name = path.display().to_string();
+            output::tell(&report::problems(&name, &document, &problems, colour));
             bail!("{} is not a valid policy", path.display())
         }
         Err(error) => Err(error.into()),

@@ -4,15 +4,17 @@ use std::io::{IsTerminal, stderr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::{Context as _, bail};
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{Format, paint};
+use super::{Format, output, paint};
 use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::demo::Demo;
+use crate::log;
 use crate::sandbox::Compiler;
 
 /// Take mail, and ask policies about it
@@ -42,9 +44,13 @@ impl Run {
         allow_descriptors();
         // What libraries say is of use only where something is wrong with them.
         let filter = EnvFilter::new(format!("warn,portcullis={}", self.log_level));
+        // What was logged last is written before the program ends.
+        let (writer, _flush) = log::Writer::start().context("the log has no thread")?;
         let log = tracing_subscriber::fmt()
             .with_env_filter(filter)
-            .with_writer(stderr)
+            .with_writer(writer)
+            // It would be told on standard error, where it panics if that is closed.
+            .log_internal_errors(false)
             .with_target(false);
         match self.log_format {
             Format::Json => log.json().flatten_event(true).init(),
@@ -58,7 +64,8 @@ impl Run {
             let compiler = Compiler::Apart(config.sandbox.compile_limits());
             let daemon = Daemon::new(config, None, compiler).await?;
             if !self.check_config {
-                daemon.run(|| println!("{}", demo.introduction())).await?;
+                let introduce = || output::tell(&format!("{}\n", demo.introduction()));
+                daemon.run(introduce).await?;
             }
             return Ok(ExitCode::SUCCESS);
         };
@@ -66,14 +73,22 @@ impl Run {
         let compiler = Compiler::Apart(config.sandbox.compile_limits());
         let mut daemon = Daemon::new(config, Some(path.clone()), compiler).await?;
         if self.check_config {
-            if !daemon.is_complete().await {
-                eprintln!(
-                    "{}: it would start, but defer the mail of tenants without a policy",
-                    path.display()
+            let obstacles = daemon.obstacles();
+            if !obstacles.is_empty() {
+                bail!(
+                    "{}: it would not start: {}",
+                    path.display(),
+                    obstacles.join("; ")
                 );
+            }
+            if !daemon.is_complete().await {
+                output::tell(&format!(
+                    "{}: it would start, but defer the mail of tenants without a policy\n",
+                    path.display()
+                ));
                 return Ok(ExitCode::from(1));
             }
-            println!("{}: ok", path.display());
+            output::result(&format!("{}: ok\n", path.display()))?;
             return Ok(ExitCode::SUCCESS);
         }
         daemon.run(|| {}).await?;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytesize::ByteSize;
@@ -26,10 +26,10 @@ pub struct Stamp {
 
 impl Stamp {
     /// The stamp of a file as it is now.
-    pub async fn of(path: &Path) -> io::Result<Self> {
+    pub fn of(path: &Path) -> io::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |now| now.as_secs() as i64);
-        let metadata = tokio::fs::metadata(path).await?;
+        let metadata = fs::metadata(path)?;
         Ok(Stamp {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -50,12 +50,7 @@ impl Stamp {
 ///
 /// # Errors
 /// If it cannot be read, or is larger. What is no file, such as a pipe, would never end, or be waited for.
-pub async fn read(path: PathBuf, most: usize) -> io::Result<Vec<u8>> {
-    let reading = tokio::task::spawn_blocking(move || read_whole(&path, most)).await;
-    reading.unwrap_or_else(|error| Err(io::Error::other(error)))
-}
-
-fn read_whole(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+pub fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let file = fs::OpenOptions::new()
         .read(true)
         .custom_flags(OFlags::NONBLOCK.bits() as i32)

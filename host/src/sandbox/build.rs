@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use wasmparser::{Parser, Payload};
 use wasmtime::component::{Component, Instance, Linker};
-use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder, Trap};
+use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder, Trap, UpdateDeadline};
 use wasmtime_wizer::{WasmtimeWizerComponent, Wizer};
 
 use super::bindings::evaluator::Evaluator;
@@ -16,7 +16,8 @@ use super::cache::Cache;
 use super::compiler::Compiler;
 use super::engine::{Sandbox, SandboxError, base_config, start_clock};
 use super::module::{LoadError, Module};
-use super::{Problem, Summary, workshop};
+use super::workshop::{self, Cancel};
+use super::{Problem, Summary};
 
 /// The evaluator, as built from `guest/`.
 pub const EVALUATOR: &[u8] = include_bytes!(env!("PORTCULLIS_EVALUATOR"));
@@ -83,8 +84,9 @@ impl Builder {
     /// # Errors
     /// The problems of a document with errors.
     pub async fn check(&self, document: String) -> Result<Summary, BuildError> {
-        self.apart(async move |builder| {
-            let mut reading = builder.evaluator().await.map_err(BuildError::Failed)?;
+        self.apart(async move |builder, cancel| {
+            let reading = builder.evaluator(builder.time(), cancel).await;
+            let mut reading = reading.map_err(BuildError::Failed)?;
             reading.configure(&document).await
         })
         .await
@@ -95,8 +97,18 @@ impl Builder {
     /// # Errors
     /// The problems of a document with errors.
     pub async fn read(&self, document: String) -> Result<Rules, BuildError> {
-        self.apart(async move |builder| {
-            let mut reading = builder.evaluator().await.map_err(BuildError::Failed)?;
+        self.read_within(self.time(), document).await
+    }
+
+    /// The same, in at most so much time.
+    ///
+    /// # Errors
+    /// The problems of a document with errors.
+    pub async fn read_within(&self, time: Duration, document: String) -> Result<Rules, BuildError> {
+        let time = time.min(self.time());
+        self.apart(async move |builder, cancel| {
+            let reading = builder.evaluator(time, cancel).await;
+            let mut reading = reading.map_err(BuildError::Failed)?;
             let summary = reading.configure(&document).await?;
             let packed = reading.packed().await.map_err(BuildError::Failed)?.into();
             Ok(Rules { packed, summary })
@@ -110,9 +122,9 @@ impl Builder {
     /// # Errors
     /// If the evaluator fails, which no rules should make it do.
     pub async fn component(&self, packed: Arc<[u8]>) -> Result<Vec<u8>, BuildError> {
-        self.apart(async move |builder| {
+        self.apart(async move |builder, cancel| {
             let snapshot = async {
-                let mut holding = builder.evaluator().await?;
+                let mut holding = builder.evaluator(builder.time(), cancel).await?;
                 holding.adopt(&packed).await?;
                 drop(packed);
                 holding.snapshot().await
@@ -138,7 +150,7 @@ impl Builder {
             return sandbox.adopt(name, packed).await;
         }
         match self.component(packed).await {
-            Ok(component) => sandbox.load(name, component).await,
+            Ok(component) => sandbox.load_rules(name, component).await,
             Err(error) => Err(LoadError::Compile {
                 name: name.into(),
                 reason: error.to_string(),
@@ -146,35 +158,51 @@ impl Builder {
         }
     }
 
-    /// Runs on a thread of its own: a large document takes seconds, and sessions must not notice.
+    /// How long it may take to read a document.
+    fn time(&self) -> Duration {
+        match self.compiler {
+            Compiler::Here => Duration::MAX,
+            Compiler::Apart(limits) => limits.time,
+        }
+    }
+
+    /// Runs on a thread of its own: a large document takes seconds, and sessions must not notice. Where nobody waits
+    /// for it any more, it ends.
     async fn apart<T: Send + 'static>(
         &self,
-        work: impl AsyncFnOnce(&Builder) -> Result<T, BuildError> + Send + 'static,
+        work: impl AsyncFnOnce(&Builder, Cancel) -> Result<T, BuildError> + Send + 'static,
     ) -> Result<T, BuildError> {
         let builder = self.clone();
         let runtime = tokio::runtime::Handle::current();
-        workshop::apart(move || runtime.block_on(work(&builder)))
+        let cancel = Cancel::default();
+        let _ends_with_this = cancel.on_drop();
+        workshop::apart(move || runtime.block_on(work(&builder, cancel)))
             .await
             .unwrap_or_else(|error| Err(BuildError::Failed(wasmtime::format_err!("{error}"))))
     }
 
-    /// An instance of the evaluator, with Wizer's way into its memory.
-    async fn evaluator(&self) -> wasmtime::Result<Running> {
-        let component = self.compiled()?;
-        let limits = match self.compiler {
+    /// An instance of the evaluator, with Wizer's way into its memory, that runs for so long at most.
+    async fn evaluator(&self, time: Duration, cancel: Cancel) -> wasmtime::Result<Running> {
+        let component = self.compiled(&cancel)?;
+        let memory = match self.compiler {
             Compiler::Here => None,
-            Compiler::Apart(limits) => Some(limits),
+            Compiler::Apart(limits) => usize::try_from(limits.memory).ok(),
         };
-        let memory = limits.and_then(|limits| usize::try_from(limits.memory).ok());
         let most = StoreLimitsBuilder::new().memory_size(memory.unwrap_or(usize::MAX));
         let mut store = Store::new(&self.engine, most.build());
         store.limiter(|most| most);
         // The document and the snapshot cross the boundary whole.
         store.set_hostcall_fuel(usize::MAX);
-        let ticks = limits.map_or(u64::MAX / 2, |limits| {
-            limits.time.as_millis().div_ceil(TICK.as_millis()) as u64
+        let mut ticks = time.as_millis().div_ceil(TICK.as_millis());
+        store.epoch_deadline_callback(move |_| {
+            ticks = ticks.saturating_sub(1);
+            match ticks == 0 || cancel.is_cancelled() {
+                true => Err(Trap::Interrupt.into()),
+                false => Ok(UpdateDeadline::Continue(1)),
+            }
         });
-        store.set_epoch_deadline(ticks + 1);
+        // The first tick may come at once.
+        store.set_epoch_deadline(2);
         let linker = Linker::new(&self.engine);
         let instance = linker.instantiate_async(&mut store, &component).await?;
         let exports = Evaluator::new(&mut store, &instance)?;
@@ -182,12 +210,12 @@ impl Builder {
             store,
             instance,
             exports,
-            time: limits.map_or(Duration::MAX, |limits| limits.time),
+            time,
         })
     }
 
     /// The evaluator, compiled once.
-    fn compiled(&self) -> wasmtime::Result<Component> {
+    fn compiled(&self, cancel: &Cancel) -> wasmtime::Result<Component> {
         if let Some(evaluator) = self.evaluator.get() {
             return Ok(evaluator.clone());
         }
@@ -197,9 +225,10 @@ impl Builder {
         let known = entry.as_ref().and_then(|entry| entry.load(&self.engine));
         let evaluator = match known {
             Some(known) => known,
-            None => self
-                .compiler
-                .compile(&self.engine, entry.as_ref(), &evaluator)?,
+            None => {
+                let compiler = self.compiler;
+                compiler.compile(&self.engine, entry.as_ref(), &evaluator, cancel)?
+            }
         };
         Ok(self.evaluator.get_or_init(|| evaluator).clone())
     }

@@ -11,18 +11,23 @@ use std::collections::HashMap;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
+use rustix::fs::{FlockOperation, flock};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 /// What a folder holds of modules that nobody here needs; those that were used last stay.
 const MOST_BYTES: u64 = 2 << 30;
+/// What the names of compiled modules end in.
+const EXTENSION: &str = ".cwasm";
+/// The file that everybody holds who has the folder.
+const LOCK: &str = "lock";
 /// After so many bytes more, the folder is looked through.
 const PRUNING_STEP: u64 = MOST_BYTES / 16;
 
@@ -30,6 +35,7 @@ const PRUNING_STEP: u64 = MOST_BYTES / 16;
 #[derive(Debug)]
 pub struct Cache {
     folder: PathBuf,
+    lock: Lock,
     /// The files that are not to be removed, by name.
     needed: Mutex<HashMap<String, Weak<str>>>,
     /// Bytes written since the folder was looked through.
@@ -87,6 +93,7 @@ impl Cache {
             });
         }
         Ok(Cache {
+            lock: Lock::share(&folder.join(LOCK)).map_err(failed)?,
             folder: folder.into(),
             needed: Mutex::default(),
             written: AtomicU64::new(0),
@@ -128,25 +135,75 @@ impl Cache {
     fn prune(&self, most: u64) -> io::Result<()> {
         let mut needed = self.needed();
         needed.retain(|_, name| name.strong_count() > 0);
+        // Another daemon that has this folder needs modules that nobody here knows of.
+        let Some(_alone) = self.lock.alone()? else {
+            return Ok(());
+        };
         let mut files = Vec::new();
         for file in fs::read_dir(&self.folder)? {
             let file = file?;
             let name = file.file_name();
-            if name.to_str().is_some_and(|name| needed.contains_key(name)) {
+            let name = name.to_str().unwrap_or_default();
+            if !name.ends_with(EXTENSION) || needed.contains_key(name) {
                 continue;
             }
-            let metadata = file.metadata()?;
-            files.push((metadata.modified()?, metadata.len(), file.path()));
+            // It may be gone meanwhile.
+            if let Ok(metadata) = file.metadata() {
+                files.push((metadata.modified()?, metadata.len(), file.path()));
+            }
         }
         files.sort_unstable_by(|a, b| b.cmp(a));
         let mut total = 0;
         for (_, size, path) in files {
             total += size;
             if total > most {
-                fs::remove_file(path)?;
+                match fs::remove_file(path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
             }
         }
         Ok(())
+    }
+}
+
+/// A lock that all who have the folder share (flock(2)); it ends with the process.
+#[derive(Debug)]
+struct Lock(fs::File);
+
+impl Lock {
+    fn share(path: &Path) -> io::Result<Self> {
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path)?;
+        flock(&file, FlockOperation::LockShared)?;
+        Ok(Lock(file))
+    }
+
+    /// The right to remove what others might need, if there are no others.
+    fn alone(&self) -> io::Result<Option<Alone<'_>>> {
+        match flock(&self.0, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Alone(&self.0))),
+            // On the way to an exclusive lock the shared one may be lost.
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                flock(&self.0, FlockOperation::LockShared)?;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The exclusive lock, which is shared again when this is dropped.
+struct Alone<'a>(&'a fs::File);
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        // It cannot fail: nobody else has an exclusive one.
+        let _ = flock(self.0, FlockOperation::LockShared);
     }
 }
 
@@ -230,7 +287,7 @@ fn file_name(engine: &Engine, module: &[u8]) -> String {
         .hash(&mut compatibility);
     let engine = compatibility.0.finish();
     format!(
-        "{}-{}.cwasm",
+        "{}-{}{EXTENSION}",
         hex(digest(&SHA256, module).as_ref()),
         hex(&engine.as_ref()[..8])
     )
@@ -267,6 +324,7 @@ impl Hasher for Digest {
 mod tests {
     use super::*;
     use crate::sandbox::Compiler;
+    use crate::sandbox::workshop::Cancel;
 
     fn minimal_component() -> Vec<u8> {
         wat::parse_str("(component)").unwrap()
@@ -274,7 +332,7 @@ mod tests {
 
     fn compile(entry: &Entry, engine: &Engine, component: &[u8]) {
         Compiler::Here
-            .compile(engine, Some(entry), component)
+            .compile(engine, Some(entry), component, &Cancel::default())
             .unwrap();
     }
 
@@ -282,6 +340,7 @@ mod tests {
         fs::read_dir(folder)
             .unwrap()
             .map(|entry| entry.unwrap().path())
+            .filter(|path| !path.ends_with(LOCK))
             .collect()
     }
 
@@ -347,16 +406,25 @@ mod tests {
     fn what_was_used_last_stays() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(&folder.path().join("cache")).unwrap();
-        for (name, age) in [("a", 3), ("b", 1), ("c", 2)] {
+        for (name, age) in [("a.cwasm", 3), ("b.cwasm", 1), ("c.cwasm", 2), ("other", 9)] {
             let path = cache.folder.join(name);
             fs::write(&path, [0; 10]).unwrap();
             let time = SystemTime::now() - std::time::Duration::from_secs(age);
             fs::File::open(&path).unwrap().set_modified(time).unwrap();
         }
+        let names = || {
+            let mut names = files(&cache.folder);
+            names.sort();
+            names
+        };
+        let before = names();
+        let other = Cache::open(&cache.folder).unwrap();
         cache.prune(25).unwrap();
-        let mut names: Vec<_> = files(&cache.folder);
-        names.sort();
-        assert_eq!(names, [cache.folder.join("b"), cache.folder.join("c")]);
+        assert_eq!(names(), before, "another daemon has the folder");
+        drop(other);
+        cache.prune(25).unwrap();
+        let left = ["b.cwasm", "c.cwasm", "other"].map(|name| cache.folder.join(name));
+        assert_eq!(names(), left);
     }
 
     #[test]

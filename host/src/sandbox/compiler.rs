@@ -18,7 +18,7 @@ use wasmtime::{Engine, Result, bail, format_err};
 use super::cache::{self, Entry};
 use super::engine::base_config;
 use super::inspect;
-use super::workshop::together;
+use super::workshop::{Cancel, together};
 use crate::log::one_line;
 
 /// What a compiled module may have, in bytes.
@@ -53,17 +53,30 @@ impl Default for CompileLimits {
     }
 }
 
+/// How many times as long by the clock a compiler may take as it may compute: mail goes first, and a machine may be
+/// busy.
+const CLOCK: u32 = 4;
+
 impl Compiler {
+    /// How long a compiler is waited for.
+    pub(super) fn patience(self) -> Duration {
+        match self {
+            Compiler::Here => Duration::MAX,
+            Compiler::Apart(limits) => limits.time.saturating_mul(CLOCK),
+        }
+    }
+
     /// Compiles a component, and keeps the outcome if it has a place in the cache.
     pub(super) fn compile(
         self,
         engine: &Engine,
         entry: Option<&Entry>,
         module: &[u8],
+        cancel: &Cancel,
     ) -> Result<Component> {
         let code = match self {
             Compiler::Here => here(engine, module)?,
-            Compiler::Apart(limits) => apart(limits, module)?,
+            Compiler::Apart(limits) => apart(limits, module, cancel)?,
         };
         match entry {
             Some(entry) => entry.keep(engine, &code),
@@ -79,7 +92,7 @@ fn here(engine: &Engine, module: &[u8]) -> Result<Vec<u8>> {
         .unwrap_or_else(|_| Err(format_err!("the compiler panicked over this module")))
 }
 
-fn apart(limits: CompileLimits, module: &[u8]) -> Result<Vec<u8>> {
+fn apart(limits: CompileLimits, module: &[u8], cancel: &Cancel) -> Result<Vec<u8>> {
     // The program that runs, even if its file has been replaced meanwhile.
     let mut child = Command::new("/proc/self/exe")
         .arg("compile")
@@ -91,6 +104,7 @@ fn apart(limits: CompileLimits, module: &[u8]) -> Result<Vec<u8>> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format_err!("the compiler cannot be started: {error}"))?;
+    cancel.began(&child);
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (code, words) = thread::scope(|scope| {
         scope.spawn(|| hand_over(stdin, module));
@@ -98,6 +112,7 @@ fn apart(limits: CompileLimits, module: &[u8]) -> Result<Vec<u8>> {
         let code = read(stdout, MOST_CODE + 1);
         (code, words.join().unwrap_or_default())
     });
+    cancel.ended();
     let status = child.wait()?;
     if !status.success() {
         bail!("{}", reason(status, limits, &words));

@@ -30,7 +30,7 @@ pub enum Refused {
     CoreModule,
     /// It asks for something that this host does not give.
     #[error(
-        "this module imports {0}, which this host does not give (docs/policies.md says what it does)"
+        "this module imports {0}, which this host does not give (docs/policies.md says what it does; of Python, `componentize-py --stub-wasi` makes a module without it)"
     )]
     Import(String),
     /// It is for another version of the interface.

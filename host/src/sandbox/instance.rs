@@ -16,6 +16,9 @@ use crate::log::one_line;
 /// How long a session waits for its turn, and for a slot, before its mail is deferred.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The same of a policy that is loaded: nobody waits for it, and nobody would try again.
+const LOADING_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Ticks after which a call on the caller's thread ends: at least one whole.
 const QUICK: u64 = 2;
 
@@ -88,6 +91,9 @@ pub struct State {
     limits: Arc<Limits>,
     memory: usize,
     tables: usize,
+    /// Memory and tables before they grew last.
+    before: (usize, usize),
+    /// Whether the last wish to grow was denied. What a module is denied it may do without.
     denied: bool,
     pace: Pace,
     world: Option<Box<World>>,
@@ -140,10 +146,18 @@ impl ResourceLimiter for State {
         desired: usize,
         _: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        self.memory = self.memory.saturating_add(desired.saturating_sub(current));
-        let allowed = self.memory <= self.limits.memory;
-        self.denied |= !allowed;
-        Ok(allowed)
+        let memory = self.memory.saturating_add(desired.saturating_sub(current));
+        self.denied = memory > self.limits.memory;
+        if !self.denied {
+            self.before = (self.memory, self.tables);
+            self.memory = memory;
+        }
+        Ok(!self.denied)
+    }
+
+    fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
+        self.take_back();
+        Ok(())
     }
 
     fn table_growing(
@@ -152,10 +166,26 @@ impl ResourceLimiter for State {
         desired: usize,
         _: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        self.tables = self.tables.saturating_add(desired.saturating_sub(current));
-        let allowed = self.tables <= self.limits.table_elements;
-        self.denied |= !allowed;
-        Ok(allowed)
+        let tables = self.tables.saturating_add(desired.saturating_sub(current));
+        self.denied = tables > self.limits.table_elements;
+        if !self.denied {
+            self.before = (self.memory, self.tables);
+            self.tables = tables;
+        }
+        Ok(!self.denied)
+    }
+
+    fn table_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
+        self.take_back();
+        Ok(())
+    }
+}
+
+impl State {
+    /// What was allowed could not be had.
+    fn take_back(&mut self) {
+        (self.memory, self.tables) = self.before;
+        self.denied = true;
     }
 }
 
@@ -175,10 +205,26 @@ pub struct Instance {
 impl Instance {
     /// A fresh instance.
     pub async fn new(sandbox: &Sandbox, module: &Arc<Module>) -> Result<Instance, EvaluationError> {
+        Instance::with_patience(sandbox, module, PATIENCE).await
+    }
+
+    /// A fresh instance of a policy that is loaded, however long others are served before it.
+    pub(super) async fn first(
+        sandbox: &Sandbox,
+        module: &Arc<Module>,
+    ) -> Result<Instance, EvaluationError> {
+        Instance::with_patience(sandbox, module, LOADING_PATIENCE).await
+    }
+
+    async fn with_patience(
+        sandbox: &Sandbox,
+        module: &Arc<Module>,
+        patience: Duration,
+    ) -> Result<Instance, EvaluationError> {
         let failed = |failure| module.failed(failure);
         // Who waits for its turn has no slot meanwhile: others need them.
-        let _turn = sandbox.turn(module, PATIENCE).await.map_err(failed)?;
-        let slot = sandbox.slot(PATIENCE).await;
+        let _turn = sandbox.turn(module, patience).await.map_err(failed)?;
+        let slot = sandbox.slot(patience).await;
         let slot =
             slot.ok_or_else(|| failed(Failure::NoSlot(sandbox.limits.instances as usize)))?;
         let code = sandbox.code(&module.code).await.map_err(failed)?;
@@ -394,6 +440,7 @@ fn store(sandbox: &Sandbox, module: &Module, pace: Pace) -> Store<State> {
         limits: sandbox.limits.clone(),
         memory: 0,
         tables: 0,
+        before: (0, 0),
         denied: false,
         pace,
         world: None,

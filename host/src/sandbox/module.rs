@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 
 use super::bindings::policy::PolicyPre;
@@ -13,7 +14,7 @@ use super::engine::{Limits, Sandbox, turns};
 use super::inspect::{self, Refused};
 use super::instance::{EvaluationError, Failure, Instance, State};
 use super::interface::Description;
-use super::workshop;
+use super::workshop::{self, Cancel};
 use crate::log::one_line;
 
 /// How many times a module that was slow is run with patience before it is asked on the caller's
@@ -41,6 +42,7 @@ pub struct Module {
     pub(super) code: Code,
     pub(super) limits: Arc<Limits>,
     pub(super) uses_wasi: bool,
+    is_of_rules: bool,
     /// What each instance is given, where the module is the evaluator that others share.
     pub(super) rules: Option<Arc<[u8]>>,
     /// How many more times it is run with patience.
@@ -93,6 +95,11 @@ impl Exports {
 }
 
 impl Module {
+    /// Whether it was made of a rules document here, and so is the shipped evaluator.
+    pub fn is_of_rules(&self) -> bool {
+        self.is_of_rules
+    }
+
     /// Whether its code can be had, as far as can be seen without loading it.
     pub fn is_at_hand(&self) -> bool {
         match &self.code {
@@ -193,6 +200,22 @@ impl Sandbox {
         self.described(Module { code, ..module }).await
     }
 
+    /// The same for a component that was made of rules here.
+    ///
+    /// # Errors
+    /// Names the module and what is wrong with it; the engine is as before.
+    pub(super) async fn load_rules(
+        &self,
+        name: &str,
+        bytes: Vec<u8>,
+    ) -> Result<Arc<Module>, LoadError> {
+        let module = self.load(name, bytes).await?;
+        Ok(Arc::new(Module {
+            is_of_rules: true,
+            ..Module::clone(&module)
+        }))
+    }
+
     /// A module that asks the shipped evaluator about packed rules.
     ///
     /// # Errors
@@ -210,6 +233,7 @@ impl Sandbox {
             .await?;
         let module = Module {
             name: name.into(),
+            is_of_rules: true,
             rules: Some(packed),
             patience: Arc::default(),
             turns: turns(),
@@ -219,26 +243,35 @@ impl Sandbox {
         self.described(module).await
     }
 
-    /// Compiling takes long, and sessions do not notice.
+    /// Compiling takes long, and sessions do not notice. Where nobody waits for it any more, it ends.
     async fn prepared(&self, name: &str, bytes: Vec<u8>) -> Result<Module, LoadError> {
+        let failed = |reason: String| LoadError::Compile {
+            name: name.into(),
+            reason,
+        };
         let (sandbox, owned_name) = (self.clone(), name.to_owned());
-        let prepared = workshop::apart(move || sandbox.prepare(&owned_name, &bytes)).await;
-        prepared.unwrap_or_else(|error| {
-            Err(LoadError::Compile {
-                name: name.into(),
-                reason: error.to_string(),
-            })
-        })
+        let cancel = Cancel::default();
+        let _ends_with_this = cancel.on_drop();
+        let work = move || sandbox.prepare(&owned_name, &bytes, &cancel);
+        let patience = self.compiler.patience();
+        match timeout(patience, workshop::apart(work)).await {
+            Ok(Ok(prepared)) => prepared,
+            Ok(Err(error)) => Err(failed(error.to_string())),
+            Err(_) => Err(failed(format!(
+                "it is not compiled within {}",
+                humantime::format_duration(patience)
+            ))),
+        }
     }
 
     /// A first instance shows that the module runs, and what it is.
     async fn described(&self, mut module: Module) -> Result<Arc<Module>, LoadError> {
         let probe = Arc::new(module.clone());
-        module.description = Instance::new(self, &probe).await?.describe(0, 0).await?;
+        module.description = Instance::first(self, &probe).await?.describe(0, 0).await?;
         Ok(Arc::new(module))
     }
 
-    fn prepare(&self, name: &str, bytes: &[u8]) -> Result<Module, LoadError> {
+    fn prepare(&self, name: &str, bytes: &[u8], cancel: &Cancel) -> Result<Module, LoadError> {
         let cache = self.cache.as_ref();
         let inspected = inspect::inspect(bytes).map_err(|refused| LoadError::Refused {
             name: name.into(),
@@ -250,7 +283,8 @@ impl Sandbox {
         let component = match known {
             Some(component) => component,
             None => {
-                let compiled = self.compiler.compile(&self.engine, entry.as_ref(), bytes);
+                let compiler = self.compiler;
+                let compiled = compiler.compile(&self.engine, entry.as_ref(), bytes, cancel);
                 compiled.map_err(failed)?
             }
         };
@@ -267,6 +301,7 @@ impl Sandbox {
             code: Code::Held(Arc::new(compiled)),
             limits: self.limits.clone(),
             uses_wasi: inspected.uses_wasi,
+            is_of_rules: false,
             rules: None,
             patience: Arc::default(),
             turns: turns(),

@@ -2,9 +2,12 @@
 //! goes first.
 
 use std::num::NonZero;
-use std::sync::OnceLock;
+use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::oneshot;
 
 /// How far these threads stand back, as `nice` counts.
@@ -36,6 +39,62 @@ pub async fn apart<T: Send + 'static>(
         .spawn(work)
         .map_err(Stopped::NoThread)?;
     outcome.await.map_err(|_| Stopped::Panicked)
+}
+
+/// Tells work that nobody waits for it any more. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<Cancelled>);
+
+#[derive(Debug, Default)]
+struct Cancelled {
+    is_cancelled: AtomicBool,
+    child: Mutex<Option<Pid>>,
+}
+
+impl Cancel {
+    /// What cancels when it is dropped.
+    pub fn on_drop(&self) -> CancelOnDrop {
+        CancelOnDrop(self.clone())
+    }
+
+    /// Whether nobody waits any more.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.is_cancelled.load(Ordering::Relaxed)
+    }
+
+    /// From now on that process is killed if nobody waits any more; until it is `ended`, before it is waited for.
+    pub fn began(&self, child: &Child) {
+        *self.child() = Pid::from_raw(child.id().cast_signed());
+        if self.is_cancelled() {
+            self.kill();
+        }
+    }
+
+    /// The process has ended, and its number may soon be another one's.
+    pub fn ended(&self) {
+        *self.child() = None;
+    }
+
+    fn kill(&self) {
+        if let Some(child) = *self.child() {
+            // It may have ended by itself.
+            let _ = kill_process(child, Signal::KILL);
+        }
+    }
+
+    fn child(&self) -> MutexGuard<'_, Option<Pid>> {
+        self.0.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Cancels when it is dropped.
+pub struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.0.is_cancelled.store(true, Ordering::Relaxed);
+        self.0.kill();
+    }
 }
 
 /// Does something that may spread over several threads.

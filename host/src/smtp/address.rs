@@ -10,6 +10,10 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use icu_normalizer::ComposingNormalizerBorrowed;
+use icu_properties::CodePointMapData;
+use icu_properties::props::{GeneralCategory, GeneralCategoryGroup};
+use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use thiserror::Error;
 
 const MAX_LOCAL_PART: usize = 64;
@@ -105,6 +109,23 @@ impl Address {
         self.text.get(..self.local_length).unwrap_or_default()
     }
 
+    /// What a server behind us could read in the local part that is not a mailbox of the domain; `None` if nothing.
+    ///
+    /// Sendmail and Postfix route `user%host` and `host!user`, and read a quoted `user@host` like one that is not;
+    /// others deliver to files and programs. The precedents are Exim's default configuration
+    /// (`CHECK_RCPT_LOCAL_LOCALPARTS`, `CHECK_RCPT_REMOTE_LOCALPARTS`) and Postfix's `allow_untrusted_routing` and
+    /// `allow_min_user`.
+    pub fn hidden_route(&self, is_local: bool) -> Option<char> {
+        let written = self.local_part();
+        let unquoted: String = match written.strip_prefix('"') {
+            None => written.to_owned(),
+            Some(inside) => unescaped(inside.strip_suffix('"').unwrap_or(inside)),
+        };
+        // Compatibility forms such as a full-width percent sign become the sign itself where text is normalized.
+        let normalized = ComposingNormalizerBorrowed::new_nfkc().normalize(&unquoted);
+        route_in(&unquoted, is_local).or_else(|| route_in(&normalized, is_local))
+    }
+
     /// The domain or address literal; `None` for the bare `Postmaster`.
     pub fn domain(&self) -> Option<&str> {
         self.text.get(self.local_length..)?.strip_prefix('@')
@@ -120,6 +141,45 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+/// A quoted string's content without the backslashes of its quoted pairs.
+fn unescaped(inside: &str) -> String {
+    let mut characters = inside.chars();
+    let mut text = String::new();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => text.extend(characters.next()),
+            other => text.push(other),
+        }
+    }
+    text
+}
+
+/// The first character that makes a local part more than a name.
+fn route_in(local: &str, is_local: bool) -> Option<char> {
+    // A hidden file, an option of a delivery program (Postfix's allow_min_user), a file, a program, somebody's home.
+    let first = local
+        .chars()
+        .next()
+        .filter(|first| "./|-~".contains(*first));
+    if first.is_some() {
+        return first;
+    }
+    // Exim expands `${…}` in more places than it should (CVE-2019-10149).
+    if local.contains("${") {
+        return Some('$');
+    }
+    if !is_local && local.contains("/../") {
+        return Some('/');
+    }
+    // Routes, and what ends, groups or lists addresses where quotes are lost. In the Internet's mailboxes a slash may
+    // be part of a name; on our own disk it would lead to another file.
+    let is_route = |character: &char| match character {
+        '/' | '|' => is_local,
+        _ => "@%!^()<>[]:;,\\\"".contains(*character) || character.is_control(),
+    };
+    local.chars().find(is_route)
 }
 
 /// The sender of an envelope: a mailbox, or the null path `<>` of notifications (RFC 5321 §4.5.5).
@@ -221,32 +281,93 @@ pub(super) fn is_domain(text: &str) -> bool {
 }
 
 fn is_label(label: &str) -> bool {
-    // A U-label is measured by its A-label, so its UTF-8 form may be longer.
-    let fits = label.len() <= MAX_LABEL || !label.is_ascii();
+    let is_ascii = |character: char| {
+        !character.is_ascii() || character.is_ascii_alphanumeric() || matches!(character, '-' | '_')
+    };
     !label.is_empty()
-        && fits
         && !label.starts_with('-')
         && !label.ends_with('-')
-        && label.chars().all(is_label_character)
+        && label.chars().all(is_ascii)
+        && match label.is_ascii() {
+            true => label.len() <= MAX_LABEL,
+            false => is_u_label(label),
+        }
 }
 
-/// Letters and digits of ASCII, hyphen, underscore and the letters of other scripts.
+/// Whether a label is one of IDNA with characters beyond ASCII (RFC 5890 §2.3.2.1), in any case.
 ///
-/// The ranges are the combining marks of Latin, Indic and South-East Asian scripts and of Japanese:
-/// Unicode does not count all of them as letters, and IDNA allows them (RFC 5892 §2.1). Other
-/// non-ASCII characters are out, because IDNA mapping turns some of them into dots.
-fn is_label_character(character: char) -> bool {
-    if character.is_ascii() {
-        return character.is_ascii_alphanumeric() || matches!(character, '-' | '_');
+/// UTS 46 knows which characters there may be, and the rules of joiners and of directions. It maps the widths and cases
+/// of letters, as those do who look the name up. What it takes and IDNA does not are symbols, which are neither
+/// letters, digits nor marks, and characters without the context that they need (RFC 5892, appendix A).
+fn is_u_label(label: &str) -> bool {
+    let uts46 = Uts46::new();
+    let (deny, hyphens) = (AsciiDenyList::EMPTY, Hyphens::Allow);
+    let Ok(ascii) = uts46.to_ascii(label.as_bytes(), deny, hyphens, DnsLength::Ignore) else {
+        return false;
+    };
+    // A U-label is measured by its A-label, so its UTF-8 form may be longer.
+    if ascii.len() > MAX_LABEL
+        || !ascii
+            .bytes()
+            .all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_'))
+    {
+        return false;
     }
-    character.is_alphabetic()
-        || matches!(
-            character,
-            '\u{300}'..='\u{36f}'
-                | '\u{900}'..='\u{109f}'
-                | '\u{1780}'..='\u{17d3}'
-                | '\u{3099}'..='\u{309a}'
-        )
+    let (mapped, valid) = uts46.to_unicode(ascii.as_bytes(), deny, hyphens);
+    valid.is_ok() && has_context(label) && has_context(&mapped)
+}
+
+/// Whether each character that is none of letters, digits and marks has the context that allows it (RFC 5892,
+/// appendix A.3 to A.9; those of the joiners, A.1 and A.2, are part of UTS 46).
+fn has_context(label: &str) -> bool {
+    let characters: Vec<char> = label.chars().collect();
+    let at = |number: Option<usize>| number.and_then(|number| characters.get(number)).copied();
+    let any = |is: fn(char) -> bool| characters.iter().any(|character| is(*character));
+    characters.iter().enumerate().all(|(number, character)| {
+        let before = at(number.checked_sub(1));
+        let after = at(Some(number + 1));
+        match character {
+            '\u{200c}' | '\u{200d}' => true,
+            '\u{b7}' => before == Some('l') && after == Some('l'),
+            '\u{375}' => after.is_some_and(is_greek),
+            '\u{5f3}' | '\u{5f4}' => before.is_some_and(is_hebrew),
+            '\u{30fb}' => any(is_japanese),
+            '\u{660}'..='\u{669}' => !any(|other| matches!(other, '\u{6f0}'..='\u{6f9}')),
+            '\u{6f0}'..='\u{6f9}' => !any(|other| matches!(other, '\u{660}'..='\u{669}')),
+            other if other.is_ascii() => true,
+            other => {
+                let groups = CodePointMapData::<GeneralCategory>::new();
+                let wanted = GeneralCategoryGroup::Letter
+                    .union(GeneralCategoryGroup::Mark)
+                    .union(GeneralCategoryGroup::DecimalNumber);
+                wanted.contains(groups.get(*other))
+            }
+        }
+    })
+}
+
+fn is_greek(character: char) -> bool {
+    matches!(character, '\u{370}'..='\u{3ff}' | '\u{1f00}'..='\u{1fff}')
+}
+
+fn is_hebrew(character: char) -> bool {
+    matches!(character, '\u{591}'..='\u{5f4}')
+}
+
+/// Hiragana, Katakana or Han.
+fn is_japanese(character: char) -> bool {
+    matches!(
+        character,
+        '\u{3041}'..='\u{309f}'
+            | '\u{30a1}'..='\u{30fa}'
+            | '\u{30fd}'..='\u{30ff}'
+            | '\u{3005}'
+            | '\u{3007}'
+            | '\u{3400}'..='\u{4dbf}'
+            | '\u{4e00}'..='\u{9fff}'
+            | '\u{f900}'..='\u{faff}'
+            | '\u{20000}'..='\u{3fffd}'
+    )
 }
 
 /// RFC 5321 §4.1.3. Of the general form only IPv6 is registered with IANA; in any other, angle brackets could
@@ -383,6 +504,89 @@ mod tests {
         ] {
             assert_eq!(Address::parse(text), Err(error), "{text:?}");
         }
+    }
+
+    #[test]
+    fn u_labels_are_those_of_idna() {
+        for (domain, is_one) in [
+            // RFC 5892, appendix A.
+            ("नी\u{200c}.example", false),
+            ("क्\u{200d}ष.example", true),
+            ("क्\u{200c}ष.example", true),
+            ("a\u{200d}b.example", false),
+            ("l\u{b7}l.example", true),
+            ("col\u{b7}lecció.example", true),
+            ("a\u{b7}b.example", false),
+            ("\u{375}α.example", true),
+            ("α\u{375}.example", false),
+            ("א\u{5f3}.example", true),
+            ("\u{5f3}א.example", false),
+            ("צה\u{5f4}ל.example", true),
+            ("ア\u{30fb}イ.example", true),
+            ("a\u{30fb}b.example", false),
+            ("ا\u{661}.example", true),
+            ("ا\u{6f1}.example", true),
+            ("ا\u{661}\u{6f1}.example", false),
+            // Digits of other scripts, marks, letters in any case.
+            ("क\u{966}.example", true),
+            ("ไทย\u{e51}.example", true),
+            ("BÜCHER.example", true),
+            ("bu\u{308}cher.example", true),
+            // Symbols, dots, numbers that are no digits, and what would be mapped away.
+            ("☃.example", false),
+            ("a\u{bd}.example", false),
+            ("a\u{b2}.example", false),
+            ("a\u{ad}b.example", false),
+            ("a\u{ff0e}b.example", false),
+            // Another width of the same letters.
+            ("ａ.example", true),
+            ("\u{3002}a.example", false),
+        ] {
+            assert_eq!(is_domain(domain), is_one, "{domain:?}");
+        }
+    }
+
+    #[test]
+    fn local_parts_that_could_be_routes_are_known() {
+        for (local, at_home, elsewhere) in [
+            ("jane", None, None),
+            ("first.last+tag=x", None, None),
+            ("O'Brien", None, None),
+            (r#""john smith""#, None, None),
+            (r#""jane""#, None, None),
+            ("a#$&*?_`{|}", Some('|'), None),
+            ("a/b", Some('/'), None),
+            ("/etc/passwd", Some('/'), Some('/')),
+            ("a/../b", Some('/'), Some('/')),
+            ("|program", Some('|'), Some('|')),
+            (r#""|program""#, Some('|'), Some('|')),
+            ("bob%fabrikam.test", Some('%'), Some('%')),
+            ("fabrikam.test!bob", Some('!'), Some('!')),
+            ("fabrikam.test^bob", Some('^'), Some('^')),
+            (r#""bob@fabrikam.test""#, Some('@'), Some('@')),
+            (r#""bob\@fabrikam.test""#, Some('@'), Some('@')),
+            (r#""bob\%fabrikam.test""#, Some('%'), Some('%')),
+            (r#""@fabrikam.test:bob""#, Some('@'), Some('@')),
+            (r#"":include:/tmp/x""#, Some(':'), Some(':')),
+            (r#""a,b""#, Some(','), Some(',')),
+            (r#""<a""#, Some('<'), Some('<')),
+            (r#""a\\b""#, Some('\\'), Some('\\')),
+            (r#""\"a""#, Some('"'), Some('"')),
+            (r#"".a""#, Some('.'), Some('.')),
+            ("-f", Some('-'), Some('-')),
+            ("~root", Some('~'), Some('~')),
+            ("${run{x}}", Some('$'), Some('$')),
+            ("bob\u{ff05}fabrikam.test", Some('%'), Some('%')),
+            ("bob\u{ff20}fabrikam.test", Some('@'), Some('@')),
+            ("fabrikam\u{ff01}bob", Some('!'), Some('!')),
+            ("a\u{2100}b", Some('/'), None),
+        ] {
+            let address = Address::parse(&format!("{local}@contoso.test")).expect(local);
+            assert_eq!(address.hidden_route(true), at_home, "{local}");
+            assert_eq!(address.hidden_route(false), elsewhere, "{local}");
+        }
+        let postmaster = Address::parse_recipient("postmaster").expect("valid");
+        assert_eq!(postmaster.hidden_route(true), None);
     }
 
     #[test]

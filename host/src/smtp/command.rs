@@ -111,6 +111,14 @@ pub enum CommandError {
 }
 
 impl CommandError {
+    /// Whether a sender or a recipient is refused by it.
+    pub fn is_of_envelope(&self) -> bool {
+        matches!(
+            self,
+            Self::Sender(_) | Self::Recipient(_) | Self::NonAsciiSender
+        )
+    }
+
     /// The reply that refuses the command.
     pub fn reply(&self) -> Reply {
         let (code, enhanced) = match self {

@@ -3,12 +3,15 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use memchr::memchr;
+use rustix::net::{RecvFlags, recv};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::reply::Reply;
@@ -20,6 +23,10 @@ const READ_SIZE: usize = 16 << 10;
 const LINE_READ_SIZE: usize = 1000;
 /// Replies that wait for the client to read; more would be a client that never does.
 const MOST_OUTPUT: usize = 64 << 10;
+
+/// How long, and for how many octets, a peer that is told its last words is listened to.
+const LINGERING: Duration = Duration::from_secs(2);
+const MOST_LINGERING: usize = 1 << 20;
 
 /// A stream of octets.
 pub enum Stream {
@@ -42,6 +49,32 @@ macro_rules! each {
             Stream::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     };
+}
+
+impl Stream {
+    /// Whether there is anything to be read from the kernel, or the end. What the runtime knows of that may be old.
+    fn is_readable(&self) -> bool {
+        let mut octet = [0; 1];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let peeked = match self {
+            Stream::Tcp(stream) => recv(stream, &mut octet, flags),
+            Stream::Unix(stream) => recv(stream, &mut octet, flags),
+            Stream::Tls(stream) => recv(stream.get_ref().0, &mut octet, flags),
+            Stream::Closed => return true,
+        };
+        // Anything but "nothing yet" is something.
+        !matches!(peeked, Err(rustix::io::Errno::AGAIN))
+    }
+
+    /// Waits until the runtime knows as well.
+    async fn readable(&self) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.readable().await,
+            Stream::Unix(stream) => stream.readable().await,
+            Stream::Tls(stream) => stream.get_ref().0.readable().await,
+            Stream::Closed => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
 }
 
 impl AsyncRead for Stream {
@@ -112,13 +145,16 @@ impl Connection {
         &mut self.output
     }
 
-    /// Writes what is queued.
+    /// Writes what is queued. Given up in between, it goes on where it was: nothing is written twice.
     pub async fn flush(&mut self) -> io::Result<()> {
-        if !self.output.is_empty() {
-            self.stream.write_all(&self.output).await?;
-            self.output.clear();
-            self.output.shrink_to(READ_SIZE);
+        while !self.output.is_empty() {
+            let written = self.stream.write(&self.output).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.output.drain(..written);
         }
+        self.output.shrink_to(READ_SIZE);
         self.stream.flush().await
     }
 
@@ -175,8 +211,37 @@ impl Connection {
         }
     }
 
+    /// Whether more has come with what was read last.
+    pub fn has_unread(&self) -> bool {
+        !self.input.is_empty()
+    }
+
     /// Whether the peer has said something that was not read yet, or has closed. Nothing is waited for.
-    pub fn has_more(&mut self) -> bool {
+    pub async fn has_more(&mut self) -> bool {
+        // Whatever else the task has done: an empty budget would read as silence.
+        tokio::task::unconstrained(async {
+            loop {
+                if self.has_read_more() {
+                    return true;
+                }
+                if !self.stream.is_readable() {
+                    return false;
+                }
+                // The kernel has more than the runtime knows of. It need not be words: TLS has its own messages.
+                if self.stream.readable().await.is_err() {
+                    return true;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Whether anything has come from the peer since the last reply, even if it is no word of its protocol.
+    pub fn is_silent(&mut self) -> bool {
+        !self.has_read_more() && !self.stream.is_readable()
+    }
+
+    fn has_read_more(&mut self) -> bool {
         if !self.input.is_empty() {
             return true;
         }
@@ -260,5 +325,25 @@ impl Connection {
         if let Stream::Tls(stream) = &mut self.stream {
             let _ = stream.shutdown().await;
         }
+    }
+
+    /// Closes so that the peer sees what it was told last. The kernel resets a connection that is closed with
+    /// input unread (RFC 9293 §3.10.4), and what was sent before may be lost with it: so the rest of the input is
+    /// read, for a moment.
+    pub async fn close_gently(&mut self) {
+        if self.flush().await.is_err() || self.stream.shutdown().await.is_err() {
+            return;
+        }
+        let mut rest = [0; LINE_READ_SIZE];
+        let reading = async {
+            let mut read = 0;
+            while read < MOST_LINGERING {
+                match self.stream.read(&mut rest).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(octets) => read += octets,
+                }
+            }
+        };
+        let _ = timeout(LINGERING, reading).await;
     }
 }

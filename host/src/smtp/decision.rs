@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::outbound::Lane;
 use super::reply::Reply;
 use crate::json::trust_name;
-use crate::log;
 use crate::metrics::Metrics;
 use crate::policies::{Table, Tenant, unavailable};
-use crate::sandbox::interface::{Context, Direction, Finding, Verdict};
+use crate::sandbox::interface::{Certificate, Context, Direction, Finding, Verdict};
 use crate::sandbox::{EvaluationError, Instance, Sandbox};
 
 /// A session talks to few organizations; one that talks to more has the oldest instance dropped.
@@ -105,8 +105,10 @@ impl Instances {
             None => Instance::new(&self.sandbox, module).await,
         };
         match self.ask(tenant, asked, context).await {
-            Ok(verdict) if is_of(&verdict, context.direction) => Ok(verdict),
-            Ok(_) => Err(Failed::new("invalid", other_direction(context.direction))),
+            Ok(verdict) => match check(&verdict, context.direction) {
+                Ok(()) => Ok(verdict),
+                Err(reason) => Err(Failed::new("invalid", &reason)),
+            },
             Err(error) => Err(Failed::new(error.failure.name(), &error.to_string())),
         }
     }
@@ -134,19 +136,20 @@ impl Instances {
     }
 }
 
-/// Whether a verdict is one for mail of that direction.
-fn is_of(verdict: &Verdict, direction: Direction) -> bool {
-    match verdict {
-        Verdict::Accept(_) => direction == Direction::Inbound,
-        Verdict::Deliver(_) => direction == Direction::Outbound,
-        Verdict::Reject(_) | Verdict::Defer(_) => true,
-    }
-}
-
-fn other_direction(asked: Direction) -> &'static str {
-    match asked {
-        Direction::Inbound => "the policy answers inbound mail with an outbound verdict",
-        Direction::Outbound => "the policy answers outbound mail with an inbound verdict",
+/// Whether a verdict is one for mail of that direction, and can be carried out.
+///
+/// # Errors
+/// Why it is none.
+pub fn check(verdict: &Verdict, asked: Direction) -> Result<(), String> {
+    match (verdict, asked) {
+        (Verdict::Accept(_), Direction::Outbound) => {
+            Err("the policy answers outbound mail with an inbound verdict".into())
+        }
+        (Verdict::Deliver(_), Direction::Inbound) => {
+            Err("the policy answers inbound mail with an outbound verdict".into())
+        }
+        (Verdict::Deliver(delivery), _) => Lane::check(delivery),
+        _ => Ok(()),
     }
 }
 
@@ -188,10 +191,15 @@ pub fn with_id(reply: &Reply, id: &str) -> Reply {
     if text.ends_with(&mark) {
         return reply.clone();
     }
-    let text = &text[..text.floor_char_boundary(LONGEST_TEXT.min(text.len()))];
+    // Of several lines, which another server has written, the last one has it.
+    let (before, last) = match text.rsplit_once('\n') {
+        Some((before, last)) => (format!("{before}\n"), last),
+        None => (String::new(), text),
+    };
+    let last = &last[..last.floor_char_boundary(LONGEST_TEXT.min(last.len()))];
     let class = (reply.code() / 100) as u8;
     let enhanced = reply.enhanced().unwrap_or_else(|| (class, 0, 0).into());
-    Reply::new(reply.code(), enhanced, format!("{text}{mark}"))
+    Reply::new(reply.code(), enhanced, format!("{before}{last}{mark}"))
 }
 
 /// A policy's text on one line, without control characters.
@@ -250,15 +258,24 @@ pub fn log(
         connector = shorten(&connector),
         failed = shorten(failed),
         audit = shorten(&audited(audit)),
-        client = %log::client(client),
+        client = %crate::log::client(client),
         tls,
         certificate = trust,
-        from = &*log::mailbox(&context.mail_from),
-        to = &*log::mailbox(&context.rcpt_to),
+        certificate_names = certificate.map(|it| listed(&it.dns_names)),
+        certificate_issuer = certificate.map(|it| shorten(&it.issuer)),
+        certificate_sha256 = certificate.map(fingerprint),
+        from = &*crate::log::mailbox(&context.mail_from),
+        to = &*crate::log::mailbox(&context.rcpt_to),
         session,
         transaction = id,
         "decision"
     );
+}
+
+/// The SHA-256 of a certificate, as `openssl x509 -fingerprint` has it without colons.
+fn fingerprint(certificate: &Certificate) -> String {
+    let (a, b, c, d) = certificate.sha256;
+    format!("{a:016x}{b:016x}{c:016x}{d:016x}")
 }
 
 /// What of a module's words is logged.

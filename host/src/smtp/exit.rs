@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use super::next_hop::{Client, Handover, NextHop, Offer};
 use super::outbound::{Lane, Outbound};
 use super::relay::Sender;
@@ -17,8 +19,8 @@ pub enum Exit {
     NextHop(Arc<NextHop>),
     /// Mail from the organization goes to partners.
     Partners {
-        /// Who may send.
-        admission: Admission,
+        /// Who may send. A reload of the configuration exchanges it.
+        admission: ArcSwap<Admission>,
         /// The way out.
         outbound: Arc<Outbound>,
     },
@@ -85,11 +87,13 @@ impl Exit {
         way: &Way,
         client: &Client,
         sender: Sender<'_>,
+        is_in_a_hurry: bool,
     ) -> Result<Handover, Reply> {
         match (self, way) {
             (Exit::NextHop(next_hop), Way::NextHop) => next_hop.begin(client, sender).await,
             (Exit::Partners { outbound, .. }, Way::Lane(lane)) => {
-                outbound.begin(lane, sender).await.map(Handover::pooled)
+                let begun = outbound.begin(lane, sender, is_in_a_hurry).await;
+                begun.map(Handover::pooled)
             }
             // A listener has one kind of exit, and makes ways for it only.
             _ => Err(Reply::new(451, (4, 3, 5), "no way out of this listener")),

@@ -17,6 +17,10 @@ use super::address::{Address, AddressError, find_unquoted, quoted_string_length}
 /// The largest header section in octets, with the empty line that ends it, unless set otherwise.
 pub const MAX_HEADER: usize = 256 * 1024;
 
+/// How many addresses of an unclear From field are held against the rules, and how long the domain of one may be.
+const MOST_PLAUSIBLE: usize = 200;
+const MAX_PLAUSIBLE: usize = 1024;
+
 /// The longest From field. It bounds the work, which can be quadratic in encoded words.
 const MAX_FROM: usize = 8 * 1024;
 
@@ -139,8 +143,8 @@ pub enum FromError {
     /// The From field is over 8 KiB.
     #[error("the From field is too long")]
     TooLong,
-    /// The From field is not UTF-8 or has control characters.
-    #[error("the From field has control characters or is not UTF-8")]
+    /// The From field has control characters.
+    #[error("the From field has control characters")]
     Undecodable,
     /// The From field is no list of mailboxes and groups.
     #[error("the From field is malformed")]
@@ -170,6 +174,133 @@ pub fn from_addresses(header: &[u8]) -> Result<Vec<String>, FromError> {
         return Err(FromError::Ambiguous);
     }
     Ok(addresses.iter().map(Address::to_string).collect())
+}
+
+/// All addresses that any reader could take from what could be the From field of a header section, where it cannot be
+/// read clearly. There may be some among them that nobody would take; `None` if there are too many to tell.
+///
+/// Rules only restrict, so a message that satisfies them with all of these satisfies them with any. Of each address
+/// the domain is right; a local part that is not clear is left out.
+pub fn plausible_addresses(header: &[u8]) -> Option<Vec<String>> {
+    let mut addresses = Vec::new();
+    for field in plausible_fields(header) {
+        for reading in readings(&field) {
+            for address in addresses_in(&reading) {
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+            if addresses.len() > MOST_PLAUSIBLE {
+                return None;
+            }
+        }
+    }
+    Some(addresses)
+}
+
+/// Whether a reader could take these octets before a colon for the name "From": octets that nobody sees do not count.
+fn is_from(name: &[u8]) -> bool {
+    let seen = name.iter().filter(|octet| octet.is_ascii_graphic());
+    seen.map(u8::to_ascii_lowercase).eq(*b"from")
+}
+
+/// The values of all lines that a reader could take for a From field, wherever they stand, with what follows them
+/// folded.
+fn plausible_fields(header: &[u8]) -> Vec<Vec<u8>> {
+    let mut fields: Vec<Vec<u8>> = Vec::new();
+    let mut is_inside = false;
+    for line in header.split(|octet| matches!(octet, b'\n' | b'\r')) {
+        let colon = memchr::memchr(b':', line);
+        match colon {
+            Some(colon) if is_from(&line[..colon]) => {
+                fields.push(line[colon + 1..].to_vec());
+                is_inside = true;
+            }
+            // Some readers take "From someone" of old mailboxes for one.
+            _ if line.len() > 5 && line[..5].eq_ignore_ascii_case(b"from ") => {
+                fields.push(line[5..].to_vec());
+                is_inside = true;
+            }
+            _ if line.is_empty()
+                || is_inside && line.first().is_some_and(|it| !it.is_ascii_alphanumeric()) =>
+            {
+                if let Some(field) = fields.last_mut().filter(|_| is_inside) {
+                    field.extend_from_slice(line);
+                }
+            }
+            _ => is_inside = false,
+        }
+    }
+    fields
+}
+
+/// How readers may understand the octets of a field.
+fn readings(field: &[u8]) -> Vec<String> {
+    let decoded = String::from_utf8_lossy(field).into_owned();
+    let latin: String = field.iter().map(|octet| char::from(*octet)).collect();
+    let plain: String = field
+        .iter()
+        .filter(|octet| (b' '..=b'~').contains(*octet))
+        .map(|octet| char::from(*octet))
+        .collect();
+    let mut all = vec![decoded, latin, plain];
+    // Some readers decode encoded words wherever they stand.
+    for text in all.clone() {
+        let line = format!("{text}\r\n");
+        let mut stream = MessageStream::new(line.as_bytes());
+        if let HeaderValue::Text(words) = stream.parse_unstructured() {
+            all.push(words.into_owned());
+        }
+    }
+    let without = |text: &str, unwanted: fn(char) -> bool| text.replace(unwanted, "");
+    for text in all.clone() {
+        let bare = without_nested(&text);
+        let is_sign = |character: char| {
+            character.is_whitespace()
+                || character.is_control()
+                || "\"\\<>()[]{}".contains(character)
+        };
+        all.push(without(&bare, is_sign));
+        all.push(without(&text, is_sign));
+        all.push(bare);
+    }
+    all
+}
+
+/// A text without what stands in parentheses, closed or not.
+fn without_nested(text: &str) -> String {
+    let mut depth = 0_u32;
+    let outside = |character: &char| {
+        match character {
+            '(' => depth += 1,
+            ')' => {
+                depth = depth.saturating_sub(1);
+                return false;
+            }
+            _ => {}
+        }
+        depth == 0
+    };
+    text.chars().filter(outside).collect()
+}
+
+/// Whatever could be the domain of an address: what follows an `@`.
+fn addresses_in(text: &str) -> Vec<String> {
+    let is_part = |character: char| {
+        character.is_alphanumeric() || "-_.".contains(character) || !character.is_ascii()
+    };
+    let mut addresses = Vec::new();
+    for (at, sign) in text.match_indices(['@', '\u{ff20}', '\u{fe6b}']) {
+        let behind = text[at + sign.len()..].trim_start();
+        let end = behind
+            .find(|character| !is_part(character))
+            .unwrap_or(behind.len());
+        let domain = behind[..end].trim_matches('.');
+        if !domain.is_empty() && domain.len() <= MAX_PLAUSIBLE {
+            addresses.push(format!("unclear@{domain}"));
+        }
+    }
+    addresses
 }
 
 /// How many Received fields a header section has; many of them mean a loop (RFC 5321 §6.3).
@@ -285,7 +416,9 @@ fn unfold(value: &[u8]) -> Result<String, FromError> {
     if value.len() > MAX_FROM {
         return Err(FromError::TooLong);
     }
-    let value = std::str::from_utf8(value).map_err(|_| FromError::Undecodable)?;
+    // Display names of old programs are in some character set of theirs. No address is: one that is not UTF-8 has
+    // U+FFFD in it, which is no character of an address.
+    let value = String::from_utf8_lossy(value);
     let value = value.replace("\r\n", "").replace('\t', " ");
     if value.contains(char::is_control) {
         return Err(FromError::Undecodable);
@@ -556,7 +689,58 @@ mod tests {
             assert_eq!(from(value), Err(error), "{value:?}");
         }
         let latin1 = from_addresses(b"From: J\xf6rg <a@b>\r\n\r\n");
-        assert_eq!(latin1, Err(Undecodable));
+        assert_eq!(latin1, Ok(vec!["a@b".to_owned()]));
+        let latin1 = from_addresses(b"From: a@b\xf6c\r\n\r\n");
+        assert_eq!(latin1, Err(BadAddress(AddressError::Domain)));
+    }
+
+    #[test]
+    fn unclear_fields_are_read_in_every_way() {
+        for (header, domains) in [
+            (&b"From: Doe, J <a@b.test>\r\n"[..], &["b.test"][..]),
+            (b"From: X: Y <a@b.test>\r\n", &["b.test"]),
+            (b"From: J\xf6rg, x <a@b.test>\r\n", &["b.test"]),
+            (
+                b"From: a@b.test\r\nFrom: c@d.test\r\n",
+                &["b.test", "d.test"],
+            ),
+            (b"From: a@b.test <c@d.test>\r\n", &["b.test", "d.test"]),
+            (b"From: =?utf-8?q?a=40b.test?=\r\n", &["b.test"]),
+            (
+                b"From: =?utf-8?q?a?= =?utf-8?q?=40b.test?=\r\n",
+                &["b.test"],
+            ),
+            (b"From: a@b(x)ank.test\r\n", &["bank.test"]),
+            (b"From: a@b ank.test\r\n", &["bank.test"]),
+            (b"From: a@\"bank.test\"\r\n", &["bank.test"]),
+            (b"From: a@bank\\.test\r\n", &["bank.test"]),
+            (b"From: a@b\xffank.test\r\n", &["bank.test"]),
+            (b"From: a@\r\n bank.test\r\n", &["bank.test"]),
+            (b" From: a@b.test\r\n", &["b.test"]),
+            (b"Subject: x\r\n From: a@b.test\r\n", &["b.test"]),
+            (b"\x0cFrom\xc2\xa0: a@b.test\r\n", &["b.test"]),
+            (b"From a@b.test\r\n", &["b.test"]),
+            (b"To: a@b.test\r\nSubject: @x\r\n", &[]),
+            (b"From: undisclosed:;\r\n", &[]),
+        ] {
+            let found = plausible_addresses(header).expect("few");
+            for domain in domains {
+                let wanted = format!("unclear@{domain}");
+                assert!(found.contains(&wanted), "{header:?}: {found:?}");
+            }
+            assert_eq!(
+                found.is_empty(),
+                domains.is_empty(),
+                "{header:?}: {found:?}"
+            );
+        }
+        let many: String = (0..1000)
+            .map(|number| format!("a@b{number}.test "))
+            .collect();
+        assert_eq!(
+            plausible_addresses(format!("From: {many}").as_bytes()),
+            None
+        );
     }
 
     #[test]
@@ -635,6 +819,20 @@ mod tests {
             if let Ok(addresses) = found {
                 prop_assert!(!addresses.is_empty());
                 prop_assert!(addresses.iter().all(|address| value.contains(address.as_str())));
+            }
+        }
+
+        /// Whatever is read clearly is plausible, too.
+        #[test]
+        fn clear_addresses_are_plausible(value in "[ab@.<>(),:;\"\\\\ =?\r\n\t]{0,24}") {
+            let header = format!("From: {value}\r\n\r\n");
+            if let (Ok(clear), Some(plausible)) =
+                (from_addresses(header.as_bytes()), plausible_addresses(header.as_bytes()))
+            {
+                for address in clear {
+                    let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
+                    prop_assert!(plausible.contains(&format!("unclear@{domain}")), "{address}");
+                }
             }
         }
 

@@ -14,11 +14,12 @@ use tokio::time::timeout;
 use super::connection::{Connection, Stream};
 use super::exit::Exit;
 use super::limits::{Doors, Full};
+use super::outbound::Dns;
+use super::partial::Partial;
 use super::proxy_protocol;
 use super::reply::Reply;
 use super::session::Session;
 use crate::config::{self, TlsMode};
-use crate::log;
 use crate::metrics::Metrics;
 use crate::policies::Policies;
 use crate::tls::ServerTls;
@@ -35,6 +36,8 @@ pub struct Server {
     pub settings: ArcSwap<Settings>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What became of messages whose recipients ended differently.
+    pub partial: Partial,
     /// Who is inside.
     pub doors: Arc<Doors>,
     /// Whether sessions are to end.
@@ -51,6 +54,8 @@ pub struct Settings {
     pub timeouts: config::Timeouts,
     /// The certificates, by the listener's number.
     pub tls: HashMap<usize, ServerTls>,
+    /// Whom to ask what clients' addresses are called, if anybody wants to know.
+    pub names: Option<Arc<Dns>>,
 }
 
 impl Settings {
@@ -115,7 +120,7 @@ impl Listener {
                     let (listener, server) = (self.clone(), server.clone());
                     tokio::spawn(async move {
                         if let Err(error) = listener.welcome(&server, stream, address).await {
-                            tracing::debug!(client = %log::client(address.ip()), %error, "connection lost before its session");
+                            tracing::debug!(client = %crate::log::client(address.ip()), %error, "connection lost before its session");
                         }
                     });
                 }
@@ -183,10 +188,10 @@ impl Listener {
         }
         let session = Session::new(server.clone(), self, settings, connection, client, local);
         let id = session.id().to_owned();
-        tracing::debug!(session = id, client = %log::client(client.ip()), "session begins");
+        tracing::debug!(session = id, client = %crate::log::client(client.ip()), "session begins");
         let _open = server.metrics.session();
         let end = session.run().await;
-        tracing::debug!(session = id, client = %log::client(client.ip()), ?end, "session ends");
+        tracing::debug!(session = id, client = %crate::log::client(client.ip()), ?end, "session ends");
         Ok(())
     }
 }
@@ -201,8 +206,8 @@ async fn turn_away(mut connection: Connection, client: SocketAddr, full: Full) -
         Full::House => "too many sessions, come again later",
         Full::Client => "too many sessions from your address, come again later",
     };
-    tracing::warn!(client = %log::client(client.ip()), reason = text, "turned away");
+    tracing::warn!(client = %crate::log::client(client.ip()), reason = text, "turned away");
     connection.queue(&Reply::new(421, (4, 7, 0), text));
-    timeout(Duration::from_secs(1), connection.close()).await?;
+    timeout(Duration::from_secs(1), connection.close_gently()).await?;
     Ok(())
 }

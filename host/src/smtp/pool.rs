@@ -12,7 +12,6 @@ use tokio::time::{Instant, interval, timeout};
 use super::relay::{NotBegun, Relay, Sender};
 use super::reply::Reply;
 use crate::config;
-use crate::log;
 
 /// How often idle connections are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -98,9 +97,11 @@ impl Pool {
         let mut state = self.lock();
         state.generation += 1;
         state.idle = 0;
-        let lanes = std::mem::take(&mut state.lanes);
+        // The turns stay: those in use count, whatever they were made with.
+        let idle = |lane: &mut Lane| std::mem::take(&mut lane.idle);
+        let idle: Vec<Idle> = state.lanes.values_mut().flat_map(idle).collect();
         drop(state);
-        part_with(lanes.into_values().flat_map(|lane| lane.idle));
+        part_with(idle);
     }
 
     /// Lets connections go that were idle too long, as long as the pool lives.
@@ -184,7 +185,7 @@ impl Turn {
                 Err(NotBegun::Lost(failure)) => {
                     tracing::debug!(
                         "an idle connection was closed: {}",
-                        log::words(&failure.to_string())
+                        crate::log::words(&failure.to_string())
                     );
                     self = lease.turn;
                 }

@@ -13,6 +13,8 @@ use crate::sandbox::interface::{Tls, Trust};
 pub struct Trace<'a> {
     /// The client's address.
     pub client: IpAddr,
+    /// The client's confirmed name.
+    pub name: Option<&'a str>,
     /// The argument of EHLO or HELO.
     pub helo: &'a str,
     /// Whether it was EHLO.
@@ -32,9 +34,11 @@ pub struct Trace<'a> {
 impl Trace<'_> {
     /// The field with its CRLF. The client's words are stripped of what could end it.
     pub fn field(&self, now: OffsetDateTime) -> String {
+        let name = self.name.map(|name| format!("{} ", atom(name)));
         let mut field = format!(
-            "Received: from {} ({})\r\n",
+            "Received: from {} ({}{})\r\n",
             atom(self.helo),
+            name.unwrap_or_default(),
             literal(self.client)
         );
         // Writing to a string cannot fail.
@@ -126,6 +130,7 @@ mod tests {
     fn what_a_client_says_cannot_end_the_field() {
         let trace = Trace {
             client: "::ffff:192.0.2.1".parse().unwrap(),
+            name: Some("a) b.test"),
             helo: "a)\r\nSubject: x",
             esmtp: true,
             tls: None,
@@ -136,7 +141,7 @@ mod tests {
         };
         assert_eq!(
             trace.field(OffsetDateTime::UNIX_EPOCH),
-            "Received: from a???Subject:?x ([192.0.2.1])\r\n\
+            "Received: from a???Subject:?x (a??b.test [192.0.2.1])\r\n\
              \tby mx.contoso.com with ESMTP id abc.1\r\n\
              \tfor <b@contoso.com>;\r\n\
              \tThu, 01 Jan 1970 00:00:00 +0000\r\n"

@@ -18,7 +18,6 @@ use super::connection::{Connection, Stream};
 use super::data::DataEncoder;
 use super::reply::{Capabilities, Reply, SizeLimit};
 use crate::config;
-use crate::log;
 
 /// Content that is gathered before it is written.
 const WRITE_SIZE: usize = 32 << 10;
@@ -101,7 +100,6 @@ impl fmt::Display for HopFailure {
 impl HopFailure {
     /// What the client is told. It is always a reason to try again: the mail was not refused.
     pub fn reply(&self) -> Reply {
-        tracing::warn!("next hop {}", log::words(&self.to_string()));
         let enhanced = match &self.cause {
             Cause::Io(_) if self.step == CONNECT => (4, 4, 1),
             _ => (4, 4, 2),
@@ -116,7 +114,7 @@ impl HopFailure {
             }
             _ => "the connection to the next hop failed, try again later".into(),
         };
-        Reply::new(451, enhanced, text)
+        Reply::new(451, enhanced, text).because(self.to_string())
     }
 }
 
@@ -174,6 +172,30 @@ impl NotBegun {
     }
 }
 
+/// What a server says to the end of a message.
+pub enum Finished {
+    /// SMTP: the same for all recipients.
+    All(Reply),
+    /// LMTP: to each of those that it has taken, in their order.
+    Each(Vec<Reply>),
+}
+
+impl Finished {
+    /// What was said to a recipient.
+    pub fn of(&self, number: usize) -> Reply {
+        match self {
+            Finished::All(reply) => reply.clone(),
+            Finished::Each(replies) => replies.get(number).cloned().unwrap_or_else(|| {
+                Reply::new(
+                    451,
+                    (4, 3, 0),
+                    "the next hop has not answered for this recipient",
+                )
+            }),
+        }
+    }
+}
+
 /// What came of asking for TLS.
 pub enum StartTls {
     /// The session is encrypted.
@@ -224,13 +246,22 @@ impl Relay {
         Ok(name.unwrap_or_default().to_owned())
     }
 
+    /// How it speaks with the server.
+    pub fn manner(&self) -> &Manner {
+        &self.manner
+    }
+
     /// Says EHLO or LHLO, and learns what the server can do.
     pub async fn hello(&mut self) -> Result<(), HopFailure> {
+        self.hello_as(None).await
+    }
+
+    /// The same in another one's name.
+    pub async fn hello_as(&mut self, name: Option<&str>) -> Result<(), HopFailure> {
         let lmtp = self.manner.lmtp;
         let verb = if lmtp { "LHLO" } else { "EHLO" };
-        let reply = self
-            .command("EHLO", &format!("{verb} {}", self.manner.hostname))
-            .await?;
+        let name = name.unwrap_or(&self.manner.hostname).to_owned();
+        let reply = self.command("EHLO", &format!("{verb} {name}")).await?;
         if reply.is_positive() {
             self.capabilities = Capabilities::from_ehlo(&reply);
             return Ok(());
@@ -240,9 +271,7 @@ impl Relay {
         }
         // RFC 5321 §4.1.4: a server that does not know EHLO knows HELO.
         self.capabilities = Capabilities::default();
-        let reply = self
-            .command("HELO", &format!("HELO {}", self.manner.hostname))
-            .await?;
+        let reply = self.command("HELO", &format!("HELO {name}")).await?;
         if reply.is_positive() {
             Ok(())
         } else {
@@ -298,7 +327,7 @@ impl Relay {
     /// Whether the session can go on, and all that was said on either side has been heard: what is left
     /// would be taken for an answer to the next transaction.
     pub fn is_in_step(&mut self) -> bool {
-        self.usable && self.connection.output().is_empty() && !self.connection.has_more()
+        self.usable && self.connection.output().is_empty() && self.connection.is_silent()
     }
 
     /// Begins a transaction.
@@ -402,35 +431,33 @@ impl Relay {
     }
 
     /// Ends the message, and waits for the server to have it.
-    pub async fn finish(&mut self) -> Reply {
+    pub async fn finish(&mut self) -> Finished {
         let Some(encoder) = self.encoder.take() else {
-            return Reply::new(451, (4, 3, 0), "the message was given up");
+            return Finished::All(Reply::new(451, (4, 3, 0), "the message was given up"));
         };
-        if let Err(failure) = self.see_that_it_waits("end of data") {
-            return match &failure.cause {
+        if let Err(failure) = self.see_that_it_waits("end of data").await {
+            return Finished::All(match &failure.cause {
                 // It will not have the message. Nor can it, without the end.
                 Cause::Refused(reply) => passed_on(reply),
                 _ => failure.reply(),
-            };
+            });
         }
         encoder.finish(self.connection.output());
         if !self.manner.lmtp {
             let reply = self
                 .expect_reply("end of data", self.manner.timeouts.final_reply)
                 .await;
-            return reply.map_or_else(|failure| failure.reply(), |reply| passed_on(&reply));
+            let reply = reply.map_or_else(|failure| failure.reply(), |reply| passed_on(&reply));
+            return Finished::All(reply);
         }
         let mut replies = Vec::new();
-        for recipient in std::mem::take(&mut self.recipients) {
-            match self
+        for _ in std::mem::take(&mut self.recipients) {
+            let reply = self
                 .expect_reply("end of data", self.manner.timeouts.final_reply)
-                .await
-            {
-                Ok(reply) => replies.push((recipient, passed_on(&reply))),
-                Err(failure) => replies.push((recipient, failure.reply())),
-            }
+                .await;
+            replies.push(reply.map_or_else(|failure| failure.reply(), |reply| passed_on(&reply)));
         }
-        joint(&replies)
+        Finished::Each(replies)
     }
 
     /// Gives the transaction up. In the middle of a message only the end of the connection does that:
@@ -447,8 +474,12 @@ impl Relay {
         }
     }
 
-    /// Ends the session politely, if it has not ended yet.
+    /// Ends the session politely, if it has not ended yet. In the middle of a message anything that is said would
+    /// be part of it.
     pub async fn quit(&mut self) {
+        if self.encoder.take().is_some() {
+            self.usable = false;
+        }
         if self.usable {
             self.usable = false;
             self.connection.output().extend_from_slice(b"QUIT\r\n");
@@ -467,7 +498,7 @@ impl Relay {
 
     /// Says a command line, and gives the reply.
     pub async fn command(&mut self, step: &'static str, line: &str) -> Result<Reply, HopFailure> {
-        self.see_that_it_waits(step)?;
+        self.see_that_it_waits(step).await?;
         let output = self.connection.output();
         output.extend_from_slice(line.as_bytes());
         output.extend_from_slice(b"\r\n");
@@ -476,11 +507,11 @@ impl Relay {
 
     /// A server has to wait for what it answers. One that does not, or somebody in its place, would have
     /// its words taken for the answer to something else from then on.
-    fn see_that_it_waits(&mut self, step: &'static str) -> Result<(), HopFailure> {
+    async fn see_that_it_waits(&mut self, step: &'static str) -> Result<(), HopFailure> {
         if !self.usable {
             return Err(self.broken(step, Cause::Closed));
         }
-        if !self.connection.has_more() {
+        if !self.connection.has_more().await {
             return Ok(());
         }
         let cause = match Reply::parse(&self.connection.input) {
@@ -546,33 +577,4 @@ fn passed_on(reply: &Reply) -> Reply {
         Some(enhanced) => Reply::new(code, enhanced, reply.text()),
         None => Reply::new(code, (class, 0, 0), reply.text()),
     }
-}
-
-/// The one reply that SMTP has for the many of LMTP. Where they differ, the client is told who did
-/// not get the message: as a temporary failure only if nobody got it, since trying again would
-/// double it for the others.
-fn joint(replies: &[(String, Reply)]) -> Reply {
-    let failed: Vec<&(String, Reply)> = replies
-        .iter()
-        .filter(|(_, reply)| !reply.is_positive())
-        .collect();
-    let Some((_, first)) = failed.first() else {
-        return replies.first().map_or_else(
-            || Reply::new(451, (4, 3, 0), "the next hop took no recipient"),
-            |(_, reply)| reply.clone(),
-        );
-    };
-    if failed.len() == replies.len() {
-        let transient = failed.iter().find(|(_, reply)| reply.is_transient());
-        return transient.map_or_else(|| first.clone(), |(_, reply)| reply.clone());
-    }
-    let names: Vec<String> = failed
-        .iter()
-        .map(|(recipient, reply)| format!("<{recipient}>: {} {}", reply.code(), reply.text()))
-        .collect();
-    Reply::new(
-        554,
-        (5, 0, 0),
-        format!("delivered, but not to {}", names.join("; ")),
-    )
 }

@@ -90,6 +90,10 @@ pub struct Reply {
     code: u16,
     enhanced: Option<EnhancedCode>,
     text: String,
+    /// What the log is told beyond the text.
+    cause: Option<Box<str>>,
+    /// Whether the client reads UTF-8.
+    is_utf8: bool,
 }
 
 impl Reply {
@@ -112,7 +116,32 @@ impl Reply {
             code: if is_reply_code(code) { code } else { 451 },
             enhanced: None,
             text: text.into(),
+            cause: None,
+            is_utf8: false,
         }
+    }
+
+    /// The same reply with what the log is told of its cause. The client is not.
+    pub fn because(mut self, cause: impl Into<String>) -> Self {
+        self.cause = Some(cause.into().into());
+        self
+    }
+
+    /// The same for a client that has said SMTPUTF8 (RFC 6531 §3.5).
+    pub fn in_utf8(mut self) -> Self {
+        self.is_utf8 = true;
+        self
+    }
+
+    /// The same with another code of its class.
+    pub fn with_code(mut self, code: u16) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// What the log is told of its cause.
+    pub fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
     }
 
     /// A refusal with values from a policy module, which are not trusted.
@@ -132,11 +161,9 @@ impl Reply {
             _ if permanent => EnhancedCode::from((5, 7, 1)),
             _ => EnhancedCode::from((4, 7, 1)),
         };
-        let readable = text
-            .chars()
-            .any(|character| character.is_ascii_alphanumeric());
+        let readable = text.chars().any(|character| character.is_alphanumeric());
         let text = if readable { text } else { "refused by policy" };
-        let lines: Vec<String> = written_lines(text).map(sanitized).collect();
+        let lines: Vec<String> = written_lines(text).map(printable).collect();
         Self::new(code, enhanced, lines.join("\n"))
     }
 
@@ -180,8 +207,9 @@ impl Reply {
         self.code / 100 == 5
     }
 
-    /// Appends the reply in wire form. The enhanced code stands on every line (RFC 2034 §4), and
-    /// what is not printable ASCII becomes `?` (textstring, RFC 5321 §4.2).
+    /// Appends the reply in wire form. The enhanced code stands on every line (RFC 2034 §4). For clients that have not
+    /// said SMTPUTF8 other scripts are transliterated, and what is not printable then becomes `?` (textstring, RFC 5321
+    /// §4.2).
     pub fn write(&self, out: &mut Vec<u8>) {
         let lines: Vec<&str> = written_lines(&self.text).collect();
         // An empty text still makes one line.
@@ -197,8 +225,11 @@ impl Reply {
             Some(enhanced) => format!("{}{separator}{enhanced} ", self.code),
             None => format!("{}{separator}", self.code),
         };
-        line.push_str(&sanitized(text));
-        line.truncate(MAX_WRITTEN_LINE - 2);
+        line.push_str(&match self.is_utf8 {
+            true => printable(text),
+            false => transliterated(text),
+        });
+        line.truncate(line.floor_char_boundary(MAX_WRITTEN_LINE - 2));
         out.extend_from_slice(line.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
@@ -230,6 +261,8 @@ impl Reply {
                     code,
                     enhanced,
                     text,
+                    cause: None,
+                    is_utf8: false,
                 };
                 return Ok(Some((reply, consumed)));
             }
@@ -247,13 +280,29 @@ fn written_lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines().take(MAX_WRITTEN_LINES)
 }
 
-/// Replaces every character that is not printable ASCII by `?`.
-fn sanitized(line: &str) -> String {
-    let printable = |character| match character {
-        ' '..='~' => character,
-        _ => '?',
+/// Replaces by `?` what controls a terminal, or the order in which it shows the rest.
+fn printable(line: &str) -> String {
+    let is_hidden = |character: char| {
+        character.is_control()
+            || matches!(character, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffd}')
     };
-    line.chars().take(MAX_WRITTEN_LINE).map(printable).collect()
+    let shown = |character| if is_hidden(character) { '?' } else { character };
+    line.chars().take(MAX_WRITTEN_LINE).map(shown).collect()
+}
+
+/// In printable ASCII, so that a person may recognize what was meant.
+fn transliterated(line: &str) -> String {
+    let mut text = String::new();
+    for character in printable(line).chars() {
+        match character {
+            ' '..='~' => text.push(character),
+            other => match any_ascii::any_ascii_char(other) {
+                "" => text.push('?'),
+                ascii => text.extend(ascii.chars().filter(|it| (' '..='~').contains(it))),
+            },
+        }
+    }
+    text
 }
 
 /// Why the octets of a next hop are not a reply.

@@ -5,39 +5,23 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::client::Resumption;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsConnector;
 
+use super::files::Pair;
 use super::verifier::AnyPeer;
-use super::{TlsError, certificates, file_error};
+use super::{TlsError, curves};
 
-/// Sessions that are kept for resumption, which spares a partner's server and ours a full handshake.
-const SESSIONS: usize = 1024;
-
-/// What a client needs for handshakes. Any certificate completes one: what it is worth is judged
-/// afterwards, of a resumed session too.
+/// What a client needs for handshakes. Any certificate completes one: what it is worth is judged afterwards.
 #[derive(Clone)]
 pub struct ClientTls {
     connector: TlsConnector,
-    identity: Option<Arc<Identity>>,
-}
-
-/// The certificate that is shown to servers that ask, and its key.
-struct Identity {
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    /// The certificate that is shown to servers that ask, and its key.
+    identity: Option<Pair>,
 }
 
 impl PartialEq for ClientTls {
     fn eq(&self, other: &Self) -> bool {
-        match (&self.identity, &other.identity) {
-            (None, None) => true,
-            (Some(own), Some(other)) => {
-                own.chain == other.chain && own.key.secret_der() == other.key.secret_der()
-            }
-            _ => false,
-        }
+        self.identity == other.identity
     }
 }
 
@@ -55,32 +39,36 @@ impl ClientTls {
     /// # Errors
     /// Names the file and what is wrong with it.
     pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let chain = certificates(certificate)?;
-        let key = PrivateKeyDer::from_pem_file(key).map_err(|error| file_error(key, error))?;
-        ClientTls::new(Some(Identity { chain, key })).map_err(|source| TlsError::Config {
+        let pair = Pair::read(certificate, key)?;
+        ClientTls::new(Some(pair)).map_err(|source| TlsError::Config {
             path: certificate.into(),
             source,
         })
     }
 
-    fn new(identity: Option<Identity>) -> Result<Self, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    fn new(identity: Option<Pair>) -> Result<Self, rustls::Error> {
+        let provider = curves::provider();
         let verifier = Arc::new(AnyPeer::new(&provider));
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
-        let mut config = match &identity {
-            Some(Identity { chain, key }) => {
-                builder.with_client_auth_cert(chain.clone(), key.clone_key())?
-            }
+        let mut config = match identity.clone() {
+            Some(Pair { chain, key, .. }) => builder.with_client_auth_cert(chain, key)?,
             None => builder.with_no_client_auth(),
         };
-        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        // In a resumed session no certificate is shown: the one of the first handshake would be judged, however
+        // long the server has had another one.
+        config.resumption = Resumption::disabled();
         Ok(ClientTls {
             connector: TlsConnector::from(Arc::new(config)),
-            identity: identity.map(Arc::new),
+            identity,
         })
+    }
+
+    /// The certificate that is shown, with its key.
+    pub fn identity(&self) -> Option<&Pair> {
+        self.identity.as_ref()
     }
 
     /// What the handshake is done with.

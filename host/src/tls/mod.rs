@@ -2,21 +2,27 @@
 
 pub mod certificate;
 mod client;
+mod curves;
+mod files;
 pub mod names;
+mod path;
+mod roots;
 mod verifier;
 
 pub use client::ClientTls;
+pub use files::{Pair, certificates};
+pub use path::{Anchors, Purpose};
+pub use roots::Roots;
+pub use verifier::is_provable;
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::NoServerSessionStorage;
-use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, ServerConnection};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::sandbox::interface::Tls;
 use verifier::AnyPeer;
@@ -35,7 +41,7 @@ pub enum TlsError {
     /// The TLS provider lacks what is needed.
     #[error("TLS cannot be used: {0}")]
     Provider(rustls::Error),
-    /// The certificate and the key do not belong together.
+    /// The certificate and the key cannot be used.
     #[error("{}: the certificate cannot be used: {source}", path.display())]
     Config {
         /// The certificate's file.
@@ -45,91 +51,43 @@ pub enum TlsError {
     },
 }
 
-/// The roots that the certificates of peers are judged against.
-#[derive(Clone, Debug)]
-pub struct Roots(Arc<RootCertStore>);
-
-impl PartialEq for Roots {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.roots == other.0.roots
-    }
-}
-
-impl Roots {
-    /// The certificates of a PEM file.
-    ///
-    /// # Errors
-    /// If it cannot be read or holds none.
-    pub fn from_file(path: &Path) -> Result<Self, TlsError> {
-        let mut store = RootCertStore::empty();
-        for certificate in certificates(path)? {
-            store
-                .add(certificate)
-                .map_err(|error| file_error(path, error))?;
-        }
-        Ok(Roots(Arc::new(store)))
-    }
-
-    /// The system's certificates.
-    pub fn of_system() -> Self {
-        let mut store = RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        for error in &found.errors {
-            tracing::warn!(%error, "a system root certificate cannot be read");
-        }
-        let (added, ignored) = store.add_parsable_certificates(found.certs);
-        tracing::debug!(added, ignored, "system root certificates");
-        if added == 0 {
-            tracing::warn!(
-                "the system has no root certificates: no peer's certificate will be trusted"
-            );
-        }
-        Roots(Arc::new(store))
-    }
-
-    /// The certificates themselves.
-    pub fn store(&self) -> &Arc<RootCertStore> {
-        &self.0
-    }
-}
-
 /// What a listener needs for handshakes.
 #[derive(Clone)]
 pub struct ServerTls {
     config: Arc<ServerConfig>,
     roots: Roots,
-    provider: Arc<CryptoProvider>,
+    pairs: Arc<[(PathBuf, Pair)]>,
 }
 
 impl ServerTls {
-    /// Reads the certificate and its key.
+    /// Reads the certificates and their keys: several of them for several names, or kinds of keys.
     ///
     /// # Errors
     /// Names the file and what is wrong with it.
-    pub fn from_files(certificate: &Path, key: &Path, roots: Roots) -> Result<Self, TlsError> {
-        let chain = certificates(certificate)?;
-        let key = PrivateKeyDer::from_pem_file(key).map_err(|error| file_error(key, error))?;
-        ServerTls::new(chain, key, roots).map_err(|source| TlsError::Config {
-            path: certificate.into(),
-            source,
-        })
+    pub fn from_files<'a>(
+        files: impl IntoIterator<Item = (&'a PathBuf, &'a PathBuf)>,
+        roots: Roots,
+    ) -> Result<Self, TlsError> {
+        let mut pairs = Vec::new();
+        for (certificate, key) in files {
+            pairs.push((certificate.clone(), Pair::read(certificate, key)?));
+        }
+        ServerTls::new(pairs, roots)
     }
 
-    /// From a chain and its key.
+    /// From chains and their keys, each with its file.
     ///
     /// # Errors
-    /// If they do not belong together.
-    pub fn new(
-        chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
-        roots: Roots,
-    ) -> Result<Self, rustls::Error> {
+    /// If one of them cannot be used.
+    pub fn new(pairs: Vec<(PathBuf, Pair)>, roots: Roots) -> Result<Self, TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier = Arc::new(AnyPeer::new(&provider));
-        let mut config = ServerConfig::builder_with_provider(provider.clone())
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        let resolver = ByName::new(&pairs, &provider)?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(TlsError::Provider)?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key)?;
+            .with_cert_resolver(Arc::new(resolver));
         // All suites are good ones; that the order is ours is what auditors ask for (RFC 9325 §4.2.1).
         config.ignore_client_order = true;
         // A resumed session would carry a certificate that was judged in the past, and tickets have made
@@ -139,8 +97,34 @@ impl ServerTls {
         Ok(ServerTls {
             config: Arc::new(config),
             roots,
-            provider,
+            pairs: pairs.into(),
         })
+    }
+
+    /// The same certificates, with which peers are judged by these roots.
+    pub fn with_roots(&self, roots: Roots) -> Self {
+        ServerTls {
+            roots,
+            ..self.clone()
+        }
+    }
+
+    /// The certificates, each with its file.
+    pub fn pairs(&self) -> &[(PathBuf, Pair)] {
+        &self.pairs
+    }
+
+    /// Whether one of the certificates is for a name.
+    pub fn has_name(&self, wanted: &str) -> bool {
+        let is_for = |(_, pair): &(PathBuf, Pair)| {
+            let own = pair.chain.first().map(|own| X509Certificate::from_der(own));
+            let names = match own {
+                Some(Ok((_, own))) => certificate::dns_names(&own),
+                _ => Vec::new(),
+            };
+            names.iter().any(|name| names::satisfies(name, wanted))
+        };
+        self.pairs.iter().any(is_for)
     }
 
     /// What the handshake is done with.
@@ -153,7 +137,8 @@ impl ServerTls {
         let suite = session.negotiated_cipher_suite();
         let certificate = session
             .peer_certificates()
-            .and_then(|chain| certificate::facts(chain, &self.roots.0, &self.provider));
+            .filter(|chain| !chain.is_empty())
+            .map(|chain| certificate::facts(chain, &self.roots));
         Tls {
             version: session.protocol_version().map_or(0, u16::from),
             cipher: suite
@@ -165,19 +150,47 @@ impl ServerTls {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = fs::read(path).map_err(|error: io::Error| file_error(path, error))?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let chain = chain.map_err(|error| file_error(path, error))?;
-    if chain.is_empty() {
-        return Err(file_error(path, "there is no certificate in it"));
+/// Certificates by the name that a client asks for (SNI, RFC 6066 §3) and the signatures that it can check. One that
+/// asks for no name, or for another one, is shown the first that it can check: its certificate may be pinned.
+#[derive(Debug)]
+struct ByName(Vec<(Vec<String>, Arc<CertifiedKey>)>);
+
+impl ByName {
+    fn new(pairs: &[(PathBuf, Pair)], provider: &CryptoProvider) -> Result<Self, TlsError> {
+        let mut all = Vec::new();
+        for (path, pair) in pairs {
+            let key = pair.key.clone_key();
+            let certified = CertifiedKey::from_der(pair.chain.clone(), key, provider);
+            let certified = certified.map_err(|source| TlsError::Config {
+                path: path.clone(),
+                source,
+            })?;
+            let own = pair.chain.first().map(|own| X509Certificate::from_der(own));
+            let names = match own {
+                Some(Ok((_, own))) => certificate::dns_names(&own),
+                _ => Vec::new(),
+            };
+            all.push((names, Arc::new(certified)));
+        }
+        Ok(ByName(all))
     }
-    Ok(chain)
 }
 
-fn file_error(path: &Path, reason: impl ToString) -> TlsError {
-    TlsError::File {
-        path: path.into(),
-        reason: reason.to_string(),
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let wanted = hello.server_name();
+        let is_for = |names: &[String]| {
+            wanted.is_some_and(|wanted| names.iter().any(|name| names::satisfies(name, wanted)))
+        };
+        let schemes = hello.signature_schemes();
+        let checkable =
+            |(_, key): &&(Vec<String>, Arc<CertifiedKey>)| key.key.choose_scheme(schemes).is_some();
+        let named = self.0.iter().filter(|(names, _)| is_for(names));
+        let chosen = named
+            .clone()
+            .find(checkable)
+            .or_else(|| self.0.iter().find(checkable))
+            .or_else(|| self.0.first());
+        chosen.map(|(_, key)| key.clone())
     }
 }

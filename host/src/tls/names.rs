@@ -101,7 +101,7 @@ mod tests {
         #[test]
         fn the_evaluator_agrees(
             wanted in "(\\*\\.)?[abX](\\.[abx]){1,2}",
-            presented in "(\\*\\.|\\*|a\\.\\*\\.|a\\*\\.)?([abx]\\.){0,2}[abx]\\.?",
+            presented in "(\\*\\.|\\*|a\\.\\*\\.|a\\*\\.|a /\\.|a{63}\\.|a{64}\\.|(a{62}\\.){4})?([abx]\\.){0,2}[abx]\\.?",
         ) {
             let rules = format!(
                 r#"{{"connectors": [{{"name": "n", "direction": "inbound", "from": {{"sender-domains": ["*"]}},

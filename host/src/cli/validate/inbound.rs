@@ -3,19 +3,18 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use serde::Serialize;
 
 use super::{Outcome, Validate};
-use crate::cli::policy::{Open, read};
+use crate::cli::policy::Open;
 use crate::json;
 use crate::sandbox::interface::{
     Certificate, Connector, Consideration, Context, Direction, Explanation, Tls,
 };
 use crate::smtp::outbound::probe::{Check, SOON, Status, certificate_report, left};
-use crate::tls::{Roots, certificate};
+use crate::tls::{Roots, certificate, certificates};
 
 /// How a partner stands before a connector.
 #[derive(Serialize)]
@@ -59,7 +58,17 @@ impl Validate {
         }
         match considered {
             Some(considered) if considered.matched => {
+                // Of a session without TLS or a certificate nothing more can be said.
+                let mut is_missing = false;
                 checks.extend(considered.requirements.iter().map(|requirement| {
+                    if is_missing
+                        && !requirement.satisfied
+                        && is_of_session(&requirement.requirement)
+                    {
+                        let name = name_of(&requirement.requirement);
+                        return Check::new(name, Status::None, &requirement.expected);
+                    }
+                    is_missing |= !requirement.satisfied && is_of_session(&requirement.requirement);
                     if !given {
                         return Check::new(
                             name_of(&requirement.requirement),
@@ -192,6 +201,11 @@ fn own<'a>(explanation: &'a Explanation, connector: &Connector) -> Option<&'a Co
         .find(|considered| considered.connector == connector.name)
 }
 
+/// Whether a requirement is one of TLS, each of which builds on the one before.
+fn is_of_session(requirement: &str) -> bool {
+    requirement.starts_with("tls") || requirement.starts_with("certificate")
+}
+
 fn check(requirement: &crate::sandbox::interface::RequirementOutcome) -> Check {
     let name = name_of(&requirement.requirement);
     if requirement.satisfied {
@@ -231,7 +245,7 @@ fn hint(requirement: &str) -> Option<&'static str> {
             "the partner's server has to be given a client certificate to show"
         }
         "certificate-untrusted" => {
-            "its authority is unknown here or its intermediates are missing: add the authority to trust.roots, or have the partner send the whole chain"
+            "its authority is unknown here or its intermediates are missing: add the authority to trust.additional-roots, or have the partner send the whole chain"
         }
         "certificate-name" => {
             "agree with the partner on the name, and put it into \"certificate-names\""
@@ -247,20 +261,11 @@ fn hint(requirement: &str) -> Option<&'static str> {
 }
 
 fn chain(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let pem = read(path)?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let chain = chain.with_context(|| format!("{}", path.display()))?;
-    if chain.is_empty() {
-        return Err(anyhow!("{}: there is no certificate in it", path.display()));
-    }
-    Ok(chain)
+    Ok(certificates(path)?)
 }
 
 fn facts(path: &Path, roots: &Roots) -> anyhow::Result<Certificate> {
-    let chain = chain(path)?;
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    certificate::facts(&chain, roots.store(), &provider)
-        .ok_or_else(|| anyhow!("{}: not a certificate", path.display()))
+    Ok(certificate::facts(&chain(path)?, roots))
 }
 
 /// A trusted certificate with these names.

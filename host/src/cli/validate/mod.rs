@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::paint::{self, Paint};
 use super::policy::Open;
-use super::{Format, PolicyArgs};
+use super::{Format, PolicyArgs, output};
 use crate::config::Config;
 use crate::json::{direction_name, mode_name};
 use crate::sandbox::interface::{Connector, Direction};
@@ -105,7 +105,7 @@ impl Validate {
         match self.outcomes().await {
             Ok(outcomes) => self.tell(&outcomes),
             Err(error) => {
-                eprintln!("portcullis: {error:#}");
+                output::tell(&format!("portcullis: {error:#}\n"));
                 Ok(ExitCode::from(2))
             }
         }
@@ -115,15 +115,12 @@ impl Validate {
         let to = self.to.as_deref().map(Address::parse).transpose();
         let to = to.with_context(|| format!("--to {}", self.to.as_deref().unwrap_or_default()))?;
         let config = self.config()?;
-        let open = self.policy.open().await?;
+        let open = self.policy.open(super::EVALUATING).await?;
         let connectors = self.chosen(&open, to.as_ref()).await?;
         if connectors.is_empty() {
             bail!("there is no enabled connector to validate");
         }
-        let roots = match &config.trust.roots {
-            Some(path) => crate::tls::Roots::from_file(path)?,
-            None => crate::tls::Roots::of_system(),
-        };
+        let roots = crate::tls::Roots::read(&config.trust, None)?;
         let mut way_out = outbound::WayOut::new(&config, roots.clone());
         let mut outcomes = Vec::new();
         for connector in &connectors {
@@ -188,18 +185,18 @@ impl Validate {
         let connector = paint::printable(connector);
         move |step: &str| {
             if shown {
-                eprintln!("{connector}: {step} …");
+                output::tell(&format!("{connector}: {step} …\n"));
             }
         }
     }
 
     fn tell(&self, outcomes: &[Outcome]) -> anyhow::Result<ExitCode> {
         match self.format {
-            Format::Json => println!("{}", serde_json::to_string_pretty(outcomes)?),
-            Format::Text => print!(
-                "{}",
-                show::text(outcomes, Paint(paint::wanted(&std::io::stdout())))
-            ),
+            Format::Json => output::json(outcomes)?,
+            Format::Text => {
+                let paint = Paint(paint::wanted(&std::io::stdout()));
+                output::result(&show::text(outcomes, paint))?;
+            }
         }
         let failed = outcomes.iter().any(|outcome| outcome.valid == Some(false));
         Ok(ExitCode::from(u8::from(failed)))

@@ -55,7 +55,7 @@ impl<'a> WayOut<'a> {
         if let Some(outbound) = &self.outbound {
             return Ok(outbound.clone());
         }
-        let means = Means::new(self.config, self.roots.clone())?;
+        let means = Means::new(self.config, self.roots.clone(), None)?;
         let outbound = Arc::new(Outbound::new(self.config, means));
         self.outbound = Some(outbound.clone());
         Ok(outbound)
@@ -87,9 +87,8 @@ impl<'a> WayOut<'a> {
         let outbound = self.ready()?;
         let mut valid = true;
         for domain in domains {
-            let lane = match Lane::new(delivery.clone(), &domain) {
-                Ok(lane) => lane,
-                Err(failure) => bail!("connector {:?}: {failure}", connector.name),
+            let Some(lane) = Lane::new(delivery.clone(), &domain) else {
+                bail!("connector {:?} has no way to {domain}", connector.name);
             };
             let report = outbound.probe(&lane, &mut progress).await;
             let message = match to {

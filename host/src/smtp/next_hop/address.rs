@@ -1,11 +1,15 @@
 //! Addresses of next hops: `host:port`, `[ip]:port` or `unix:/path`.
 
-use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{UnixStream, lookup_host};
+use tokio::time::timeout;
 
 use crate::smtp::connection::Stream;
+use crate::smtp::dial;
+use crate::smtp::relay::Cause;
 
 /// Where a server listens.
 #[derive(Clone, Debug)]
@@ -35,16 +39,16 @@ impl Place {
         })
     }
 
-    /// Connects.
-    pub async fn connect(&self) -> io::Result<Stream> {
-        Ok(match self {
-            Place::Tcp(address) => {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                Stream::Tcp(stream)
-            }
-            Place::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
-        })
+    /// Connects to whichever of its addresses answers first; each has so much time for it.
+    pub async fn connect(&self, limit: Duration) -> Result<Stream, Cause> {
+        let connected = match self {
+            Place::Tcp(address) => return to_host(address, limit).await,
+            Place::Unix(path) => timeout(limit, UnixStream::connect(path)).await,
+        };
+        match connected {
+            Ok(stream) => Ok(Stream::Unix(stream?)),
+            Err(_) => Err(Cause::TimedOut),
+        }
     }
 
     /// The name that a certificate could be for.
@@ -57,6 +61,18 @@ impl Place {
             Place::Unix(_) => "localhost",
         }
     }
+}
+
+async fn to_host(address: &str, limit: Duration) -> Result<Stream, Cause> {
+    let found = timeout(limit, lookup_host(address)).await;
+    let found = found.map_err(|_| Cause::TimedOut)??;
+    let addresses = dial::interleaved(found.collect(), SocketAddr::is_ipv6);
+    let (connected, failed) = dial::connect(&addresses, &[], limit).await;
+    if let Some((_, stream)) = connected {
+        return Ok(Stream::Tcp(stream));
+    }
+    let error = failed.into_iter().find_map(|failed| failed.error);
+    Err(error.map_or(Cause::TimedOut, Cause::from))
 }
 
 impl std::fmt::Display for Place {

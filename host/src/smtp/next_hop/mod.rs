@@ -10,11 +10,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 
 use super::address::Address;
 use super::pool::{Lease, Pool};
-use super::relay::{NotBegun, Relay, Sender};
+use super::relay::{Finished, NotBegun, Relay, Sender};
 use super::reply::{Capabilities, Reply, SizeLimit};
 use crate::config;
 use maildir::{Delivery, Maildir};
@@ -30,6 +30,19 @@ pub struct Client {
     pub helo: String,
     /// Whether it was EHLO.
     pub esmtp: bool,
+    /// What its address is called.
+    pub name: ClientName,
+}
+
+/// What a client's address is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientName {
+    /// A name in the DNS that leads back to the address.
+    Confirmed(Arc<str>),
+    /// There is no such name.
+    None,
+    /// Nobody has looked, or had an answer.
+    Unknown,
 }
 
 /// What EHLO may announce: what the next hop can keep.
@@ -72,7 +85,8 @@ const NO_WAIT: Duration = Duration::from_secs(1);
 /// A next hop, as configured.
 pub struct NextHop {
     kind: Kind,
-    offer: ArcSwap<Offer>,
+    /// Absent until the next hop has been seen.
+    offer: ArcSwapOption<Offer>,
     recipients: usize,
 }
 
@@ -84,29 +98,47 @@ enum Kind {
 impl NextHop {
     /// A next hop; nothing is connected or made yet.
     pub fn new(hop: &config::NextHop, config: &config::Config) -> Self {
-        let (kind, offer, recipients) = match &hop.maildir {
+        let (kind, offer) = match &hop.maildir {
             Some(folder) => (
                 Kind::Maildir(Maildir::new(folder, &config.hostname)),
-                Offer::ALL,
-                usize::MAX,
+                Some(Offer::ALL),
             ),
             None => {
                 let server = Server::new(hop, &config.hostname, &config.timeouts);
-                let recipients = if server.is_lmtp() { 1 } else { usize::MAX };
                 let pool = Pool::new(config.connections.clone(), None);
-                (Kind::Relay(server, pool), Offer::default(), recipients)
+                (Kind::Relay(server, pool), None)
             }
         };
         NextHop {
             kind,
-            offer: ArcSwap::from_pointee(offer),
-            recipients: hop.recipients.unwrap_or(recipients),
+            offer: ArcSwapOption::from_pointee(offer),
+            recipients: hop.recipients.unwrap_or(usize::MAX),
+        }
+    }
+
+    /// From now on these times hold.
+    pub fn exchange(&self, timeouts: &config::Timeouts) {
+        if let Kind::Relay(server, _) = &self.kind {
+            server.exchange(timeouts);
+        }
+    }
+
+    /// Whether it answers for each recipient.
+    pub fn answers_for_each(&self) -> bool {
+        match &self.kind {
+            Kind::Relay(server, _) => server.is_lmtp(),
+            Kind::Maildir(_) => false,
         }
     }
 
     /// What EHLO may announce. Until the next hop has been seen, that is next to nothing.
     pub fn offer(&self) -> Offer {
-        **self.offer.load()
+        self.offer.load().as_deref().copied().unwrap_or_default()
+    }
+
+    /// Whether the next hop has been seen.
+    pub fn is_known(&self) -> bool {
+        self.offer.load().is_some()
     }
 
     /// Whether it is told the client's address.
@@ -194,8 +226,8 @@ impl NextHop {
 
     fn learn(&self, relay: &Relay) {
         let offer = Offer::from(relay.capabilities());
-        if **self.offer.load() != offer {
-            self.offer.store(Arc::new(offer));
+        if self.offer.load().as_deref() != Some(&offer) {
+            self.offer.store(Some(Arc::new(offer)));
         }
     }
 }
@@ -278,10 +310,10 @@ impl Handover {
     }
 
     /// Ends the message. A positive reply means that the next hop, or the disk, has it.
-    pub async fn finish(&mut self) -> Reply {
+    pub async fn finish(&mut self) -> Finished {
         match self.relay() {
             Ok(relay) => relay.finish().await,
-            Err(delivery) => delivery.finish().await,
+            Err(delivery) => Finished::All(delivery.finish().await),
         }
     }
 

@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use proxy_header::{ProxiedAddress, ProxyHeader};
 use rustls::pki_types::ServerName;
-use tokio::time::timeout;
 
-use super::Client;
 use super::address::Place;
+use super::{Client, ClientName};
 use crate::config;
 use crate::smtp::relay::{CONNECT, Cause, HopFailure, Manner, Relay, Told};
 use crate::tls::ClientTls;
@@ -17,7 +17,9 @@ use crate::tls::ClientTls;
 pub struct Server {
     place: Place,
     name: Arc<str>,
-    manner: Manner,
+    hostname: Arc<str>,
+    lmtp: bool,
+    timeouts: ArcSwap<config::Timeouts>,
     xclient: bool,
     proxy_protocol: Option<u8>,
     tls: Option<ClientTls>,
@@ -37,12 +39,9 @@ impl Server {
         Server {
             name: place.to_string().into(),
             place,
-            manner: Manner {
-                hostname: hostname.into(),
-                lmtp,
-                timeouts: Arc::new(timeouts.clone()),
-                told: Told::Stranger,
-            },
+            hostname: hostname.into(),
+            lmtp,
+            timeouts: ArcSwap::from_pointee(timeouts.clone()),
             xclient: config.xclient,
             proxy_protocol: config.proxy_protocol,
             tls: tls.ok().filter(|_| config.starttls),
@@ -51,7 +50,21 @@ impl Server {
 
     /// Whether it speaks LMTP.
     pub fn is_lmtp(&self) -> bool {
-        self.manner.lmtp
+        self.lmtp
+    }
+
+    /// From now on these times hold.
+    pub fn exchange(&self, timeouts: &config::Timeouts) {
+        self.timeouts.store(Arc::new(timeouts.clone()));
+    }
+
+    fn manner(&self) -> Manner {
+        Manner {
+            hostname: self.hostname.clone(),
+            lmtp: self.lmtp,
+            timeouts: self.timeouts.load_full(),
+            told: Told::Stranger,
+        }
     }
 
     /// Whether a connection belongs to the client that it was made for.
@@ -62,17 +75,16 @@ impl Server {
     /// Connects, greets, and begins TLS where it is offered: it was configured by its address, so any
     /// certificate will do.
     pub async fn connect(&self, client: Option<&Client>) -> Result<Relay, HopFailure> {
-        let failure = |step, cause: Cause| self.manner.failure(&self.name, step, cause);
-        let connecting = timeout(self.manner.timeouts.connect, self.place.connect()).await;
-        let stream = match connecting {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(failure(CONNECT, error.into())),
-            Err(_) => return Err(failure(CONNECT, Cause::TimedOut)),
-        };
-        let mut relay = Relay::new(stream, self.name.clone(), self.manner.clone());
-        if let (Some(version), Some(client)) = (self.proxy_protocol, client) {
-            let header =
-                ProxyHeader::with_address(ProxiedAddress::stream(client.address, client.local));
+        let manner = self.manner();
+        let failure = |step, cause: Cause| manner.failure(&self.name, step, cause);
+        let connecting = self.place.connect(manner.timeouts.connect).await;
+        let stream = connecting.map_err(|cause| failure(CONNECT, cause))?;
+        let mut relay = Relay::new(stream, self.name.clone(), manner.clone());
+        if let Some(version) = self.proxy_protocol {
+            // A server that demands a header demands it of those who ask for nobody, too.
+            let header = client.map_or_else(ProxyHeader::with_local, |client| {
+                ProxyHeader::with_address(ProxiedAddress::stream(client.address, client.local))
+            });
             let output = relay.preamble();
             let written = if version == 1 {
                 header.encode_v1(output)
@@ -95,16 +107,22 @@ impl Server {
         Ok(relay)
     }
 
-    /// Postfix's XCLIENT: only what the server says that it takes is told.
+    /// Postfix's XCLIENT: only what the server says that it takes is told. One that takes nothing would see all mail
+    /// come from us, whom it may well trust.
     async fn forward_client(&self, relay: &mut Relay, client: &Client) -> Result<(), HopFailure> {
         let address = match client.address.ip().to_canonical() {
             IpAddr::V4(ip) => ip.to_string(),
             IpAddr::V6(ip) => format!("IPV6:{ip}"),
         };
+        let name = match &client.name {
+            ClientName::Confirmed(name) => xtext(name),
+            ClientName::None => "[UNAVAILABLE]".to_owned(),
+            ClientName::Unknown => "[TEMPUNAVAIL]".to_owned(),
+        };
         let values = [
             ("ADDR", address),
             ("PORT", client.address.port().to_string()),
-            ("NAME", "[UNAVAILABLE]".to_owned()),
+            ("NAME", name),
             ("HELO", xtext(&client.helo)),
             (
                 "PROTO",
@@ -112,22 +130,29 @@ impl Server {
             ),
         ];
         let known = &relay.capabilities().xclient;
+        let knows = |wanted: &str| known.iter().any(|known| known.eq_ignore_ascii_case(wanted));
+        if !knows("ADDR") {
+            let text = "it does not let us use XCLIENT (in Postfix: smtpd_authorized_xclient_hosts has our address)";
+            tracing::error!(hop = %self.name, "{text}");
+            let cause = std::io::Error::other(text);
+            return Err(relay.manner().failure(&self.name, "XCLIENT", cause));
+        }
         let told: Vec<String> = values
             .iter()
-            .filter(|(name, _)| known.iter().any(|known| known.eq_ignore_ascii_case(name)))
+            .filter(|(name, _)| knows(name))
             .map(|(name, value)| format!(" {name}={value}"))
             .collect();
-        if told.is_empty() {
-            return Ok(());
-        }
         let line = format!("XCLIENT{}", told.concat());
         let reply = relay.command("XCLIENT", &line).await?;
         if !reply.is_positive() {
             let cause = Cause::Refused(reply);
-            return Err(self.manner.failure(&self.name, "XCLIENT", cause));
+            return Err(relay.manner().failure(&self.name, "XCLIENT", cause));
         }
-        // The session begins anew, as after the greeting.
-        relay.hello().await
+        // The session begins anew, as after the greeting, and in the client's name: what is said now is what the
+        // server holds against its rules.
+        let sayable = |helo: &&str| !helo.is_empty() && helo.is_ascii();
+        let helo = Some(client.helo.as_str()).filter(sayable);
+        relay.hello_as(helo).await
     }
 }
 

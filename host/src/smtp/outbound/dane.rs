@@ -2,17 +2,13 @@
 //! they say.
 
 use aws_lc_rs::digest::{SHA256, SHA512, digest};
-use hickory_resolver::proto::rr::rdata::TLSA;
-use hickory_resolver::proto::rr::rdata::tlsa::{CertUsage, Matching, Selector};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, UnixTime};
-use webpki::{EndEntityCert, KeyUsage};
+use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::dns::{Dns, DnsError};
+use super::dns::{Dns, DnsError, Tlsa};
 use super::failure::{ResultType, Unprotected};
-use crate::sandbox::interface::Dane;
-use crate::tls::names;
+use crate::sandbox::interface::{Dane, Trust};
+use crate::tls::{Anchors, Purpose, certificate, is_provable, names};
 
 /// What a server's TLSA records demand.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +19,12 @@ pub enum Demand {
     /// There are some, but none that SMTP uses: TLS, with any certificate (RFC 7672 §2.2).
     Encrypted,
     /// The certificate satisfies one of them.
-    Records(Vec<TLSA>),
+    Records {
+        /// The records.
+        records: Vec<Tlsa>,
+        /// The TLSA base domain: the name that they stand below, which is the server's (RFC 7672 §3.2.2).
+        base: String,
+    },
 }
 
 impl Demand {
@@ -54,7 +55,7 @@ impl Demand {
                 }
             }
         }
-        if mode == Dane::Mandatory && !matches!(demand, Demand::Records(_)) {
+        if mode == Dane::Mandatory && !matches!(demand, Demand::Records { .. }) {
             let detail = match (secure, &demand) {
                 (false, _) => {
                     format!("DNSSEC does not prove the way to {host}, and DANE is mandatory")
@@ -86,15 +87,26 @@ impl Demand {
         if answer.records.is_empty() || !answer.secure {
             return Ok(Demand::None);
         }
-        Ok(Demand::from_records(answer.records))
+        Ok(Demand::from_records(answer.records, host))
     }
 
-    /// What these records demand; there is at least one of them.
-    pub fn from_records(records: Vec<TLSA>) -> Demand {
-        let usable: Vec<TLSA> = records.into_iter().filter(is_usable).collect();
-        match usable.is_empty() {
+    /// What these records below a name demand; there is at least one of them.
+    pub fn from_records(records: Vec<Tlsa>, base: &str) -> Demand {
+        let records: Vec<Tlsa> = records.into_iter().filter(is_usable).collect();
+        match records.is_empty() {
             true => Demand::Encrypted,
-            false => Demand::Records(usable),
+            false => Demand::Records {
+                records,
+                base: base.to_owned(),
+            },
+        }
+    }
+
+    /// The name that the server has for TLS, SNI included (RFC 7672 §8.1), where its records say so.
+    pub fn base(&self) -> Option<&str> {
+        match self {
+            Demand::Records { base, .. } => Some(base),
+            _ => None,
         }
     }
 
@@ -103,7 +115,8 @@ impl Demand {
         !matches!(self, Demand::None)
     }
 
-    /// Holds a server's certificates against the demand. `identities` are the names that it may have.
+    /// Holds a server's certificates against the demand. `identities` are names that it may have beside the TLSA base
+    /// domain.
     ///
     /// # Errors
     /// If there are records, and the certificates satisfy none of them.
@@ -111,14 +124,14 @@ impl Demand {
         &self,
         chain: &[CertificateDer<'_>],
         identities: &[&str],
-        provider: &CryptoProvider,
     ) -> Result<(), Unprotected> {
-        let Demand::Records(records) = self else {
+        let Demand::Records { records, base } = self else {
             return Ok(());
         };
+        let identities = [&[base.as_str()], identities].concat();
         if records
             .iter()
-            .any(|record| satisfies(record, chain, identities, provider))
+            .any(|record| satisfies(record, chain, &identities))
         {
             return Ok(());
         }
@@ -127,85 +140,79 @@ impl Demand {
     }
 }
 
+/// Certificate usages, selectors and matching types (RFC 6698 §7, RFC 7218).
+const DANE_TA: u8 = 2;
+const DANE_EE: u8 = 3;
+const CERT: u8 = 0;
+const SPKI: u8 = 1;
+const FULL: u8 = 0;
+const SHA2_256: u8 = 1;
+const SHA2_512: u8 = 2;
+
 /// RFC 7672 §3.1: DANE-TA and DANE-EE only, with selectors and matching types that are known.
-fn is_usable(record: &TLSA) -> bool {
+fn is_usable(record: &Tlsa) -> bool {
     let length = match record.matching {
-        Matching::Raw => !record.cert_data.is_empty(),
-        Matching::Sha256 => record.cert_data.len() == 32,
-        Matching::Sha512 => record.cert_data.len() == 64,
+        FULL => !record.data.is_empty(),
+        SHA2_256 => record.data.len() == 32,
+        SHA2_512 => record.data.len() == 64,
         _ => false,
     };
-    length
-        && matches!(record.cert_usage, CertUsage::DaneTa | CertUsage::DaneEe)
-        && matches!(record.selector, Selector::Full | Selector::Spki)
+    length && matches!(record.usage, DANE_TA | DANE_EE) && matches!(record.selector, CERT | SPKI)
 }
 
-fn satisfies(
-    record: &TLSA,
-    chain: &[CertificateDer<'_>],
-    identities: &[&str],
-    provider: &CryptoProvider,
-) -> bool {
+fn satisfies(record: &Tlsa, chain: &[CertificateDer<'_>], identities: &[&str]) -> bool {
     let Some((own, above)) = chain.split_first() else {
         return false;
     };
-    match record.cert_usage {
+    if !is_provable(own) {
+        return false;
+    }
+    match record.usage {
         // §3.1.1: neither names nor dates matter, the record says all.
-        CertUsage::DaneEe => matches(record, own),
-        CertUsage::DaneTa => above
+        DANE_EE => matches(record, own),
+        DANE_TA => above
             .iter()
             .filter(|authority| matches(record, authority))
-            .any(|authority| is_issued_by(own, above, authority, identities, provider)),
+            .any(|authority| is_issued_by(chain, authority, identities)),
         _ => false,
     }
 }
 
-fn matches(record: &TLSA, certificate: &CertificateDer<'_>) -> bool {
+fn matches(record: &Tlsa, certificate: &CertificateDer<'_>) -> bool {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
         return false;
     };
     let selected: &[u8] = match record.selector {
-        Selector::Full => certificate,
-        Selector::Spki => parsed.public_key().raw,
+        CERT => certificate,
+        SPKI => parsed.public_key().raw,
         _ => return false,
     };
     match record.matching {
-        Matching::Raw => selected == record.cert_data,
-        Matching::Sha256 => digest(&SHA256, selected).as_ref() == record.cert_data,
-        Matching::Sha512 => digest(&SHA512, selected).as_ref() == record.cert_data,
+        FULL => selected == record.data,
+        SHA2_256 => digest(&SHA256, selected).as_ref() == record.data,
+        SHA2_512 => digest(&SHA512, selected).as_ref() == record.data,
         _ => false,
     }
 }
 
 /// §3.1.2: the chain leads to the authority, and the certificate carries a name of the server.
 fn is_issued_by(
-    own: &CertificateDer<'_>,
-    intermediates: &[CertificateDer<'_>],
+    chain: &[CertificateDer<'_>],
     authority: &CertificateDer<'_>,
     identities: &[&str],
-    provider: &CryptoProvider,
 ) -> bool {
-    let (Ok(anchor), Ok(entity)) = (
-        webpki::anchor_from_trusted_cert(authority),
-        EndEntityCert::try_from(own),
-    ) else {
+    let Ok(anchors) = Anchors::new(std::slice::from_ref(authority), &[]) else {
         return false;
     };
-    let anchors = [anchor];
-    let path = entity.verify_for_usage(
-        provider.signature_verification_algorithms.all,
-        &anchors,
-        intermediates,
-        UnixTime::now(),
-        KeyUsage::server_auth(),
-        None,
-        None,
-    );
-    let carried = X509Certificate::from_der(own)
-        .map(|(_, parsed)| crate::tls::certificate::dns_names(&parsed))
-        .unwrap_or_default();
-    path.is_ok()
-        && carried
-            .iter()
-            .any(|name| identities.iter().any(|own| names::satisfies(name, own)))
+    if anchors.judge(chain, Purpose::Server).trust != Trust::Trusted {
+        return false;
+    }
+    let own = chain.first().map(|own| X509Certificate::from_der(own));
+    let carried = match own {
+        Some(Ok((_, own))) => certificate::dns_names(&own),
+        _ => Vec::new(),
+    };
+    carried
+        .iter()
+        .any(|name| identities.iter().any(|own| names::satisfies(name, own)))
 }

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::dns::DnsError;
-use crate::log;
 use crate::smtp::relay::HopFailure;
 use crate::smtp::reply::Reply;
 
@@ -99,6 +98,13 @@ pub enum Failure {
     },
     /// The server is ourselves.
     Loop(Arc<str>),
+    /// The server is at an address that only this machine or its link knows.
+    NotPublic {
+        /// The server.
+        place: Arc<str>,
+        /// Whether the rules name it, or what it is an exchanger for.
+        is_named_by_rules: bool,
+    },
     /// The DNS does not say where the server is.
     Dns(DnsError),
     /// The name has neither mail exchangers nor addresses.
@@ -119,6 +125,10 @@ impl fmt::Display for Failure {
             Failure::Hop(failure) => write!(f, "{failure}"),
             Failure::Unprotected { place, why } => write!(f, "{place}: {why}"),
             Failure::Loop(place) => write!(f, "mail for {place} would loop back to this server"),
+            Failure::NotPublic { place, .. } => write!(
+                f,
+                "{place} is at no public address, so no mail is sent there ([delivery] private-networks allows some)"
+            ),
             Failure::Dns(error) => write!(f, "{error}"),
             Failure::NoHosts(name) => {
                 write!(
@@ -163,6 +173,13 @@ impl Failure {
                 _ => (451, (4, 7, 5)),
             },
             Failure::Loop(_) => (554, (5, 4, 6)),
+            // RFC 3463 §3.5: unable to route. What the administrator has named can be allowed.
+            Failure::NotPublic {
+                is_named_by_rules, ..
+            } => match is_named_by_rules {
+                true => (451, (4, 4, 4)),
+                false => (550, (5, 4, 4)),
+            },
             Failure::Dns(DnsError::NoSuchName(_)) | Failure::NoHosts(_) => (550, (5, 1, 2)),
             Failure::Dns(_) => (451, (4, 4, 3)),
             // RFC 7505 §4.2.
@@ -171,8 +188,8 @@ impl Failure {
             Failure::TimedOut(_) => (451, (4, 4, 2)),
             Failure::Busy(_) => (451, (4, 4, 5)),
         };
-        tracing::warn!("not delivered: {}", log::words(&self.to_string()));
-        Reply::new(code, enhanced, self.to_string())
+        let told = self.to_string();
+        Reply::new(code, enhanced, told.as_str()).because(told)
     }
 }
 

@@ -1,6 +1,5 @@
 //! What a partner's server must show, and whether it does.
 
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -19,8 +18,9 @@ pub struct Demands<'a> {
     pub mta_sts: bool,
     /// The server's name, unless it is known by address only.
     pub host: Option<&'a str>,
-    /// The domain that the mail is for, where DNSSEC has proven the way from it to the server.
-    pub domain: Option<&'a str>,
+    /// The names of the domain that the mail is for, or of the smart host, where DNSSEC has proven the way from it to
+    /// the server.
+    pub domains: &'a [String],
 }
 
 impl Demands<'_> {
@@ -29,25 +29,25 @@ impl Demands<'_> {
         !matches!(self.level, TlsLevel::Opportunistic) || self.mta_sts || self.dane.needs_tls()
     }
 
+    /// The names that the server may have beside that of its TLSA records.
+    pub fn identities(&self) -> Vec<&str> {
+        let domains = self.domains.iter().map(String::as_str);
+        self.host.into_iter().chain(domains).collect()
+    }
+
     /// Holds the certificates that a server showed against the demands, its own first.
     ///
     /// # Errors
     /// What it does not satisfy.
-    pub fn judge(
-        &self,
-        chain: &[CertificateDer<'_>],
-        roots: &Roots,
-        provider: &CryptoProvider,
-    ) -> Result<(), Unprotected> {
-        let identities: Vec<&str> = self.host.into_iter().chain(self.domain).collect();
-        self.dane.judge(chain, &identities, provider)?;
+    pub fn judge(&self, chain: &[CertificateDer<'_>], roots: &Roots) -> Result<(), Unprotected> {
+        self.dane.judge(chain, &self.identities())?;
         let by_name = match self.level {
             TlsLevel::Opportunistic | TlsLevel::Encrypt => None,
             TlsLevel::Verify => Some(None),
             TlsLevel::Name(wanted) => Some(Some(wanted)),
         };
         if by_name.is_some() || self.mta_sts {
-            is_trusted(chain, roots, provider)?;
+            is_trusted(chain, roots)?;
         }
         if let Some(Some(wanted)) = by_name {
             carries(chain, wanted)?;
@@ -60,12 +60,8 @@ impl Demands<'_> {
     }
 }
 
-fn is_trusted(
-    chain: &[CertificateDer<'_>],
-    roots: &Roots,
-    provider: &CryptoProvider,
-) -> Result<(), Unprotected> {
-    let (result, detail) = match certificate::trust_of_server(chain, roots.store(), provider) {
+fn is_trusted(chain: &[CertificateDer<'_>], roots: &Roots) -> Result<(), Unprotected> {
+    let (result, detail) = match certificate::trust_of_server(chain, roots) {
         Trust::Trusted => return Ok(()),
         Trust::Expired => (
             ResultType::CertificateExpired,

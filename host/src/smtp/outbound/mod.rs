@@ -11,49 +11,55 @@ pub mod mta_sts;
 pub mod probe;
 mod route;
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout_at};
 
 use super::connection::Stream;
-use super::pool::{Lease, Pool};
+use super::dial;
+use super::pool::{Lease, Pool, Turn};
 use super::relay::{
     CONNECT, Cause, HANDSHAKE, HopFailure, Manner, NotBegun, Relay, Sender, StartTls, Told,
 };
 use super::reply::Reply;
 use crate::config;
-use crate::log;
 use crate::sandbox::interface::{Dane, MtaSts, Protection};
-use crate::tls::{ClientTls, Roots, TlsError};
+use crate::tls::{ClientTls, Pair, Roots, TlsError};
 pub use dns::{Dns, SetupError};
 pub use failure::{Failure, ResultType, Unprotected};
 use judge::Demands;
 pub use route::{Candidate, Lane, Target};
 
+/// What a server that did not get ready in its time was doing.
+const READY: &str = "getting ready";
+/// How long a connection that is not free is waited for while other partners wait already.
+const HURRY: Duration = Duration::from_secs(1);
+
 /// The way out, shared by all outbound listeners.
 pub struct Outbound {
-    manner: Manner,
+    hostname: Arc<str>,
     /// Where we listen ourselves, once we do.
     own: OnceLock<Vec<SocketAddr>>,
     means: ArcSwap<Means>,
     pool: Arc<Pool>,
-    mta_sts: mta_sts::Policies,
 }
 
 /// What a reload of the configuration exchanges.
 pub struct Means {
     /// How mail leaves.
     pub config: config::Delivery,
-    dns_config: config::Dns,
+    timeouts: Arc<config::Timeouts>,
     dns: Arc<Dns>,
     roots: Roots,
     tls: ClientTls,
-    provider: Arc<CryptoProvider>,
+    mta_sts: Arc<mta_sts::Policies>,
 }
 
 /// The way out cannot be made ready.
@@ -68,32 +74,62 @@ pub enum MeansError {
 }
 
 impl Means {
-    /// Reads what the configuration names.
+    /// Reads what the configuration names. What is the same as before is taken over with all that it has learned.
     ///
     /// # Errors
     /// If the DNS cannot be asked, or the certificate cannot be used.
-    pub fn new(config: &config::Config, roots: Roots) -> Result<Self, MeansError> {
+    pub fn new(
+        config: &config::Config,
+        roots: Roots,
+        before: Option<&Means>,
+    ) -> Result<Self, MeansError> {
         let delivery = &config.delivery;
         let tls = match (&delivery.certificate, &delivery.key) {
             (Some(certificate), Some(key)) => ClientTls::from_files(certificate, key)?,
             _ => ClientTls::anonymous().map_err(TlsError::Provider)?,
         };
+        let questions = dns::Questions::of(&config.dns)?;
+        let dns = before.map(|before| &before.dns);
+        let dns = match dns.filter(|dns| dns.asks(&questions)) {
+            Some(dns) => dns.clone(),
+            None => Arc::new(Dns::new(questions)?),
+        };
+        let folder = delivery.state_folder().map(|folder| folder.join("mta-sts"));
+        let port = delivery.mta_sts_port;
+        let mta_sts = before.map(|before| &before.mta_sts);
+        let mta_sts = match mta_sts.filter(|them| them.are_of(folder.as_deref(), port)) {
+            Some(mta_sts) => mta_sts.clone(),
+            None => Arc::new(mta_sts::Policies::new(folder, port)),
+        };
         Ok(Means {
             config: delivery.clone(),
-            dns_config: config.dns.clone(),
-            dns: Arc::new(Dns::new(&config.dns)?),
+            timeouts: Arc::new(config.timeouts.clone()),
+            dns,
             roots,
             tls,
-            provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
+            mta_sts,
         })
+    }
+
+    /// The certificate that is shown to partners, with its key.
+    pub fn identity(&self) -> Option<&Pair> {
+        self.tls.identity()
     }
 
     /// Whether nothing has changed that a connection depends on.
     fn is_same(&self, other: &Means) -> bool {
         self.config == other.config
-            && self.dns_config == other.dns_config
+            && Arc::ptr_eq(&self.dns, &other.dns)
             && self.roots == other.roots
             && self.tls == other.tls
+    }
+
+    /// Whether mail may be sent to an address: not to this machine, nor to what only this machine or its link knows,
+    /// unless the administrator wants that.
+    fn may_connect(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        let networks = &self.config.private_networks;
+        networks.iter().any(|network| network.contains(&ip)) || is_public(ip) && !is_local(ip)
     }
 }
 
@@ -109,21 +145,11 @@ pub struct Reached {
 impl Outbound {
     /// The way out; nothing is connected yet.
     pub fn new(config: &config::Config, means: Means) -> Self {
-        let manner = Manner {
-            hostname: config.hostname.as_str().into(),
-            lmtp: false,
-            timeouts: Arc::new(config.timeouts.clone()),
-            told: Told::Own,
-        };
         let limits = config.connections.clone();
         let at_a_time = limits.per_route;
         Outbound {
-            manner,
+            hostname: config.hostname.as_str().into(),
             own: OnceLock::new(),
-            mta_sts: mta_sts::Policies::new(
-                config.delivery.state_folder(),
-                config.delivery.mta_sts_port,
-            ),
             means: ArcSwap::from_pointee(means),
             pool: Pool::new(limits, Some(at_a_time)),
         }
@@ -131,11 +157,23 @@ impl Outbound {
 
     /// Takes over what has changed. Connections that were made by what held before are let go.
     pub fn exchange(&self, means: Means) {
-        if !self.means.load().is_same(&means) {
-            self.means.store(Arc::new(means));
+        let is_same = self.means.load().is_same(&means);
+        self.means.store(Arc::new(means));
+        if !is_same {
             self.pool.clear();
             tracing::info!("the way out has changed");
         }
+    }
+
+    /// What it does its work with now.
+    pub fn means(&self) -> Arc<Means> {
+        self.means.load_full()
+    }
+
+    /// Removes what is kept of domains and is over.
+    pub async fn tidy(&self) {
+        let mta_sts = self.means.load().mta_sts.clone();
+        mta_sts.tidy().await;
     }
 
     /// Notes where we listen ourselves, so that no mail is sent there.
@@ -149,57 +187,104 @@ impl Outbound {
         &self.pool
     }
 
-    /// Begins a transaction with a server of the lane.
+    /// Begins a transaction with a server of the lane. Whoever is in a hurry, because other partners wait already,
+    /// does not queue up for a connection.
     ///
     /// # Errors
     /// What our client is told.
-    pub async fn begin(&self, lane: &Lane, sender: Sender<'_>) -> Result<Lease, Reply> {
-        let deadline = Instant::now() + self.manner.timeouts.route;
-        match timeout_at(deadline, self.begin_in_time(lane, sender)).await {
+    pub async fn begin(
+        &self,
+        lane: &Lane,
+        sender: Sender<'_>,
+        is_in_a_hurry: bool,
+    ) -> Result<Lease, Reply> {
+        let means = self.means.load_full();
+        let deadline = Instant::now() + means.timeouts.route;
+        let patience = match is_in_a_hurry {
+            true => HURRY,
+            false => means.timeouts.route / 2,
+        };
+        let Some(turn) = self.pool.turn(lane.key(), patience).await else {
+            return Err(Failure::Busy(lane.target.to_string()).reply());
+        };
+        let connecting = self.begin_on(turn, &means, lane, sender, deadline);
+        match timeout_at(deadline, connecting).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Failure::TimedOut(lane.target.to_string()).reply()),
         }
     }
 
-    async fn begin_in_time(&self, lane: &Lane, sender: Sender<'_>) -> Result<Lease, Reply> {
-        let patience = self.manner.timeouts.route / 2;
-        let Some(turn) = self.pool.turn(lane.key(), patience).await else {
-            return Err(Failure::Busy(lane.target.to_string()).reply());
-        };
+    async fn begin_on(
+        &self,
+        turn: Turn,
+        means: &Means,
+        lane: &Lane,
+        sender: Sender<'_>,
+        deadline: Instant,
+    ) -> Result<Lease, Reply> {
         let turn = match turn.reuse(sender).await {
             Ok(outcome) => return outcome,
             Err(turn) => turn,
         };
-        let means = self.means.load_full();
         let mut trouble = None;
-        let mut servers = Servers::new(self, &means, lane)
+        let mut servers = Servers::new(self, means, lane, deadline)
             .await
             .map_err(|failure| failure.reply())?;
         while let Some(server) = servers.next().await {
-            let outcome = match server {
-                Ok(server) => self.ready(&means, lane, &server).await,
-                Err(failure) => Err(failure),
-            };
-            let failure = match outcome {
-                Ok(mut relay) => match relay.mail(sender).await {
-                    Ok(()) => return Ok(turn.lease(relay)),
-                    Err(NotBegun::Refused(reply)) => {
-                        turn.lease(relay).release();
+            let failure = match server {
+                Ok(server) => match self.begin_with(means, lane, &server, sender).await {
+                    Ok(relay) => return Ok(turn.lease(relay)),
+                    Err(Begun::Refused(relay, reply)) => {
+                        turn.lease(*relay).release();
                         return Err(reply);
                     }
-                    Err(NotBegun::Lost(failure)) => failure.into(),
+                    Err(Begun::Failed(failure)) => failure,
                 },
                 Err(failure) => failure,
             };
             tracing::info!(
                 connector = lane.connector,
                 "a server was left: {}",
-                log::words(&failure.to_string())
+                crate::log::words(&failure.to_string())
             );
             trouble = Some(failure.or(trouble));
         }
         let nowhere = || Failure::NoHosts(lane.target.to_string());
         Err(trouble.unwrap_or_else(nowhere).reply())
+    }
+
+    /// Begins a transaction with a server, in the time that it has.
+    async fn begin_with(
+        &self,
+        means: &Means,
+        lane: &Lane,
+        server: &Approach,
+        sender: Sender<'_>,
+    ) -> Result<Relay, Begun> {
+        let beginning = async {
+            let mut relay = self.ready(means, lane, server).await?;
+            match relay.mail(sender).await {
+                Ok(()) => Ok(relay),
+                Err(NotBegun::Refused(reply)) => Err(Begun::Refused(Box::new(relay), reply)),
+                Err(NotBegun::Lost(failure)) => Err(Begun::Failed(failure.into())),
+            }
+        };
+        let slow = || {
+            self.manner(means)
+                .failure(&server.place, READY, Cause::TimedOut)
+        };
+        timeout_at(server.deadline, beginning)
+            .await
+            .unwrap_or_else(|_| Err(Begun::Failed(slow().into())))
+    }
+
+    fn manner(&self, means: &Means) -> Manner {
+        Manner {
+            hostname: self.hostname.clone(),
+            lmtp: false,
+            timeouts: means.timeouts.clone(),
+            told: Told::Own,
+        }
     }
 
     /// Gets a server ready for mail: connected, greeted, and as protected as it must be.
@@ -237,7 +322,7 @@ impl Outbound {
                 if !demands.need_tls() && why.result == ResultType::ValidationFailure =>
             {
                 let told = why.to_string();
-                tracing::warn!(hop = %server.place, why = &*log::words(&told), "TLS is offered and does not work, going on without");
+                tracing::warn!(hop = %server.place, why = &*crate::log::words(&told), "TLS is offered and does not work, going on without");
                 let relay = self.greeted(means, server).await?;
                 let reached = Reached {
                     version: None,
@@ -279,7 +364,7 @@ impl Outbound {
         let chain = session
             .and_then(|session| session.peer_certificates())
             .unwrap_or_default();
-        let judge = |demands: &Demands| demands.judge(chain, &means.roots, &means.provider);
+        let judge = |demands: &Demands| demands.judge(chain, &means.roots);
         let reached = Reached {
             version: session.and_then(|session| session.protocol_version()),
             audit: audit.and_then(|audited| judge(&server.audited(audited)).err()),
@@ -306,10 +391,12 @@ impl Outbound {
             )));
         }
         let broken = |detail: String| Unprotected::new(ResultType::ValidationFailure, detail);
-        let name = match &server.candidate.name {
-            Some(name) => ServerName::try_from(name.clone())
-                .map_err(|error| Failure::Impossible(format!("{name}: {error}")))?,
-            None => ServerName::from(server.address.ip()),
+        // RFC 7672 §8.1: where there are TLSA records, the name that they stand below.
+        let name = server.dane.base().or(server.candidate.name.as_deref());
+        let name = match name.map(|name| ServerName::try_from(name.to_owned())) {
+            Some(Ok(name)) => name,
+            // The server is there; only its name cannot be told to it.
+            Some(Err(_)) | None => ServerName::from(server.address.ip()),
         };
         match relay.start_tls(means.tls.connector(), name).await {
             Ok(StartTls::Encrypted) => Ok(Ok(())),
@@ -337,23 +424,43 @@ impl Outbound {
 
     /// A session that has been greeted, in plaintext.
     async fn greeted(&self, means: &Means, server: &Approach) -> Result<Relay, Failure> {
-        let failure = |cause: Cause| self.manner.failure(&server.place, CONNECT, cause);
-        let connecting = connect(server.address, &means.config.source_addresses);
-        let stream = match timeout(self.manner.timeouts.connect, connecting).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(failure(error.into()).into()),
-            Err(_) => return Err(failure(Cause::TimedOut).into()),
+        let stream = match server.connected.lock().await.take() {
+            Some(stream) => stream,
+            // It was used already: plaintext needs a connection of its own.
+            None => self.connect_again(means, server).await?,
         };
         let mut relay = Relay::new(
             Stream::Tcp(stream),
             server.place.clone(),
-            self.manner.clone(),
+            self.manner(means),
         );
         let name = relay.greet().await?;
-        if name.eq_ignore_ascii_case(&self.manner.hostname) {
+        if name.eq_ignore_ascii_case(&self.hostname) {
             return Err(Failure::Loop(server.place.clone()));
         }
         Ok(relay)
+    }
+
+    async fn connect_again(&self, means: &Means, server: &Approach) -> Result<TcpStream, Failure> {
+        let limit = means.timeouts.connect;
+        let sources = &means.config.source_addresses;
+        let (connected, failed) = dial::connect(&[server.address], sources, limit).await;
+        match (connected, failed.into_iter().next()) {
+            (Some((_, stream)), _) => Ok(stream),
+            (None, failed) => Err(self.unanswered(means, &server.place, failed)),
+        }
+    }
+
+    fn unanswered(
+        &self,
+        means: &Means,
+        place: &Arc<str>,
+        failed: Option<dial::Unanswered>,
+    ) -> Failure {
+        let cause = failed
+            .and_then(|failed| failed.error)
+            .map_or(Cause::TimedOut, Cause::from);
+        self.manner(means).failure(place, CONNECT, cause).into()
     }
 
     /// Whether an address is one on which we listen ourselves.
@@ -370,21 +477,38 @@ fn is_local(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
 }
 
-async fn connect(address: SocketAddr, sources: &[IpAddr]) -> std::io::Result<TcpStream> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()
-    } else {
-        TcpSocket::new_v6()
-    }?;
-    if let Some(source) = sources
-        .iter()
-        .find(|source| source.is_ipv4() == address.is_ipv4())
-    {
-        socket.bind(SocketAddr::new(*source, 0))?;
+/// Whether an address can be another server's at all (RFC 6890).
+fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            // 0.0.0.0/8 is "this network", and Linux takes 0.0.0.0 for this machine.
+            !(ip.octets()[0] == 0
+                || ip.is_loopback()
+                || ip.is_link_local()
+                || ip.is_multicast()
+                || ip.is_broadcast())
+        }
+        IpAddr::V6(ip) => {
+            !(ip.is_unspecified()
+                || ip.is_loopback()
+                || ip.is_unicast_link_local()
+                || ip.is_multicast())
+        }
     }
-    let stream = socket.connect(address).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+}
+
+/// Why a transaction has not begun with a server.
+enum Begun {
+    /// The server said so, and its word counts.
+    Refused(Box<Relay>, Reply),
+    /// Another one may do better.
+    Failed(Failure),
+}
+
+impl From<Failure> for Begun {
+    fn from(failure: Failure) -> Self {
+        Begun::Failed(failure)
+    }
 }
 
 /// A server at one of its addresses, with all that it must show.
@@ -395,10 +519,14 @@ pub struct Approach {
     pub address: SocketAddr,
     /// Both, for the log.
     pub place: Arc<str>,
+    /// The connection to it, until it is used.
+    connected: Mutex<Option<TcpStream>>,
+    /// When it must be ready, so that the others have their time as well.
+    deadline: Instant,
     protection: Protection,
     dane: Arc<dane::Demand>,
     mta_sts: bool,
-    domain: Option<String>,
+    domains: Arc<[String]>,
 }
 
 impl Approach {
@@ -417,19 +545,31 @@ impl Approach {
             dane: &self.dane,
             mta_sts: self.mta_sts,
             host: self.candidate.name.as_deref(),
-            domain: self.domain.as_deref(),
+            domains: &self.domains,
         }
     }
 }
 
-/// The servers of a lane, one address after another.
+/// A server with those of its addresses that were not tried yet.
+struct Untried {
+    candidate: Arc<Candidate>,
+    addresses: Vec<SocketAddr>,
+    dane: Arc<dane::Demand>,
+    mta_sts: bool,
+    domains: Arc<[String]>,
+}
+
+/// The servers of a lane, one address after another, each with its share of the time.
 struct Servers<'a> {
     outbound: &'a Outbound,
     means: &'a Means,
     lane: &'a Lane,
+    deadline: Instant,
     policy: Option<mta_sts::Policy>,
-    stops: std::vec::IntoIter<route::Stop>,
-    at: std::vec::IntoIter<Approach>,
+    stops: VecDeque<route::Stop>,
+    at: Option<Untried>,
+    /// Addresses that did not answer, of which nothing was said yet.
+    failures: VecDeque<Failure>,
 }
 
 impl<'a> Servers<'a> {
@@ -437,13 +577,20 @@ impl<'a> Servers<'a> {
         outbound: &'a Outbound,
         means: &'a Means,
         lane: &'a Lane,
+        deadline: Instant,
     ) -> Result<Self, Failure> {
         let port = means.config.port;
-        let stops = route::stops(&means.dns, &lane.target, port, &outbound.manner.hostname).await?;
+        let stops = route::stops(&means.dns, &lane.target, port, &outbound.hostname).await?;
         let policy = match (&lane.target, lane.protection.mta_sts) {
             (Target::Mx(domain), MtaSts::Opportunistic) => {
-                let standing = outbound.mta_sts.of(&means.dns, &means.roots, domain).await;
-                standing.policy
+                let standing = means.mta_sts.of(&means.dns, &means.roots, domain).await;
+                match standing.trouble {
+                    Some(why) if standing.is_undecided => {
+                        let place = domain.as_str().into();
+                        return Err(Failure::Unprotected { place, why });
+                    }
+                    _ => standing.policy,
+                }
             }
             _ => None,
         };
@@ -451,54 +598,130 @@ impl<'a> Servers<'a> {
             outbound,
             means,
             lane,
+            deadline,
             policy,
-            stops: stops.into_iter(),
-            at: Vec::new().into_iter(),
+            stops: stops.into(),
+            at: None,
+            failures: VecDeque::new(),
         })
     }
 
-    /// The next server, or why it is not one; `None` after the last.
+    /// The next server, connected, or why it is not one; `None` after the last.
     async fn next(&mut self) -> Option<Result<Approach, Failure>> {
         loop {
-            if let Some(approach) = self.at.next() {
-                if self.outbound.is_own(approach.address) {
-                    return Some(Err(Failure::Loop(approach.place)));
-                }
-                return Some(Ok(approach));
+            if let Some(failure) = self.failures.pop_front() {
+                return Some(Err(failure));
             }
-            let stop = self.stops.next()?;
-            match self.approaches(&stop).await {
-                Ok(approaches) => self.at = approaches.into_iter(),
-                Err(failure) => return Some(Err(failure)),
+            if let Some(untried) = self.at.take() {
+                if let Some(approach) = self.connect(untried).await {
+                    return Some(Ok(approach));
+                }
+                continue;
+            }
+            let stop = self.stops.pop_front()?;
+            let share = self.share(1);
+            let slow = || Failure::TimedOut(stop.name().unwrap_or("a server").to_owned());
+            let looked_up = timeout_at(share, self.look_up(&stop)).await;
+            match looked_up.unwrap_or_else(|_| Err(slow())) {
+                Ok(untried) => self.at = Some(untried),
+                Err(failure) => {
+                    if let (Failure::Loop(_), Some(own)) = (&failure, stop.preference()) {
+                        // RFC 5321 §5.1: whoever is an exchanger passes mail on to better ones only.
+                        let is_better = |stop: &route::Stop| stop.preference() < Some(own);
+                        self.stops.retain(is_better);
+                    }
+                    return Some(Err(failure));
+                }
             }
         }
     }
 
-    async fn approaches(&self, stop: &route::Stop) -> Result<Vec<Approach>, Failure> {
+    /// When an attempt must have ended, if so many may follow at the same server and one at each of the others.
+    fn share(&self, attempts: usize) -> Instant {
+        let attempts = u32::try_from(attempts + self.stops.len()).unwrap_or(u32::MAX);
+        let now = Instant::now();
+        now + self.deadline.saturating_duration_since(now) / attempts.max(1)
+    }
+
+    /// Connects to whichever address answers first. Those that have failed are not tried again.
+    async fn connect(&mut self, mut untried: Untried) -> Option<Approach> {
+        let deadline = self.share(untried.addresses.len());
+        let limit = deadline.saturating_duration_since(Instant::now());
+        let limit = limit.min(self.means.timeouts.connect);
+        let sources = &self.means.config.source_addresses;
+        let (connected, failed) = dial::connect(&untried.addresses, sources, limit).await;
+        let mut gone: Vec<usize> = failed.iter().map(|failed| failed.number).collect();
+        for failed in failed {
+            if let Some(address) = untried.addresses.get(failed.number) {
+                let place = untried.candidate.place(*address).into();
+                let failure = self.outbound.unanswered(self.means, &place, Some(failed));
+                self.failures.push_back(failure);
+            }
+        }
+        let (number, stream) = connected?;
+        let address = *untried.addresses.get(number)?;
+        gone.push(number);
+        let approach = Approach {
+            candidate: untried.candidate.clone(),
+            address,
+            place: untried.candidate.place(address).into(),
+            connected: Mutex::new(Some(stream)),
+            deadline,
+            protection: self.lane.protection.clone(),
+            dane: untried.dane.clone(),
+            mta_sts: untried.mta_sts,
+            domains: untried.domains.clone(),
+        };
+        let mut number = 0;
+        untried.addresses.retain(|_| {
+            number += 1;
+            !gone.contains(&(number - 1))
+        });
+        self.at = (!untried.addresses.is_empty()).then_some(untried);
+        Some(approach)
+    }
+
+    async fn look_up(&self, stop: &route::Stop) -> Result<Untried, Failure> {
         let mta_sts = self.mta_sts(stop)?;
         let family = self.means.config.address_family;
         let candidate = stop.resolve(&self.means.dns, family).await?;
+        let addresses = self.allowed(stop, &candidate)?;
         let dane = self.dane(&candidate).await?;
-        let domain = match &self.lane.target {
-            Target::Mx(domain) if candidate.secure => Some(domain.clone()),
-            _ => None,
+        let domains = match candidate.secure {
+            true => stop.domains().into(),
+            false => Arc::default(),
         };
-        let candidate = Arc::new(candidate);
-        let dane = Arc::new(dane);
-        let approach = |address: &SocketAddr| Approach {
-            candidate: candidate.clone(),
-            address: *address,
-            place: match &candidate.name {
-                Some(name) => format!("{name}[{}]:{}", address.ip(), address.port()),
-                None => format!("[{}]:{}", address.ip(), address.port()),
-            }
-            .into(),
-            protection: self.lane.protection.clone(),
-            dane: dane.clone(),
+        Ok(Untried {
+            candidate: Arc::new(candidate),
+            addresses,
+            dane: Arc::new(dane),
             mta_sts,
-            domain: domain.clone(),
-        };
-        Ok(candidate.addresses.iter().map(approach).collect())
+            domains,
+        })
+    }
+
+    /// Those addresses of a server that mail may be sent to.
+    fn allowed(
+        &self,
+        stop: &route::Stop,
+        candidate: &Candidate,
+    ) -> Result<Vec<SocketAddr>, Failure> {
+        let all = &candidate.addresses;
+        if let Some(own) = all.iter().find(|address| self.outbound.is_own(**address)) {
+            return Err(Failure::Loop(candidate.place(*own).into()));
+        }
+        let allowed: Vec<SocketAddr> = all
+            .iter()
+            .copied()
+            .filter(|address| self.means.may_connect(address.ip()))
+            .collect();
+        match (allowed.is_empty(), all.first()) {
+            (true, Some(address)) => Err(Failure::NotPublic {
+                place: candidate.place(*address).into(),
+                is_named_by_rules: stop.is_named_by_rules(),
+            }),
+            _ => Ok(allowed),
+        }
     }
 
     /// Whether the domain's MTA-STS policy binds us with this server.

@@ -3,6 +3,7 @@
 //! The steps are those of a delivery, by the same code, so what passes here is what delivers.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use tokio::time::Instant;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -136,7 +137,8 @@ impl Outbound {
         let means = self.means.load_full();
         let target = lane.target.to_string();
         progress(&format!("{target}: looking for its servers"));
-        let mut servers = match Servers::new(self, &means, lane).await {
+        let deadline = Instant::now() + means.timeouts.route;
+        let mut servers = match Servers::new(self, &means, lane, deadline).await {
             Ok(servers) => servers,
             Err(failure) => return Report::failed(target, of_failure("resolve", &failure)),
         };
@@ -145,6 +147,7 @@ impl Outbound {
             Status::Ok,
             format!("{} to try", count(servers.stops.len(), "server")),
         )];
+        checks.extend(dnssec_check(&means.dns.strips()));
         checks.push(self.mta_sts_check(&means, lane).await);
         let mut reports = Vec::new();
         while let Some(server) = servers.next().await {
@@ -155,7 +158,7 @@ impl Outbound {
                 }
                 Err(failure) => ServerReport {
                     server: place_of(&failure).unwrap_or(&target).to_owned(),
-                    checks: vec![of_failure("resolve", &failure)],
+                    checks: vec![of_failure(step_of(&failure), &failure)],
                     ..ServerReport::default()
                 },
             };
@@ -180,13 +183,13 @@ impl Outbound {
         to: &Address,
         content: &str,
     ) -> Result<Reply, Reply> {
-        let mut lease = self.begin(lane, sender).await?;
+        let mut lease = self.begin(lane, sender, false).await?;
         let relay = lease.relay();
         let accepted = relay.rcpt(to).await;
         let outcome = if accepted.is_positive() {
             match relay.data().await {
                 Ok(()) => match relay.write(content.as_bytes()).await {
-                    Ok(()) => Ok(relay.finish().await),
+                    Ok(()) => Ok(relay.finish().await.of(0)),
                     Err(reply) => Err(reply),
                 },
                 Err(reply) => Err(reply),
@@ -206,7 +209,7 @@ impl Outbound {
         if lane.protection.mta_sts == MtaSts::None {
             return Check::new(name, Status::None, "not looked at");
         }
-        let standing = self.mta_sts.of(&means.dns, &means.roots, domain).await;
+        let standing = means.mta_sts.of(&means.dns, &means.roots, domain).await;
         if let Some(trouble) = &standing.trouble {
             return Check {
                 check: name,
@@ -304,7 +307,7 @@ impl ServerReport {
         server: &Approach,
         means: &Means,
     ) {
-        let trust = certificate::trust_of_server(chain, means.roots.store(), &means.provider);
+        let trust = certificate::trust_of_server(chain, &means.roots);
         self.certificate = chain.first().and_then(|own| certificate_report(own));
         let wanted = match demands.level {
             TlsLevel::Name(wanted) => Some(wanted),
@@ -321,8 +324,8 @@ impl ServerReport {
         if let Some(certificate) = &self.certificate {
             self.checks.push(certificate.check());
         }
-        self.checks.push(dane_check(server, chain, means));
-        match demands.judge(chain, &means.roots, &means.provider) {
+        self.checks.push(dane_check(server, chain));
+        match demands.judge(chain, &means.roots) {
             Ok(()) => {
                 self.valid = true;
                 let detail = format!(
@@ -363,22 +366,29 @@ impl CertificateReport {
     }
 }
 
-fn dane_check(
-    server: &Approach,
-    chain: &[rustls::pki_types::CertificateDer<'_>],
-    means: &Means,
-) -> Check {
+/// A warning if nothing can be proven through the name servers.
+fn dnssec_check(strips: &[SocketAddr]) -> Option<Check> {
+    if strips.is_empty() {
+        return None;
+    }
+    let servers: Vec<String> = strips.iter().map(SocketAddr::to_string).collect();
+    let detail = format!(
+        "{} withholds DNSSEC signatures, so DANE does not apply",
+        servers.join(", ")
+    );
+    Some(Check {
+        hint: Some(
+            "run a validating resolver on this machine (unbound), or name one in [dns] servers",
+        ),
+        ..Check::new("dnssec", Status::Warning, detail)
+    })
+}
+
+fn dane_check(server: &Approach, chain: &[rustls::pki_types::CertificateDer<'_>]) -> Check {
     let name = "dane";
     if server.protection.dane == Dane::None {
         return Check::new(name, Status::None, "not looked at");
     }
-    let identities: Vec<&str> = server
-        .candidate
-        .name
-        .as_deref()
-        .into_iter()
-        .chain(server.domain.as_deref())
-        .collect();
     match &*server.dane {
         Demand::None if server.candidate.secure => {
             Check::new(name, Status::None, "the server has no TLSA records")
@@ -393,16 +403,18 @@ fn dane_check(
             Status::Ok,
             "there are TLSA records, but none that SMTP uses: TLS is asked for",
         ),
-        Demand::Records(records) => match server.dane.judge(chain, &identities, &means.provider) {
-            Ok(()) => {
-                let detail = format!(
-                    "the certificate is what the {} asked for",
-                    count(records.len(), "TLSA record")
-                );
-                Check::new(name, Status::Ok, detail)
+        Demand::Records { records, .. } => {
+            match server.dane.judge(chain, &server.demands().identities()) {
+                Ok(()) => {
+                    let detail = format!(
+                        "the certificate is what the {} asked for",
+                        count(records.len(), "TLSA record")
+                    );
+                    Check::new(name, Status::Ok, detail)
+                }
+                Err(why) => Check::failed(name, &why, hint(why.result)),
             }
-            Err(why) => Check::failed(name, &why, hint(why.result)),
-        },
+        }
     }
 }
 
@@ -464,6 +476,14 @@ fn place_of(failure: &Failure) -> Option<&str> {
     }
 }
 
+/// The step that a server fails at which is not reached.
+fn step_of(failure: &Failure) -> &'static str {
+    match failure {
+        Failure::Hop(_) => "connect",
+        _ => "resolve",
+    }
+}
+
 fn of_failure(check: &'static str, failure: &Failure) -> Check {
     let hint = match failure {
         Failure::Hop(HopFailure { cause, .. }) => match cause {
@@ -484,6 +504,9 @@ fn of_failure(check: &'static str, failure: &Failure) -> Check {
             }
         },
         Failure::Unprotected { why, .. } => hint(why.result),
+        Failure::NotPublic { .. } => {
+            "if you want mail to go there, add its network to [delivery] private-networks"
+        }
         Failure::Loop(_) => "the route leads back to this host: check smart-hosts and MX records",
         Failure::Dns(_) => {
             "the name server does not answer: check [dns], and whether it passes on DNSSEC"
@@ -507,7 +530,7 @@ fn hint(result: ResultType) -> &'static str {
         }
         ResultType::CertificateExpired => "the partner has to renew its certificate",
         ResultType::CertificateNotTrusted => {
-            "the server does not send its intermediate certificates, or its authority is private: have the first mended, add the second to trust.roots"
+            "the server does not send its intermediate certificates, or its authority is private: have the first mended, add the second to trust.additional-roots"
         }
         ResultType::ValidationFailure => {
             "the TLS of the server is broken or too old (at least TLS 1.2 is needed); the partner's log tells more"

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::dns::{Dns, DnsError};
 use super::failure::Failure;
 use crate::config::{AddressFamily, normal_domain};
-use crate::sandbox::interface::{Delivery, Protection, Route, TlsLevel};
+use crate::sandbox::interface::{Dane, Delivery, Protection, Route, TlsLevel};
+use crate::smtp::dial::interleaved;
 use crate::tls::names;
 
 /// How many servers of a route are tried, and how many addresses of each.
@@ -104,51 +105,68 @@ impl SmartHost {
     }
 }
 
-/// A host name in normal form; a wildcard is none.
+/// A host name in normal form; a wildcard is none, nor is a label that begins or ends with a hyphen (RFC 1123 §2.1).
 fn host_name(text: &str) -> Option<String> {
-    normal_domain(text).filter(|name| !name.starts_with("*."))
+    let is_label =
+        |label: &str| label.len() <= 63 && !label.starts_with('-') && !label.ends_with('-');
+    normal_domain(text).filter(|name| name.len() <= 253 && name.split('.').all(is_label))
 }
 
 impl Lane {
-    /// The lane of a verdict, for a recipient's domain or address literal.
+    /// Whether a verdict can be carried out at all, whoever the recipient is.
     ///
     /// # Errors
-    /// If the verdict asks for what can never be.
-    pub fn new(delivery: Delivery, domain: &str) -> Result<Lane, Failure> {
-        let impossible = |reason: String| Failure::Impossible(reason);
+    /// What in it can never be.
+    pub fn check(delivery: &Delivery) -> Result<(), String> {
         let connector = delivery.connector.as_deref().unwrap_or("no connector");
-        for protection in [Some(&delivery.tls), delivery.audit_tls.as_ref()]
-            .into_iter()
-            .flatten()
-        {
+        let protections = [Some(&delivery.tls), delivery.audit_tls.as_ref()];
+        for protection in protections.into_iter().flatten() {
             if let TlsLevel::Name(wanted) = &protection.level {
                 let malformed = wanted.iter().find(|name| !names::is_well_formed(name));
                 if wanted.is_empty() || malformed.is_some() {
                     let name = malformed.map_or("none at all", String::as_str);
-                    return Err(impossible(format!(
+                    return Err(format!(
                         "the policy ({connector}) asks for a certificate name that no certificate can have: {name}"
-                    )));
+                    ));
                 }
             }
         }
-        let target = match delivery.route {
-            Route::Mx => target_of(domain).ok_or_else(|| {
-                impossible(format!("{domain:?} is not a domain that mail can go to"))
-            })?,
+        let Route::SmartHosts(hosts) = &delivery.route else {
+            return Ok(());
+        };
+        let parsed: Vec<Option<SmartHost>> =
+            hosts.iter().map(|host| SmartHost::parse(host)).collect();
+        if parsed.is_empty() || parsed.iter().any(Option::is_none) {
+            return Err(format!(
+                "the policy ({connector}) names smart hosts that cannot be: {}",
+                match &hosts[..] {
+                    [] => "none at all".to_owned(),
+                    hosts => hosts.join(", "),
+                }
+            ));
+        }
+        let by_address = |host: &SmartHost| matches!(host.host, Host::Address(_));
+        if delivery.tls.dane == Dane::Mandatory && parsed.iter().flatten().all(by_address) {
+            return Err(format!(
+                "the policy ({connector}) makes DANE mandatory, and its smart hosts have no names that TLSA records could be at"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The lane of a verdict that can be carried out, for a recipient's domain or address literal; `None` if no mail
+    /// can go there.
+    pub fn new(delivery: Delivery, domain: &str) -> Option<Lane> {
+        let target = match &delivery.route {
+            Route::Mx => target_of(domain)?,
             Route::SmartHosts(hosts) => {
-                let parsed: Option<Vec<_>> =
+                let hosts: Option<Vec<_>> =
                     hosts.iter().map(|host| SmartHost::parse(host)).collect();
-                let parsed = parsed.filter(|hosts| !hosts.is_empty()).ok_or_else(|| {
-                    impossible(format!(
-                        "the policy ({connector}) names smart hosts that cannot be: {}",
-                        hosts.join(", ")
-                    ))
-                })?;
-                Target::SmartHosts(parsed)
+                Target::SmartHosts(hosts?)
             }
         };
         let key = format!("{target:?} {:?} {:?}", delivery.tls, delivery.audit_tls);
-        Ok(Lane {
+        Some(Lane {
             target,
             protection: delivery.tls,
             audit: delivery.audit_tls,
@@ -192,6 +210,15 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// The name with one of its addresses.
+    pub fn place(&self, address: SocketAddr) -> String {
+        let (ip, port) = (address.ip(), address.port());
+        match &self.name {
+            Some(name) => format!("{name}[{ip}]:{port}"),
+            None => format!("[{ip}]:{port}"),
+        }
+    }
+
     /// The name, or the address in brackets.
     pub fn label(&self) -> String {
         match (&self.name, self.addresses.first()) {
@@ -209,6 +236,11 @@ pub struct Stop {
     port: u16,
     /// Whether DNSSEC has proven that the route leads here.
     secure: bool,
+    /// Of a mail exchanger: how much it is preferred, and the names of what it is an exchanger for.
+    exchanger: Option<(u16, Arc<[String]>)>,
+    /// Whether the rules name it, or what it is an exchanger for. Such a name will be there again: nobody's mail is
+    /// returned for it.
+    named_by_rules: bool,
 }
 
 impl Stop {
@@ -217,6 +249,35 @@ impl Stop {
         match &self.host {
             Host::Name(name) => Some(name),
             Host::Address(_) => None,
+        }
+    }
+
+    /// How much a mail exchanger is preferred; less is more.
+    pub fn preference(&self) -> Option<u16> {
+        self.exchanger.as_ref().map(|(preference, _)| *preference)
+    }
+
+    /// Whether the rules name it, and not somebody's DNS.
+    pub fn is_named_by_rules(&self) -> bool {
+        self.named_by_rules
+    }
+
+    /// The names of what it is an exchanger for, if DNSSEC has proven that it is: the domain of the mail, or a smart
+    /// host's name, and what that is an alias of.
+    pub fn domains(&self) -> &[String] {
+        match &self.exchanger {
+            Some((_, names)) if self.secure => names,
+            _ => &[],
+        }
+    }
+
+    fn no_address(&self, name: &str) -> Failure {
+        match self.named_by_rules {
+            true => Failure::Dns(DnsError::Failed {
+                name: name.to_owned(),
+                reason: "there is no such smart host, or it has no address".into(),
+            }),
+            false => Failure::NoHosts(name.to_owned()),
         }
     }
 
@@ -238,13 +299,15 @@ impl Stop {
         };
         let found = match dns.addresses(name, family).await {
             Ok(found) => found,
-            Err(DnsError::NoSuchName(name)) => return Err(Failure::NoHosts(name)),
+            Err(DnsError::NoSuchName(name)) => return Err(self.no_address(&name)),
             Err(error) => return Err(error.into()),
         };
         if found.records.is_empty() {
-            return Err(Failure::NoHosts(name.clone()));
+            return Err(self.no_address(name));
         }
-        let addresses = interleaved(found.records);
+        let mut addresses = found.records;
+        fastrand::shuffle(&mut addresses);
+        let addresses = interleaved(addresses, IpAddr::is_ipv6);
         let addresses = addresses.into_iter().take(MOST_ADDRESSES);
         Ok(Candidate {
             name: Some(name.clone()),
@@ -253,19 +316,6 @@ impl Stop {
             secure: self.secure && found.secure,
         })
     }
-}
-
-/// IPv6 and IPv4 by turns, so that the lack of one of them costs one attempt.
-fn interleaved(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-    let (mut v6, mut v4): (Vec<IpAddr>, Vec<IpAddr>) =
-        addresses.into_iter().partition(IpAddr::is_ipv6);
-    fastrand::shuffle(&mut v6);
-    fastrand::shuffle(&mut v4);
-    let length = v6.len().max(v4.len());
-    (0..length)
-        .flat_map(|at| [v6.get(at).copied(), v4.get(at).copied()])
-        .flatten()
-        .collect()
 }
 
 /// The stops of a route in the order in which they are tried.
@@ -283,8 +333,10 @@ pub async fn stops(
             host: Host::Address(*ip),
             port,
             secure: false,
+            exchanger: None,
+            named_by_rules: false,
         }],
-        Target::Mx(domain) => exchangers(dns, domain, port, own_name).await?,
+        Target::Mx(domain) => exchangers(dns, domain, port, own_name, false).await?,
         Target::SmartHosts(hosts) => {
             let mut stops = Vec::new();
             let mut trouble = None;
@@ -316,9 +368,10 @@ async fn smart_host(
             host: smart_host.host.clone(),
             port,
             secure: false,
+            exchanger: None,
+            named_by_rules: true,
         }]),
-        Host::Name(name) => match exchangers(dns, name, port, own_name).await {
-            // A name that the administrator gave will be there again: nobody's mail is returned for it.
+        Host::Name(name) => match exchangers(dns, name, port, own_name, true).await {
             Err(Failure::Dns(DnsError::NoSuchName(name)) | Failure::NoHosts(name)) => {
                 Err(Failure::Dns(DnsError::Failed {
                     reason: "there is no such smart host".into(),
@@ -336,6 +389,7 @@ async fn exchangers(
     name: &str,
     port: u16,
     own_name: &str,
+    named_by_rules: bool,
 ) -> Result<Vec<Stop>, Failure> {
     let found = dns.mx(name).await?;
     if found.records.is_empty() {
@@ -344,12 +398,22 @@ async fn exchangers(
             host: Host::Name(name.to_owned()),
             port,
             secure: true,
+            exchanger: None,
+            named_by_rules,
         }]);
     }
     if found.records.iter().any(|(_, exchange)| exchange == ".") {
         return Err(Failure::NullMx(name.to_owned()));
     }
     let mut records = found.records;
+    // What is no name of a host is no server; as a wildcard it would be every server to some.
+    records.retain(|(_, exchange)| host_name(exchange).is_some());
+    if records.is_empty() {
+        return Err(Failure::Dns(DnsError::Failed {
+            name: name.to_owned(),
+            reason: "its mail exchangers are no host names".into(),
+        }));
+    }
     // Shuffled first, so that a stable sort leaves equals in random order.
     fastrand::shuffle(&mut records);
     records.sort_by_key(|(preference, _)| *preference);
@@ -364,12 +428,19 @@ async fn exchangers(
             return Err(Failure::Loop(name.into()));
         }
     }
+    let mut names = vec![name.to_owned()];
+    if found.name != *name {
+        names.push(found.name);
+    }
+    let names: Arc<[String]> = names.into();
     Ok(records
         .into_iter()
-        .map(|(_, exchange)| Stop {
+        .map(|(preference, exchange)| Stop {
             host: Host::Name(exchange),
             port,
             secure: found.secure,
+            exchanger: Some((preference, names.clone())),
+            named_by_rules,
         })
         .collect())
 }
@@ -413,19 +484,5 @@ mod tests {
         ] {
             assert_eq!(target(domain).as_deref(), expected, "{domain}");
         }
-    }
-
-    #[test]
-    fn families_take_turns() {
-        let parse = |list: &[&str]| {
-            list.iter()
-                .map(|ip| ip.parse().unwrap())
-                .collect::<Vec<IpAddr>>()
-        };
-        let order = interleaved(parse(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]));
-        assert_eq!(
-            order.iter().map(IpAddr::is_ipv6).collect::<Vec<_>>(),
-            [true, false, false]
-        );
     }
 }

@@ -3,20 +3,79 @@
 use std::sync::Arc;
 
 use super::{Recipient, Session, Transaction};
-use crate::log;
 use crate::policies::{Table, Tenant};
 use crate::sandbox::interface::{Direction, Verdict};
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::command::MailParameters;
 use crate::smtp::decision;
 use crate::smtp::exit::{Exit, Way};
-use crate::smtp::next_hop::Client;
-use crate::smtp::outbound::{Failure, Lane};
-use crate::smtp::relay::Sender;
+use crate::smtp::outbound::Lane;
+use crate::smtp::partial::{Digest, Turn};
 use crate::smtp::reply::Reply;
 
-/// Ways that a transaction remembers as closed.
-const MOST_CLOSED: usize = 20;
+/// Why a sender or a recipient is not taken, for log and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The command is malformed.
+    Syntax,
+    /// Nobody here receives its mail, or the client may not send.
+    RelayDenied,
+    /// The message is too large.
+    Size,
+    /// It needs an extension that is not offered.
+    Extension,
+    /// Its local part could be read as another address.
+    Routing,
+    /// There are too many recipients.
+    TooMany,
+    /// It has to come in a transaction of its own.
+    OwnTransaction,
+    /// The policy says so. Its decision is logged.
+    Policy,
+    /// The next hop does not take it, or does not answer.
+    NextHop,
+    /// The same of a partner.
+    Partner,
+}
+
+impl Reason {
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Syntax => "syntax",
+            Reason::RelayDenied => "relay-denied",
+            Reason::Size => "size",
+            Reason::Extension => "extension",
+            Reason::Routing => "routing",
+            Reason::TooMany => "too-many",
+            Reason::OwnTransaction => "own-transaction",
+            Reason::Policy => "policy",
+            Reason::NextHop => "next-hop",
+            Reason::Partner => "partner",
+        }
+    }
+}
+
+/// A reply that does not take what was asked, and why.
+pub struct NotTaken {
+    /// What the client is told.
+    pub reply: Reply,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl NotTaken {
+    fn new(reason: Reason, code: u16, enhanced: (u8, u16, u16), text: impl Into<String>) -> Self {
+        NotTaken {
+            reply: Reply::new(code, enhanced, text),
+            reason,
+        }
+    }
+
+    fn own_transaction(text: &str) -> Self {
+        NotTaken::new(Reason::OwnTransaction, 452, (4, 5, 3), text)
+    }
+}
 
 impl Session {
     pub(super) async fn mail(&mut self, from: ReversePath, parameters: MailParameters) -> Reply {
@@ -26,26 +85,9 @@ impl Session {
         if self.transaction.is_some() {
             return Reply::new(503, (5, 5, 1), "a transaction is under way; RSET ends it");
         }
-        if let Exit::Partners { admission, .. } = &self.listener.exit
-            && !admission.admits(self.client.ip(), self.context.tls.as_ref())
-        {
-            tracing::warn!(session = self.id, client = %log::client(self.client.ip()), from = &*log::mailbox(from.as_str()), "relay denied: not one of the organization's servers");
-            let text = "relay denied: neither your address nor your certificate is known here";
-            return Reply::new(550, (5, 7, 1), text);
-        }
-        let offer = self.listener.exit.offer();
-        if parameters
-            .size
-            .is_some_and(|size| size > self.message_size())
-        {
-            return Reply::new(
-                552,
-                (5, 3, 4),
-                format!("a message has at most {} octets", self.message_size()),
-            );
-        }
-        if parameters.smtputf8 && !offer.smtputf8 {
-            return Reply::new(555, (5, 5, 4), "SMTPUTF8 is not offered");
+        self.smtputf8 = parameters.smtputf8;
+        if let Err(not_taken) = self.may_send(&parameters) {
+            return self.refuse(not_taken, from.as_str(), None, None);
         }
         let policies = self.server.policies.snapshot();
         self.instances.retain_in_force(&policies);
@@ -58,163 +100,217 @@ impl Session {
             from,
             parameters,
             recipients: Vec::new(),
-            way: None,
+            branches: Vec::new(),
             closed: Vec::new(),
+            turn: None,
+            message: None,
+            outcomes: Vec::new(),
             chunks: None,
         });
         Reply::new(250, (2, 1, 0), "sender ok")
     }
 
+    fn may_send(&self, parameters: &MailParameters) -> Result<(), NotTaken> {
+        if let Exit::Partners { admission, .. } = &self.listener.exit
+            && !admission
+                .load()
+                .admits(self.client.ip(), self.context.tls.as_ref())
+        {
+            let text = "relay denied: neither your address nor your certificate is known here";
+            return Err(NotTaken::new(Reason::RelayDenied, 550, (5, 7, 1), text));
+        }
+        let most = self.message_size();
+        if parameters.size.is_some_and(|size| size > most) {
+            let text = format!("a message has at most {most} octets");
+            return Err(NotTaken::new(Reason::Size, 552, (5, 3, 4), text));
+        }
+        if parameters.smtputf8 && !self.listener.exit.offer().smtputf8 {
+            let text = "SMTPUTF8 is not offered";
+            return Err(NotTaken::new(Reason::Extension, 555, (5, 5, 4), text));
+        }
+        Ok(())
+    }
+
     pub(super) async fn rcpt(&mut self, to: Address) -> Reply {
-        let Some(transaction) = &mut self.transaction else {
+        self.pipelines |= self.connection.has_unread();
+        let Some(transaction) = &self.transaction else {
             return Reply::new(503, (5, 5, 1), "say MAIL first");
         };
         if transaction.chunks.is_some() {
             return Reply::new(503, (5, 5, 1), "the message has begun");
         }
-        if !to.is_ascii() && !transaction.parameters.smtputf8 {
-            return Reply::new(553, (5, 6, 7), "this recipient needs SMTPUTF8");
+        let from = transaction.from.as_str().to_owned();
+        let mut tenant = None;
+        match self.take_recipient(&to, &mut tenant).await {
+            Ok(reply) => reply,
+            Err(not_taken) => self.refuse(not_taken, &from, Some(to.as_str()), tenant.as_deref()),
         }
-        let most = self
-            .settings
-            .limits
-            .recipients
-            .min(self.listener.exit.recipients());
-        if transaction.recipients.len() >= most {
-            // RFC 5321 §4.5.3.1.10.
-            return Reply::new(
-                452,
-                (4, 5, 3),
-                "too many recipients, send again for this one",
+    }
+
+    /// Refuses a sender or a recipient: by an id that is found in the log.
+    pub(super) fn refuse(
+        &self,
+        not_taken: NotTaken,
+        from: &str,
+        to: Option<&str>,
+        tenant: Option<&Tenant>,
+    ) -> Reply {
+        let NotTaken { mut reply, reason } = not_taken;
+        if reply.code() == 452 && self.pipelines && reason != Reason::TooMany {
+            // Exim takes a 452 beside recipients that were taken for "in the same way, but later": it bounces these too
+            // where the message is refused for the others. A 451 it takes for what it is.
+            reply = reply.with_code(451);
+        }
+        let transaction = self.transaction.as_ref();
+        let id = transaction.map_or(&*self.id, |transaction| &*transaction.id);
+        self.server.metrics.not_taken(reason.name());
+        if reason != Reason::Policy {
+            let envelope = [Some(from), to];
+            let client = self.client.ip();
+            let told = |text| {
+                crate::log::words_about(client, envelope.into_iter().flatten(), text).into_owned()
+            };
+            let what = if to.is_some() { "recipient" } else { "sender" };
+            tracing::info!(
+                reason = reason.name(),
+                code = reply.code(),
+                reply = told(reply.text()),
+                cause = told(reply.cause().unwrap_or_default()),
+                tenant = tenant.map_or("", |tenant| &tenant.name),
+                client = %crate::log::client(self.client.ip()),
+                from = &*crate::log::mailbox(from),
+                to = &*crate::log::mailbox(to.unwrap_or_default()),
+                session = self.id,
+                transaction = transaction.map_or("", |transaction| &transaction.id),
+                "{what} refused"
             );
         }
-        let tenant = match responsible(&self.listener.exit, transaction, &to) {
-            Ok(tenant) => tenant.clone(),
-            Err(reply) => return decision::with_id(&reply, &transaction.id),
+        decision::with_id(&reply, id)
+    }
+
+    async fn take_recipient(
+        &mut self,
+        to: &Address,
+        tenant: &mut Option<Arc<Tenant>>,
+    ) -> Result<Reply, NotTaken> {
+        let Some(transaction) = &self.transaction else {
+            return Err(NotTaken::new(
+                Reason::Syntax,
+                503,
+                (5, 5, 1),
+                "say MAIL first",
+            ));
         };
-        if transaction.shares_no_header(&tenant, &self.listener.exit) {
-            return Reply::new(
-                452,
-                (4, 5, 3),
-                "send again for this recipient: another organization's policy reads the header",
-            );
+        if !to.is_ascii() && !transaction.parameters.smtputf8 {
+            let text = "this recipient needs SMTPUTF8";
+            return Err(NotTaken::new(Reason::Extension, 553, (5, 6, 7), text));
+        }
+        self.has_no_route(to)?;
+        let limits = &self.settings.limits;
+        if transaction.recipients.len() >= limits.recipients.min(self.listener.exit.recipients()) {
+            // RFC 5321 §4.5.3.1.10.
+            let text = "too many recipients, send again for this one";
+            return Err(NotTaken::new(Reason::TooMany, 452, (4, 5, 3), text));
+        }
+        let of = responsible(&self.listener.exit, transaction, to)?.clone();
+        *tenant = Some(of.clone());
+        if transaction.shares_no_header(&of, to, &self.listener.exit) {
+            return Err(NotTaken::own_transaction(
+                "send again for this recipient: what its policy makes of the header is told by itself",
+            ));
         }
         Arc::make_mut(&mut self.context).rcpt_to = to.as_str().into();
         let verdict = self
             .instances
-            .decide(&tenant, &self.context, &transaction.id)
+            .decide(&of, &self.context, &transaction.id)
             .await;
         decision::log(
-            &tenant,
+            &of,
             &self.context,
             self.client.ip(),
             &verdict,
             &transaction.id,
         );
         if let Some(reply) = decision::refusal(&verdict, &transaction.id) {
-            return reply;
+            let reason = Reason::Policy;
+            return Err(NotTaken { reply, reason });
         }
-        let way = match way(verdict, &to) {
-            Ok(way) => way,
-            Err(failure) => return decision::with_id(&failure.reply(), &transaction.id),
+        let way = Arc::new(way(verdict, to)?);
+        let recipient = Recipient {
+            lane: self.lane_of(&way, to),
+            digest: Digest::of_recipient(transaction.from.as_str(), to.as_str()),
+            address: to.clone(),
+            tenant: of,
+            way,
         };
-        self.offer_recipient(to, tenant, &way).await
+        self.is_its_turn(&recipient)?;
+        self.offer_recipient(recipient).await
     }
 
-    /// Offers a recipient that the policy lets pass to whoever takes the mail, whose answer counts.
-    async fn offer_recipient(&mut self, to: Address, tenant: Arc<Tenant>, way: &Way) -> Reply {
-        if let Err(reply) = self.open(way, &to).await {
-            return reply;
-        }
-        let (Some(handover), Some(transaction)) = (&mut self.handover, &mut self.transaction)
-        else {
-            return Reply::new(451, (4, 3, 0), "the transaction was lost, try again later");
-        };
-        let reply = handover.rcpt(&to).await;
-        if reply.is_positive() {
-            transaction.recipients.push(Recipient {
-                address: to,
-                tenant,
-            });
-        }
-        reply
-    }
-
-    /// Sees to it that the transaction has begun that way. The first recipient that is taken fixes it:
-    /// one message has one end, and one reply.
-    async fn open(&mut self, way: &Way, to: &Address) -> Result<(), Reply> {
-        let Some(transaction) = &self.transaction else {
-            return Err(Reply::new(503, (5, 5, 1), "say MAIL first"));
-        };
-        if transaction.way.as_deref() == Some(way.key()) {
+    /// A recipient that a server behind us could read as somebody else's is decided on by the wrong policy.
+    fn has_no_route(&self, to: &Address) -> Result<(), NotTaken> {
+        if self.listener.config.allow_untrusted_routing {
             return Ok(());
         }
-        let closed = transaction
-            .closed
-            .iter()
-            .find(|(key, _)| **key == *way.key());
-        if let Some((_, reply)) = closed {
-            return Err(reply.clone());
+        let is_local = matches!(self.listener.exit, Exit::NextHop(_));
+        match to.hidden_route(is_local) {
+            None => Ok(()),
+            Some(sign) => Err(NotTaken::new(
+                Reason::Routing,
+                550,
+                (5, 1, 3),
+                format!(
+                    "the local part could be read as a route, a file or a program: {sign:?} is not taken in it"
+                ),
+            )),
         }
-        if transaction.way.is_some() {
-            if !transaction.recipients.is_empty() {
-                return Err(Reply::new(
-                    452,
-                    (4, 5, 3),
-                    "send again for this recipient: its mail goes another way",
-                ));
-            }
-            self.close_way().await;
-        }
-        let begun = self.begin(way, to).await;
-        if let Some(transaction) = &mut self.transaction {
-            match &begun {
-                Ok(()) => transaction.way = Some(way.key().into()),
-                Err(reply) if transaction.closed.len() < MOST_CLOSED => {
-                    let reply = decision::with_id(reply, &transaction.id);
-                    transaction.closed.push((way.key().into(), reply));
-                }
-                Err(_) => {}
-            }
-        }
-        begun
     }
 
-    /// Begins a transaction with whoever takes the mail, for this recipient first.
-    async fn begin(&mut self, way: &Way, to: &Address) -> Result<(), Reply> {
-        let Some(transaction) = &self.transaction else {
-            return Err(Reply::new(503, (5, 5, 1), "say MAIL first"));
-        };
-        let sender = Sender {
-            from: &transaction.from,
-            parameters: &transaction.parameters,
-            first: to,
-        };
-        if let Some(handover) = &mut self.handover
-            && handover.is_usable()
-        {
-            return handover.mail(sender).await.map_err(|begun| begun.reply());
+    /// What has one outcome for all its recipients. An LMTP server answers for each.
+    fn lane_of(&self, way: &Way, to: &Address) -> Digest {
+        match &self.listener.exit {
+            Exit::NextHop(next_hop) if next_hop.answers_for_each() => {
+                Digest::of_lane(&format!("{}\0{to}", way.key()))
+            }
+            _ => Digest::of_lane(way.key()),
         }
-        let client = Client {
-            address: self.client,
-            local: self.local,
-            helo: self.context.helo.clone().unwrap_or_default(),
-            esmtp: self.esmtp,
+    }
+
+    /// Whether a recipient may be part of this transaction, if what became of earlier messages to it and others has
+    /// not been told yet.
+    fn is_its_turn(&mut self, recipient: &Recipient) -> Result<(), NotTaken> {
+        let Some(transaction) = &mut self.transaction else {
+            return Ok(());
         };
-        let handover = self.listener.exit.begin(way, &client, sender).await?;
-        self.handover = Some(handover);
-        Ok(())
+        let partial = &self.server.partial;
+        let taken = !transaction.recipients.is_empty();
+        match partial.turn(recipient.digest, transaction.turn, taken) {
+            Turn::Free => Ok(()),
+            Turn::Group(message, group) => {
+                transaction.turn = Some((message, group));
+                Ok(())
+            }
+            Turn::Later => Err(NotTaken::own_transaction(
+                "send again for this recipient: what becomes of the message for it is told by itself",
+            )),
+        }
     }
 }
 
 impl Transaction {
-    /// Whether a recipient cannot join those that are there already. SMTP has one reply after the
-    /// header, so those whose policy decides on it share a transaction only with their own.
-    fn shares_no_header(&self, tenant: &Tenant, exit: &Exit) -> bool {
+    /// Whether a recipient cannot join those that are there already. SMTP has one reply after the header, so those
+    /// whose policy decides on it share a transaction only where it cannot decide differently.
+    fn shares_no_header(&self, tenant: &Tenant, to: &Address, exit: &Exit) -> bool {
+        let same_domain = |other: &Recipient| {
+            let (own, other) = (to.domain(), other.address.domain());
+            own.map(str::to_ascii_lowercase) == other.map(str::to_ascii_lowercase)
+        };
         exit.direction() == Direction::Inbound
             && self.recipients.iter().any(|other| {
-                other.tenant.name != tenant.name
-                    && (tenant.reads_header() || other.tenant.reads_header())
+                let decided_together = other.tenant.name == tenant.name
+                    && tenant.decides_by_domain()
+                    && same_domain(other);
+                (tenant.reads_header() || other.tenant.reads_header()) && !decided_together
             })
     }
 }
@@ -225,11 +321,11 @@ fn responsible<'a>(
     exit: &Exit,
     transaction: &'a Transaction,
     to: &Address,
-) -> Result<&'a Arc<Tenant>, Reply> {
+) -> Result<&'a Arc<Tenant>, NotTaken> {
     match exit {
         Exit::NextHop(_) => of_recipient(&transaction.policies, to).ok_or_else(|| {
             let text = "relay denied: nobody here receives mail for this domain";
-            Reply::new(550, (5, 7, 1), text)
+            NotTaken::new(Reason::RelayDenied, 550, (5, 7, 1), text)
         }),
         Exit::Partners { admission, .. } => {
             let sender = match &transaction.from {
@@ -237,13 +333,11 @@ fn responsible<'a>(
                 ReversePath::Address(address) => address.domain(),
             };
             admission
+                .load()
                 .tenant(&transaction.policies, sender)
                 .ok_or_else(|| {
-                    Reply::new(
-                        451,
-                        (4, 3, 0),
-                        "no policy decides about this sender's mail now",
-                    )
+                    let text = "no policy decides about this sender's mail now";
+                    NotTaken::new(Reason::Policy, 451, (4, 3, 0), text)
                 })
         }
     }
@@ -257,12 +351,14 @@ fn of_recipient<'a>(policies: &'a Table, to: &Address) -> Option<&'a Arc<Tenant>
 }
 
 /// The way that a verdict demands.
-fn way(verdict: Verdict, to: &Address) -> Result<Way, Failure> {
+fn way(verdict: Verdict, to: &Address) -> Result<Way, NotTaken> {
     let Verdict::Deliver(delivery) = verdict else {
         return Ok(Way::NextHop);
     };
-    let domain = to
-        .domain()
-        .ok_or_else(|| Failure::Impossible("an outbound recipient needs a domain".into()))?;
-    Ok(Way::Lane(Box::new(Lane::new(delivery, domain)?)))
+    let lane = to.domain().and_then(|domain| Lane::new(delivery, domain));
+    let lane = lane.ok_or_else(|| {
+        let text = "no mail can go to such a domain";
+        NotTaken::new(Reason::Partner, 550, (5, 1, 2), text)
+    })?;
+    Ok(Way::Lane(Box::new(lane)))
 }

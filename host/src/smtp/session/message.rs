@@ -6,13 +6,14 @@ use bytes::Buf;
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 
-use super::{End, Next, Recipient, Session};
-use crate::log;
+use super::{End, Next, Session, Transaction};
 use crate::sandbox::interface::Direction;
 use crate::smtp::data::DataDecoder;
 use crate::smtp::decision;
 use crate::smtp::header;
 use crate::smtp::incoming::{Incoming, Progress};
+use crate::smtp::next_hop::ClientName;
+use crate::smtp::partial::Digest;
 use crate::smtp::received::Trace;
 use crate::smtp::reply::Reply;
 
@@ -168,21 +169,20 @@ impl Session {
             incoming.refuse(reply);
             return;
         }
-        let begun = match &mut self.handover {
-            Some(handover) => handover.data().await,
-            None => Err(Reply::new(
-                451,
-                (4, 3, 0),
-                "the transaction was lost, try again later",
-            )),
-        };
-        if let Err(reply) = begun {
-            incoming.refuse(reply);
-            return;
-        }
+        self.begin_message(self.message_digest(&fields)).await;
+        self.client_name().await;
         let mut content = self.trace().into_bytes();
         content.extend_from_slice(&fields);
         self.write(incoming, &content).await;
+    }
+
+    /// By what a message is known whose recipients may end differently, or have done so before.
+    fn message_digest(&self, header: &[u8]) -> Option<Digest> {
+        let transaction = self.transaction.as_ref()?;
+        let may_differ = transaction.recipients.len() > 1
+            || transaction.turn.is_some()
+            || !self.server.partial.is_empty();
+        may_differ.then(|| Digest::of_message(transaction.from.as_str(), header))
     }
 
     /// Asks those policies again that read the From header.
@@ -190,35 +190,45 @@ impl Session {
         let Some(transaction) = &self.transaction else {
             return Ok(());
         };
-        let recipients = transaction.recipients.iter();
-        let asked: Vec<&Recipient> = recipients.filter(|r| r.tenant.reads_header()).collect();
-        if asked.is_empty() || self.context.direction == Direction::Outbound {
+        if self.context.direction == Direction::Outbound {
             return Ok(());
         }
-        // Fail closed: what cannot be read cannot be held against the rules.
-        let addresses = header::from_addresses(fields).map_err(|error| {
-            let text = format!("the recipient's policy reads the From field, and {error}");
-            decision::with_id(&Reply::new(550, (5, 7, 1), text), &transaction.id)
-        })?;
-        Arc::make_mut(&mut self.context).header_from = Some(addresses);
-        for recipient in asked {
-            Arc::make_mut(&mut self.context).rcpt_to = recipient.address.as_str().into();
-            let verdict = self
-                .instances
-                .decide(&recipient.tenant, &self.context, &transaction.id)
-                .await;
-            decision::log(
-                &recipient.tenant,
-                &self.context,
-                self.client.ip(),
-                &verdict,
-                &transaction.id,
-            );
-            if let Some(reply) = decision::refusal(&verdict, &transaction.id) {
-                return Err(reply);
+        // Those who share a transaction are decided on together.
+        let mut recipients = transaction.recipients.iter();
+        let Some(recipient) = recipients.find(|recipient| recipient.tenant.reads_header()) else {
+            return Ok(());
+        };
+        let found = header::from_addresses(fields);
+        let (addresses, unclear) = match found {
+            Ok(addresses) => (addresses, None),
+            // What cannot be read clearly is held against the rules in every way that it could be read.
+            Err(error) => match header::plausible_addresses(fields) {
+                Some(addresses) => (addresses, Some(error)),
+                None => return Err(decision::with_id(&unreadable(error, None), &transaction.id)),
+            },
+        };
+        let context = Arc::make_mut(&mut self.context);
+        context.header_from = Some(addresses);
+        context.rcpt_to = recipient.address.as_str().into();
+        let verdict = self
+            .instances
+            .decide(&recipient.tenant, &self.context, &transaction.id)
+            .await;
+        decision::log(
+            &recipient.tenant,
+            &self.context,
+            self.client.ip(),
+            &verdict,
+            &transaction.id,
+        );
+        match (decision::refusal(&verdict, &transaction.id), unclear) {
+            (None, _) => Ok(()),
+            (Some(reply), Some(error)) if reply.is_permanent() => {
+                let reply = unreadable(error, Some(&reply));
+                Err(decision::with_id(&reply, &transaction.id))
             }
+            (Some(reply), _) => Err(reply),
         }
-        Ok(())
     }
 
     fn trace(&self) -> String {
@@ -231,6 +241,10 @@ impl Session {
         };
         let trace = Trace {
             client: self.client.ip(),
+            name: match &self.client_name {
+                ClientName::Confirmed(name) => Some(name),
+                _ => None,
+            },
             helo: self.context.helo.as_deref().unwrap_or_default(),
             esmtp: self.esmtp,
             tls: self.context.tls.as_ref(),
@@ -243,13 +257,8 @@ impl Session {
     }
 
     async fn write(&mut self, incoming: &mut Incoming, content: &[u8]) {
-        if content.is_empty() || incoming.refused().is_some() {
-            return;
-        }
-        if let Some(handover) = &mut self.handover
-            && let Err(reply) = handover.write(content).await
-        {
-            incoming.refuse(reply);
+        if !content.is_empty() && incoming.refused().is_none() {
+            self.write_to_all(content).await;
         }
     }
 
@@ -259,24 +268,34 @@ impl Session {
             // A message without a body.
             self.pass_header_on(&mut incoming).await;
         }
-        let reply = match (incoming.refused(), &mut self.handover) {
-            (Some(refused), _) => refused.clone(),
-            (None, Some(handover)) => handover.finish().await,
-            (None, None) => Reply::new(451, (4, 3, 0), "the transaction was lost, try again later"),
+        let places = self.transaction.as_ref().map(Transaction::places);
+        let refused = incoming.refused().cloned();
+        let reply = match &refused {
+            Some(refused) => refused.clone(),
+            None => self.finish_all().await,
         };
         let Some(transaction) = &self.transaction else {
             return reply;
         };
-        let hop = self.handover.as_ref().map(|handover| handover.place());
+        let recipients = transaction.recipients.iter();
+        let recipients = recipients.map(|recipient| recipient.address.as_str());
+        let envelope: Vec<&str> = [transaction.from.as_str()]
+            .into_iter()
+            .chain(recipients)
+            .collect();
+        let client = self.client.ip();
+        let told =
+            |text| crate::log::words_about(client, envelope.iter().copied(), text).into_owned();
         tracing::info!(
             code = reply.code(),
             size = incoming.size(),
             recipients = transaction.recipients.len(),
-            hop = hop.as_deref().unwrap_or_default(),
-            client = %log::client(self.client.ip()),
+            hop = places.as_deref().unwrap_or_default(),
+            client = %crate::log::client(self.client.ip()),
             session = self.id,
             transaction = transaction.id,
-            reply = &*log::words_about(self.client.ip(), reply.text()),
+            reply = told(reply.text()),
+            cause = told(reply.cause().unwrap_or_default()),
             "message"
         );
         self.server.metrics.message(reply.code());
@@ -284,13 +303,21 @@ impl Session {
             self.commands = 0;
         }
         let reply = decision::with_id(&reply, &transaction.id);
-        let refused = incoming.refused().is_some();
-        if refused {
-            self.reset().await;
-        } else {
-            self.transaction = None;
-            self.let_go();
-        }
+        self.reset().await;
         reply
+    }
+}
+
+/// The refusal of a message whose From field is not clear, and, read in one of the ways that it could be read, does
+/// not satisfy the policy.
+fn unreadable(error: header::FromError, refusal: Option<&Reply>) -> Reply {
+    let text = format!("the recipient's policy reads the From field, and {error}");
+    match refusal {
+        None => Reply::new(550, (5, 7, 1), text),
+        Some(refusal) => {
+            let enhanced = refusal.enhanced().unwrap_or((5, 7, 1).into());
+            let text = format!("{text}; read so it is {}", refusal.one_line());
+            Reply::new(refusal.code(), enhanced, text)
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! RCPT and DATA or BDAT. Each recipient is decided on at RCPT by its own organization's policy, as
 //! it stood when the transaction began.
 
+mod branches;
 mod envelope;
 mod message;
 
@@ -11,20 +12,24 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::address::{Address, ReversePath};
 use super::command::{Command, CommandError, MailParameters};
 use super::connection::{Connection, Line};
 use super::decision::Instances;
+use super::exit::Way;
 use super::incoming::Incoming;
 use super::listener::{Listener, Server, Settings};
-use super::next_hop::Handover;
+use super::next_hop::{ClientName, Handover};
+use super::partial::{Digest, Group};
 use super::reply::Reply;
 use crate::json::ip_address;
-use crate::log;
 use crate::policies::{Table, Tenant};
 use crate::sandbox::interface::Context;
+use branches::Branch;
+use envelope::{NotTaken, Reason};
 
 /// RFC 5321 §4.5.3.1.4 says 512; extensions add to MAIL and RCPT, and nobody needs more than this.
 const COMMAND_LINE: usize = 2048;
@@ -66,10 +71,16 @@ struct Transaction {
     from: ReversePath,
     parameters: MailParameters,
     recipients: Vec<Recipient>,
-    /// The way that it has begun, with whoever takes the mail.
-    way: Option<Arc<str>>,
+    /// The ways that it has begun, with whoever takes the mail.
+    branches: Vec<Branch>,
     /// The ways that could not be begun, and what the client was told.
     closed: Vec<(Arc<str>, Reply)>,
+    /// Whose turn it is, where recipients of an earlier message wait to be told what became of it.
+    turn: Option<(Digest, Group)>,
+    /// The message, once its header is there, if its recipients may end differently.
+    message: Option<Digest>,
+    /// What became of recipients whose way has ended before the message has.
+    outcomes: Vec<(usize, Reply)>,
     /// A message that comes in chunks.
     chunks: Option<Incoming>,
 }
@@ -77,6 +88,10 @@ struct Transaction {
 struct Recipient {
     address: Address,
     tenant: Arc<Tenant>,
+    way: Arc<Way>,
+    /// Those who share an outcome.
+    lane: Digest,
+    digest: Digest,
 }
 
 /// A session.
@@ -93,11 +108,19 @@ pub struct Session {
     /// Since the last message that was taken.
     commands: u32,
     esmtp: bool,
+    /// Whether the client has sent commands before it had read our replies (RFC 2920).
+    pipelines: bool,
+    /// Whether it has said SMTPUTF8 at the last MAIL.
+    smtputf8: bool,
     /// Shared with the policy while that reads it, so that nothing is copied.
     context: Arc<Context>,
     instances: Instances,
     transaction: Option<Transaction>,
-    handover: Option<Handover>,
+    /// A connection to the next hop that is this client's alone, between two transactions.
+    kept: Option<Handover>,
+    /// What the client's address is called, and the look-up until that is known.
+    client_name: ClientName,
+    looking_up: Option<JoinHandle<ClientName>>,
 }
 
 impl Session {
@@ -133,11 +156,16 @@ impl Session {
             errors: 0,
             commands: 0,
             esmtp: false,
+            pipelines: false,
+            smtputf8: false,
             context,
             instances,
             transaction: None,
-            handover: None,
+            kept: None,
+            client_name: ClientName::Unknown,
+            looking_up: None,
         };
+        session.look_up_client();
         session.note_tls();
         session
     }
@@ -145,6 +173,17 @@ impl Session {
     /// The session's id.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Looks for the client's name while it speaks, if anybody wants to know.
+    fn look_up_client(&mut self) {
+        if let (true, Some(dns)) = (
+            self.listener.config.wants_client_names(),
+            &self.settings.names,
+        ) {
+            let (dns, ip) = (dns.clone(), self.client.ip());
+            self.looking_up = Some(tokio::spawn(async move { dns.name_of(ip).await }));
+        }
     }
 
     fn context_mut(&mut self) -> &mut Context {
@@ -165,6 +204,11 @@ impl Session {
                 Next::Lost(end) => break end,
                 Next::Last(reply, end) => break self.last(reply, end),
                 Next::Say(reply) => {
+                    let reply = if self.smtputf8 {
+                        reply.in_utf8()
+                    } else {
+                        reply
+                    };
                     self.connection.queue(&reply);
                     if self.has_too_many_errors(&reply) {
                         let reply = Reply::new(421, (4, 7, 0), "too many errors, closing");
@@ -173,11 +217,15 @@ impl Session {
                 }
             }
         };
-        if let Some(handover) = &mut self.handover {
-            handover.quit().await;
+        if let Some(transaction) = &mut self.transaction {
+            transaction.quit().await;
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.quit().await;
         }
         // A client that does not read its last reply must not keep us.
-        let _ = timeout(self.settings.timeouts.handshake, self.connection.close()).await;
+        let limit = self.settings.timeouts.handshake;
+        let _ = timeout(limit, self.connection.close_gently()).await;
         end
     }
 
@@ -187,7 +235,7 @@ impl Session {
         if end == End::Closed {
             tracing::info!(
                 session = self.id,
-                client = %log::client(self.client.ip()),
+                client = %crate::log::client(self.client.ip()),
                 reason = reply.text(),
                 "session cut"
             );
@@ -258,6 +306,7 @@ impl Session {
             Ok(command) => command,
             // How many octets follow is not known, so nothing that comes can be taken for a command.
             Err(error @ CommandError::BdatSize) => return Next::Last(error.reply(), End::Closed),
+            Err(error) if error.is_of_envelope() => return self.refuse_malformed(&error).into(),
             Err(error) => return error.reply().into(),
         };
         match command {
@@ -267,7 +316,13 @@ impl Session {
             Command::Mail { from, parameters } => self.mail(from, parameters).await.into(),
             Command::Rcpt { to } => self.rcpt(to).await.into(),
             Command::Data => self.data().await,
-            Command::Bdat { size, last } => self.bdat(size, last).await,
+            Command::Bdat { size, last } => {
+                if size > 0 {
+                    // It brings some of a message, which has limits of its own.
+                    self.commands = self.commands.saturating_sub(1);
+                }
+                self.bdat(size, last).await
+            }
             Command::Rset => self.rset().await.into(),
             Command::Noop => Reply::new(250, (2, 0, 0), "ok").into(),
             // RFC 5321 §3.5.3: a server that does not verify says 252.
@@ -283,6 +338,16 @@ impl Session {
             .into(),
             Command::Quit => Next::Last(Reply::new(221, (2, 0, 0), "bye"), End::Quit),
         }
+    }
+
+    /// Refuses a sender or a recipient that is none.
+    fn refuse_malformed(&self, error: &CommandError) -> Reply {
+        let not_taken = NotTaken {
+            reply: error.reply(),
+            reason: Reason::Syntax,
+        };
+        let from = self.transaction.as_ref().map(|it| it.from.as_str());
+        self.refuse(not_taken, from.unwrap_or_default(), from.map(|_| ""), None)
     }
 
     async fn ehlo(&mut self, name: String) -> Reply {
@@ -316,7 +381,7 @@ impl Session {
 
     fn greet(&mut self, name: String, esmtp: bool) {
         // A next hop that was told the client's name has to be told anew.
-        self.handover = None;
+        self.kept = None;
         self.context_mut().helo = Some(name);
         self.esmtp = esmtp;
     }
@@ -357,7 +422,7 @@ impl Session {
         match self.handshake(&tls).await {
             Ok(()) => Next::Said,
             Err(error) => {
-                tracing::info!(session = self.id, client = %log::client(self.client.ip()), %error, "TLS handshake failed");
+                tracing::info!(session = self.id, client = %crate::log::client(self.client.ip()), %error, "TLS handshake failed");
                 Next::Lost(End::Gone)
             }
         }
@@ -389,30 +454,9 @@ impl Session {
 
     /// Gives up the transaction, here and where it has begun.
     async fn reset(&mut self) {
-        if self.transaction.is_some() {
-            self.close_way().await;
-        }
+        self.give_all_up().await;
         self.transaction = None;
         self.context_mut().header_from = None;
-    }
-
-    /// Gives up what has begun with whoever takes the mail.
-    async fn close_way(&mut self) {
-        let way = self
-            .transaction
-            .as_mut()
-            .and_then(|transaction| transaction.way.take());
-        if way.is_some()
-            && let Some(handover) = &mut self.handover
-        {
-            handover.reset().await;
-        }
-        self.let_go();
-    }
-
-    /// After a transaction: a connection that is not this client's alone goes to whoever needs it next.
-    fn let_go(&mut self) {
-        self.handover = self.handover.take().and_then(Handover::let_go);
     }
 }
 

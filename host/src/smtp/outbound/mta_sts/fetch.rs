@@ -1,6 +1,6 @@
 //! Getting a policy from its HTTPS server (RFC 8461 §3.3).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,13 +15,17 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::Trouble;
 use super::policy::Policy;
-use crate::smtp::outbound::dns::Dns;
+use crate::smtp::dial::{self, interleaved};
+use crate::smtp::outbound::dns::{Dns, DnsError};
 use crate::smtp::outbound::failure::{ResultType, Unprotected};
 use crate::tls::Roots;
 
 /// RFC 8461 §3.3 suggests a minute; a client is waiting for its reply to RCPT.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(20);
+/// What one address has of it to answer.
+const ADDRESS_LIMIT: Duration = Duration::from_secs(8);
 /// §3.3 suggests 64 KiB.
 const LARGEST: usize = 64 << 10;
 /// Addresses that are tried.
@@ -32,22 +36,15 @@ const MOST_ADDRESSES: usize = 4;
 ///
 /// # Errors
 /// What went wrong.
-pub async fn fetch(
-    dns: &Dns,
-    roots: &Roots,
-    domain: &str,
-    port: u16,
-) -> Result<Policy, Unprotected> {
-    match timeout(LIMIT, get(dns, roots, domain, port)).await {
-        Ok(Ok(text)) => Policy::parse(&text).map_err(|error| {
-            Unprotected::new(
-                ResultType::StsPolicyInvalid,
-                format!("the MTA-STS policy of {domain}: {error}"),
-            )
-        }),
-        Ok(Err(failure)) => Err(failure),
-        Err(_) => Err(not_fetched(domain, "no answer in time")),
-    }
+pub async fn fetch(dns: &Dns, roots: &Roots, domain: &str, port: u16) -> Result<Policy, Trouble> {
+    let text = match timeout(LIMIT, get(dns, roots, domain, port)).await {
+        Ok(outcome) => outcome?,
+        Err(_) => return Err(not_fetched(domain, "no answer in time").into()),
+    };
+    Policy::parse(&text).map_err(|error| {
+        let detail = format!("the MTA-STS policy of {domain}: {error}");
+        Unprotected::new(ResultType::StsPolicyInvalid, detail).into()
+    })
 }
 
 fn not_fetched(domain: &str, reason: impl std::fmt::Display) -> Unprotected {
@@ -57,22 +54,46 @@ fn not_fetched(domain: &str, reason: impl std::fmt::Display) -> Unprotected {
     )
 }
 
-async fn get(dns: &Dns, roots: &Roots, domain: &str, port: u16) -> Result<String, Unprotected> {
-    let failed = |reason: String| not_fetched(domain, reason);
+async fn get(dns: &Dns, roots: &Roots, domain: &str, port: u16) -> Result<String, Trouble> {
     let host = format!("mta-sts.{domain}");
     let found = dns
         .addresses(&host, crate::config::AddressFamily::Any)
-        .await
-        .map_err(|error| failed(error.to_string()))?;
-    let mut stream = None;
-    for address in found.records.into_iter().take(MOST_ADDRESSES) {
-        if let Ok(connected) = TcpStream::connect(SocketAddr::new(address, port)).await {
-            stream = Some(connected);
+        .await;
+    let found = found.map_err(|error| Trouble {
+        // What does not exist has no policy. What could not be asked for may have one.
+        is_undecided: !matches!(error, DnsError::NoSuchName(_)),
+        why: not_fetched(domain, error),
+    })?;
+    let addresses = found.records.into_iter().take(MOST_ADDRESSES);
+    let addresses = interleaved(addresses.collect(), IpAddr::is_ipv6);
+    let mut addresses: Vec<SocketAddr> = addresses
+        .into_iter()
+        .map(|address| SocketAddr::new(address, port))
+        .collect();
+    let mut failure = not_fetched(domain, format!("{host} does not answer"));
+    while !addresses.is_empty() {
+        let (connected, _) = dial::connect(&addresses, &[], ADDRESS_LIMIT).await;
+        let Some((number, stream)) = connected else {
             break;
+        };
+        match timeout(ADDRESS_LIMIT, request(stream, roots, domain, &host)).await {
+            Ok(Ok(text)) => return Ok(text),
+            Ok(Err(why)) => failure = why,
+            Err(_) => failure = not_fetched(domain, "no answer in time"),
         }
+        addresses.remove(number);
     }
-    let stream = stream.ok_or_else(|| failed(format!("{host} does not answer")))?;
-    let name = ServerName::try_from(host.clone()).map_err(|error| failed(error.to_string()))?;
+    Err(failure.into())
+}
+
+async fn request(
+    stream: TcpStream,
+    roots: &Roots,
+    domain: &str,
+    host: &str,
+) -> Result<String, Unprotected> {
+    let failed = |reason: String| not_fetched(domain, reason);
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(error.to_string()))?;
     let tls = connector(roots).map_err(|error| failed(error.to_string()))?;
     let stream = tls.connect(name, stream).await.map_err(|error| {
         Unprotected::new(
@@ -86,7 +107,7 @@ async fn get(dns: &Dns, roots: &Roots, domain: &str, port: u16) -> Result<String
     // It ends with the request: dropping the sender closes it.
     let driver = tokio::spawn(connection);
     let request = Request::get("/.well-known/mta-sts.txt")
-        .header(HOST, &host)
+        .header(HOST, host)
         .header(USER_AGENT, "Portcullis")
         .body(Empty::<Bytes>::new())
         .map_err(|error| failed(error.to_string()))?;

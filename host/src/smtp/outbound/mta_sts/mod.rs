@@ -3,18 +3,17 @@
 mod fetch;
 pub mod policy;
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use moka::future::Cache;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::dns::Dns;
-use super::failure::Unprotected;
-use crate::log;
+use super::dns::{Dns, DnsError};
+use super::failure::{ResultType, Unprotected};
 use crate::tls::Roots;
 pub use policy::{Mode, Policy};
 
@@ -25,12 +24,45 @@ const PAUSE: Duration = Duration::from_secs(300);
 /// §3.3: a policy is looked at anew before it runs out, so that an attacker cannot wait for its end.
 const REFRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// A file name has 255 octets on most file systems, and there is an extension.
+const LONGEST_FILE_NAME: usize = 200;
+
 /// The policies of the domains that mail was sent to.
 pub struct Policies {
-    domains: Cache<String, Arc<Mutex<State>>>,
+    domains: Cache<String, Arc<Domain>>,
     /// Where policies outlive the process: forgetting them would open the door to a downgrade.
     folder: Option<PathBuf>,
     port: u16,
+}
+
+/// A domain.
+struct Domain {
+    state: Mutex<State>,
+    fetching: tokio::sync::Mutex<()>,
+}
+
+impl Domain {
+    fn of(state: State) -> Self {
+        Domain {
+            state: Mutex::new(state),
+            fetching: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What holds, where the newest policy could not be had for that reason. One that is in force decides all the same.
+    fn standing(&self, trouble: Option<Trouble>) -> Standing {
+        let state = self.lock();
+        let kept = state.kept.as_ref().filter(|kept| kept.is_in_force());
+        Standing {
+            is_undecided: kept.is_none() && trouble.as_ref().is_some_and(|it| it.is_undecided),
+            policy: kept.map(|kept| kept.policy.clone()),
+            trouble: trouble.map(|trouble| trouble.why),
+        }
+    }
 }
 
 /// What is known of a domain.
@@ -49,17 +81,30 @@ struct Kept {
 }
 
 impl Kept {
-    /// How old it is; a clock that was set back makes it as old as can be.
-    fn age(&self) -> Duration {
-        self.fetched.elapsed().unwrap_or(Duration::MAX)
+    /// How old it is; not known where the clock was set back since.
+    fn age(&self) -> Option<Duration> {
+        self.fetched.elapsed().ok()
     }
 
+    /// It is over only where that is certain: a clock that was set back opens no door.
     fn is_in_force(&self) -> bool {
-        self.age() < self.policy.max_age
+        self.age().is_none_or(|age| age < self.policy.max_age)
     }
 
     fn is_fresh(&self, id: &str) -> bool {
-        self.id == id && self.age() < REFRESH.min(self.policy.max_age / 2)
+        let limit = REFRESH.min(self.policy.max_age / 2);
+        self.id == id && self.age().is_some_and(|age| age < limit)
+    }
+}
+
+impl State {
+    /// What came of the last attempt, if it was for this id and is not too long ago.
+    fn outcome(&self, id: &str) -> Option<Result<Policy, Trouble>> {
+        if let Some(kept) = self.kept.as_ref().filter(|kept| kept.is_fresh(id)) {
+            return Some(Ok(kept.policy.clone()));
+        }
+        let failed = self.failed.as_ref().filter(|failed| failed.id == id)?;
+        (failed.at.elapsed() < PAUSE).then(|| Err(failed.trouble.clone()))
     }
 }
 
@@ -67,7 +112,34 @@ impl Kept {
 struct Failed {
     id: String,
     at: Instant,
-    why: Unprotected,
+    trouble: Trouble,
+}
+
+/// Why a policy could not be had.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// In words.
+    pub why: Unprotected,
+    /// Whether there may well be one: its server is not down, but could not be looked up.
+    pub is_undecided: bool,
+}
+
+impl Trouble {
+    fn undecided(reason: String) -> Self {
+        Trouble {
+            why: Unprotected::new(ResultType::StsPolicyFetchError, reason),
+            is_undecided: true,
+        }
+    }
+}
+
+impl From<Unprotected> for Trouble {
+    fn from(why: Unprotected) -> Self {
+        Trouble {
+            why,
+            is_undecided: false,
+        }
+    }
 }
 
 /// What holds for a domain.
@@ -77,6 +149,8 @@ pub struct Standing {
     pub policy: Option<Policy>,
     /// Why the newest could not be had.
     pub trouble: Option<Unprotected>,
+    /// Whether nobody knows if there is one: a look-up that fails is never "no policy".
+    pub is_undecided: bool,
 }
 
 impl Policies {
@@ -89,72 +163,102 @@ impl Policies {
         }
     }
 
-    /// What holds for a domain now. A policy that is kept outlives its record and its server (§5.1);
-    /// where none can be had the domain is as one that has none (§3.3).
-    pub async fn of(&self, dns: &Dns, roots: &Roots, domain: &str) -> Standing {
-        let load = async { Arc::new(Mutex::new(self.load(domain).await)) };
-        let state = self.domains.get_with(domain.to_owned(), load).await;
-        // Sessions that ask for the same domain share one fetch.
-        let mut state = state.lock().await;
-        let records = match dns.txt(&format!("_mta-sts.{domain}")).await {
-            Ok(answer) => answer.records,
-            Err(_) => Vec::new(),
-        };
-        let mut standing = Standing::default();
-        if let Some(id) = policy::record_id(&records)
-            && !state.kept.as_ref().is_some_and(|kept| kept.is_fresh(&id))
-        {
-            standing.trouble = self.fetch(dns, roots, domain, id, &mut state).await.err();
-        }
-        let kept = state.kept.as_ref().filter(|kept| kept.is_in_force());
-        standing.policy = kept.map(|kept| kept.policy.clone());
-        standing
+    /// Whether these are the policies of that folder, from servers at that port.
+    pub fn are_of(&self, folder: Option<&Path>, port: u16) -> bool {
+        self.folder.as_deref() == folder && self.port == port
     }
 
+    /// What holds for a domain now. A policy that is kept outlives its record and its server (§5.1); where none can
+    /// be had the domain is as one that has none (§3.3).
+    pub async fn of(self: &Arc<Self>, dns: &Arc<Dns>, roots: &Roots, domain: &str) -> Standing {
+        let load = async { Arc::new(Domain::of(self.load(domain).await)) };
+        let known = self.domains.get_with(domain.to_owned(), load).await;
+        let records = match dns.txt(&format!("_mta-sts.{domain}")).await {
+            Ok(answer) => answer.records,
+            Err(error @ DnsError::Bogus(_)) => {
+                return known.standing(Some(Trouble::undecided(error.to_string())));
+            }
+            // A server that does not answer this question hides a policy that is new at most.
+            Err(_) => Vec::new(),
+        };
+        let Some(id) = policy::record_id(&records) else {
+            return known.standing(None);
+        };
+        let is_fresh = |kept: &Kept| kept.is_fresh(&id);
+        if known.lock().kept.as_ref().is_some_and(is_fresh) {
+            return known.standing(None);
+        }
+        // It goes on whoever waits for it: what came of it is known to the next one who asks.
+        let fetching = tokio::spawn({
+            let (policies, known, dns) = (self.clone(), known.clone(), dns.clone());
+            let (roots, domain) = (roots.clone(), domain.to_owned());
+            async move { policies.fetch(&known, &dns, &roots, &domain, id).await }
+        });
+        if known.lock().kept.as_ref().is_some_and(Kept::is_in_force) {
+            // Nobody waits for a policy to be refreshed.
+            return known.standing(None);
+        }
+        match fetching.await {
+            Ok(Ok(policy)) => Standing {
+                policy: Some(policy),
+                ..Standing::default()
+            },
+            Ok(Err(trouble)) => known.standing(Some(trouble)),
+            Err(error) => known.standing(Some(Trouble::undecided(error.to_string()))),
+        }
+    }
+
+    /// Fetches a policy, unless somebody else has done so meanwhile. Sessions that ask for the same domain share one
+    /// fetch.
     async fn fetch(
         &self,
+        known: &Domain,
         dns: &Dns,
         roots: &Roots,
         domain: &str,
         id: String,
-        state: &mut State,
-    ) -> Result<(), Unprotected> {
-        if let Some(failed) = &state.failed
-            && failed.id == id
-            && failed.at.elapsed() < PAUSE
-        {
-            return Err(failed.why.clone());
+    ) -> Result<Policy, Trouble> {
+        let _one_at_a_time = known.fetching.lock().await;
+        if let Some(outcome) = known.lock().outcome(&id) {
+            return outcome;
         }
         match fetch::fetch(dns, roots, domain, self.port).await {
             Ok(policy) => {
                 let kept = Kept {
                     id,
-                    policy,
+                    policy: policy.clone(),
                     fetched: SystemTime::now(),
                 };
                 self.store(domain, &kept).await;
-                *state = State {
+                *known.lock() = State {
                     kept: Some(kept),
                     failed: None,
                 };
-                Ok(())
+                Ok(policy)
             }
-            Err(why) => {
-                tracing::warn!(domain, "{}", log::words(&why.to_string()));
-                let at = Instant::now();
-                state.failed = Some(Failed {
+            Err(trouble) => {
+                tracing::warn!(domain, "{}", crate::log::words(&trouble.why.to_string()));
+                known.lock().failed = Some(Failed {
                     id,
-                    at,
-                    why: why.clone(),
+                    at: Instant::now(),
+                    trouble: trouble.clone(),
                 });
-                Err(why)
+                Err(trouble)
             }
         }
     }
 
-    /// A domain's file. Domains here are A-labels, so they are safe as names of files.
+    /// A domain's file. Domains here are A-labels, so they are safe as names of files; a long one is too long for one.
     fn file(&self, domain: &str) -> Option<PathBuf> {
-        Some(self.folder.as_ref()?.join(format!("{domain}.json")))
+        let name = match domain.len() {
+            0..=LONGEST_FILE_NAME => domain.to_owned(),
+            _ => digest(&SHA256, domain.as_bytes())
+                .as_ref()
+                .iter()
+                .map(|octet| format!("{octet:02x}"))
+                .collect(),
+        };
+        Some(self.folder.as_ref()?.join(format!("{name}.json")))
     }
 
     async fn load(&self, domain: &str) -> State {
@@ -162,8 +266,17 @@ impl Policies {
             return State::default();
         };
         let kept = tokio::fs::read(&file).await.ok();
-        let kept = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let kept: Option<Kept> = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         State { kept, failed: None }
+    }
+
+    /// Removes the files of policies that are over.
+    pub async fn tidy(self: Arc<Self>) {
+        let Some(folder) = self.folder.clone() else {
+            return;
+        };
+        // A folder that is not there has nothing to tidy.
+        let _ = tokio::task::spawn_blocking(move || tidy(&folder)).await;
     }
 
     async fn store(&self, domain: &str, kept: &Kept) {
@@ -180,4 +293,16 @@ impl Policies {
             tracing::warn!(file = %file.display(), %error, "an MTA-STS policy cannot be kept");
         }
     }
+}
+
+fn tidy(folder: &Path) -> std::io::Result<()> {
+    for file in std::fs::read_dir(folder)? {
+        let path = file?.path();
+        let kept = std::fs::read(&path).ok();
+        let kept: Option<Kept> = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        if kept.is_some_and(|kept| !kept.is_in_force()) {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }

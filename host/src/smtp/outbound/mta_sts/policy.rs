@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::tls::names;
+use crate::config::normal_domain;
 
 /// RFC 8461 §3.2: the longest time that a policy may be kept.
 const LONGEST: u64 = 31_557_600;
@@ -98,10 +98,9 @@ impl Policy {
                     max_age = Some(Duration::from_secs(seconds.min(LONGEST)));
                 }
                 "mx" => {
-                    if !names::is_well_formed(value) || mx.len() >= MOST_PATTERNS {
-                        return Err(wrong("mx is not a host name, or there are too many"));
-                    }
-                    mx.push(value.to_ascii_lowercase());
+                    let pattern = normal_domain(value).filter(|_| mx.len() < MOST_PATTERNS);
+                    let many = wrong("mx is not a host name, or there are too many");
+                    mx.push(pattern.ok_or(many)?);
                 }
                 _ => {}
             }
@@ -121,11 +120,19 @@ impl Policy {
         })
     }
 
-    /// Whether a server is one of those that the policy names (§4.1).
+    /// Whether a server is one of those that the policy names (§4.1). Its name comes from the DNS, which anybody may
+    /// have forged: it is never a pattern itself.
     pub fn allows(&self, host: &str) -> bool {
+        let Some(host) = normal_domain(host).filter(|host| !host.starts_with("*.")) else {
+            return false;
+        };
+        let parent = host.split_once('.').map(|(_, parent)| parent);
         self.mx
             .iter()
-            .any(|pattern| names::satisfies(pattern, host))
+            .any(|pattern| match pattern.strip_prefix("*.") {
+                Some(base) => parent == Some(base),
+                None => *pattern == host,
+            })
     }
 }
 
@@ -148,6 +155,10 @@ mod tests {
             ("a.example.net", true),
             ("a.b.example.net", false),
             ("example.net", false),
+            ("*.example.net", false),
+            ("*.com", false),
+            ("*.example.com", false),
+            ("", false),
         ] {
             assert_eq!(policy.allows(host), allowed, "{host}");
         }

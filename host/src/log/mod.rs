@@ -3,6 +3,8 @@
 //! Of mailboxes and clients' addresses it tells what `[log]` says: one setting for the process, as there is
 //! one log. A text of others cannot end the line that it stands in.
 
+mod writer;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
@@ -12,6 +14,7 @@ use ipnet::IpNet;
 
 use crate::config::{Clients, Log, Mailboxes};
 use crate::smtp::address::quoted_string_length;
+pub use writer::{Writer, lost_lines};
 
 /// What stands for a local part that is not told.
 const SOMEBODY: &str = "*";
@@ -45,13 +48,23 @@ pub fn words(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// What a next hop said that may know the client's address.
-pub fn words_about(client: IpAddr, text: &str) -> Cow<'_, str> {
-    let words = words(text);
-    match HIDES_CLIENTS.load(Ordering::Relaxed) {
-        true => without_addresses_near(client, &words).into(),
-        false => words,
+/// What another server said of a message, which may know the client's address and has the envelope's mailboxes before
+/// it, however it writes them.
+pub fn words_about<'a>(
+    client: IpAddr,
+    envelope: impl IntoIterator<Item = &'a str>,
+    text: &str,
+) -> Cow<'_, str> {
+    let mut words = words(text);
+    if HIDES_MAILBOXES.load(Ordering::Relaxed) {
+        for mailbox in envelope {
+            words = without_name(mailbox, &words).into();
+        }
     }
+    if HIDES_CLIENTS.load(Ordering::Relaxed) {
+        words = without_addresses_near(client, &words).into();
+    }
+    words
 }
 
 /// A client's address.
@@ -88,6 +101,51 @@ fn without_local_part(mailbox: &str) -> Cow<'_, str> {
         // Postmaster, who is nobody in particular, and nobody at all.
         None => mailbox.into(),
     }
+}
+
+/// A text without a mailbox's local part, which may stand there alone, or before something else than an `@`.
+fn without_name(mailbox: &str, text: &str) -> String {
+    let local = mailbox.rsplit_once('@').map_or("", |(local, _)| local);
+    let bare = local.trim_matches('"');
+    let encoded: String = bare.bytes().map(percent_encoded).collect();
+    let mut shown = text.to_owned();
+    for name in [local, bare, &encoded] {
+        shown = without_word(name, &shown);
+    }
+    shown
+}
+
+/// RFC 3986 §2.1.
+fn percent_encoded(octet: u8) -> String {
+    match octet {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(octet).to_string()
+        }
+        other => format!("%{other:02X}"),
+    }
+}
+
+/// A text without a word, in any case of its letters.
+fn without_word(word: &str, text: &str) -> String {
+    if word.is_empty() {
+        return text.to_owned();
+    }
+    let (lower, wanted) = (text.to_ascii_lowercase(), word.to_ascii_lowercase());
+    let is_part = |character: char| character.is_alphanumeric();
+    let mut shown = String::new();
+    let mut from = 0;
+    for (at, _) in lower.match_indices(&wanted) {
+        let behind = at + wanted.len();
+        let begins = !word.starts_with(is_part) || !text[..at].ends_with(is_part);
+        let ends = !word.ends_with(is_part) || !text[behind..].starts_with(is_part);
+        if at >= from && begins && ends {
+            shown.push_str(&text[from..at]);
+            shown.push_str(SOMEBODY);
+            from = behind;
+        }
+    }
+    shown.push_str(&text[from..]);
+    shown
 }
 
 /// A text of others' as what it is: control characters could end a line or say anything to a terminal, and
@@ -208,6 +266,39 @@ mod tests {
             ),
         ] {
             assert_eq!(without_local_parts(said), shown);
+        }
+    }
+
+    #[test]
+    fn the_envelopes_names_stand_nowhere() {
+        for (mailbox, said, shown) in [
+            ("bob@a.test", "no such user bob here", "no such user * here"),
+            (
+                "bob@a.test",
+                "BOB%40a.test is unknown",
+                "*%40a.test is unknown",
+            ),
+            (
+                "bob@a.test",
+                "bob(at)a.test, bob at a.test",
+                "*(at)a.test, * at a.test",
+            ),
+            (
+                "bob@a.test",
+                "see https://x.test/?u=bob&r=1",
+                "see https://x.test/?u=*&r=1",
+            ),
+            ("bob@a.test", "bobby and bob.", "bobby and *."),
+            ("bo.b+x@a.test", "bo.b+x or bo.b%2Bx", "* or *"),
+            (
+                r#""john smith"@a.test"#,
+                "john smith, \"john smith\", john%20smith",
+                "*, *, *",
+            ),
+            ("", "nobody", "nobody"),
+            ("postmaster", "postmaster", "postmaster"),
+        ] {
+            assert_eq!(without_name(mailbox, said), shown, "{mailbox}");
         }
     }
 

@@ -1,0 +1,660 @@
+//! What became of messages whose recipients ended differently.
+//!
+//! SMTP has one reply for a message and all its recipients. Where some partners have taken it and others have not, the
+//! client is told to come again for all of them, and what was delivered is remembered: so it is not delivered twice.
+//! From then on recipients that ended differently come in transactions of their own, until each has been told what
+//! became of it.
+//!
+//! A message is known by a digest of its header and its sender, a recipient by one of the sender and itself. All of
+//! it is in memory; a journal, a line an event, brings it back after a restart.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+/// How long a message is known. Queues give up after five days (RFC 5321 §4.5.4.1).
+const KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Recipients of messages that are known at a time; the oldest messages give way.
+const MOST_RECIPIENTS: usize = 200_000;
+/// Events after which the journal is written anew, without those that others have overtaken.
+const MOST_EVENTS: usize = 1_000_000;
+
+/// A digest: of a message, of one of its recipients, or of the lane that a recipient's mail takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Digest([u8; 16]);
+
+impl Digest {
+    fn of(runs: &[&[u8]]) -> Self {
+        let mut context = Context::new(&SHA256);
+        for run in runs {
+            context.update(&(run.len() as u64).to_be_bytes());
+            context.update(run);
+        }
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&context.finish().as_ref()[..16]);
+        Digest(digest)
+    }
+
+    /// A message, as it came.
+    pub fn of_message(sender: &str, header: &[u8]) -> Self {
+        Digest::of(&[b"message", sender.as_bytes(), header])
+    }
+
+    /// A recipient of a sender.
+    pub fn of_recipient(sender: &str, recipient: &str) -> Self {
+        Digest::of(&[b"recipient", sender.as_bytes(), recipient.as_bytes()])
+    }
+
+    /// What shares one outcome.
+    pub fn of_lane(key: &str) -> Self {
+        Digest::of(&[b"lane", key.as_bytes()])
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> String {
+        digest
+            .0
+            .iter()
+            .map(|octet| format!("{octet:02x}"))
+            .collect()
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let wrong = "not a digest";
+        let octet = |at: usize| {
+            text.get(at..at + 2)
+                .map(|pair| u8::from_str_radix(pair, 16))
+        };
+        let mut digest = [0; 16];
+        for (place, octet_of) in digest.iter_mut().enumerate() {
+            *octet_of = octet(2 * place).and_then(Result::ok).ok_or(wrong)?;
+        }
+        (text.len() == 32).then_some(Digest(digest)).ok_or(wrong)
+    }
+}
+
+/// What became of a recipient.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It has the message, and the client does not know yet.
+    Delivered,
+    /// It does not have the message.
+    Open,
+    /// It has the message, and the client was told.
+    Told,
+    /// It does not have the message, and the client was told so for good.
+    Over,
+}
+
+/// Recipients of a message that end together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// Those that have the message.
+    Delivered,
+    /// Those of one lane.
+    Lane(Digest),
+}
+
+/// Whether a recipient may be part of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// With all others of which nothing is known.
+    Free,
+    /// With those of its group only.
+    Group(Digest, Group),
+    /// In another transaction.
+    Later,
+}
+
+/// An event, as the journal has it.
+#[derive(Clone, Serialize, Deserialize)]
+struct Event {
+    at: u64,
+    message: Digest,
+    recipient: Digest,
+    lane: Digest,
+    state: State,
+}
+
+/// What is known of messages whose recipients ended differently.
+pub struct Partial {
+    known: Mutex<Known>,
+    /// Keeps other processes away from the journal (flock(2)); it ends with this one.
+    _lock: Option<File>,
+}
+
+#[derive(Default)]
+struct Known {
+    messages: HashMap<Digest, Message>,
+    /// The messages by those recipients that wait to be told.
+    waiting: HashMap<Digest, Vec<Digest>>,
+    /// The messages by age.
+    by_age: VecDeque<(u64, Digest)>,
+    /// How many recipients all messages have.
+    recipients: usize,
+    /// Events so far.
+    events: u64,
+    journal: Option<Journal>,
+}
+
+#[derive(Default)]
+struct Message {
+    recipients: HashMap<Digest, Recipient>,
+    /// Who has asked since a transaction began last, and was told to come again.
+    put_off: HashSet<Digest>,
+}
+
+struct Recipient {
+    lane: Digest,
+    state: State,
+    /// The number of the event that has told so: while it is open, when it was tried last.
+    event: u64,
+}
+
+struct Journal {
+    path: PathBuf,
+    file: Arc<File>,
+    events: usize,
+    /// Whether the last event could be written.
+    is_sound: bool,
+}
+
+impl Message {
+    fn group_of(&self, recipient: &Digest) -> Option<Group> {
+        let recipient = self.recipients.get(recipient)?;
+        match recipient.state {
+            State::Delivered => Some(Group::Delivered),
+            State::Open => Some(Group::Lane(recipient.lane)),
+            State::Told | State::Over => None,
+        }
+    }
+
+    /// The group whose turn it is: those that have the message, then the lane that was tried longest ago.
+    fn next(&self) -> Option<Group> {
+        let mut tried = HashMap::new();
+        for recipient in self.recipients.values() {
+            match recipient.state {
+                State::Delivered => return Some(Group::Delivered),
+                State::Open => {
+                    let last: &mut u64 = tried.entry(recipient.lane).or_default();
+                    *last = recipient.event.max(*last);
+                }
+                State::Told | State::Over => {}
+            }
+        }
+        let (lane, _) = tried.into_iter().min_by_key(|(_, event)| *event)?;
+        Some(Group::Lane(lane))
+    }
+}
+
+impl Partial {
+    /// What the journal in a folder tells, of which each configuration has its own; nothing outlives the process
+    /// without one.
+    ///
+    /// # Errors
+    /// If the journal cannot be read or written.
+    pub fn open(folder: Option<&Path>, configuration: &Path) -> io::Result<Self> {
+        let mut known = Known::default();
+        let mut lock = None;
+        if let Some(folder) = folder {
+            fs::create_dir_all(folder)?;
+            let path = folder.join(journal_of(configuration));
+            lock = Some(alone(&path.with_extension("lock"))?);
+            known.replay(&path)?;
+            known.journal = Some(known.rewritten(path)?);
+        }
+        Ok(Partial {
+            known: Mutex::new(known),
+            _lock: lock,
+        })
+    }
+
+    /// Nothing, and nothing is kept.
+    pub fn forgetful() -> Self {
+        Partial {
+            known: Mutex::default(),
+            _lock: None,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what is delivered can be remembered: without that, a message goes one way only.
+    pub fn remembers(&self) -> bool {
+        let mut known = self.lock();
+        known
+            .journal
+            .as_mut()
+            .is_some_and(|journal| journal.is_sound || journal.write(b"\n"))
+    }
+
+    /// Whether a recipient may be part of a transaction, which has others if it has a `group` or is `taken`.
+    pub fn turn(&self, recipient: Digest, group: Option<(Digest, Group)>, taken: bool) -> Turn {
+        let mut known = self.lock();
+        known.forget_old(now());
+        let waiting = known.waiting.get(&recipient);
+        let Some(digest) = waiting.and_then(|messages| messages.first()).copied() else {
+            return match group {
+                None => Turn::Free,
+                Some(_) => Turn::Later,
+            };
+        };
+        let message = known.messages.get_mut(&digest);
+        let Some((message, own)) = message.and_then(|message| {
+            let own = message.group_of(&recipient)?;
+            Some((message, own))
+        }) else {
+            return Turn::Free;
+        };
+        let may = match group {
+            Some(group) => group == (digest, own),
+            None if taken => false,
+            // Who asks a second time is not overtaken again: those whose turn it is may never come.
+            None => message.next() == Some(own) || message.put_off.contains(&recipient),
+        };
+        if !may {
+            message.put_off.insert(recipient);
+            return Turn::Later;
+        }
+        message.put_off.clear();
+        if let Group::Lane(lane) = own {
+            // It is tried now, and another lane next time, even if this process ends before this one does.
+            known.note(digest, recipient, lane, State::Open, true);
+        }
+        Turn::Group(digest, own)
+    }
+
+    /// Whether nothing is known of any message.
+    pub fn is_empty(&self) -> bool {
+        self.lock().messages.is_empty()
+    }
+
+    /// Whether anything is known of a message.
+    pub fn is_known(&self, message: Digest) -> bool {
+        self.lock().messages.contains_key(&message)
+    }
+
+    /// Whether a recipient has a message already.
+    pub fn has(&self, message: Digest, recipient: Digest) -> bool {
+        let known = self.lock();
+        let recipients = known.messages.get(&message).map(|known| &known.recipients);
+        let known = recipients.and_then(|recipients| recipients.get(&recipient));
+        known.is_some_and(|known| matches!(known.state, State::Delivered | State::Told))
+    }
+
+    /// Notes that a recipient has the message, while others of it are not yet known. Nobody waits for it, unless this
+    /// process ends now.
+    pub fn note_delivery(&self, message: Digest, recipient: Digest, lane: Digest) {
+        self.lock()
+            .note(message, recipient, lane, State::Delivered, false);
+    }
+
+    /// Notes what became of a recipient. It survives the end of this process at once, and the machine's after
+    /// [`Partial::sync`].
+    pub fn note(&self, message: Digest, recipient: Digest, lane: Digest, state: State) {
+        self.lock().note(message, recipient, lane, state, true);
+    }
+
+    /// Sees to it that what was noted is on the disk.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub async fn sync(&self) -> io::Result<()> {
+        let file = {
+            let known = self.lock();
+            let journal = known.journal.as_ref();
+            let sound = journal.filter(|journal| journal.is_sound);
+            sound.map(|journal| journal.file.clone())
+        };
+        let Some(file) = file else {
+            return Err(io::Error::other("there is no journal"));
+        };
+        let synced = tokio::task::spawn_blocking(move || file.sync_data()).await;
+        synced.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+}
+
+impl Known {
+    fn note(
+        &mut self,
+        message: Digest,
+        recipient: Digest,
+        lane: Digest,
+        state: State,
+        has_ended: bool,
+    ) {
+        let event = Event {
+            at: now(),
+            message,
+            recipient,
+            lane,
+            state,
+        };
+        self.write(&event);
+        self.take(event, has_ended);
+    }
+
+    fn replay(&mut self, path: &Path) -> io::Result<()> {
+        let text = match fs::read_to_string(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            text => text?,
+        };
+        // The last line may be cut off; what is no event is none.
+        for event in text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+        {
+            self.take(event, true);
+        }
+        self.forget_old(now());
+        Ok(())
+    }
+
+    /// A journal of what is known now.
+    fn rewritten(&self, path: PathBuf) -> io::Result<Journal> {
+        let new = path.with_extension("new");
+        let mut text = Vec::new();
+        let mut events = 0;
+        for (at, message) in &self.by_age {
+            let Some(known) = self.messages.get(message) else {
+                continue;
+            };
+            let mut recipients: Vec<_> = known.recipients.iter().collect();
+            recipients.sort_by_key(|(_, recipient)| recipient.event);
+            for (recipient, known) in recipients {
+                let event = Event {
+                    at: *at,
+                    message: *message,
+                    recipient: *recipient,
+                    lane: known.lane,
+                    state: known.state,
+                };
+                serde_json::to_writer(&mut text, &event)?;
+                text.push(b'\n');
+                events += 1;
+            }
+        }
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&new)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        if let Some(folder) = path.parent() {
+            File::open(folder)?.sync_all()?;
+        }
+        let file = OpenOptions::new().append(true).open(&path)?;
+        Ok(Journal {
+            path,
+            file: Arc::new(file),
+            // What is live is not written anew again and again.
+            events: events / 2,
+            is_sound: true,
+        })
+    }
+
+    fn write(&mut self, event: &Event) {
+        let Some(journal) = &mut self.journal else {
+            return;
+        };
+        let Ok(mut line) = serde_json::to_vec(event) else {
+            return;
+        };
+        line.push(b'\n');
+        journal.write(&line);
+        journal.events += 1;
+        if journal.events > MOST_EVENTS {
+            let path = journal.path.clone();
+            match self.rewritten(path) {
+                Ok(journal) => self.journal = Some(journal),
+                Err(error) => {
+                    tracing::error!(%error, "the journal of deliveries cannot be written anew")
+                }
+            }
+        }
+    }
+
+    /// Takes an event over. The recipient waits to be told, once its transaction `has_ended`.
+    fn take(&mut self, event: Event, has_ended: bool) {
+        let Event {
+            at,
+            message: digest,
+            recipient,
+            lane,
+            state,
+        } = event;
+        let by_age = &mut self.by_age;
+        let message = self.messages.entry(digest).or_insert_with(|| {
+            by_age.push_back((at, digest));
+            Message::default()
+        });
+        self.events += 1;
+        let known = Recipient {
+            lane,
+            state,
+            event: self.events,
+        };
+        if message.recipients.insert(recipient, known).is_none() {
+            self.recipients += 1;
+        }
+        let waiting = self.waiting.entry(recipient).or_default();
+        waiting.retain(|known| *known != digest);
+        if has_ended && matches!(state, State::Delivered | State::Open) {
+            waiting.push(digest);
+        }
+        if waiting.is_empty() {
+            self.waiting.remove(&recipient);
+        }
+    }
+
+    fn forget_old(&mut self, now: u64) {
+        while let Some((at, digest)) = self.by_age.front().copied() {
+            let is_old = at.saturating_add(KEPT.as_secs()) < now;
+            if !is_old && self.recipients <= MOST_RECIPIENTS {
+                return;
+            }
+            self.by_age.pop_front();
+            let Some(message) = self.messages.remove(&digest) else {
+                continue;
+            };
+            self.recipients -= message.recipients.len();
+            for recipient in message.recipients.keys() {
+                if let Some(waiting) = self.waiting.get_mut(recipient) {
+                    waiting.retain(|known| *known != digest);
+                    if waiting.is_empty() {
+                        self.waiting.remove(recipient);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Journal {
+    fn write(&mut self, line: &[u8]) -> bool {
+        let written = (&*self.file).write_all(line);
+        if let Err(error) = &written
+            && self.is_sound
+        {
+            tracing::error!(
+                journal = %self.path.display(),
+                %error,
+                "what is delivered cannot be remembered; each message goes one way only"
+            );
+        }
+        self.is_sound = written.is_ok();
+        self.is_sound
+    }
+}
+
+/// The journal's name in the folder of what outlives the process.
+fn journal_of(configuration: &Path) -> String {
+    let path = fs::canonicalize(configuration).unwrap_or_else(|_| configuration.into());
+    let digest = String::from(Digest::of(&[path.as_os_str().as_encoded_bytes()]));
+    format!("partial-deliveries-{digest}.jsonl")
+}
+
+fn alone(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Err(io::Error::other("another process has it")),
+        locked => locked.map(|()| file).map_err(io::Error::from),
+    }
+}
+
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipient(name: &str) -> Digest {
+        Digest::of_recipient("a@own.test", name)
+    }
+
+    fn lane(name: &str) -> Digest {
+        Digest::of_lane(name)
+    }
+
+    fn message() -> Digest {
+        Digest::of_message("a@own.test", b"Subject: x\r\n\r\n")
+    }
+
+    /// Two have it, two do not.
+    fn split(partial: &Partial) {
+        for (name, state) in [
+            ("a", State::Delivered),
+            ("b", State::Open),
+            ("c", State::Open),
+            ("d", State::Delivered),
+        ] {
+            partial.note(message(), recipient(name), lane(name), state);
+        }
+    }
+
+    /// The recipients that a client gets taken which names them all.
+    fn taken(partial: &Partial, names: &[&'static str]) -> Vec<&'static str> {
+        let (mut group, mut taken) = (None, Vec::new());
+        for name in names {
+            match partial.turn(recipient(name), group, group.is_none() && !taken.is_empty()) {
+                Turn::Free => taken.push(*name),
+                Turn::Group(message, own) => {
+                    group = Some((message, own));
+                    taken.push(*name);
+                }
+                Turn::Later => {}
+            }
+        }
+        taken
+    }
+
+    #[test]
+    fn each_group_has_its_turn_whatever_the_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let partial = Partial::open(Some(folder.path()), Path::new("a.toml")).unwrap();
+        assert_eq!(taken(&partial, &["a", "b"]), ["a", "b"]);
+        split(&partial);
+        let all = ["b", "a", "c", "d", "e"];
+        assert_eq!(taken(&partial, &all), ["a", "d"]);
+        for name in ["a", "d"] {
+            partial.note(message(), recipient(name), lane(name), State::Told);
+        }
+        // Who was tried longest ago is next, in whatever order they are named.
+        assert_eq!(taken(&partial, &["c", "b", "e"]), ["b"]);
+        drop(partial);
+        let partial = Partial::open(Some(folder.path()), Path::new("a.toml")).unwrap();
+        assert_eq!(
+            taken(&partial, &["b", "c", "e"]),
+            ["c"],
+            "a restart makes no difference"
+        );
+        assert_eq!(taken(&partial, &["b", "c", "e"]), ["b"]);
+        assert!(!partial.has(message(), recipient("b")));
+        assert!(partial.has(message(), recipient("a")), "though it was told");
+    }
+
+    #[test]
+    fn nobody_waits_for_those_who_never_come() {
+        let partial = Partial::forgetful();
+        split(&partial);
+        assert_eq!(taken(&partial, &["b"]), [""; 0]);
+        assert_eq!(taken(&partial, &["b"]), ["b"]);
+    }
+
+    #[test]
+    fn a_restart_forgets_nothing_that_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let partial = Partial::open(Some(folder.path()), Path::new("a.toml")).unwrap();
+        split(&partial);
+        drop(partial);
+        let path = folder.path().join(journal_of(Path::new("a.toml")));
+        let mut text = fs::read(&path).unwrap();
+        text.extend_from_slice(b"{\"at\":1,\"mess");
+        fs::write(&path, text).unwrap();
+        let partial = Partial::open(Some(folder.path()), Path::new("a.toml")).unwrap();
+        assert!(partial.has(message(), recipient("a")));
+        assert_eq!(taken(&partial, &["a", "b", "c", "d"]), ["a", "d"]);
+        assert!(partial.remembers());
+    }
+
+    #[test]
+    fn what_is_old_or_too_much_is_forgotten() {
+        let mut known = Known::default();
+        for number in 0..MOST_RECIPIENTS as u64 + 10 {
+            known.take(
+                Event {
+                    at: number,
+                    message: Digest::of_message("", &number.to_be_bytes()),
+                    recipient: recipient("a"),
+                    lane: lane("a"),
+                    state: State::Told,
+                },
+                true,
+            );
+        }
+        known.forget_old(0);
+        assert_eq!(known.messages.len(), MOST_RECIPIENTS);
+        known.forget_old(KEPT.as_secs() + MOST_RECIPIENTS as u64);
+        assert_eq!(known.messages.len(), 10);
+        assert_eq!(known.by_age.len(), 10);
+        assert!(known.waiting.is_empty());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_journal_is_read(text in "(\\{\"at\":[0-9]{0,3},?[ -~]{0,20}\\}?\n?){0,5}") {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join(journal_of(Path::new("a.toml"))), text).unwrap();
+            Partial::open(Some(folder.path()), Path::new("a.toml")).unwrap();
+        }
+    }
+}

@@ -1,0 +1,553 @@
+//! The ways that one transaction takes: a message for several partners goes to each of them at once (RFC 5321
+//! §4.5.3.1.8), and a message for several mailboxes to an LMTP server that answers for each.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use super::envelope::{NotTaken, Reason};
+use super::{Recipient, Session, Transaction};
+use crate::smtp::address::Address;
+use crate::smtp::exit::{Exit, Way};
+use crate::smtp::next_hop::{Client, ClientName, Handover};
+use crate::smtp::partial::{Digest, Partial, State};
+use crate::smtp::relay::{NotBegun, Sender};
+use crate::smtp::reply::Reply;
+
+/// Ways that a transaction remembers as closed.
+const MOST_CLOSED: usize = 100;
+
+/// One way of a transaction.
+pub struct Branch {
+    way: Arc<Way>,
+    handover: Handover,
+    /// The numbers of the recipients that were taken.
+    recipients: Vec<usize>,
+    /// How it has ended, before the message has.
+    ended: Option<Reply>,
+}
+
+/// What became of a recipient, by its number.
+type Outcome = (usize, Reply);
+
+impl Session {
+    /// Offers a recipient that the policy lets pass to whoever takes the mail, whose answer counts.
+    pub(super) async fn offer_recipient(
+        &mut self,
+        recipient: Recipient,
+    ) -> Result<Reply, NotTaken> {
+        let reason = match &self.listener.exit {
+            Exit::NextHop(_) => Reason::NextHop,
+            Exit::Partners { .. } => Reason::Partner,
+        };
+        let not_taken = |reply| NotTaken { reply, reason };
+        let place = self.branch_of(&recipient).await?;
+        let (Some(transaction), to) = (&mut self.transaction, &recipient.address) else {
+            return Err(not_taken(given_up()));
+        };
+        let Some(branch) = transaction.branches.get_mut(place) else {
+            return Err(not_taken(given_up()));
+        };
+        let reply = branch.handover.rcpt(to).await;
+        if reply.is_positive() {
+            branch.recipients.push(transaction.recipients.len());
+            transaction.recipients.push(recipient);
+            return Ok(reply);
+        }
+        if branch.recipients.is_empty() {
+            // Nobody's mail goes this way so far, and nobody's may.
+            let branch = transaction.branches.swap_remove(place);
+            self.give_up(branch).await;
+        }
+        Err(not_taken(reply))
+    }
+
+    /// The branch that a recipient's mail takes, which is begun if it is not there yet.
+    async fn branch_of(&mut self, recipient: &Recipient) -> Result<usize, NotTaken> {
+        let reason = match &self.listener.exit {
+            Exit::NextHop(_) => Reason::NextHop,
+            Exit::Partners { .. } => Reason::Partner,
+        };
+        let Some(transaction) = &self.transaction else {
+            return Err(NotTaken {
+                reply: given_up(),
+                reason,
+            });
+        };
+        let key = recipient.way.key();
+        let same = |branch: &Branch| branch.way.key() == key;
+        if let Some(place) = transaction.branches.iter().position(same) {
+            return Ok(place);
+        }
+        let closed = transaction.closed.iter().find(|(known, _)| **known == *key);
+        if let Some((_, reply)) = closed {
+            return Err(NotTaken {
+                reply: reply.clone(),
+                reason,
+            });
+        }
+        if !transaction.branches.is_empty() && !self.server.partial.remembers() {
+            let text = "send again for this recipient: its mail goes another way";
+            return Err(NotTaken {
+                reply: Reply::new(452, (4, 5, 3), text),
+                reason: Reason::OwnTransaction,
+            });
+        }
+        let is_in_a_hurry = !transaction.branches.is_empty();
+        let begun = self
+            .begin(&recipient.way, &recipient.address, is_in_a_hurry)
+            .await;
+        let Some(transaction) = &mut self.transaction else {
+            return Err(NotTaken {
+                reply: given_up(),
+                reason,
+            });
+        };
+        match begun {
+            Ok(handover) => {
+                transaction.branches.push(Branch {
+                    way: recipient.way.clone(),
+                    handover,
+                    recipients: Vec::new(),
+                    ended: None,
+                });
+                Ok(transaction.branches.len() - 1)
+            }
+            Err(reply) => {
+                if transaction.closed.len() < MOST_CLOSED {
+                    transaction.closed.push((key.into(), reply.clone()));
+                }
+                Err(NotTaken { reply, reason })
+            }
+        }
+    }
+
+    /// Begins a transaction with whoever takes the mail, for this recipient first.
+    async fn begin(
+        &mut self,
+        way: &Way,
+        to: &Address,
+        is_in_a_hurry: bool,
+    ) -> Result<Handover, Reply> {
+        let name = self.client_name().await;
+        let Some(transaction) = &self.transaction else {
+            return Err(given_up());
+        };
+        let sender = Sender {
+            from: &transaction.from,
+            parameters: &transaction.parameters,
+            first: to,
+        };
+        if let Some(mut handover) = self.kept.take()
+            && handover.is_usable()
+        {
+            match handover.mail(sender).await {
+                Ok(()) => return Ok(handover),
+                Err(NotBegun::Refused(reply)) => {
+                    self.kept = Some(handover);
+                    return Err(reply);
+                }
+                // A server may close what is idle, which costs nothing: no mail was on it.
+                Err(NotBegun::Lost(failure)) => {
+                    let failure = failure.to_string();
+                    tracing::debug!(
+                        "an idle connection was closed: {}",
+                        crate::log::words(&failure)
+                    );
+                }
+            }
+        }
+        let client = Client {
+            address: self.client,
+            local: self.local,
+            helo: self.context.helo.clone().unwrap_or_default(),
+            esmtp: self.esmtp,
+            name,
+        };
+        let exit = &self.listener.exit;
+        exit.begin(way, &client, sender, is_in_a_hurry).await
+    }
+
+    /// What the client's address is called, once that is known.
+    pub(super) async fn client_name(&mut self) -> ClientName {
+        if let Some(looking) = self.looking_up.take() {
+            self.client_name = looking.await.unwrap_or(ClientName::Unknown);
+        }
+        self.client_name.clone()
+    }
+
+    /// Gives all branches up, here and where they have begun.
+    pub(super) async fn give_all_up(&mut self) {
+        let branches = self.transaction.as_mut().map(|transaction| {
+            transaction.recipients.clear();
+            std::mem::take(&mut transaction.branches)
+        });
+        for branch in branches.unwrap_or_default() {
+            self.give_up(branch).await;
+        }
+    }
+
+    async fn give_up(&mut self, mut branch: Branch) {
+        branch.handover.reset().await;
+        self.let_go(branch.handover);
+    }
+
+    /// After a transaction: a connection that is not this client's alone goes to whoever needs it next.
+    fn let_go(&mut self, handover: Handover) {
+        if let Some(own) = handover.let_go() {
+            self.kept = Some(own);
+        }
+    }
+
+    /// Begins the message everywhere, but for those who have it already.
+    pub(super) async fn begin_message(&mut self, message: Option<Digest>) {
+        let Some(transaction) = &mut self.transaction else {
+            return;
+        };
+        transaction.message = message;
+        let partial = &self.server.partial;
+        let has_it = |recipient: &Recipient| {
+            message.is_some_and(|message| partial.has(message, recipient.digest))
+        };
+        let have: Vec<bool> = transaction.recipients.iter().map(has_it).collect();
+        let branches = std::mem::take(&mut transaction.branches);
+        let mut kept = Vec::new();
+        for mut branch in branches {
+            let all = branch.recipients.len();
+            branch
+                .recipients
+                .retain(|number| !have.get(*number).copied().unwrap_or(false));
+            match branch.recipients.len() {
+                0 => self.give_up(branch).await,
+                left if left < all => kept.extend(self.begin_anew(branch).await),
+                _ => kept.push(branch),
+            }
+        }
+        let begun = join_all(kept.iter_mut().map(Branch::begin_message)).await;
+        let mut branches = Vec::new();
+        for (branch, is_lost) in kept.into_iter().zip(begun) {
+            if !is_lost {
+                branches.push(branch);
+                continue;
+            }
+            // It stood while others were being reached, and nothing was sent on it.
+            if let Some(mut anew) = self.begin_anew(branch).await {
+                anew.begin_message().await;
+                branches.push(anew);
+            }
+        }
+        if let Some(transaction) = &mut self.transaction {
+            transaction.branches = branches;
+        }
+    }
+
+    /// Begins a branch anew for those recipients that are left of it. Where that cannot be done they have ended.
+    async fn begin_anew(&mut self, branch: Branch) -> Option<Branch> {
+        let Branch {
+            way,
+            mut handover,
+            recipients,
+            ..
+        } = branch;
+        handover.reset().await;
+        self.let_go(handover);
+        let address = |number: &usize| {
+            let recipient = self.transaction.as_ref()?.recipients.get(*number)?;
+            Some(recipient.address.clone())
+        };
+        let addresses: Vec<Address> = recipients.iter().filter_map(address).collect();
+        let begun = match addresses.first() {
+            Some(first) => self.begin(&way, first, true).await,
+            None => Err(given_up()),
+        };
+        let failed = match begun {
+            Err(reply) => reply,
+            Ok(mut handover) => match take_all(&mut handover, &addresses).await {
+                Ok(()) => {
+                    return Some(Branch {
+                        way,
+                        handover,
+                        recipients,
+                        ended: None,
+                    });
+                }
+                Err(reply) => {
+                    handover.reset().await;
+                    self.let_go(handover);
+                    reply
+                }
+            },
+        };
+        if let Some(transaction) = &mut self.transaction {
+            let outcomes = recipients
+                .into_iter()
+                .map(|number| (number, failed.clone()));
+            transaction.outcomes.extend(outcomes);
+        }
+        None
+    }
+
+    /// Hands over a part of the message; whoever cannot take it has ended.
+    pub(super) async fn write_to_all(&mut self, content: &[u8]) {
+        let Some(transaction) = &mut self.transaction else {
+            return;
+        };
+        match &mut transaction.branches[..] {
+            [only] => only.write(content).await,
+            branches => {
+                join_all(branches.iter_mut().map(|branch| branch.write(content))).await;
+            }
+        }
+    }
+
+    /// Ends the message everywhere, and gives what the client is told.
+    pub(super) async fn finish_all(&mut self) -> Reply {
+        let Some(transaction) = &mut self.transaction else {
+            return given_up();
+        };
+        let mut branches = std::mem::take(&mut transaction.branches);
+        let message = transaction.message;
+        let recipients = &transaction.recipients;
+        let can_differ = recipients
+            .windows(2)
+            .any(|pair| pair[0].lane != pair[1].lane);
+        let partial = &self.server.partial;
+        let outcomes = branches.iter_mut().map(async |branch| {
+            let outcomes = branch.finish().await;
+            if let Some(message) = message
+                && can_differ
+            {
+                // What is delivered is known from now on, whatever becomes of the others or of us.
+                let delivered = outcomes.iter().filter(|(_, reply)| reply.is_positive());
+                let delivered = delivered.filter_map(|(number, _)| recipients.get(*number));
+                delivered.for_each(|recipient| {
+                    partial.note_delivery(message, recipient.digest, recipient.lane);
+                });
+            }
+            outcomes
+        });
+        let mut outcomes: Vec<Outcome> = join_all(outcomes).await.into_iter().flatten().collect();
+        outcomes.append(&mut transaction.outcomes);
+        self.log_branches(&branches, &outcomes);
+        for branch in branches {
+            match branch.ended {
+                // It may have been in the middle of a transaction.
+                Some(_) => self.give_up(branch).await,
+                None => self.let_go(branch.handover),
+            }
+        }
+        self.settle(outcomes).await
+    }
+
+    /// A line for each way, where there are several.
+    fn log_branches(&self, branches: &[Branch], outcomes: &[Outcome]) {
+        let Some(transaction) = &self.transaction else {
+            return;
+        };
+        let differ = outcomes.windows(2).any(|pair| pair[0].1 != pair[1].1);
+        if branches.len() < 2 && !differ {
+            return;
+        }
+        for branch in branches {
+            for (number, reply) in outcomes {
+                let recipient = transaction.recipients.get(*number);
+                let Some(recipient) = recipient.filter(|_| branch.recipients.contains(number))
+                else {
+                    continue;
+                };
+                let to = recipient.address.as_str();
+                let envelope = [transaction.from.as_str(), to];
+                let client = self.client.ip();
+                let told = |text| crate::log::words_about(client, envelope, text).into_owned();
+                tracing::info!(
+                    code = reply.code(),
+                    hop = branch.handover.place(),
+                    to = &*crate::log::mailbox(to),
+                    reply = told(reply.text()),
+                    cause = told(reply.cause().unwrap_or_default()),
+                    session = self.id,
+                    transaction = transaction.id,
+                    "recipient"
+                );
+            }
+        }
+    }
+
+    /// One reply for all recipients. Where they have ended differently the client comes again, and hears of each by
+    /// itself.
+    async fn settle(&mut self, outcomes: Vec<Outcome>) -> Reply {
+        let Some(transaction) = &self.transaction else {
+            return given_up();
+        };
+        let partial = &self.server.partial;
+        let recipients = transaction.recipients.iter().enumerate();
+        let known = |number: usize| outcomes.iter().find(|(of, _)| *of == number);
+        let had_it = || Reply::new(250, (2, 0, 0), "delivered before");
+        let all: Vec<(&Recipient, Reply)> = recipients
+            .map(|(number, recipient)| {
+                let reply = known(number).map(|(_, reply)| reply.clone());
+                (recipient, reply.unwrap_or_else(had_it))
+            })
+            .collect();
+        let class = |reply: &Reply| (reply.is_positive(), reply.is_permanent());
+        let first = all.first().map(|(_, reply)| class(reply));
+        let agree = all.iter().all(|(_, reply)| Some(class(reply)) == first);
+        let Some(message) = transaction.message else {
+            return joint(&all);
+        };
+        if agree {
+            let state = match first {
+                Some((true, _)) => State::Told,
+                Some((_, true)) => State::Over,
+                _ => State::Open,
+            };
+            // If others of the message wait for their turn, these have had theirs.
+            if partial.is_known(message) {
+                all.iter()
+                    .for_each(|(recipient, _)| note(partial, message, recipient, state));
+            }
+            return joint(&all);
+        }
+        for (recipient, reply) in &all {
+            let state = match reply.is_positive() {
+                true => State::Delivered,
+                false => State::Open,
+            };
+            note(partial, message, recipient, state);
+        }
+        if let Err(error) = partial.sync().await {
+            // It is known as long as this process lives.
+            tracing::error!(%error, "what was delivered is not on the disk");
+        }
+        let delivered = all.iter().filter(|(_, reply)| reply.is_positive()).count();
+        let failed = all.iter().find(|(_, reply)| !reply.is_positive());
+        let reason = failed.map_or_else(String::new, |(recipient, reply)| {
+            format!(
+                "; <{}>: {} {}",
+                recipient.address,
+                reply.code(),
+                reply.one_line()
+            )
+        });
+        let text = format!(
+            "delivered to {delivered} of {} recipients; send again for all, each is told what became of it{reason}",
+            all.len()
+        );
+        Reply::new(451, (4, 5, 0), text)
+    }
+}
+
+/// Names the recipients of a transaction that has begun; all of them were taken a moment ago. If one is not taken now,
+/// all end as it does.
+async fn take_all(handover: &mut Handover, addresses: &[Address]) -> Result<(), Reply> {
+    for address in addresses {
+        let reply = handover.rcpt(address).await;
+        if !reply.is_positive() {
+            return Err(reply);
+        }
+    }
+    Ok(())
+}
+
+fn note(partial: &Partial, message: Digest, recipient: &Recipient, state: State) {
+    partial.note(message, recipient.digest, recipient.lane, state);
+}
+
+/// The one reply of outcomes that agree: that of all, if it is the same, else all of them.
+fn joint(all: &[(&Recipient, Reply)]) -> Reply {
+    let Some((_, first)) = all.first() else {
+        return given_up();
+    };
+    if all.iter().all(|(_, reply)| reply == first) {
+        return first.clone();
+    }
+    let mut texts: Vec<String> = Vec::new();
+    for (recipient, reply) in all {
+        let text = match reply.is_positive() {
+            true => reply.one_line(),
+            false => format!(
+                "<{}>: {} {}",
+                recipient.address,
+                reply.code(),
+                reply.one_line()
+            ),
+        };
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    let enhanced = first
+        .enhanced()
+        .unwrap_or_else(|| ((first.code() / 100) as u8, 0, 0).into());
+    Reply::new(first.code(), enhanced, texts.join("; "))
+}
+
+fn given_up() -> Reply {
+    Reply::new(
+        451,
+        (4, 3, 0),
+        "the transaction was given up, try again later",
+    )
+}
+
+impl Branch {
+    /// Begins the message. Tells whether the connection was lost before, so that nothing was sent.
+    async fn begin_message(&mut self) -> bool {
+        if self.ended.is_some() {
+            return false;
+        }
+        match self.handover.data().await {
+            Ok(()) => false,
+            Err(reply) => {
+                let is_lost = !self.handover.is_usable() && reply.cause().is_some();
+                self.ended = Some(reply);
+                is_lost
+            }
+        }
+    }
+
+    async fn write(&mut self, content: &[u8]) {
+        if self.ended.is_none()
+            && let Err(reply) = self.handover.write(content).await
+        {
+            self.ended = Some(reply);
+        }
+    }
+
+    async fn finish(&mut self) -> Vec<Outcome> {
+        if let Some(reply) = &self.ended {
+            return self
+                .recipients
+                .iter()
+                .map(|number| (*number, reply.clone()))
+                .collect();
+        }
+        let finished = self.handover.finish().await;
+        let numbered = self.recipients.iter().enumerate();
+        numbered
+            .map(|(place, number)| (*number, finished.of(place)))
+            .collect()
+    }
+}
+
+impl Transaction {
+    /// Where its mail goes, for the log.
+    pub(super) fn places(&self) -> String {
+        let places: Vec<String> = self
+            .branches
+            .iter()
+            .map(|branch| branch.handover.place())
+            .collect();
+        places.join(", ")
+    }
+
+    /// Ends the sessions with all who take its mail.
+    pub(super) async fn quit(&mut self) {
+        join_all(
+            self.branches
+                .iter_mut()
+                .map(|branch| branch.handover.quit()),
+        )
+        .await;
+    }
+}

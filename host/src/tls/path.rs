@@ -1,0 +1,506 @@
+//! Whether a certificate chain leads to an authority that is trusted: RFC 5280 §6, policies, name constraints of every
+//! kind and revocation lists included, as OpenSSL processes them.
+
+#![allow(unsafe_code)]
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use foreign_types::ForeignType;
+use memchr::memmem;
+use openssl::asn1::{Asn1Object, Asn1Time};
+use openssl::error::ErrorStack;
+use openssl::ssl::SslFiletype;
+use openssl::stack::Stack;
+use openssl::x509::store::{X509Lookup, X509Store, X509StoreBuilder};
+use openssl::x509::verify::{X509CheckFlags, X509VerifyFlags, X509VerifyParam};
+use openssl::x509::{X509, X509Crl, X509PurposeId, X509Ref, X509StoreContext, X509VerifyResult};
+use openssl_sys as ffi;
+use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::sandbox::interface::Trust;
+
+/// Authorities between a certificate and its root.
+const DEPTH: i32 = 10;
+/// 112 bits of security: RSA from 2048 bits, and neither MD5 nor SHA-1 (openssl-verification-options(1)).
+const LEVEL: i32 = 2;
+/// OpenSSL follows one path. Where an authority is known by several certificates another one may lead on; so many
+/// paths are tried.
+const MOST_PATHS: usize = 8;
+/// The octets of a revocation list that are read; the largest in use have some ten million.
+const LARGEST_CRL: u64 = 64 << 20;
+
+/// What a certificate is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// It is a receiving server's: serverAuth.
+    Server,
+    /// It is a sending server's: serverAuth, clientAuth or no extended key usage at all. Public authorities no longer
+    /// issue clientAuth.
+    Peer,
+}
+
+/// What is to be said of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// Whether it leads to an anchor, or why not.
+    pub trust: Trust,
+    /// Whether an authority on the way may certify some names only.
+    pub constrains_names: bool,
+}
+
+impl From<Trust> for Judgement {
+    fn from(trust: Trust) -> Self {
+        Judgement {
+            trust,
+            constrains_names: false,
+        }
+    }
+}
+
+/// What chains are held against.
+pub struct Anchors {
+    servers: X509Store,
+    clients: X509Store,
+    anchors: Vec<X509>,
+    lists: Vec<List>,
+    /// Stores with the lists that one authority has signed, by their numbers.
+    of_authorities: Mutex<HashMap<Vec<usize>, Arc<X509Store>>>,
+}
+
+/// A revocation list.
+struct List {
+    path: PathBuf,
+    crl: X509Crl,
+}
+
+impl Anchors {
+    /// The anchors themselves, each of them an end of chains whoever has issued it, and revocation lists of these
+    /// files.
+    ///
+    /// # Errors
+    /// If OpenSSL cannot take one of them.
+    pub fn new(anchors: &[CertificateDer<'_>], crls: &[PathBuf]) -> Result<Self, ErrorStack> {
+        let parsed: Vec<X509> = anchors
+            .iter()
+            .filter_map(|anchor| X509::from_der(anchor).ok())
+            .collect();
+        forget_errors();
+        let policies = X509VerifyFlags::POLICY_CHECK;
+        // Those that cannot be read are told elsewhere.
+        let lists = crls.iter().filter_map(|path| {
+            let crl = parsed_crl(&fs::read(path).ok()?).ok()?;
+            let path = path.clone();
+            Some(List { path, crl })
+        });
+        let lists = lists.collect();
+        forget_errors();
+        Ok(Anchors {
+            servers: store(&parsed, policies, Some(X509PurposeId::SSL_SERVER))?.build(),
+            clients: store(&parsed, policies, Some(X509PurposeId::SSL_CLIENT))?.build(),
+            anchors: parsed,
+            lists,
+            of_authorities: Mutex::default(),
+        })
+    }
+
+    /// Judges a chain, the own certificate first.
+    pub fn judge(&self, chain: &[CertificateDer<'_>], purpose: Purpose) -> Judgement {
+        let judged = chain
+            .split_first()
+            .map(|(own, others)| self.try_to_judge(own, others, purpose));
+        let judgement = match judged {
+            Some(Ok(judgement)) => judgement,
+            // What OpenSSL cannot even read.
+            Some(Err(_)) | None => Trust::Invalid.into(),
+        };
+        forget_errors();
+        judgement
+    }
+
+    fn try_to_judge(
+        &self,
+        own: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        purpose: Purpose,
+    ) -> Result<Judgement, ErrorStack> {
+        let own = X509::from_der(own)?;
+        let mut between = Stack::new()?;
+        for other in others {
+            // One that cannot be read is part of no path.
+            if let Ok(other) = X509::from_der(other) {
+                between.push(other)?;
+            }
+        }
+        let mut run = best_path(&self.servers, &own, &between)?;
+        if purpose == Purpose::Peer && run.code == ffi::X509_V_ERR_INVALID_PURPOSE {
+            run = best_path(&self.clients, &own, &between)?;
+        }
+        match trust_of(run.code, &own) {
+            Trust::Trusted => self.look_closer(&run.path),
+            other => Ok(other.into()),
+        }
+    }
+
+    /// What OpenSSL leaves to others, on a path that is trusted otherwise.
+    fn look_closer(&self, path: &[X509]) -> Result<Judgement, ErrorStack> {
+        let ders = path
+            .iter()
+            .map(|certificate| certificate.to_der())
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut parsed = Vec::new();
+        for der in &ders {
+            match X509Certificate::from_der(der) {
+                Ok((_, certificate)) => parsed.push(certificate),
+                Err(_) => return Ok(Trust::Invalid.into()),
+            }
+        }
+        if !respects_excluded_names(&parsed) {
+            return Ok(Trust::Invalid.into());
+        }
+        if self.is_revoked(path)? {
+            return Ok(Trust::Revoked.into());
+        }
+        let constrains =
+            |authority: &X509Certificate| !matches!(authority.name_constraints(), Ok(None));
+        Ok(Judgement {
+            trust: Trust::Trusted,
+            constrains_names: parsed.iter().skip(1).any(constrains),
+        })
+    }
+
+    /// Whether a certificate of the path, but for the anchor, is on a list of its issuer. Each is looked at by itself:
+    /// a list that is missing hides none of the others. A list that is out of date counts all the same; that it is
+    /// stale is told elsewhere.
+    fn is_revoked(&self, path: &[X509]) -> Result<bool, ErrorStack> {
+        if self.lists.is_empty() {
+            return Ok(false);
+        }
+        for place in 0..path.len().saturating_sub(1) {
+            let Some(store) = self.lists_of(&path[place + 1])? else {
+                continue;
+            };
+            let mut rest = Stack::new()?;
+            for authority in &path[place + 1..] {
+                rest.push(authority.clone())?;
+            }
+            let run = run(&store, &path[place], &rest)?;
+            match run.code {
+                ffi::X509_V_ERR_CERT_REVOKED => return Ok(true),
+                ffi::X509_V_OK | ffi::X509_V_ERR_UNABLE_TO_GET_CRL => {}
+                code => {
+                    let issuer = format!("{:?}", path[place].issuer_name());
+                    let reason = unusable(code);
+                    tracing::warn!(issuer, reason, "a revocation list cannot be used");
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The lists that an authority has signed. OpenSSL takes the newest one by its name before it looks at signatures,
+    /// so that a forged list would hide a genuine one.
+    fn lists_of(&self, authority: &X509) -> Result<Option<Arc<X509Store>>, ErrorStack> {
+        let key = authority.public_key()?;
+        let is_signed = |list: &List| {
+            let name = list.crl.issuer_name();
+            let same = name.try_cmp(authority.subject_name());
+            if !same.is_ok_and(|order| order.is_eq()) {
+                return false;
+            }
+            let is_signed = list.crl.verify(&key).unwrap_or(false);
+            if !is_signed {
+                // Another authority may have the same name, and its lists beside these.
+                tracing::warn!(
+                    list = %list.path.display(),
+                    issuer = ?name,
+                    reason = "its signature is wrong",
+                    "a revocation list cannot be used"
+                );
+            }
+            is_signed
+        };
+        let signed = self.lists.iter().enumerate();
+        let signed: Vec<usize> = signed
+            .filter(|(_, list)| is_signed(list))
+            .map(|(number, _)| number)
+            .collect();
+        forget_errors();
+        if signed.is_empty() {
+            return Ok(None);
+        }
+        let mut known = self
+            .of_authorities
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = known.get(&signed) {
+            return Ok(Some(store.clone()));
+        }
+        let paths = signed.iter().map(|number| self.lists[*number].path.clone());
+        let store = Arc::new(revocations(&self.anchors, &paths.collect::<Vec<_>>())?);
+        known.insert(signed, store.clone());
+        Ok(Some(store))
+    }
+}
+
+/// Why a revocation list does not count, in words.
+fn unusable(code: i32) -> &'static str {
+    match code {
+        ffi::X509_V_ERR_CRL_SIGNATURE_FAILURE => "its signature is wrong",
+        ffi::X509_V_ERR_KEYUSAGE_NO_CRL_SIGN => "its issuer may not sign lists",
+        ffi::X509_V_ERR_UNHANDLED_CRITICAL_CRL_EXTENSION => "it has an unknown critical extension",
+        ffi::X509_V_ERR_DIFFERENT_CRL_SCOPE => "it is for other certificates",
+        _ => "it does not fit its issuer",
+    }
+}
+
+/// A revocation list that is out of date, or cannot be read.
+pub struct BadCrl {
+    /// Its file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// The revocation lists of a folder that can be used, and what is wrong with the others and with those that are out of
+/// date.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn crls_of(folder: &Path) -> std::io::Result<(Vec<PathBuf>, Vec<BadCrl>)> {
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if !path.is_file() {
+            continue;
+        }
+        match read_crl(&path) {
+            Ok(None) => good.push(path),
+            Ok(Some(reason)) => {
+                bad.push(BadCrl {
+                    path: path.clone(),
+                    reason,
+                });
+                good.push(path);
+            }
+            Err(reason) => bad.push(BadCrl { path, reason }),
+        }
+    }
+    forget_errors();
+    good.sort();
+    Ok((good, bad))
+}
+
+/// Gives what is to be said of a list that counts all the same.
+fn read_crl(path: &Path) -> Result<Option<String>, String> {
+    // OpenSSL takes names as text that ends with a NUL.
+    if path.to_str().is_none_or(|path| path.contains('\0')) {
+        return Err("its name is not UTF-8".into());
+    }
+    let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
+    if metadata.len() > LARGEST_CRL {
+        return Err(format!("it has more than {LARGEST_CRL} octets"));
+    }
+    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    if memmem::find_iter(&bytes, "-----BEGIN X509 CRL").count() > 1 {
+        return Err("it has several lists; give each a file of its own".into());
+    }
+    let crl = parsed_crl(&bytes).map_err(|_| "it is no revocation list (PEM or DER)".to_owned())?;
+    let is_over = |next: &openssl::asn1::Asn1TimeRef| {
+        Asn1Time::days_from_now(0).is_ok_and(|now| *next < *now)
+    };
+    Ok(crl
+        .next_update()
+        .filter(|next| is_over(next))
+        .map(|next| format!("it is out of date since {next}; what it revokes stays revoked")))
+}
+
+fn parsed_crl(bytes: &[u8]) -> Result<X509Crl, ErrorStack> {
+    match is_der(bytes) {
+        true => X509Crl::from_der(bytes),
+        false => X509Crl::from_pem(bytes),
+    }
+}
+
+fn is_der(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\x30")
+}
+
+fn revocations(anchors: &[X509], crls: &[PathBuf]) -> Result<X509Store, ErrorStack> {
+    let flags = X509VerifyFlags::CRL_CHECK
+        | X509VerifyFlags::NO_CHECK_TIME
+        | X509VerifyFlags::EXTENDED_CRL_SUPPORT
+        | X509VerifyFlags::USE_DELTAS;
+    let mut builder = store(anchors, flags, None)?;
+    let lookup = builder.add_lookup(X509Lookup::file())?;
+    for path in crls {
+        let is_der = fs::read(path).is_ok_and(|bytes| is_der(&bytes));
+        let kind = match is_der {
+            true => SslFiletype::ASN1,
+            false => SslFiletype::PEM,
+        };
+        // It was read before, and may be gone since.
+        if lookup.load_crl_file(path, kind).is_err() {
+            forget_errors();
+        }
+    }
+    Ok(builder.build())
+}
+
+fn store(
+    anchors: &[X509],
+    flags: X509VerifyFlags,
+    purpose: Option<X509PurposeId>,
+) -> Result<X509StoreBuilder, ErrorStack> {
+    let mut builder = X509StoreBuilder::new()?;
+    for anchor in anchors {
+        builder.add_cert(anchor.clone())?;
+    }
+    let mut parameters = X509VerifyParam::new()?;
+    let anchored = X509VerifyFlags::PARTIAL_CHAIN | X509VerifyFlags::TRUSTED_FIRST;
+    parameters.set_flags(flags | anchored)?;
+    parameters.set_depth(DEPTH);
+    parameters.set_auth_level(LEVEL);
+    // A common name is a name for us only where no name constraints are, so that they need not be held against it.
+    parameters.set_hostflags(X509CheckFlags::NEVER_CHECK_SUBJECT);
+    if let Some(purpose) = purpose {
+        parameters.set_purpose(purpose)?;
+    }
+    accept_any_policy(&parameters)?;
+    builder.set_param(&parameters)?;
+    Ok(builder)
+}
+
+/// RFC 5280 §6.1.1 (c): any policy will do, as long as one is left where an authority asks for one. Unless it is told
+/// so, OpenSSL fails every chain with requireExplicitPolicy.
+fn accept_any_policy(parameters: &X509VerifyParam) -> Result<(), ErrorStack> {
+    const ANY_POLICY: &str = "2.5.29.32.0";
+    unsafe extern "C" {
+        fn X509_VERIFY_PARAM_set1_policies(
+            parameters: *mut ffi::X509_VERIFY_PARAM,
+            policies: *const ffi::stack_st_ASN1_OBJECT,
+        ) -> std::ffi::c_int;
+    }
+    let mut policies = Stack::new()?;
+    policies.push(Asn1Object::from_str(ANY_POLICY)?)?;
+    // SAFETY: both are valid, and live longer than the call, which copies the policies (X509_VERIFY_PARAM_set_flags(3)).
+    let done = unsafe { X509_VERIFY_PARAM_set1_policies(parameters.as_ptr(), policies.as_ptr()) };
+    match done {
+        1 => Ok(()),
+        _ => Err(ErrorStack::get()),
+    }
+}
+
+/// What came of looking for a path.
+struct Run {
+    code: i32,
+    path: Vec<X509>,
+}
+
+fn run(store: &X509Store, own: &X509Ref, others: &Stack<X509>) -> Result<Run, ErrorStack> {
+    let mut context = X509StoreContext::new()?;
+    context.init(store, own, others, |context| {
+        let is_good = context.verify_cert()?;
+        let error = context.error();
+        let path = context.chain().into_iter().flatten();
+        Ok(Run {
+            code: match (is_good, error) {
+                // Never trusted by accident.
+                (false, X509VerifyResult::OK) => ffi::X509_V_ERR_UNSPECIFIED,
+                (_, error) => error.as_raw(),
+            },
+            path: path.map(X509Ref::to_owned).collect(),
+        })
+    })
+}
+
+/// The first path that is good, else the first one. After one that is not, the next is looked for without the
+/// authority that is farthest away: a constraint or an end that does not fit comes from there.
+fn best_path(store: &X509Store, own: &X509Ref, others: &Stack<X509>) -> Result<Run, ErrorStack> {
+    let first = run(store, own, others)?;
+    if first.code == ffi::X509_V_OK {
+        return Ok(first);
+    }
+    let is_same =
+        |a: &X509Ref, b: &X509Ref| matches!((a.to_der(), b.to_der()), (Ok(a), Ok(b)) if a == b);
+    let mut left: Vec<X509> = others.iter().map(X509Ref::to_owned).collect();
+    let mut path = first.path.clone();
+    for _ in 1..MOST_PATHS {
+        let farthest = path.iter().skip(1).rev();
+        let known = farthest
+            .filter_map(|authority| left.iter().position(|other| is_same(other, authority)))
+            .next();
+        let Some(place) = known else {
+            break;
+        };
+        left.remove(place);
+        let mut others = Stack::new()?;
+        for other in &left {
+            others.push(other.clone())?;
+        }
+        let next = run(store, own, &others)?;
+        if next.code == ffi::X509_V_OK {
+            return Ok(next);
+        }
+        path = next.path;
+    }
+    Ok(first)
+}
+
+/// Whether no wildcard of the certificate spans a name that an authority must not certify, which OpenSSL lets pass
+/// (RFC 5280 §4.2.1.10).
+fn respects_excluded_names(path: &[X509Certificate]) -> bool {
+    use x509_parser::extensions::GeneralName;
+    let Some((own, authorities)) = path.split_first() else {
+        return true;
+    };
+    let names = super::certificate::dns_names(own);
+    let wildcards: Vec<&str> = names
+        .iter()
+        .filter_map(|name| name.strip_prefix("*."))
+        .collect();
+    let excluded = authorities
+        .iter()
+        .filter_map(|authority| authority.name_constraints().ok().flatten())
+        .filter_map(|constraints| constraints.value.excluded_subtrees.as_ref())
+        .flatten();
+    let spanned = |subtree: &x509_parser::extensions::GeneralSubtree| match &subtree.base {
+        GeneralName::DNSName(name) => wildcards.iter().any(|base| {
+            let parent = name.split_once('.').map(|(_, parent)| parent);
+            parent.is_some_and(|parent| parent.eq_ignore_ascii_case(base))
+        }),
+        _ => false,
+    };
+    !excluded.into_iter().any(spanned)
+}
+
+fn trust_of(code: i32, own: &X509Ref) -> Trust {
+    match code {
+        ffi::X509_V_OK => Trust::Trusted,
+        ffi::X509_V_ERR_CERT_HAS_EXPIRED => Trust::Expired,
+        ffi::X509_V_ERR_CERT_NOT_YET_VALID => Trust::NotYetValid,
+        ffi::X509_V_ERR_CERT_REVOKED => Trust::Revoked,
+        ffi::X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT
+        | ffi::X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+        | ffi::X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT
+        | ffi::X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN
+        | ffi::X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE
+        | ffi::X509_V_ERR_CERT_UNTRUSTED => Trust::UnknownIssuer,
+        // Whatever else is wrong with it, nobody vouches for it.
+        _ if is_own_issuer(own) => Trust::UnknownIssuer,
+        _ => Trust::Invalid,
+    }
+}
+
+fn is_own_issuer(own: &X509Ref) -> bool {
+    let order = own.subject_name().try_cmp(own.issuer_name());
+    order.is_ok_and(|order| order.is_eq())
+}
+
+/// What a run leaves in this thread's list of errors would be told of what comes next.
+fn forget_errors() {
+    drop(ErrorStack::get());
+}
