@@ -270,7 +270,7 @@ pub struct Policies {
     begun: AtomicU64,
     /// The tenants whose file is being read, and who wants to know of a change of it. There is one reading of a
     /// tenant's file at a time: so all tenants have their turn.
-    reading: Mutex<HashMap<String, Arc<Again>>>,
+    reading: Mutex<HashMap<(String, PathBuf), Arc<Again>>>,
     late: UnboundedSender<Outcome>,
 }
 
@@ -387,7 +387,8 @@ impl Policies {
                 continue;
             };
             let again = Arc::<Again>::default();
-            match self.lock().entry(tenant.name.clone()) {
+            let file = (tenant.name.clone(), tenant.policy.clone());
+            match self.lock().entry(file) {
                 Entry::Occupied(reading) => {
                     // Its outcome will be that of the file as it is now.
                     reading.get().asked.store(true, Ordering::Release);
@@ -423,7 +424,7 @@ impl Policies {
         (outcomes, late)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Again>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, PathBuf), Arc<Again>>> {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -462,7 +463,7 @@ impl Policies {
             if again.asked.load(Ordering::Acquire) {
                 continue;
             }
-            reading.remove(&tenant.name);
+            reading.remove(&(tenant.name.clone(), tenant.policy.clone()));
             let panicked = |_| Err(Cause::Panicked(tenant.policy.clone()));
             return Outcome {
                 number,

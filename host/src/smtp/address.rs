@@ -557,7 +557,7 @@ mod tests {
             ("a#$&*?_`{|}", Some('|'), None),
             ("a/b", Some('/'), None),
             ("/etc/passwd", Some('/'), Some('/')),
-            ("a/../b", Some('/'), Some('/')),
+            (r#""a/../b""#, Some('/'), Some('/')),
             ("|program", Some('|'), Some('|')),
             (r#""|program""#, Some('|'), Some('|')),
             ("bob%fabrikam.test", Some('%'), Some('%')),

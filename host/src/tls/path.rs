@@ -12,9 +12,8 @@ use foreign_types::ForeignType;
 use memchr::memmem;
 use openssl::asn1::{Asn1Object, Asn1Time};
 use openssl::error::ErrorStack;
-use openssl::ssl::SslFiletype;
 use openssl::stack::Stack;
-use openssl::x509::store::{X509Lookup, X509Store, X509StoreBuilder};
+use openssl::x509::store::{X509Store, X509StoreBuilder};
 use openssl::x509::verify::{X509CheckFlags, X509VerifyFlags, X509VerifyParam};
 use openssl::x509::{X509, X509Crl, X509PurposeId, X509Ref, X509StoreContext, X509VerifyResult};
 use openssl_sys as ffi;
@@ -239,8 +238,8 @@ impl Anchors {
         if let Some(store) = known.get(&signed) {
             return Ok(Some(store.clone()));
         }
-        let paths = signed.iter().map(|number| self.lists[*number].path.clone());
-        let store = Arc::new(revocations(&self.anchors, &paths.collect::<Vec<_>>())?);
+        let lists = signed.iter().map(|number| &self.lists[*number].crl);
+        let store = Arc::new(revocations(&self.anchors, lists)?);
         known.insert(signed, store.clone());
         Ok(Some(store))
     }
@@ -329,22 +328,26 @@ fn is_der(bytes: &[u8]) -> bool {
     bytes.starts_with(b"\x30")
 }
 
-fn revocations(anchors: &[X509], crls: &[PathBuf]) -> Result<X509Store, ErrorStack> {
+fn revocations<'a>(
+    anchors: &[X509],
+    crls: impl Iterator<Item = &'a X509Crl>,
+) -> Result<X509Store, ErrorStack> {
+    unsafe extern "C" {
+        fn X509_STORE_add_crl(
+            store: *mut ffi::X509_STORE,
+            crl: *mut ffi::X509_CRL,
+        ) -> std::ffi::c_int;
+    }
     let flags = X509VerifyFlags::CRL_CHECK
         | X509VerifyFlags::NO_CHECK_TIME
         | X509VerifyFlags::EXTENDED_CRL_SUPPORT
         | X509VerifyFlags::USE_DELTAS;
-    let mut builder = store(anchors, flags, None)?;
-    let lookup = builder.add_lookup(X509Lookup::file())?;
-    for path in crls {
-        let is_der = fs::read(path).is_ok_and(|bytes| is_der(&bytes));
-        let kind = match is_der {
-            true => SslFiletype::ASN1,
-            false => SslFiletype::PEM,
-        };
-        // It was read before, and may be gone since.
-        if lookup.load_crl_file(path, kind).is_err() {
-            forget_errors();
+    let builder = store(anchors, flags, None)?;
+    for crl in crls {
+        // SAFETY: both are valid, and the store takes a reference of its own (X509_STORE_add_crl(3)).
+        let added = unsafe { X509_STORE_add_crl(builder.as_ptr(), crl.as_ptr()) };
+        if added != 1 {
+            return Err(ErrorStack::get());
         }
     }
     Ok(builder.build())

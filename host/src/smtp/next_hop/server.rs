@@ -94,7 +94,7 @@ impl Server {
             written.map_err(|error| failure("PROXY", std::io::Error::other(error).into()))?;
         }
         relay.greet().await?;
-        if let Some(tls) = &self.tls
+        if let (Some(tls), Place::Tcp(_)) = (&self.tls, &self.place)
             && relay.capabilities().starttls
         {
             let name = ServerName::try_from(self.place.host().to_owned())

@@ -12,8 +12,8 @@ pub mod probe;
 mod route;
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::{Arc, OnceLock};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -472,9 +472,26 @@ impl Outbound {
     }
 }
 
-/// Whether an address belongs to this machine: only then can a socket be bound to it.
+/// Whether an address belongs to this machine: a socket can be bound to it. Where any address can be bound
+/// (ip_nonlocal_bind, ip(7)), the kernel speaks to its own from that address itself.
 fn is_local(ip: IpAddr) -> bool {
-    UdpSocket::bind((ip, 0)).is_ok()
+    static ANY: LazyLock<bool> = LazyLock::new(|| {
+        // TEST-NET-1 (RFC 5737) is nobody's.
+        UdpSocket::bind((Ipv4Addr::new(192, 0, 2, 1), 0)).is_ok()
+    });
+    if !*ANY {
+        return UdpSocket::bind((ip, 0)).is_ok();
+    }
+    let from: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let own = UdpSocket::bind((from, 0)).and_then(|socket| {
+        // Nothing is sent.
+        socket.connect((ip, 9))?;
+        socket.local_addr()
+    });
+    own.is_ok_and(|own| own.ip() == ip)
 }
 
 /// Whether an address can be another server's at all (RFC 6890).

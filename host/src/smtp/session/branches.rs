@@ -393,8 +393,15 @@ impl Session {
         let first = all.first().map(|(_, reply)| class(reply));
         let agree = all.iter().all(|(_, reply)| Some(class(reply)) == first);
         let Some(message) = transaction.message else {
-            return joint(&all);
+            return match agree {
+                true => joint(&all),
+                // Nothing tells this message from others: who has it may get it twice.
+                false => Reply::new(451, (4, 5, 0), "not delivered to all, send again"),
+            };
         };
+        let lanes_differ = all.windows(2).any(|pair| pair[0].0.lane != pair[1].0.lane);
+        // Who did not answer may have kept those from the message who would have taken it.
+        let has_stalled = lanes_differ && all.iter().any(|(_, reply)| reply.cause().is_some());
         if agree {
             let state = match first {
                 Some((true, _)) => State::Told,
@@ -402,7 +409,7 @@ impl Session {
                 _ => State::Open,
             };
             // If others of the message wait for their turn, these have had theirs.
-            if partial.is_known(message) {
+            if partial.is_known(message) || state == State::Open && has_stalled {
                 all.iter()
                     .for_each(|(recipient, _)| note(partial, message, recipient, state));
             }
@@ -442,6 +449,10 @@ impl Session {
 async fn take_all(handover: &mut Handover, addresses: &[Address]) -> Result<(), Reply> {
     for address in addresses {
         let reply = handover.rcpt(address).await;
+        if reply.is_permanent() && addresses.len() > 1 {
+            // It is one recipient's, and would be the end of all.
+            return Err(Reply::new(451, (4, 5, 0), reply.one_line()));
+        }
         if !reply.is_positive() {
             return Err(reply);
         }

@@ -10,7 +10,7 @@ use crate::smtp::command::MailParameters;
 use crate::smtp::decision;
 use crate::smtp::exit::{Exit, Way};
 use crate::smtp::outbound::Lane;
-use crate::smtp::partial::{Digest, Turn};
+use crate::smtp::partial::{Digest, Group, Turn};
 use crate::smtp::reply::Reply;
 
 /// Why a sender or a recipient is not taken, for log and metrics.
@@ -243,8 +243,29 @@ impl Session {
             tenant: of,
             way,
         };
-        self.is_its_turn(&recipient)?;
-        self.offer_recipient(recipient).await
+        let turn = self.turn_of(&recipient)?;
+        let digest = recipient.digest;
+        let offered = self.offer_recipient(recipient).await;
+        let Some((message, group)) = turn else {
+            return offered;
+        };
+        match offered {
+            Ok(reply) => {
+                self.server.partial.begun(message, group, digest);
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.turn = turn;
+                }
+                Ok(reply)
+            }
+            // It has the message, whatever its server says now.
+            Err(NotTaken { reply, reason })
+                if group == Group::Delivered && reply.is_permanent() =>
+            {
+                let text = format!("delivered before, and now: {}", reply.one_line());
+                Err(NotTaken::new(reason, 451, (4, 5, 0), text))
+            }
+            Err(not_taken) => Err(not_taken),
+        }
     }
 
     /// A recipient that a server behind us could read as somebody else's is decided on by the wrong policy.
@@ -278,18 +299,15 @@ impl Session {
 
     /// Whether a recipient may be part of this transaction, if what became of earlier messages to it and others has
     /// not been told yet.
-    fn is_its_turn(&mut self, recipient: &Recipient) -> Result<(), NotTaken> {
-        let Some(transaction) = &mut self.transaction else {
-            return Ok(());
+    fn turn_of(&self, recipient: &Recipient) -> Result<Option<(Digest, Group)>, NotTaken> {
+        let Some(transaction) = &self.transaction else {
+            return Ok(None);
         };
         let partial = &self.server.partial;
         let taken = !transaction.recipients.is_empty();
         match partial.turn(recipient.digest, transaction.turn, taken) {
-            Turn::Free => Ok(()),
-            Turn::Group(message, group) => {
-                transaction.turn = Some((message, group));
-                Ok(())
-            }
+            Turn::Free => Ok(None),
+            Turn::Group(message, group) => Ok(Some((message, group))),
             Turn::Later => Err(NotTaken::own_transaction(
                 "send again for this recipient: what becomes of the message for it is told by itself",
             )),

@@ -132,7 +132,7 @@ impl Answered {
                     && signature.type_covered() != Rtype::NS
             }
             AllRecordData::Ns(_) => false,
-            _ => entry.class() == Class::IN,
+            _ => true,
         };
         let answer = self.answer.iter().filter(is_kept);
         let authority = self.authority.iter().filter(is_kept);
@@ -182,11 +182,15 @@ type Section<'a> =
     Result<domain::base::message::RecordSection<'a, Bytes>, domain::base::wire::ParseError>;
 
 fn entries(section: Section<'_>) -> Result<Vec<Entry>, Malformed> {
-    let read = |record: Result<domain::base::ParsedRecord<'_, Bytes>, _>| {
+    let mut entries = Vec::new();
+    for record in section.map_err(malformed)? {
         let record = record.map_err(malformed)?;
-        record.into_any_record::<Data>().map_err(malformed)
-    };
-    section.map_err(malformed)?.map(read).collect()
+        // Of another class nothing is signed and nothing was asked, so it is nowhere: neither judged nor read.
+        if record.class() == Class::IN {
+            entries.push(record.into_any_record::<Data>().map_err(malformed)?);
+        }
+    }
+    Ok(entries)
 }
 
 /// A message that was put together.

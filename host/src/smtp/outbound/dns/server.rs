@@ -190,8 +190,18 @@ impl Server {
     }
 
     fn learn(&self, known: &mut Option<(Ability, Instant)>, ability: Ability) {
-        let before = known.replace((ability, Instant::now()));
-        let before = before.map(|(before, _)| before);
+        let before = known.map(|(before, _)| before);
+        if ability.strips() && matches!(before, Some(Ability::Trusted | Ability::Passes)) {
+            // Whoever is on the way could make it look so, to switch DANE off.
+            tracing::error!(
+                server = %self.address,
+                "the name server has passed DNSSEC on, and no longer does: what cannot be proven is deferred until it \
+                 does again, or portcullis is restarted"
+            );
+            *known = before.map(|before| (before, Instant::now()));
+            return;
+        }
+        *known = Some((ability, Instant::now()));
         if before != Some(ability) && self.validator.is_some() {
             self.tell(ability);
             STRIPPING.inc_by(i64::from(ability.strips()));

@@ -17,10 +17,12 @@ use tokio_rustls::TlsConnector;
 
 use super::Trouble;
 use super::policy::Policy;
+use crate::json::trust_name;
+use crate::sandbox::interface::Trust;
 use crate::smtp::dial::{self, interleaved};
 use crate::smtp::outbound::dns::{Dns, DnsError};
 use crate::smtp::outbound::failure::{ResultType, Unprotected};
-use crate::tls::Roots;
+use crate::tls::{Roots, certificate};
 
 /// RFC 8461 §3.3 suggests a minute; a client is waiting for its reply to RCPT.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -101,6 +103,16 @@ async fn request(
             format!("the certificate of {host}: {error}"),
         )
     })?;
+    // Neither revocation nor every constraint is judged in the handshake.
+    let (_, session) = stream.get_ref();
+    let chain = session.peer_certificates().unwrap_or_default();
+    match certificate::trust_of_server(chain, roots) {
+        Trust::Trusted => {}
+        other => {
+            let text = format!("the certificate of {host} is {}", trust_name(other));
+            return Err(Unprotected::new(ResultType::StsWebpkiInvalid, text));
+        }
+    }
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| failed(error.to_string()))?;
