@@ -45,7 +45,7 @@ impl Run {
         // What libraries say is of use only where something is wrong with them.
         let filter = EnvFilter::new(format!("warn,portcullis={}", self.log_level));
         // What was logged last is written before the program ends.
-        let (writer, _flush) = log::Writer::start().context("the log has no thread")?;
+        let (writer, flush) = log::Writer::start().context("the log has no thread")?;
         let log = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(writer)
@@ -74,6 +74,9 @@ impl Run {
         let mut daemon = Daemon::new(config, Some(path.clone()), compiler).await?;
         if self.check_config {
             let obstacles = daemon.obstacles();
+            let is_complete = daemon.is_complete().await;
+            // What is told here comes after what was logged.
+            flush.wait();
             if !obstacles.is_empty() {
                 bail!(
                     "{}: it would not start: {}",
@@ -81,7 +84,7 @@ impl Run {
                     obstacles.join("; ")
                 );
             }
-            if !daemon.is_complete().await {
+            if !is_complete {
                 output::tell(&format!(
                     "{}: it would start, but defer the mail of tenants without a policy\n",
                     path.display()

@@ -126,6 +126,13 @@ fn count(lines: &[u8]) -> u64 {
 
 impl Drop for Flush {
     fn drop(&mut self) {
+        self.wait();
+    }
+}
+
+impl Flush {
+    /// Waits until what was logged is written, but not for a reader that does not read.
+    pub fn wait(&self) {
         let deadline = Instant::now() + PATIENCE;
         let mut queue = self.0.lock();
         while queue.is_writing || !queue.lines.is_empty() {
