@@ -165,6 +165,7 @@ impl Failure {
 
     /// What our own client is told: to try again, unless that can never help.
     pub fn reply(&self) -> Reply {
+        tracing::warn!("not delivered: {}", crate::log::words(&self.to_string()));
         let (code, enhanced) = match self {
             Failure::Hop(failure) => return failure.reply(),
             Failure::Unprotected { why, .. } => match why.result {
