@@ -140,8 +140,7 @@ pub struct NextHop {
     pub xclient: bool,
     /// Whether to tell the server the client's address by the PROXY protocol, and in which version.
     pub proxy_protocol: Option<u8>,
-    /// How many recipients one transaction may have towards this server. An LMTP server answers for
-    /// each recipient and SMTP has one reply, so the default for LMTP is 1.
+    /// How many recipients one transaction may have towards this server; as many as there are by default.
     pub recipients: Option<usize>,
 }
 
