@@ -147,14 +147,18 @@ pub fn mailbox(text: &str) -> Option<&str> {
         }
         None => trimmed,
     };
-    let domain = inside.rsplit_once('@').map_or(inside, |(_, domain)| domain);
+    let (local, domain) = inside.rsplit_once('@').unwrap_or(("", inside));
     let is_foreign = |character: char| {
         character.is_whitespace()
             || character.is_control()
             || matches!(character, '<' | '>' | ',' | ';' | '"' | '(' | ')')
             || matches!(character, '\u{200b}'..='\u{200f}' | '\u{feff}')
     };
-    (!domain.contains(is_foreign)).then_some(inside)
+    // Within quotes a local part may hold all of them (RFC 5321 §4.1.2).
+    let is_bare = !local.starts_with('"');
+    let is_wrong = domain.contains(is_foreign)
+        || is_bare && (local.contains(is_foreign) || local.contains('@'));
+    (!is_wrong).then_some(inside)
 }
 
 /// The first of some names, and how many more there are.

@@ -112,14 +112,18 @@ pub fn mailbox(text: &str) -> Result<String, String> {
         }
         None => trimmed,
     };
-    let domain = inside.rsplit_once('@').map_or(inside, |(_, domain)| domain);
+    let (local, domain) = inside.rsplit_once('@').unwrap_or(("", inside));
     let is_foreign = |character: char| {
         character.is_whitespace()
             || character.is_control()
             || matches!(character, '<' | '>' | ',' | ';' | '"' | '(' | ')')
             || matches!(character, '\u{200b}'..='\u{200f}' | '\u{feff}')
     };
-    match domain.contains(is_foreign) {
+    // Within quotes a local part may hold all of them (RFC 5321 §4.1.2).
+    let is_bare = !local.starts_with('"');
+    let is_wrong = domain.contains(is_foreign)
+        || is_bare && (local.contains(is_foreign) || local.contains('@'));
+    match is_wrong {
         true => Err(wrong()),
         false => Ok(inside.to_owned()),
     }
@@ -581,6 +585,33 @@ impl<'a> From<&'a interface::Connector> for ConnectorJson<'a> {
             applies_to: &connector.applies_to,
             demands: &connector.demands,
             comment: connector.comment.as_deref(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mailbox;
+
+    #[test]
+    fn what_is_no_address_is_none() {
+        for (text, read) in [
+            ("a@bank.test", Some("a@bank.test")),
+            (" a@bank.test ", Some("a@bank.test")),
+            ("<a@bank.test>", Some("a@bank.test")),
+            ("Alice, at home <a@bank.test>", Some("a@bank.test")),
+            ("\"a b, c@d\"@bank.test", Some("\"a b, c@d\"@bank.test")),
+            ("<>", Some("")),
+            ("postmaster", Some("postmaster")),
+            ("a@bank.test, b@other.test", None),
+            ("<a@bank.test>, <b@other.test>", None),
+            ("a@bank.test@other.test", None),
+            ("a@bank.test>", None),
+            ("Alice a@bank.test", None),
+            ("a@bank.test (Alice)", None),
+            ("a@bank.te\u{200b}st", None),
+        ] {
+            assert_eq!(mailbox(text).ok().as_deref(), read, "{text}");
         }
     }
 }
