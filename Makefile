@@ -14,7 +14,7 @@ run: setup
 # dependencies, and compile wasmtime again.
 test: setup-tests
 	$(CARGO) build $(PROFILE) --locked --workspace --all-targets
-	PORTCULLIS_BIN=$(BINARY) $(CARGO) test $(PROFILE) --locked --workspace
+	PORTCULLIS_BIN=$(BINARY) $(CARGO) test $(PROFILE) --locked --workspace --no-fail-fast
 
 # Quick ones; docs/performance.md has those that take longer. CONNECTORS chooses the sizes.
 bench: setup

@@ -261,6 +261,8 @@ fn a_partner_cannot_write_lines_into_the_log() {
     world.partner.behave(declines);
     let outcome = world.setting.send("bob@encrypt.test");
     assert_eq!(outcome.last().code, 451);
+    // Logged last of all, so that what the partner said stands before it.
+    world.setting.daemon.wait_for_log("recipient refused");
     let log = world.setting.daemon.log();
     let forged: Vec<_> = log.iter().filter(|line| line.contains("forged")).collect();
     assert!(!forged.is_empty(), "what the partner said is told");
