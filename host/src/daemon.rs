@@ -218,8 +218,6 @@ impl Daemon {
         if let Some(outbound) = &self.outbound {
             outbound.listens_on(addresses);
             tokio::spawn(Pool::sweep(Arc::downgrade(outbound.pool())));
-            let outbound = outbound.clone();
-            tokio::spawn(async move { outbound.tidy().await });
         }
         if let Some(metrics) = &self.config.metrics {
             let address = metrics.address;
@@ -227,6 +225,7 @@ impl Daemon {
             serving.with_context(|| format!("cannot listen on {address}"))?;
         }
         ready();
+        self.tidy();
         let mut days = interval_at(Instant::now() + DAY, DAY);
         loop {
             let news = tokio::select! {
@@ -243,7 +242,10 @@ impl Daemon {
                         self.reload_policies(&numbers).await;
                     }
                     News::Late(outcome) => self.enter(outcome).await,
-                    News::Day => self.tell_of_certificates(),
+                    News::Day => {
+                        self.tell_of_certificates();
+                        self.tidy();
+                    }
                 }
             };
             // However long that takes.
@@ -254,6 +256,13 @@ impl Daemon {
         }
         self.stop().await;
         Ok(())
+    }
+
+    /// Removes what is kept of partners and is over.
+    fn tidy(&self) {
+        if let Some(outbound) = self.outbound.clone() {
+            tokio::spawn(async move { outbound.tidy().await });
+        }
     }
 
     /// Takes over what has changed in the configuration and in the files that it names.
@@ -273,16 +282,15 @@ impl Daemon {
         match Read::new(&self.config, Some(&before)) {
             Ok(Read { settings, errors }) => {
                 for error in &errors {
-                    tracing::error!(%error, "a certificate was not taken; the old one stays in force");
+                    tracing::error!(%error, "not taken; what was in force stays");
                 }
-                refused += errors.len();
-                refused += usize::from(!self.exchange_way_out(&settings));
+                refused += errors.len() + self.exchange_way_out(&settings);
                 self.server.settings.store(Arc::new(settings));
                 self.tell_of_certificates();
             }
             Err(error) => {
                 refused += 1;
-                tracing::error!(%error, "the trusted roots were not taken; the old ones stay in force");
+                tracing::error!(%error, "the settings were not taken; the old ones stay in force");
             }
         }
         match refused {
@@ -348,25 +356,23 @@ impl Daemon {
         };
     }
 
-    /// Tells whether the way out, if there is one, is as it is configured now.
-    fn exchange_way_out(&self, settings: &Settings) -> bool {
+    /// Changes the way out, if there is one, to what is configured now; gives how much of that was not taken.
+    fn exchange_way_out(&self, settings: &Settings) -> usize {
         let Some(outbound) = &self.outbound else {
-            return true;
+            return 0;
         };
-        match Means::new(
-            &self.config,
-            settings.roots.clone(),
-            Some(&outbound.means()),
-        ) {
-            Ok(means) => {
+        let before = outbound.means();
+        let errors = match Means::new(&self.config, settings.roots.clone(), Some(&before)) {
+            Ok((means, errors)) => {
                 outbound.exchange(means);
-                true
+                errors
             }
-            Err(error) => {
-                tracing::error!(%error, "the way out was not changed");
-                false
-            }
+            Err(error) => vec![error],
+        };
+        for error in &errors {
+            tracing::error!(%error, "not taken for the way out; what was in force stays");
         }
+        errors.len()
     }
 
     async fn reload_policies(&mut self, numbers: &BTreeSet<usize>) {
@@ -486,8 +492,15 @@ struct Read {
 impl Read {
     /// Reads certificates and roots. What cannot be read is taken from `before`, and told.
     fn new(config: &Config, before: Option<&Settings>) -> Result<Self, TlsError> {
-        let roots = Roots::read(&config.trust, before.map(|before| &before.roots))?;
         let mut errors = Vec::new();
+        let known = before.map(|before| &before.roots);
+        let roots = match (Roots::read(&config.trust, known), known) {
+            (Err(error), Some(known)) => {
+                errors.push(error);
+                known.clone()
+            }
+            (read, _) => read?,
+        };
         let mut tls = HashMap::new();
         for (number, listener) in config.listeners.iter().enumerate() {
             if listener.certificate.is_empty() || listener.tls == config::TlsMode::None {
@@ -576,7 +589,7 @@ fn outbound(config: &Config, settings: &Settings) -> anyhow::Result<Option<Arc<O
     if config.listeners.iter().all(|own| own.outbound.is_none()) {
         return Ok(None);
     }
-    let means = Means::new(config, settings.roots.clone(), None)?;
+    let (means, _) = Means::new(config, settings.roots.clone(), None)?;
     Ok(Some(Arc::new(Outbound::new(config, means))))
 }
 

@@ -76,8 +76,9 @@ struct Source {
 /// What was found in a tenant's file.
 struct Loaded {
     source: Source,
-    /// Absent: the one in force is still right.
-    policy: Option<Arc<Module>>,
+    policy: Arc<Module>,
+    /// Whether it is the one that was in force when the file was looked at.
+    is_known: bool,
 }
 
 /// What came of reading a tenant's file.
@@ -398,9 +399,10 @@ impl Policies {
                 Entry::Vacant(place) => place.insert(again.clone()),
             };
             let old = before.named(&tenant.name);
-            let known = old
-                .filter(|old| old.is_at_hand())
-                .and_then(|old| old.source.clone());
+            let known = old.filter(|old| old.is_at_hand()).and_then(|old| {
+                let (source, policy) = (old.source.clone()?, old.policy.clone()?);
+                Some((source, policy))
+            });
             let (policies, tenant) = (self.clone(), tenant.clone());
             loading.spawn(async move { policies.newest(number, tenant, known, &again).await });
         }
@@ -434,7 +436,7 @@ impl Policies {
         &self,
         number: usize,
         tenant: config::Tenant,
-        known: Option<Source>,
+        known: Option<(Source, Arc<Module>)>,
         again: &Again,
     ) -> Outcome {
         loop {
@@ -504,21 +506,22 @@ impl Policies {
         &self,
         path: PathBuf,
         stamp: io::Result<Stamp>,
-        known: Option<Source>,
+        known: Option<(Source, Arc<Module>)>,
     ) -> Result<Loaded, Cause> {
-        let known = known.filter(|known| known.path == path);
+        let known = known.filter(|(known, _)| known.path == path);
         let cannot = |source| Cause::Read {
             path: path.clone(),
             source,
         };
         let stamp = stamp.map_err(cannot)?;
-        if let Some(known) = &known
-            && known.stamp == stamp
+        if let Some((source, policy)) = &known
+            && source.stamp == stamp
             && stamp.is_settled()
         {
             return Ok(Loaded {
-                source: known.clone(),
-                policy: None,
+                source: source.clone(),
+                policy: policy.clone(),
+                is_known: true,
             });
         }
         let most = self.sandbox.limits().module;
@@ -527,16 +530,20 @@ impl Policies {
         let bytes = bytes.map_err(cannot)?;
         let mut found = [0; 32];
         found.copy_from_slice(digest(&SHA256, &bytes).as_ref());
-        let policy = match known {
-            Some(known) if known.digest == found => None,
-            _ => Some(self.load_bytes(&path, bytes).await?),
+        let (policy, is_known) = match known {
+            Some((known, policy)) if known.digest == found => (policy, true),
+            _ => (self.load_bytes(&path, bytes).await?, false),
         };
         let source = Source {
             path,
             stamp,
             digest: found,
         };
-        Ok(Loaded { source, policy })
+        Ok(Loaded {
+            source,
+            policy,
+            is_known,
+        })
     }
 
     async fn load_bytes(&self, path: &Path, bytes: Vec<u8>) -> Result<Arc<Module>, Cause> {
@@ -587,6 +594,11 @@ impl Policies {
                     } = warning;
                     tracing::warn!("{}:{line}:{column}: {}", path.display(), one_line(message));
                 }
+                // Many large policies that change at once are compiled one after another.
+                let _turn = match Builder::compiles(&rules.packed) {
+                    true => Some(self.slow.acquire().await),
+                    false => None,
+                };
                 let loading = self.builder.load(&self.sandbox, &name, rules.packed);
                 Ok(loading.await?)
             }
@@ -625,13 +637,17 @@ impl Exchange {
         };
         tenant.order = outcome.order;
         match outcome.loaded {
-            Ok(Loaded { source, policy }) => {
-                if let Some(policy) = policy {
+            Ok(Loaded {
+                source,
+                policy,
+                is_known,
+            }) => {
+                // The one that was in force may be gone: a tenant can be removed and come back while its file is read.
+                if !is_known || tenant.policy.is_none() {
                     self.replaced.extend(tenant.policy.replace(policy));
                     self.update.changed.push(tenant.name.clone());
                 }
-                // The one in force was right, and may be gone since.
-                tenant.source = tenant.policy.is_some().then_some(source);
+                tenant.source = Some(source);
             }
             Err(cause) => self.update.errors.push(PolicyError {
                 tenant: configured.name.clone(),

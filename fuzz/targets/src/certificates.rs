@@ -13,7 +13,7 @@ pub static EXAMPLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
 
 /// Nothing is trusted, so that every chain is gone through to its end.
 static NO_ROOTS: LazyLock<Roots> =
-    LazyLock::new(|| Roots::new(Vec::new(), None).expect("there is nothing to be read"));
+    LazyLock::new(|| Roots::new(Vec::new(), None, None).expect("there is nothing to be read"));
 
 /// Any octets are a certificate with facts or none; a name of it satisfies itself, if it is one.
 pub fn certificates(input: &[u8]) {

@@ -16,6 +16,8 @@ use crate::config::{Clients, Log, Mailboxes};
 use crate::smtp::address::quoted_string_length;
 pub use writer::{Writer, lost_lines};
 
+/// Characters of what others say that are told.
+const MOST_WORDS: usize = 2000;
 /// What stands for a local part that is not told.
 const SOMEBODY: &str = "*";
 /// What is told of an address: that of a network of this size.
@@ -39,9 +41,12 @@ pub fn mailbox(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// What another server said, in which mailboxes may stand. It cannot end the line.
+/// What another server said, in which mailboxes may stand. It cannot end the line, and tells no tales.
 pub fn words(text: &str) -> Cow<'_, str> {
-    let line = one_line(text);
+    let line = match text.char_indices().nth(MOST_WORDS) {
+        Some((end, _)) => format!("{}…", one_line(&text[..end])).into(),
+        None => one_line(text),
+    };
     match HIDES_MAILBOXES.load(Ordering::Relaxed) {
         true => without_local_parts(&line).into(),
         false => line,
@@ -305,6 +310,8 @@ mod tests {
     #[test]
     fn what_servers_say_is_one_line() {
         assert_eq!(words("a\r\nb\x1b\u{202e}"), "a  b  ");
+        let told = words(&"é".repeat(5000)).into_owned();
+        assert_eq!(told, "é".repeat(MOST_WORDS) + "…");
     }
 
     #[test]

@@ -146,7 +146,7 @@ impl Builder {
         name: &str,
         packed: Arc<[u8]>,
     ) -> Result<Arc<Module>, LoadError> {
-        if packed.len() <= MOST_SHARED {
+        if !Self::compiles(&packed) {
             return sandbox.adopt(name, packed).await;
         }
         match self.component(packed).await {
@@ -156,6 +156,11 @@ impl Builder {
                 reason: error.to_string(),
             }),
         }
+    }
+
+    /// Whether [`Builder::load`] compiles code for such rules.
+    pub fn compiles(packed: &[u8]) -> bool {
+        packed.len() > MOST_SHARED
     }
 
     /// How long it may take to read a document.

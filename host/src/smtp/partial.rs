@@ -5,8 +5,9 @@
 //! From then on recipients that ended differently come in transactions of their own, until each has been told what
 //! became of it.
 //!
-//! A message is known by a digest of its header and its sender, a recipient by one of the sender and itself. All of
-//! it is in memory; a journal, a line an event, brings it back after a restart.
+//! A message is known by a digest of its header and its sender, a recipient by one of the sender and itself. With each
+//! delivery a digest of the body is kept: there are programs that send several messages with one header, and the header
+//! alone proves no delivery. All of it is in memory; a journal, a line an event, brings it back after a restart.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
@@ -23,6 +24,10 @@ use serde::{Deserialize, Serialize};
 
 /// How long a message is known. Queues give up after five days (RFC 5321 §4.5.4.1).
 const KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// How long its recipients come one group after the other since it was heard of last: longer than any queue waits
+/// between two attempts, and not so long that one that is never sent again costs its sender a transaction for each
+/// recipient for days.
+const IN_TURN: Duration = Duration::from_secs(12 * 60 * 60);
 /// Recipients of messages that are known at a time; the oldest messages give way.
 const MOST_RECIPIENTS: usize = 200_000;
 /// Events after which the journal is written anew, without those that others have overtaken.
@@ -58,6 +63,27 @@ impl Digest {
     /// What shares one outcome.
     pub fn of_lane(key: &str) -> Self {
         Digest::of(&[b"lane", key.as_bytes()])
+    }
+}
+
+/// The body of a message, while it comes.
+pub struct Body(Context);
+
+impl Body {
+    /// Nothing of it yet.
+    pub fn new() -> Self {
+        Body(Context::new(&SHA256))
+    }
+
+    /// A part of it.
+    pub fn update(&mut self, part: &[u8]) {
+        self.0.update(part);
+    }
+
+    /// The digest of what has come.
+    pub fn digest(&self) -> Digest {
+        let whole = self.0.clone().finish();
+        Digest::of(&[b"body", whole.as_ref()])
     }
 }
 
@@ -122,6 +148,33 @@ pub enum Turn {
     Later,
 }
 
+/// What became of a recipient of a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Note {
+    /// The message.
+    pub message: Digest,
+    /// The recipient.
+    pub recipient: Digest,
+    /// What it shares its outcome with.
+    pub lane: Digest,
+    /// The body, once it is known.
+    pub body: Option<Digest>,
+    /// What became of it.
+    pub state: State,
+}
+
+impl Note {
+    fn new(message: Digest, recipient: Digest, lane: Digest, state: State) -> Self {
+        Note {
+            message,
+            recipient,
+            lane,
+            body: None,
+            state,
+        }
+    }
+}
+
 /// An event, as the journal has it.
 #[derive(Clone, Serialize, Deserialize)]
 struct Event {
@@ -129,6 +182,9 @@ struct Event {
     message: Digest,
     recipient: Digest,
     lane: Digest,
+    /// The body that the recipient has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    body: Option<Digest>,
     state: State,
 }
 
@@ -158,10 +214,13 @@ struct Message {
     recipients: HashMap<Digest, Recipient>,
     /// Who has asked since a transaction began last, and was told to come again.
     put_off: HashSet<Digest>,
+    /// When it was heard of last.
+    last: u64,
 }
 
 struct Recipient {
     lane: Digest,
+    body: Option<Digest>,
     state: State,
     /// The number of the event that has told so: while it is open, when it was tried last.
     event: u64,
@@ -249,9 +308,9 @@ impl Partial {
     /// Whether a recipient may be part of a transaction, which has others if it has a `group` or is `taken`.
     pub fn turn(&self, recipient: Digest, group: Option<(Digest, Group)>, taken: bool) -> Turn {
         let mut known = self.lock();
-        known.forget_old(now());
-        let waiting = known.waiting.get(&recipient);
-        let Some(digest) = waiting.and_then(|messages| messages.first()).copied() else {
+        let now = now();
+        known.forget_old(now);
+        let Some(digest) = known.awaited(recipient, now) else {
             return match group {
                 None => Turn::Free,
                 Some(_) => Turn::Later,
@@ -285,7 +344,7 @@ impl Partial {
             message.put_off.clear();
         }
         if let Group::Lane(lane) = group {
-            known.note(digest, recipient, lane, State::Open, true);
+            known.note(Note::new(digest, recipient, lane, State::Open), true);
         }
     }
 
@@ -299,25 +358,43 @@ impl Partial {
         self.lock().messages.contains_key(&message)
     }
 
-    /// Whether a recipient has a message already.
+    /// Whether a recipient has a message with this header already.
     pub fn has(&self, message: Digest, recipient: Digest) -> bool {
-        let known = self.lock();
-        let recipients = known.messages.get(&message).map(|known| &known.recipients);
-        let known = recipients.and_then(|recipients| recipients.get(&recipient));
-        known.is_some_and(|known| matches!(known.state, State::Delivered | State::Told))
+        self.lock().delivered(message, recipient).is_some()
+    }
+
+    /// Whether what a recipient has is this very message.
+    pub fn has_body(&self, message: Digest, recipient: Digest, body: Digest) -> bool {
+        self.lock().delivered(message, recipient) == Some(Some(body))
+    }
+
+    /// Forgets a message: another one has the same header, so that what is known says nothing of either.
+    pub fn forget(&self, message: Digest) {
+        let mut known = self.lock();
+        let lanes: Vec<_> = match known.messages.get(&message) {
+            Some(message) => message
+                .recipients
+                .iter()
+                .map(|(id, it)| (*id, it.lane))
+                .collect(),
+            None => return,
+        };
+        for (recipient, lane) in lanes {
+            // When the last is over the message is forgotten, here and by whoever reads the journal.
+            known.note(Note::new(message, recipient, lane, State::Over), true);
+        }
     }
 
     /// Notes that a recipient has the message, while others of it are not yet known. Nobody waits for it, unless this
     /// process ends now.
-    pub fn note_delivery(&self, message: Digest, recipient: Digest, lane: Digest) {
-        self.lock()
-            .note(message, recipient, lane, State::Delivered, false);
+    pub fn note_delivery(&self, note: Note) {
+        self.lock().note(note, false);
     }
 
     /// Notes what became of a recipient. It survives the end of this process at once, and the machine's after
     /// [`Partial::sync`].
-    pub fn note(&self, message: Digest, recipient: Digest, lane: Digest, state: State) {
-        self.lock().note(message, recipient, lane, state, true);
+    pub fn note(&self, note: Note) {
+        self.lock().note(note, true);
     }
 
     /// Sees to it that what was noted is on the disk.
@@ -340,19 +417,33 @@ impl Partial {
 }
 
 impl Known {
-    fn note(
-        &mut self,
-        message: Digest,
-        recipient: Digest,
-        lane: Digest,
-        state: State,
-        has_ended: bool,
-    ) {
+    /// The message for which a recipient has to wait, if it is one that still comes.
+    fn awaited(&self, recipient: Digest, now: u64) -> Option<Digest> {
+        let digest = *self.waiting.get(&recipient)?.first()?;
+        let message = self.messages.get(&digest)?;
+        (now <= message.last.saturating_add(IN_TURN.as_secs())).then_some(digest)
+    }
+
+    /// The body that a recipient has of a message, if it has one; it may not be known which.
+    fn delivered(&self, message: Digest, recipient: Digest) -> Option<Option<Digest>> {
+        let recipient = self.messages.get(&message)?.recipients.get(&recipient)?;
+        matches!(recipient.state, State::Delivered | State::Told).then_some(recipient.body)
+    }
+
+    fn note(&mut self, note: Note, has_ended: bool) {
+        let Note {
+            message,
+            recipient,
+            lane,
+            body,
+            state,
+        } = note;
         let event = Event {
             at: now(),
             message,
             recipient,
             lane,
+            body,
             state,
         };
         self.write(&event);
@@ -392,6 +483,7 @@ impl Known {
                     message: *message,
                     recipient: *recipient,
                     lane: known.lane,
+                    body: known.body,
                     state: known.state,
                 };
                 serde_json::to_writer(&mut text, &event)?;
@@ -454,6 +546,7 @@ impl Known {
             message: digest,
             recipient,
             lane,
+            body,
             state,
         } = event;
         let by_age = &mut self.by_age;
@@ -461,9 +554,11 @@ impl Known {
             by_age.push_back((at, digest));
             Message::default()
         });
+        message.last = message.last.max(at);
         self.events += 1;
         let known = Recipient {
             lane,
+            body,
             state,
             event: self.events,
         };
@@ -592,8 +687,21 @@ mod tests {
             ("c", State::Open),
             ("d", State::Delivered),
         ] {
-            partial.note(message(), recipient(name), lane(name), state);
+            note(partial, name, state, b"x");
         }
+    }
+
+    fn note(partial: &Partial, name: &str, state: State, body: &[u8]) {
+        partial.note(Note {
+            body: Some(body_of(body)),
+            ..Note::new(message(), recipient(name), lane(name), state)
+        });
+    }
+
+    fn body_of(content: &[u8]) -> Digest {
+        let mut body = Body::new();
+        content.chunks(1).for_each(|part| body.update(part));
+        body.digest()
     }
 
     /// The recipients that a client gets taken which names them all.
@@ -622,7 +730,7 @@ mod tests {
         let all = ["b", "a", "c", "d", "e"];
         assert_eq!(taken(&partial, &all), ["a", "d"]);
         for name in ["a", "d"] {
-            partial.note(message(), recipient(name), lane(name), State::Told);
+            note(&partial, name, State::Told, b"x");
         }
         // Who was tried longest ago is next, in whatever order they are named.
         assert_eq!(taken(&partial, &["c", "b", "e"]), ["b"]);
@@ -644,6 +752,38 @@ mod tests {
         split(&partial);
         assert_eq!(taken(&partial, &["b"]), [""; 0]);
         assert_eq!(taken(&partial, &["b"]), ["b"]);
+    }
+
+    #[test]
+    fn another_message_with_the_same_header_is_none_that_was_delivered() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Partial::open(Some(folder.path()), Path::new("a.toml")).unwrap();
+        let partial = open();
+        split(&partial);
+        drop(partial);
+        let partial = open();
+        assert!(partial.has_body(message(), recipient("a"), body_of(b"x")));
+        assert!(!partial.has_body(message(), recipient("a"), body_of(b"y")));
+        assert!(!partial.has_body(message(), recipient("b"), body_of(b"x")));
+        partial.forget(message());
+        assert!(!partial.is_known(message()));
+        drop(partial);
+        assert!(open().is_empty());
+    }
+
+    #[test]
+    fn a_message_that_never_comes_again_orders_others_for_some_hours_only() {
+        let mut known = Known::default();
+        for (name, state) in [("a", State::Delivered), ("b", State::Open)] {
+            known.note(
+                Note::new(message(), recipient(name), lane(name), state),
+                true,
+            );
+        }
+        let later = |hours: u64| now() + hours * 60 * 60;
+        assert_eq!(known.awaited(recipient("a"), later(11)), Some(message()));
+        assert_eq!(known.awaited(recipient("a"), later(13)), None);
+        assert!(known.delivered(message(), recipient("a")).is_some());
     }
 
     #[test]
@@ -672,6 +812,7 @@ mod tests {
                     message: Digest::of_message("", &number.to_be_bytes()),
                     recipient: recipient(&number.to_string()),
                     lane: lane("a"),
+                    body: None,
                     state: State::Delivered,
                 },
                 true,

@@ -397,18 +397,20 @@ impl Relay {
         }
     }
 
-    /// Begins the message.
-    pub async fn data(&mut self) -> Result<(), Reply> {
-        let reply = self
-            .command("DATA", "DATA")
-            .await
-            .map_err(|failure| failure.reply())?;
+    /// Begins the message, with less `patience` than elsewhere if others wait.
+    pub async fn data(&mut self, patience: Option<Duration>) -> Result<(), NotBegun> {
+        let limit = self.manner.timeouts.reply;
+        let limit = patience.map_or(limit, |patience| patience.min(limit));
+        let reply = self.command_within("DATA", "DATA", limit).await;
+        let reply = reply.map_err(NotBegun::Lost)?;
         if reply.is_transient() || reply.is_permanent() {
-            return Err(passed_on(&reply));
+            return Err(NotBegun::Refused(passed_on(&reply)));
         }
         if reply.code() != 354 {
             // It has not seen the message, so nothing that it says can confirm it.
-            return Err(self.broken("DATA", Cause::Refused(reply)).reply());
+            return Err(NotBegun::Refused(
+                self.broken("DATA", Cause::Refused(reply)).reply(),
+            ));
         }
         self.encoder = Some(DataEncoder::new());
         Ok(())
@@ -451,12 +453,19 @@ impl Relay {
             return Finished::All(reply);
         }
         let mut replies = Vec::new();
+        let mut is_closing = false;
         for _ in std::mem::take(&mut self.recipients) {
+            // Who says 421 for one recipient may have answered for the others all the same.
+            self.usable |= is_closing;
             let reply = self
                 .expect_reply("end of data", self.manner.timeouts.final_reply)
                 .await;
+            is_closing = reply
+                .as_ref()
+                .is_ok_and(|reply| is_closing || reply.code() == 421);
             replies.push(reply.map_or_else(|failure| failure.reply(), |reply| passed_on(&reply)));
         }
+        self.usable &= !is_closing;
         Finished::Each(replies)
     }
 
@@ -498,11 +507,21 @@ impl Relay {
 
     /// Says a command line, and gives the reply.
     pub async fn command(&mut self, step: &'static str, line: &str) -> Result<Reply, HopFailure> {
+        self.command_within(step, line, self.manner.timeouts.reply)
+            .await
+    }
+
+    async fn command_within(
+        &mut self,
+        step: &'static str,
+        line: &str,
+        limit: Duration,
+    ) -> Result<Reply, HopFailure> {
         self.see_that_it_waits(step).await?;
         let output = self.connection.output();
         output.extend_from_slice(line.as_bytes());
         output.extend_from_slice(b"\r\n");
-        self.expect_reply(step, self.manner.timeouts.reply).await
+        self.expect_reply(step, limit).await
     }
 
     /// A server has to wait for what it answers. One that does not, or somebody in its place, would have

@@ -3,13 +3,13 @@
 
 #![allow(unsafe_code)]
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use foreign_types::ForeignType;
 use memchr::memmem;
+use moka::sync::Cache;
 use openssl::asn1::{Asn1Object, Asn1Time};
 use openssl::error::ErrorStack;
 use openssl::stack::Stack;
@@ -20,6 +20,7 @@ use openssl_sys as ffi;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::roots::digest_of;
 use crate::sandbox::interface::Trust;
 
 /// Authorities between a certificate and its root.
@@ -29,6 +30,8 @@ const LEVEL: i32 = 2;
 /// OpenSSL follows one path. Where an authority is known by several certificates another one may lead on; so many
 /// paths are tried.
 const MOST_PATHS: usize = 8;
+/// Authorities whose lists are at hand.
+const MOST_AUTHORITIES: u64 = 1000;
 /// The octets of a revocation list that are read; the largest in use have some ten million.
 const LARGEST_CRL: u64 = 64 << 20;
 
@@ -65,44 +68,42 @@ pub struct Anchors {
     servers: X509Store,
     clients: X509Store,
     anchors: Vec<X509>,
-    lists: Vec<List>,
-    /// Stores with the lists that one authority has signed, by their numbers.
-    of_authorities: Mutex<HashMap<Vec<usize>, Arc<X509Store>>>,
+    lists: Vec<Arc<Crl>>,
+    /// Stores with the lists that an authority has signed, by its certificate.
+    of_authorities: Cache<[u8; 32], Option<Arc<X509Store>>>,
 }
 
 /// A revocation list.
-struct List {
+pub struct Crl {
     path: PathBuf,
-    crl: X509Crl,
+    digest: [u8; 32],
+    list: X509Crl,
+}
+
+impl PartialEq for Crl {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path && self.digest == other.digest
+    }
 }
 
 impl Anchors {
-    /// The anchors themselves, each of them an end of chains whoever has issued it, and revocation lists of these
-    /// files.
+    /// The anchors themselves, each of them an end of chains whoever has issued it, and revocation lists.
     ///
     /// # Errors
     /// If OpenSSL cannot take one of them.
-    pub fn new(anchors: &[CertificateDer<'_>], crls: &[PathBuf]) -> Result<Self, ErrorStack> {
+    pub fn new(anchors: &[CertificateDer<'_>], lists: Vec<Arc<Crl>>) -> Result<Self, ErrorStack> {
         let parsed: Vec<X509> = anchors
             .iter()
             .filter_map(|anchor| X509::from_der(anchor).ok())
             .collect();
         forget_errors();
         let policies = X509VerifyFlags::POLICY_CHECK;
-        // Those that cannot be read are told elsewhere.
-        let lists = crls.iter().filter_map(|path| {
-            let crl = parsed_crl(&fs::read(path).ok()?).ok()?;
-            let path = path.clone();
-            Some(List { path, crl })
-        });
-        let lists = lists.collect();
-        forget_errors();
         Ok(Anchors {
             servers: store(&parsed, policies, Some(X509PurposeId::SSL_SERVER))?.build(),
             clients: store(&parsed, policies, Some(X509PurposeId::SSL_CLIENT))?.build(),
             anchors: parsed,
             lists,
-            of_authorities: Mutex::default(),
+            of_authorities: Cache::new(MOST_AUTHORITIES),
         })
     }
 
@@ -201,20 +202,30 @@ impl Anchors {
     }
 
     /// The lists that an authority has signed. OpenSSL takes the newest one by its name before it looks at signatures,
-    /// so that a forged list would hide a genuine one.
+    /// so that a forged list would hide a genuine one. Signatures of long lists take their time, once.
     fn lists_of(&self, authority: &X509) -> Result<Option<Arc<X509Store>>, ErrorStack> {
+        let key = digest_of([&authority.to_der()?[..]]);
+        if let Some(known) = self.of_authorities.get(&key) {
+            return Ok(known);
+        }
+        let found = self.lists_signed_by(authority)?;
+        self.of_authorities.insert(key, found.clone());
+        Ok(found)
+    }
+
+    fn lists_signed_by(&self, authority: &X509) -> Result<Option<Arc<X509Store>>, ErrorStack> {
         let key = authority.public_key()?;
-        let is_signed = |list: &List| {
-            let name = list.crl.issuer_name();
+        let is_signed = |crl: &&Arc<Crl>| {
+            let name = crl.list.issuer_name();
             let same = name.try_cmp(authority.subject_name());
             if !same.is_ok_and(|order| order.is_eq()) {
                 return false;
             }
-            let is_signed = list.crl.verify(&key).unwrap_or(false);
+            let is_signed = crl.list.verify(&key).unwrap_or(false);
             if !is_signed {
                 // Another authority may have the same name, and its lists beside these.
                 tracing::warn!(
-                    list = %list.path.display(),
+                    list = %crl.path.display(),
                     issuer = ?name,
                     reason = "its signature is wrong",
                     "a revocation list cannot be used"
@@ -222,26 +233,13 @@ impl Anchors {
             }
             is_signed
         };
-        let signed = self.lists.iter().enumerate();
-        let signed: Vec<usize> = signed
-            .filter(|(_, list)| is_signed(list))
-            .map(|(number, _)| number)
-            .collect();
+        let signed: Vec<&Arc<Crl>> = self.lists.iter().filter(is_signed).collect();
         forget_errors();
         if signed.is_empty() {
             return Ok(None);
         }
-        let mut known = self
-            .of_authorities
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(store) = known.get(&signed) {
-            return Ok(Some(store.clone()));
-        }
-        let lists = signed.iter().map(|number| &self.lists[*number].crl);
-        let store = Arc::new(revocations(&self.anchors, lists)?);
-        known.insert(signed, store.clone());
-        Ok(Some(store))
+        let lists = signed.into_iter().map(|crl| &crl.list);
+        Ok(Some(Arc::new(revocations(&self.anchors, lists)?)))
     }
 }
 
@@ -264,41 +262,43 @@ pub struct BadCrl {
     pub reason: String,
 }
 
-/// The revocation lists of a folder that can be used, and what is wrong with the others and with those that are out of
-/// date.
+/// The revocation lists of a folder, and what is wrong with some of them. Where a file cannot be used any more, the list
+/// that it had `before` stays: a file that is half written must not make good what is revoked.
 ///
 /// # Errors
 /// If the folder cannot be read.
-pub fn crls_of(folder: &Path) -> std::io::Result<(Vec<PathBuf>, Vec<BadCrl>)> {
-    let (mut good, mut bad) = (Vec::new(), Vec::new());
+pub fn crls_of(
+    folder: &Path,
+    before: &[Arc<Crl>],
+) -> std::io::Result<(Vec<Arc<Crl>>, Vec<BadCrl>)> {
+    let (mut lists, mut bad) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if !path.is_file() {
             continue;
         }
         match read_crl(&path) {
-            Ok(None) => good.push(path),
-            Ok(Some(reason)) => {
-                bad.push(BadCrl {
-                    path: path.clone(),
-                    reason,
-                });
-                good.push(path);
+            Ok(crl) => {
+                if let Some(reason) = out_of_date(&crl.list) {
+                    bad.push(BadCrl { path, reason });
+                }
+                lists.push(Arc::new(crl));
             }
-            Err(reason) => bad.push(BadCrl { path, reason }),
+            Err(mut reason) => {
+                if let Some(known) = before.iter().find(|known| known.path == path) {
+                    reason.push_str("; the list that it had before stays in force");
+                    lists.push(known.clone());
+                }
+                bad.push(BadCrl { path, reason });
+            }
         }
     }
     forget_errors();
-    good.sort();
-    Ok((good, bad))
+    lists.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok((lists, bad))
 }
 
-/// Gives what is to be said of a list that counts all the same.
-fn read_crl(path: &Path) -> Result<Option<String>, String> {
-    // OpenSSL takes names as text that ends with a NUL.
-    if path.to_str().is_none_or(|path| path.contains('\0')) {
-        return Err("its name is not UTF-8".into());
-    }
+fn read_crl(path: &Path) -> Result<Crl, String> {
     let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
     if metadata.len() > LARGEST_CRL {
         return Err(format!("it has more than {LARGEST_CRL} octets"));
@@ -307,14 +307,21 @@ fn read_crl(path: &Path) -> Result<Option<String>, String> {
     if memmem::find_iter(&bytes, "-----BEGIN X509 CRL").count() > 1 {
         return Err("it has several lists; give each a file of its own".into());
     }
-    let crl = parsed_crl(&bytes).map_err(|_| "it is no revocation list (PEM or DER)".to_owned())?;
-    let is_over = |next: &openssl::asn1::Asn1TimeRef| {
-        Asn1Time::days_from_now(0).is_ok_and(|now| *next < *now)
-    };
-    Ok(crl
-        .next_update()
-        .filter(|next| is_over(next))
-        .map(|next| format!("it is out of date since {next}; what it revokes stays revoked")))
+    let list =
+        parsed_crl(&bytes).map_err(|_| "it is no revocation list (PEM or DER)".to_owned())?;
+    Ok(Crl {
+        path: path.to_owned(),
+        digest: digest_of([&bytes[..]]),
+        list,
+    })
+}
+
+/// What is to be said of a list that counts all the same.
+fn out_of_date(crl: &X509Crl) -> Option<String> {
+    let next = crl.next_update()?;
+    let now = Asn1Time::days_from_now(0).ok()?;
+    let is_over = *next < *now;
+    is_over.then(|| format!("it is out of date since {next}; what it revokes stays revoked"))
 }
 
 fn parsed_crl(bytes: &[u8]) -> Result<X509Crl, ErrorStack> {

@@ -1,6 +1,6 @@
 //! Whose certificates are trusted, and which of them are revoked.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::TlsError;
 use super::files::{certificates, wrong};
-use super::path::{Anchors, BadCrl, Judgement, Purpose, crls_of};
+use super::path::{Anchors, BadCrl, Crl, Judgement, Purpose, crls_of};
 use crate::config;
 
 /// Judgements that are kept, and for how long: servers and clients show the same chain again and again.
@@ -25,7 +25,7 @@ pub struct Roots(Arc<Trusted>);
 
 struct Trusted {
     anchors: Vec<CertificateDer<'static>>,
-    crls: Vec<(PathBuf, Vec<u8>)>,
+    crls: Vec<Arc<Crl>>,
     bad_crls: Vec<BadCrl>,
     store: Arc<RootCertStore>,
     judge: Anchors,
@@ -69,34 +69,33 @@ impl Roots {
         for path in config.additional_roots.iter() {
             anchors.extend(authorities(path)?);
         }
-        Roots::new(anchors, config.crls.as_deref())
+        Roots::new(anchors, config.crls.as_deref(), before)
     }
 
-    /// These certificates, and the revocation lists of a folder.
+    /// These certificates, and the revocation lists of a folder; those of them that cannot be read now stay as they were
+    /// `before`.
     ///
     /// # Errors
     /// If the folder cannot be read, or a certificate cannot be used.
     pub fn new(
         anchors: Vec<CertificateDer<'static>>,
         crls: Option<&Path>,
+        before: Option<&Roots>,
     ) -> Result<Self, TlsError> {
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(anchors.iter().cloned());
-        let (files, bad_crls) = match crls {
-            Some(folder) => crls_of(folder)
+        let before = before.map_or(&[][..], |before| &before.0.crls);
+        let (lists, bad_crls) = match crls {
+            Some(folder) => crls_of(folder, before)
                 .map_err(|error| wrong(folder, format!("cannot be read: {error}")))?,
             None => Default::default(),
         };
-        let judge = Anchors::new(&anchors, &files).map_err(|error| {
+        let judge = Anchors::new(&anchors, lists.clone()).map_err(|error| {
             let folder = crls.unwrap_or(Path::new("roots"));
             wrong(folder, error.to_string())
         })?;
-        let read = |path: PathBuf| {
-            let bytes = std::fs::read(&path).unwrap_or_default();
-            (path, digest_of([&bytes[..]]).to_vec())
-        };
         Ok(Roots(Arc::new(Trusted {
-            crls: files.into_iter().map(read).collect(),
+            crls: lists,
             bad_crls,
             store: Arc::new(store),
             judge,
@@ -128,7 +127,7 @@ impl Roots {
 }
 
 /// The digest of several runs of octets, in which none can pass for the end of another.
-fn digest_of<'a>(runs: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+pub(super) fn digest_of<'a>(runs: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
     let mut context = Context::new(&SHA256);
     for run in runs {
         context.update(&(run.len() as u64).to_be_bytes());

@@ -55,7 +55,7 @@ impl<'a> WayOut<'a> {
         if let Some(outbound) = &self.outbound {
             return Ok(outbound.clone());
         }
-        let means = Means::new(self.config, self.roots.clone(), None)?;
+        let (means, _) = Means::new(self.config, self.roots.clone(), None)?;
         let outbound = Arc::new(Outbound::new(self.config, means));
         self.outbound = Some(outbound.clone());
         Ok(outbound)

@@ -293,11 +293,11 @@ impl Handover {
         }
     }
 
-    /// Begins the message.
-    pub async fn data(&mut self) -> Result<(), Reply> {
+    /// Begins the message, with less `patience` than elsewhere if others wait.
+    pub async fn data(&mut self, patience: Option<Duration>) -> Result<(), NotBegun> {
         match self.relay() {
-            Ok(relay) => relay.data().await,
-            Err(delivery) => delivery.data().await,
+            Ok(relay) => relay.data(patience).await,
+            Err(delivery) => delivery.data().await.map_err(NotBegun::Refused),
         }
     }
 

@@ -28,8 +28,8 @@ pub enum Demand {
 }
 
 impl Demand {
-    /// Looks up what a server demands. `host` is its name, `canonical` the one that aliases lead to, and
-    /// `secure` tells whether DNSSEC has proven both the way to that name and its addresses.
+    /// Looks up what a server demands. `host` is its name, and `bases` are the names below which its records may
+    /// stand, of those whose way DNSSEC has proven; the first that has some counts.
     ///
     /// # Errors
     /// If DANE is mandatory and there is none, or if the records cannot be had: then the server must
@@ -38,29 +38,25 @@ impl Demand {
         dns: &Dns,
         mode: Dane,
         host: &str,
-        canonical: &str,
+        bases: &[&str],
         port: u16,
-        secure: bool,
     ) -> Result<Demand, Unprotected> {
         if mode == Dane::None {
             return Ok(Demand::None);
         }
         let mut demand = Demand::None;
-        if secure {
-            // RFC 7672 §2.2.2: the name at the end of the aliases first.
-            for base in [canonical, host] {
-                demand = Demand::at(dns, base, port).await?;
-                if !matches!(demand, Demand::None) || canonical == host {
-                    break;
-                }
+        for base in bases {
+            demand = Demand::at(dns, base, port).await?;
+            if !matches!(demand, Demand::None) {
+                break;
             }
         }
         if mode == Dane::Mandatory && !matches!(demand, Demand::Records { .. }) {
-            let detail = match (secure, &demand) {
-                (false, _) => {
+            let detail = match (bases.is_empty(), &demand) {
+                (true, _) => {
                     format!("DNSSEC does not prove the way to {host}, and DANE is mandatory")
                 }
-                (true, Demand::Encrypted) => {
+                (false, Demand::Encrypted) => {
                     format!("{host} has no TLSA records that SMTP uses, and DANE is mandatory")
                 }
                 _ => format!("{host} has no TLSA records, and DANE is mandatory"),
@@ -201,7 +197,7 @@ fn is_issued_by(
     authority: &CertificateDer<'_>,
     identities: &[&str],
 ) -> bool {
-    let Ok(anchors) = Anchors::new(std::slice::from_ref(authority), &[]) else {
+    let Ok(anchors) = Anchors::new(std::slice::from_ref(authority), Vec::new()) else {
         return false;
     };
     if anchors.judge(chain, Purpose::Server).trust != Trust::Trusted {

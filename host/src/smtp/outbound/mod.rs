@@ -9,11 +9,12 @@ mod failure;
 mod judge;
 pub mod mta_sts;
 pub mod probe;
+mod reachable;
 mod route;
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -54,7 +55,7 @@ pub struct Outbound {
 /// What a reload of the configuration exchanges.
 pub struct Means {
     /// How mail leaves.
-    pub config: config::Delivery,
+    pub config: Arc<config::Delivery>,
     timeouts: Arc<config::Timeouts>,
     dns: Arc<Dns>,
     roots: Roots,
@@ -74,25 +75,43 @@ pub enum MeansError {
 }
 
 impl Means {
-    /// Reads what the configuration names. What is the same as before is taken over with all that it has learned.
+    /// Reads what the configuration names. What is the same as before is taken over with all that it has learned; so is
+    /// what cannot be read now, which the errors tell.
     ///
     /// # Errors
-    /// If the DNS cannot be asked, or the certificate cannot be used.
+    /// If the DNS cannot be asked, or the certificate cannot be used, and there is nothing from before.
     pub fn new(
         config: &config::Config,
         roots: Roots,
         before: Option<&Means>,
-    ) -> Result<Self, MeansError> {
+    ) -> Result<(Self, Vec<MeansError>), MeansError> {
         let delivery = &config.delivery;
-        let tls = match (&delivery.certificate, &delivery.key) {
-            (Some(certificate), Some(key)) => ClientTls::from_files(certificate, key)?,
-            _ => ClientTls::anonymous().map_err(TlsError::Provider)?,
+        let mut errors = Vec::new();
+        let mut known = |error: MeansError| match before {
+            Some(before) => {
+                errors.push(error);
+                Ok(before)
+            }
+            None => Err(error),
         };
-        let questions = dns::Questions::of(&config.dns)?;
-        let dns = before.map(|before| &before.dns);
-        let dns = match dns.filter(|dns| dns.asks(&questions)) {
-            Some(dns) => dns.clone(),
-            None => Arc::new(Dns::new(questions)?),
+        let tls = match (&delivery.certificate, &delivery.key) {
+            (Some(certificate), Some(key)) => ClientTls::from_files(certificate, key),
+            _ => ClientTls::anonymous().map_err(TlsError::Provider),
+        };
+        let tls = match tls {
+            Ok(tls) => tls,
+            Err(error) => known(error.into())?.tls.clone(),
+        };
+        let dns = dns::Questions::of(&config.dns).and_then(|questions| {
+            let known = before.map(|before| &before.dns);
+            match known.filter(|known| known.asks(&questions)) {
+                Some(known) => Ok(known.clone()),
+                None => Dns::new(questions).map(Arc::new),
+            }
+        });
+        let dns = match dns {
+            Ok(dns) => dns,
+            Err(error) => known(error.into())?.dns.clone(),
         };
         let folder = delivery.state_folder().map(|folder| folder.join("mta-sts"));
         let port = delivery.mta_sts_port;
@@ -101,14 +120,25 @@ impl Means {
             Some(mta_sts) => mta_sts.clone(),
             None => Arc::new(mta_sts::Policies::new(folder, port)),
         };
-        Ok(Means {
-            config: delivery.clone(),
+        let means = Means {
+            config: Arc::new(delivery.clone()),
             timeouts: Arc::new(config.timeouts.clone()),
             dns,
             roots,
             tls,
             mta_sts,
-        })
+        };
+        Ok((means, errors))
+    }
+
+    /// What holds for a domain by its MTA-STS policy.
+    async fn mta_sts_of(&self, domain: &str) -> mta_sts::Standing {
+        let reach = mta_sts::Reach {
+            dns: self.dns.clone(),
+            roots: self.roots.clone(),
+            delivery: self.config.clone(),
+        };
+        self.mta_sts.of(&reach, domain).await
     }
 
     /// The certificate that is shown to partners, with its key.
@@ -124,12 +154,9 @@ impl Means {
             && self.tls == other.tls
     }
 
-    /// Whether mail may be sent to an address: not to this machine, nor to what only this machine or its link knows,
-    /// unless the administrator wants that.
+    /// Whether mail may be sent to an address.
     fn may_connect(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        let networks = &self.config.private_networks;
-        networks.iter().any(|network| network.contains(&ip)) || is_public(ip) && !is_local(ip)
+        reachable::may_connect(&self.config, ip)
     }
 }
 
@@ -467,50 +494,9 @@ impl Outbound {
     fn is_own(&self, address: SocketAddr) -> bool {
         self.own.get().into_iter().flatten().any(|own| {
             own.port() == address.port()
-                && (own.ip() == address.ip() || own.ip().is_unspecified() && is_local(address.ip()))
+                && (own.ip() == address.ip()
+                    || own.ip().is_unspecified() && reachable::is_local(address.ip()))
         })
-    }
-}
-
-/// Whether an address belongs to this machine: a socket can be bound to it. Where any address can be bound
-/// (ip_nonlocal_bind, ip(7)), the kernel speaks to its own from that address itself.
-fn is_local(ip: IpAddr) -> bool {
-    static ANY: LazyLock<bool> = LazyLock::new(|| {
-        // TEST-NET-1 (RFC 5737) is nobody's.
-        UdpSocket::bind((Ipv4Addr::new(192, 0, 2, 1), 0)).is_ok()
-    });
-    if !*ANY {
-        return UdpSocket::bind((ip, 0)).is_ok();
-    }
-    let from: IpAddr = match ip {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let own = UdpSocket::bind((from, 0)).and_then(|socket| {
-        // Nothing is sent.
-        socket.connect((ip, 9))?;
-        socket.local_addr()
-    });
-    own.is_ok_and(|own| own.ip() == ip)
-}
-
-/// Whether an address can be another server's at all (RFC 6890).
-fn is_public(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => {
-            // 0.0.0.0/8 is "this network", and Linux takes 0.0.0.0 for this machine.
-            !(ip.octets()[0] == 0
-                || ip.is_loopback()
-                || ip.is_link_local()
-                || ip.is_multicast()
-                || ip.is_broadcast())
-        }
-        IpAddr::V6(ip) => {
-            !(ip.is_unspecified()
-                || ip.is_loopback()
-                || ip.is_unicast_link_local()
-                || ip.is_multicast())
-        }
     }
 }
 
@@ -600,7 +586,7 @@ impl<'a> Servers<'a> {
         let stops = route::stops(&means.dns, &lane.target, port, &outbound.hostname).await?;
         let policy = match (&lane.target, lane.protection.mta_sts) {
             (Target::Mx(domain), MtaSts::Opportunistic) => {
-                let standing = means.mta_sts.of(&means.dns, &means.roots, domain).await;
+                let standing = means.mta_sts_of(domain).await;
                 match standing.trouble {
                     Some(why) if standing.is_undecided => {
                         let place = domain.as_str().into();
@@ -772,7 +758,7 @@ impl<'a> Servers<'a> {
     async fn dane(&self, candidate: &Candidate) -> Result<dane::Demand, Failure> {
         let mode = self.lane.protection.dane;
         let port = candidate.addresses.first().map_or(25, SocketAddr::port);
-        let (Some(name), Some(canonical)) = (&candidate.name, &candidate.canonical) else {
+        let (Some(name), Some(end)) = (&candidate.name, &candidate.canonical) else {
             if mode == Dane::Mandatory {
                 return Err(Failure::Impossible(format!(
                     "DANE is mandatory, and {} has no name that TLSA records could be at",
@@ -781,14 +767,14 @@ impl<'a> Servers<'a> {
             }
             return Ok(dane::Demand::None);
         };
-        let demand = dane::Demand::of(
-            &self.means.dns,
-            mode,
-            name,
-            canonical,
-            port,
-            candidate.secure,
-        );
+        // RFC 7672 §2.2.2: the name at the end of the aliases first. Where the zone of that is not signed, the alias is
+        // what its owner vouches for.
+        let bases = match (candidate.secure, candidate.secure_alias) {
+            (true, _) => &[end.as_str(), name][usize::from(end == name)..],
+            (false, true) => &[name.as_str()],
+            (false, false) => &[],
+        };
+        let demand = dane::Demand::of(&self.means.dns, mode, name, bases, port);
         demand.await.map_err(|why| Failure::Unprotected {
             place: name.as_str().into(),
             why,

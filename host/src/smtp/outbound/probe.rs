@@ -187,12 +187,12 @@ impl Outbound {
         let relay = lease.relay();
         let accepted = relay.rcpt(to).await;
         let outcome = if accepted.is_positive() {
-            match relay.data().await {
+            match relay.data(None).await {
                 Ok(()) => match relay.write(content.as_bytes()).await {
                     Ok(()) => Ok(relay.finish().await.of(0)),
                     Err(reply) => Err(reply),
                 },
-                Err(reply) => Err(reply),
+                Err(not_begun) => Err(not_begun.reply()),
             }
         } else {
             Err(accepted)
@@ -209,7 +209,7 @@ impl Outbound {
         if lane.protection.mta_sts == MtaSts::None {
             return Check::new(name, Status::None, "not looked at");
         }
-        let standing = means.mta_sts.of(&means.dns, &means.roots, domain).await;
+        let standing = means.mta_sts_of(domain).await;
         if let Some(trouble) = &standing.trouble {
             return Check {
                 check: name,

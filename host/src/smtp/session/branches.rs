@@ -2,6 +2,7 @@
 //! §4.5.3.1.8), and a message for several mailboxes to an LMTP server that answers for each.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 
@@ -10,10 +11,13 @@ use super::{Recipient, Session, Transaction};
 use crate::smtp::address::Address;
 use crate::smtp::exit::{Exit, Way};
 use crate::smtp::next_hop::{Client, ClientName, Handover};
-use crate::smtp::partial::{Digest, Partial, State};
-use crate::smtp::relay::{NotBegun, Sender};
+use crate::smtp::partial::{Body, Digest, Note, State};
+use crate::smtp::relay::{Cause, NotBegun, Sender};
 use crate::smtp::reply::Reply;
 
+/// How long one of several may take to let a message begin. RFC 5321 §4.5.3.2.4 has two minutes for it; others wait
+/// meanwhile, and so does the client, who gave himself no more.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Ways that a transaction remembers as closed.
 const MOST_CLOSED: usize = 100;
 
@@ -41,6 +45,12 @@ impl Session {
             Exit::Partners { .. } => Reason::Partner,
         };
         let not_taken = |reply| NotTaken { reply, reason };
+        let known = self.transaction.as_ref();
+        let mut known = known.iter().flat_map(|transaction| &transaction.recipients);
+        if known.any(|known| known.digest == recipient.digest) {
+            // It gets the message once, and has one outcome.
+            return Ok(Reply::new(250, (2, 1, 5), "recipient ok, as before"));
+        }
         let place = self.branch_of(&recipient).await?;
         let (Some(transaction), to) = (&mut self.transaction, &recipient.address) else {
             return Err(not_taken(given_up()));
@@ -210,6 +220,11 @@ impl Session {
             message.is_some_and(|message| partial.has(message, recipient.digest))
         };
         let have: Vec<bool> = transaction.recipients.iter().map(has_it).collect();
+        // What was or will be remembered of it is worth something with its body only.
+        let remembers = have.contains(&true)
+            || transaction.outcomes_can_differ()
+            || message.is_some_and(|message| partial.is_known(message));
+        transaction.body = remembers.then(Body::new);
         let branches = std::mem::take(&mut transaction.branches);
         let mut kept = Vec::new();
         for mut branch in branches {
@@ -223,7 +238,10 @@ impl Session {
                 _ => kept.push(branch),
             }
         }
-        let begun = join_all(kept.iter_mut().map(Branch::begin_message)).await;
+        // Who does not answer holds the others up.
+        let patience = (kept.len() > 1).then_some(PATIENCE);
+        let begun = kept.iter_mut().map(|branch| branch.begin_message(patience));
+        let begun = join_all(begun).await;
         let mut branches = Vec::new();
         for (branch, is_lost) in kept.into_iter().zip(begun) {
             if !is_lost {
@@ -232,7 +250,7 @@ impl Session {
             }
             // It stood while others were being reached, and nothing was sent on it.
             if let Some(mut anew) = self.begin_anew(branch).await {
-                anew.begin_message().await;
+                anew.begin_message(patience).await;
                 branches.push(anew);
             }
         }
@@ -308,9 +326,8 @@ impl Session {
         let mut branches = std::mem::take(&mut transaction.branches);
         let message = transaction.message;
         let recipients = &transaction.recipients;
-        let can_differ = recipients
-            .windows(2)
-            .any(|pair| pair[0].lane != pair[1].lane);
+        let can_differ = transaction.outcomes_can_differ();
+        let body = transaction.body.as_ref().map(Body::digest);
         let partial = &self.server.partial;
         let outcomes = branches.iter_mut().map(async |branch| {
             let outcomes = branch.finish().await;
@@ -321,7 +338,7 @@ impl Session {
                 let delivered = outcomes.iter().filter(|(_, reply)| reply.is_positive());
                 let delivered = delivered.filter_map(|(number, _)| recipients.get(*number));
                 delivered.for_each(|recipient| {
-                    partial.note_delivery(message, recipient.digest, recipient.lane);
+                    partial.note_delivery(recipient.note(message, body, State::Delivered));
                 });
             }
             outcomes
@@ -382,6 +399,18 @@ impl Session {
         let partial = &self.server.partial;
         let recipients = transaction.recipients.iter().enumerate();
         let known = |number: usize| outcomes.iter().find(|(of, _)| *of == number);
+        let body = transaction.body.as_ref().map(Body::digest);
+        if let (Some(message), Some(body)) = (transaction.message, body) {
+            let had_another = |(number, recipient): (usize, &Recipient)| {
+                known(number).is_none() && !partial.has_body(message, recipient.digest, body)
+            };
+            if recipients.clone().any(had_another) {
+                // Two messages with one header. What is known is forgotten: to have one twice is better than not at all.
+                partial.forget(message);
+                let text = "another message with the same header was delivered before, send again";
+                return Reply::new(451, (4, 5, 0), text);
+            }
+        }
         let had_it = || Reply::new(250, (2, 0, 0), "delivered before");
         let all: Vec<(&Recipient, Reply)> = recipients
             .map(|(number, recipient)| {
@@ -399,9 +428,11 @@ impl Session {
                 false => Reply::new(451, (4, 5, 0), "not delivered to all, send again"),
             };
         };
-        let lanes_differ = all.windows(2).any(|pair| pair[0].0.lane != pair[1].0.lane);
+        let note =
+            |recipient: &Recipient, state| partial.note(recipient.note(message, body, state));
         // Who did not answer may have kept those from the message who would have taken it.
-        let has_stalled = lanes_differ && all.iter().any(|(_, reply)| reply.cause().is_some());
+        let has_stalled = transaction.outcomes_can_differ()
+            && all.iter().any(|(_, reply)| reply.cause().is_some());
         if agree {
             let state = match first {
                 Some((true, _)) => State::Told,
@@ -410,8 +441,7 @@ impl Session {
             };
             // If others of the message wait for their turn, these have had theirs.
             if partial.is_known(message) || state == State::Open && has_stalled {
-                all.iter()
-                    .for_each(|(recipient, _)| note(partial, message, recipient, state));
+                all.iter().for_each(|(recipient, _)| note(recipient, state));
             }
             return joint(&all);
         }
@@ -420,7 +450,7 @@ impl Session {
                 true => State::Delivered,
                 false => State::Open,
             };
-            note(partial, message, recipient, state);
+            note(recipient, state);
         }
         if let Err(error) = partial.sync().await {
             // It is known as long as this process lives.
@@ -458,10 +488,6 @@ async fn take_all(handover: &mut Handover, addresses: &[Address]) -> Result<(), 
         }
     }
     Ok(())
-}
-
-fn note(partial: &Partial, message: Digest, recipient: &Recipient, state: State) {
-    partial.note(message, recipient.digest, recipient.lane, state);
 }
 
 /// The one reply of outcomes that agree: that of all, if it is the same, else all of them.
@@ -502,18 +528,19 @@ fn given_up() -> Reply {
 }
 
 impl Branch {
-    /// Begins the message. Tells whether the connection was lost before, so that nothing was sent.
-    async fn begin_message(&mut self) -> bool {
+    /// Begins the message. Tells whether the connection was lost before, so that another one may serve.
+    async fn begin_message(&mut self, patience: Option<Duration>) -> bool {
         if self.ended.is_some() {
             return false;
         }
-        match self.handover.data().await {
-            Ok(()) => false,
-            Err(reply) => {
-                let is_lost = !self.handover.is_usable() && reply.cause().is_some();
-                self.ended = Some(reply);
-                is_lost
-            }
+        let Err(not_begun) = self.handover.data(patience).await else {
+            return false;
+        };
+        self.ended = Some(not_begun.reply());
+        match not_begun {
+            NotBegun::Refused(_) => false,
+            // Who did not answer is not asked again while others wait.
+            NotBegun::Lost(failure) => !matches!(failure.cause, Cause::TimedOut),
         }
     }
 
@@ -541,7 +568,26 @@ impl Branch {
     }
 }
 
+impl Recipient {
+    fn note(&self, message: Digest, body: Option<Digest>, state: State) -> Note {
+        Note {
+            message,
+            recipient: self.digest,
+            lane: self.lane,
+            body,
+            state,
+        }
+    }
+}
+
 impl Transaction {
+    /// Whether one of its recipients may have the message, and another one not.
+    fn outcomes_can_differ(&self) -> bool {
+        self.recipients
+            .windows(2)
+            .any(|pair| pair[0].lane != pair[1].lane)
+    }
+
     /// Where its mail goes, for the log.
     pub(super) fn places(&self) -> String {
         let places: Vec<String> = self

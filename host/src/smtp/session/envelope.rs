@@ -104,6 +104,7 @@ impl Session {
             closed: Vec::new(),
             turn: None,
             message: None,
+            body: None,
             outcomes: Vec::new(),
             chunks: None,
         });

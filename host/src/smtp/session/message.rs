@@ -150,6 +150,11 @@ impl Session {
                 body
             }
         };
+        if let Some(transaction) = &mut self.transaction
+            && let Some(known) = &mut transaction.body
+        {
+            known.update(body);
+        }
         self.write(incoming, body).await;
     }
 

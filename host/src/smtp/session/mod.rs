@@ -23,7 +23,7 @@ use super::exit::Way;
 use super::incoming::Incoming;
 use super::listener::{Listener, Server, Settings};
 use super::next_hop::{ClientName, Handover};
-use super::partial::{Digest, Group};
+use super::partial::{Body, Digest, Group};
 use super::reply::Reply;
 use crate::json::ip_address;
 use crate::policies::{Table, Tenant};
@@ -79,6 +79,8 @@ struct Transaction {
     turn: Option<(Digest, Group)>,
     /// The message, once its header is there, if its recipients may end differently.
     message: Option<Digest>,
+    /// Its body as far as it has come, if it matters whether it is the same as before.
+    body: Option<Body>,
     /// What became of recipients whose way has ended before the message has.
     outcomes: Vec<(usize, Reply)>,
     /// A message that comes in chunks.

@@ -313,6 +313,17 @@ impl Dns {
         .await
     }
 
+    /// Whether DNSSEC has proven that a name is an alias, wherever it leads to.
+    pub async fn is_proven_alias(&self, name: &str) -> bool {
+        let alias = self.ask(name, Rtype::CNAME, |data| match data {
+            Data::Cname(_) => Some(()),
+            _ => None,
+        });
+        alias
+            .await
+            .is_ok_and(|alias| alias.secure && !alias.records.is_empty())
+    }
+
     /// The texts of a name, each joined from its strings.
     pub async fn txt(&self, name: &str) -> Result<Answer<String>, DnsError> {
         self.ask(name, Rtype::TXT, |data| match data {

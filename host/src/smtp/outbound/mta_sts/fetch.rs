@@ -15,13 +15,14 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::Trouble;
 use super::policy::Policy;
+use super::{Reach, Trouble};
 use crate::json::trust_name;
 use crate::sandbox::interface::Trust;
 use crate::smtp::dial::{self, interleaved};
-use crate::smtp::outbound::dns::{Dns, DnsError};
+use crate::smtp::outbound::dns::DnsError;
 use crate::smtp::outbound::failure::{ResultType, Unprotected};
+use crate::smtp::outbound::reachable;
 use crate::tls::{Roots, certificate};
 
 /// RFC 8461 §3.3 suggests a minute; a client is waiting for its reply to RCPT.
@@ -38,8 +39,8 @@ const MOST_ADDRESSES: usize = 4;
 ///
 /// # Errors
 /// What went wrong.
-pub async fn fetch(dns: &Dns, roots: &Roots, domain: &str, port: u16) -> Result<Policy, Trouble> {
-    let text = match timeout(LIMIT, get(dns, roots, domain, port)).await {
+pub async fn fetch(reach: &Reach, domain: &str, port: u16) -> Result<Policy, Trouble> {
+    let text = match timeout(LIMIT, get(reach, domain, port)).await {
         Ok(outcome) => outcome?,
         Err(_) => return Err(not_fetched(domain, "no answer in time").into()),
     };
@@ -56,25 +57,38 @@ fn not_fetched(domain: &str, reason: impl std::fmt::Display) -> Unprotected {
     )
 }
 
-async fn get(dns: &Dns, roots: &Roots, domain: &str, port: u16) -> Result<String, Trouble> {
+async fn get(reach: &Reach, domain: &str, port: u16) -> Result<String, Trouble> {
     let host = format!("mta-sts.{domain}");
-    let found = dns
-        .addresses(&host, crate::config::AddressFamily::Any)
-        .await;
+    let Reach {
+        dns,
+        roots,
+        delivery,
+    } = reach;
+    let found = dns.addresses(&host, delivery.address_family).await;
     let found = found.map_err(|error| Trouble {
         // What does not exist has no policy. What could not be asked for may have one.
         is_undecided: !matches!(error, DnsError::NoSuchName(_)),
         why: not_fetched(domain, error),
     })?;
-    let addresses = found.records.into_iter().take(MOST_ADDRESSES);
+    let has_addresses = !found.records.is_empty();
+    let may_connect = |ip: &IpAddr| reachable::may_connect(delivery, *ip);
+    let addresses = found.records.into_iter().filter(may_connect);
+    let addresses = addresses.take(MOST_ADDRESSES);
     let addresses = interleaved(addresses.collect(), IpAddr::is_ipv6);
     let mut addresses: Vec<SocketAddr> = addresses
         .into_iter()
         .map(|address| SocketAddr::new(address, port))
         .collect();
     let mut failure = not_fetched(domain, format!("{host} does not answer"));
+    if has_addresses && addresses.is_empty() {
+        let reason = format!(
+            "{host} is at an address of this machine or of its link only, which [delivery] private-networks does not name"
+        );
+        return Err(not_fetched(domain, reason).into());
+    }
     while !addresses.is_empty() {
-        let (connected, _) = dial::connect(&addresses, &[], ADDRESS_LIMIT).await;
+        let sources = &delivery.source_addresses;
+        let (connected, _) = dial::connect(&addresses, sources, ADDRESS_LIMIT).await;
         let Some((number, stream)) = connected else {
             break;
         };

@@ -3,6 +3,8 @@
 mod fetch;
 pub mod policy;
 
+use std::fs;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -14,6 +16,7 @@ use tokio::time::Instant;
 
 use super::dns::{Dns, DnsError};
 use super::failure::{ResultType, Unprotected};
+use crate::config;
 use crate::tls::Roots;
 pub use policy::{Mode, Policy};
 
@@ -33,6 +36,17 @@ pub struct Policies {
     /// Where policies outlive the process: forgetting them would open the door to a downgrade.
     folder: Option<PathBuf>,
     port: u16,
+}
+
+/// How policies are had.
+#[derive(Clone)]
+pub struct Reach {
+    /// Who is asked for names.
+    pub dns: Arc<Dns>,
+    /// Whose certificates are trusted.
+    pub roots: Roots,
+    /// From where connections come, and where they may lead.
+    pub delivery: Arc<config::Delivery>,
 }
 
 /// A domain.
@@ -56,6 +70,7 @@ impl Domain {
     /// What holds, where the newest policy could not be had for that reason. One that is in force decides all the same.
     fn standing(&self, trouble: Option<Trouble>) -> Standing {
         let state = self.lock();
+        let trouble = state.unreadable.clone().or(trouble);
         let kept = state.kept.as_ref().filter(|kept| kept.is_in_force());
         Standing {
             is_undecided: kept.is_none() && trouble.as_ref().is_some_and(|it| it.is_undecided),
@@ -70,6 +85,8 @@ impl Domain {
 struct State {
     kept: Option<Kept>,
     failed: Option<Failed>,
+    /// Why nobody knows what was kept.
+    unreadable: Option<Trouble>,
 }
 
 /// A policy with its age.
@@ -170,10 +187,14 @@ impl Policies {
 
     /// What holds for a domain now. A policy that is kept outlives its record and its server (§5.1); where none can
     /// be had the domain is as one that has none (§3.3).
-    pub async fn of(self: &Arc<Self>, dns: &Arc<Dns>, roots: &Roots, domain: &str) -> Standing {
+    pub async fn of(self: &Arc<Self>, reach: &Reach, domain: &str) -> Standing {
         let load = async { Arc::new(Domain::of(self.load(domain).await)) };
         let known = self.domains.get_with(domain.to_owned(), load).await;
-        let records = match dns.txt(&format!("_mta-sts.{domain}")).await {
+        if known.lock().unreadable.is_some() {
+            let again = self.load(domain).await;
+            *known.lock() = again;
+        }
+        let records = match reach.dns.txt(&format!("_mta-sts.{domain}")).await {
             Ok(answer) => answer.records,
             Err(error @ DnsError::Bogus(_)) => {
                 return known.standing(Some(Trouble::undecided(error.to_string())));
@@ -190,9 +211,9 @@ impl Policies {
         }
         // It goes on whoever waits for it: what came of it is known to the next one who asks.
         let fetching = tokio::spawn({
-            let (policies, known, dns) = (self.clone(), known.clone(), dns.clone());
-            let (roots, domain) = (roots.clone(), domain.to_owned());
-            async move { policies.fetch(&known, &dns, &roots, &domain, id).await }
+            let (policies, known) = (self.clone(), known.clone());
+            let (reach, domain) = (reach.clone(), domain.to_owned());
+            async move { policies.fetch(&known, &reach, &domain, id).await }
         });
         if known.lock().kept.as_ref().is_some_and(Kept::is_in_force) {
             // Nobody waits for a policy to be refreshed.
@@ -213,8 +234,7 @@ impl Policies {
     async fn fetch(
         &self,
         known: &Domain,
-        dns: &Dns,
-        roots: &Roots,
+        reach: &Reach,
         domain: &str,
         id: String,
     ) -> Result<Policy, Trouble> {
@@ -222,7 +242,7 @@ impl Policies {
         if let Some(outcome) = known.lock().outcome(&id) {
             return outcome;
         }
-        match fetch::fetch(dns, roots, domain, self.port).await {
+        match fetch::fetch(reach, domain, self.port).await {
             Ok(policy) => {
                 let kept = Kept {
                     id,
@@ -232,7 +252,7 @@ impl Policies {
                 self.store(domain, &kept).await;
                 *known.lock() = State {
                     kept: Some(kept),
-                    failed: None,
+                    ..State::default()
                 };
                 Ok(policy)
             }
@@ -265,9 +285,25 @@ impl Policies {
         let Some(file) = self.file(domain) else {
             return State::default();
         };
-        let kept = tokio::fs::read(&file).await.ok();
-        let kept: Option<Kept> = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        State { kept, failed: None }
+        let kept: std::io::Result<Kept> = match tokio::fs::read(&file).await {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(Into::into),
+            Err(error) if error.kind() == ErrorKind::NotFound => return State::default(),
+            Err(error) => Err(error),
+        };
+        match kept {
+            Ok(kept) => State {
+                kept: Some(kept),
+                ..State::default()
+            },
+            // It was there for a reason. Fetched anew it is overwritten.
+            Err(error) => State {
+                unreadable: Some(Trouble::undecided(format!(
+                    "the MTA-STS policy that was kept for {domain} cannot be read ({}: {error}); remove the file if it is of no use",
+                    file.display()
+                ))),
+                ..State::default()
+            },
+        }
     }
 
     /// Removes the files of policies that are over.
@@ -283,25 +319,35 @@ impl Policies {
         let (Some(file), Ok(bytes)) = (self.file(domain), serde_json::to_vec(kept)) else {
             return;
         };
-        let new = file.with_extension("new");
-        let stored = async {
-            tokio::fs::create_dir_all(file.parent().unwrap_or(&file)).await?;
-            tokio::fs::write(&new, bytes).await?;
-            tokio::fs::rename(&new, &file).await
+        let stored = {
+            let file = file.clone();
+            tokio::task::spawn_blocking(move || replace(&file, &bytes)).await
         };
-        if let Err(error) = stored.await {
+        if let Err(error) = stored.unwrap_or_else(|error| Err(error.into())) {
             tracing::warn!(file = %file.display(), %error, "an MTA-STS policy cannot be kept");
         }
     }
 }
 
+/// A file is there as a whole or not at all, whenever the machine loses power.
+fn replace(file: &Path, content: &[u8]) -> std::io::Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let new = file.with_extension("new");
+    let mut writing = fs::File::create(&new)?;
+    writing.write_all(content)?;
+    writing.sync_all()?;
+    fs::rename(&new, file)?;
+    fs::File::open(folder)?.sync_all()
+}
+
 fn tidy(folder: &Path) -> std::io::Result<()> {
-    for file in std::fs::read_dir(folder)? {
+    for file in fs::read_dir(folder)? {
         let path = file?.path();
-        let kept = std::fs::read(&path).ok();
+        let kept = fs::read(&path).ok();
         let kept: Option<Kept> = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         if kept.is_some_and(|kept| !kept.is_in_force()) {
-            std::fs::remove_file(path)?;
+            fs::remove_file(path)?;
         }
     }
     Ok(())
