@@ -21,6 +21,8 @@ use crate::{Dane, Direction, Mode, MtaSts, Protection, Route, TlsLevel};
 const LONGEST_NAME: usize = 100;
 const LONGEST_TEXT: usize = 250;
 
+const A_LIST: &str = "a list";
+
 /// Where the parts of a connector stand, for checks that compare connectors.
 pub struct ConnectorSpans {
     /// The whole.
@@ -180,7 +182,9 @@ fn unknown_field(member: &Member, path: Path, known: &[&str], problems: &mut Pro
 /// Notes that a value is of another type.
 pub fn wrong_type(node: Node, path: &Path, wanted: &str, problems: &mut Problems) {
     let message = format!("expected {wanted}, found {}", node.kind());
-    problems.error("wrong-type", *path, node.span(), message, None);
+    let text = node.string().filter(|_| wanted == A_LIST);
+    let hint = text.map(|text| format!("write [\"{}\"]", shorten(&text)));
+    problems.error("wrong-type", *path, node.span(), message, hint);
 }
 
 /// The string, or a note that it is none.
@@ -198,9 +202,22 @@ pub fn string<'a>(node: Node<'a>, path: &Path, problems: &mut Problems) -> Optio
 /// The elements, or a note that it is no list.
 pub fn elements<'a>(node: Node<'a>, path: &Path, problems: &mut Problems) -> Vec<Node<'a>> {
     node.elements().unwrap_or_else(|| {
-        wrong_type(node, path, "a list", problems);
+        wrong_type(node, path, A_LIST, problems);
         Vec::new()
     })
+}
+
+/// The word for one of Exchange's TlsAuthLevel (Set-OutboundConnector).
+fn in_exchange(word: &str) -> Option<&'static str> {
+    let words = [
+        ("EncryptionOnly", "encrypt"),
+        ("CertificateValidation", "verify"),
+        ("DomainValidation", "name"),
+    ];
+    let found = words
+        .into_iter()
+        .find(|(own, _)| own.eq_ignore_ascii_case(word));
+    found.map(|(_, word)| word)
 }
 
 /// One of a few words, or a note which there are.
@@ -215,7 +232,10 @@ pub fn choice<T: Copy>(
     if found.is_none() {
         let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
         let message = format!("\"{}\" is not one of: {}", shorten(&text), words.join(", "));
-        let hint = nearest(&text, &words).map(|word| format!("did you mean \"{word}\"?"));
+        let hint = in_exchange(&text)
+            .filter(|word| words.contains(word))
+            .map(|word| format!("what Exchange calls {} is \"{word}\" here", shorten(&text)))
+            .or_else(|| nearest(&text, &words).map(|word| format!("did you mean \"{word}\"?")));
         problems.error("unknown-value", *path, node.span(), message, hint);
     }
     found.map(|(_, value)| *value)
@@ -353,12 +373,23 @@ fn connector(node: Node, path: &Path, problems: &mut Problems) -> Option<(Draft,
         .and_then(|(node, path)| string(node, &path, problems))
         .map(String::from);
     let mode = mode(&object, problems);
-    let (direction_node, direction_path) = object.required("direction", problems)?;
-    let directions = [
-        ("inbound", Direction::Inbound),
-        ("outbound", Direction::Outbound),
-    ];
-    let direction = choice(direction_node, &direction_path, &directions, problems)?;
+    let said = object
+        .required("direction", problems)
+        .and_then(|(node, path)| {
+            let directions = [
+                ("inbound", Direction::Inbound),
+                ("outbound", Direction::Outbound),
+            ];
+            choice(node, &path, &directions, problems)
+        });
+    // What else is wrong is told at once: the other fields show which direction is meant.
+    let has = |name: &&str| object.optional(name).is_some();
+    let direction = match said {
+        Some(direction) => direction,
+        None if INBOUND.iter().any(|name| has(name)) => Direction::Inbound,
+        None if OUTBOUND.iter().any(|name| has(name)) => Direction::Outbound,
+        None => return None,
+    };
     let selectors_field = match direction {
         Direction::Inbound => "from",
         Direction::Outbound => "to",
@@ -372,6 +403,7 @@ fn connector(node: Node, path: &Path, problems: &mut Problems) -> Option<(Draft,
         Direction::Outbound => DraftKind::Outbound(outbound(&object, problems)),
     };
 
+    said?;
     let (name, name_span) = name?;
     let spans = ConnectorSpans {
         whole: node.span(),
@@ -671,10 +703,23 @@ fn smart_host(text: &str, node: Node, path: &Path, problems: &mut Problems) -> O
     let parsed = parse_smart_host(text);
     if parsed.is_none() {
         let message = format!("\"{}\" is not a host", shorten(text));
-        let hint = Some("name, name:port, [address] or [address]:port".into());
+        let hint = Some(match bracketed(text) {
+            Some(literal) => format!("write \"{literal}\": an address stands in brackets"),
+            None => "name, name:port, [address] or [address]:port".into(),
+        });
         problems.error("malformed-host", *path, node.span(), message, hint);
     }
     parsed
+}
+
+/// An address that stands there without its brackets, with them.
+fn bracketed(text: &str) -> Option<String> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some(format!("[{ip}]"));
+    }
+    let (ip, port) = text.rsplit_once(':')?;
+    let ip: IpAddr = ip.parse().ok()?;
+    Some(format!("[{ip}]:{port}"))
 }
 
 /// The normal form of a smart host.

@@ -158,6 +158,8 @@ pub struct Tenant {
     pub domains: Vec<Spanned<String>>,
     /// The rules document (.json) or component (.wasm).
     pub policy: PathBuf,
+    /// Cases that it must pass before it is taken, as those of a rules document's `tests`.
+    pub tests: Option<PathBuf>,
 }
 
 /// What one session, one client and all may use.
@@ -783,7 +785,9 @@ impl Config {
         self.dns.trust_anchor.iter_mut().for_each(absolute);
         self.tenants
             .iter_mut()
-            .for_each(|tenant| absolute(&mut tenant.policy));
+            .flat_map(|tenant| [Some(&mut tenant.policy), tenant.tests.as_mut()])
+            .flatten()
+            .for_each(absolute);
         let trust = &mut self.trust;
         trust
             .roots

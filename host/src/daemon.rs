@@ -20,7 +20,9 @@ use crate::policies::{Outcome, Policies, Update};
 use crate::sandbox::{Builder, Cache, Compiler, Sandbox};
 use crate::smtp::outbound::dns::{Dns, Questions};
 use crate::smtp::outbound::{Means, Outbound};
-use crate::smtp::{Admission, Doors, Exit, Listener, NextHop, Partial, Pool, Server, Settings};
+use crate::smtp::{
+    Admission, Doors, Exit, Listener, NextHop, Partial, Pool, Room, Server, Settings,
+};
 use crate::tls::{Pair, Roots, ServerTls, TlsError};
 use crate::watch::{Changed, Subject, Watch};
 
@@ -80,6 +82,7 @@ impl Daemon {
             settings: ArcSwap::from_pointee(settings),
             partial: partial(&config),
             doors: Arc::new(Doors::default()),
+            headers: Room::default(),
             stopping: watch::Sender::new(false),
         });
         let mut daemon = Daemon {
@@ -232,7 +235,7 @@ impl Daemon {
                 _ = stop.asked() => break,
                 _ = hangup.recv() => News::Changed(Changed::All),
                 changed = self.watch.changed() => News::Changed(changed),
-                Some(outcome) = self.late.recv() => News::Late(outcome),
+                Some(outcome) = self.late.recv() => News::Late(outcome.into()),
                 _ = days.tick() => News::Day,
             };
             let taking = async {
@@ -241,7 +244,7 @@ impl Daemon {
                     News::Changed(Changed::Policies(numbers)) => {
                         self.reload_policies(&numbers).await;
                     }
-                    News::Late(outcome) => self.enter(outcome).await,
+                    News::Late(outcome) => self.enter(*outcome).await,
                     News::Day => {
                         self.tell_of_certificates();
                         self.tidy();
@@ -378,7 +381,9 @@ impl Daemon {
     async fn reload_policies(&mut self, numbers: &BTreeSet<usize>) {
         for number in numbers {
             if let Some(tenant) = self.config.tenants.get(*number) {
-                self.watch.add(&tenant.policy, Subject::Policy(*number));
+                for file in files_of_tenant(tenant) {
+                    self.watch.add(file, Subject::Policy(*number));
+                }
             }
         }
         self.update_policies(Some(numbers)).await;
@@ -456,7 +461,10 @@ impl Daemon {
         settings.extend(self.config.dns.trust_anchor.as_deref());
         let settings = settings.into_iter().map(|file| (file, Subject::Settings));
         let tenants = self.config.tenants.iter().enumerate();
-        let policies = tenants.map(|(number, tenant)| (&*tenant.policy, Subject::Policy(number)));
+        let policies = tenants.flat_map(|(number, tenant)| {
+            let subject = Subject::Policy(number);
+            files_of_tenant(tenant).map(move |file| (file, subject))
+        });
         self.watch.set(settings.chain(policies));
         if let Some(folder) = &trust.crls {
             self.watch.add_folder(folder, Subject::Settings);
@@ -478,7 +486,7 @@ impl Daemon {
 /// What the daemon has to do.
 enum News {
     Changed(Changed),
-    Late(Outcome),
+    Late(Box<Outcome>),
     /// A day is over.
     Day,
 }
@@ -539,6 +547,14 @@ fn names(config: &Config, before: Option<&Settings>) -> Option<Arc<Dns>> {
     });
     made.inspect_err(|error| tracing::error!(%error, "names of clients are not looked up"))
         .ok()
+}
+
+/// The files that a tenant's policy is taken from.
+fn files_of_tenant(tenant: &config::Tenant) -> impl Iterator<Item = &Path> {
+    [Some(&tenant.policy), tenant.tests.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(PathBuf::as_path)
 }
 
 /// The files of a folder, as they are now.

@@ -1,6 +1,7 @@
 //! Which policy decides about whose mail: tenants, their policies in force, and their exchange while
 //! mail flows.
 
+mod cases;
 mod file;
 
 use std::collections::hash_map::Entry;
@@ -21,6 +22,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use self::cases::{Cases, CasesError};
 pub use self::file::Stamp;
 use crate::config;
 use crate::log::one_line;
@@ -65,12 +67,30 @@ pub struct Tenant {
     order: u64,
 }
 
-/// The file that a policy was taken from, as it was then.
+/// The files that a policy was taken from, as they were then.
 #[derive(Clone)]
 struct Source {
     path: PathBuf,
-    stamp: Stamp,
+    tests: Option<PathBuf>,
+    stamps: Stamps,
     digest: [u8; 32],
+    /// Of the cases that it has passed.
+    passed: Option<[u8; 32]>,
+}
+
+/// What the file system tells of a policy and of its cases.
+#[derive(Clone, PartialEq)]
+struct Stamps {
+    policy: Stamp,
+    tests: Option<Stamp>,
+}
+
+impl Stamps {
+    /// Whether a further change of either would have another stamp.
+    fn are_settled(&self) -> bool {
+        let tests = self.tests.as_ref();
+        self.policy.is_settled() && tests.is_none_or(Stamp::is_settled)
+    }
 }
 
 /// What was found in a tenant's file.
@@ -219,6 +239,14 @@ pub enum Cause {
     /// The component was not loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// It does not do what it must.
+    #[error("{}: {source}", path.display())]
+    Fails {
+        /// The file.
+        path: PathBuf,
+        /// What it does.
+        source: CasesError,
+    },
     /// Reading it was given up, which no file should bring about.
     #[error("{}: it could not be read: the reader panicked", .0.display())]
     Panicked(PathBuf),
@@ -442,9 +470,9 @@ impl Policies {
         loop {
             again.asked.store(false, Ordering::Release);
             let order = self.begun.fetch_add(1, Ordering::Relaxed);
-            let stamp = self.stamp(&tenant.policy).await;
-            let begun = stamp.as_ref().ok().cloned();
-            let loading = self.load(tenant.policy.clone(), stamp, known.clone());
+            let stamps = self.stamps(&tenant).await;
+            let begun = stamps.as_ref().ok().cloned();
+            let loading = self.load(&tenant, stamps, known.clone());
             // Whatever a file does to those who read it, its tenant hears of it.
             let mut loading = pin!(AssertUnwindSafe(loading).catch_unwind());
             let loaded = loop {
@@ -452,7 +480,7 @@ impl Policies {
                     loaded = &mut loading => break Some(loaded),
                     () = again.notify.notified() => {
                         again.asked.store(false, Ordering::Release);
-                        if self.stamp(&tenant.policy).await.ok() != begun {
+                        if self.stamps(&tenant).await.ok() != begun {
                             break None;
                         }
                     }
@@ -469,18 +497,47 @@ impl Policies {
             let panicked = |_| Err(Cause::Panicked(tenant.policy.clone()));
             return Outcome {
                 number,
-                name: tenant.name,
+                name: tenant.name.clone(),
                 order,
                 loaded: loaded.unwrap_or_else(panicked),
-                path: tenant.policy,
+                path: tenant.policy.clone(),
             };
         }
     }
 
-    /// What the file system tells of a file.
-    async fn stamp(&self, path: &Path) -> io::Result<Stamp> {
-        let path = path.to_owned();
-        self.in_turn(move || Stamp::of(&path)).await
+    /// What the file system tells of a tenant's files.
+    async fn stamps(&self, tenant: &config::Tenant) -> Result<Stamps, Cause> {
+        let tests = match &tenant.tests {
+            Some(tests) => Some(self.stamp(tests).await?),
+            None => None,
+        };
+        Ok(Stamps {
+            policy: self.stamp(&tenant.policy).await?,
+            tests,
+        })
+    }
+
+    async fn stamp(&self, path: &Path) -> Result<Stamp, Cause> {
+        self.with_file(path, Stamp::of).await
+    }
+
+    async fn read(&self, path: &Path) -> Result<Vec<u8>, Cause> {
+        let most = self.sandbox.limits().module;
+        self.with_file(path, move |path| file::read(path, most))
+            .await
+    }
+
+    async fn with_file<T: Send + 'static>(
+        &self,
+        path: &Path,
+        work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Cause> {
+        let owned = path.to_owned();
+        let done = self.in_turn(move || work(&owned)).await;
+        done.map_err(|source| Cause::Read {
+            path: path.to_owned(),
+            source,
+        })
     }
 
     /// Does something with a file. A file system that does not answer is not waited for, and keeps one place for it.
@@ -501,22 +558,19 @@ impl Policies {
         answered.await.unwrap_or_else(|_| silent())
     }
 
-    /// The policy in a tenant's file that looks so, unless it is the one in force.
+    /// The policy in a tenant's files that look so: the one in force, if they have not changed.
     async fn load(
         &self,
-        path: PathBuf,
-        stamp: io::Result<Stamp>,
+        tenant: &config::Tenant,
+        stamps: Result<Stamps, Cause>,
         known: Option<(Source, Arc<Module>)>,
     ) -> Result<Loaded, Cause> {
-        let known = known.filter(|(known, _)| known.path == path);
-        let cannot = |source| Cause::Read {
-            path: path.clone(),
-            source,
-        };
-        let stamp = stamp.map_err(cannot)?;
+        let known =
+            known.filter(|(known, _)| known.path == tenant.policy && known.tests == tenant.tests);
+        let stamps = stamps?;
         if let Some((source, policy)) = &known
-            && source.stamp == stamp
-            && stamp.is_settled()
+            && source.stamps == stamps
+            && stamps.are_settled()
         {
             return Ok(Loaded {
                 source: source.clone(),
@@ -524,26 +578,59 @@ impl Policies {
                 is_known: true,
             });
         }
-        let most = self.sandbox.limits().module;
-        let reading = path.clone();
-        let bytes = self.in_turn(move || file::read(&reading, most)).await;
-        let bytes = bytes.map_err(cannot)?;
-        let mut found = [0; 32];
-        found.copy_from_slice(digest(&SHA256, &bytes).as_ref());
-        let (policy, is_known) = match known {
-            Some((known, policy)) if known.digest == found => (policy, true),
-            _ => (self.load_bytes(&path, bytes).await?, false),
+        let bytes = self.read(&tenant.policy).await?;
+        let digest = digest_of(&bytes);
+        let tests = match &tenant.tests {
+            Some(path) => Some((path, self.read(path).await?)),
+            None => None,
         };
+        let passed = tests.as_ref().map(|(_, bytes)| digest_of(bytes));
+        let known = known.filter(|(known, _)| known.digest == digest);
+        let is_passed = known.as_ref().is_some_and(|(it, _)| it.passed == passed);
+        let (policy, is_known) = match known {
+            Some((_, policy)) => (policy, true),
+            None => (self.load_bytes(&tenant.policy, bytes).await?, false),
+        };
+        if !is_passed {
+            let tests = tests
+                .as_ref()
+                .map(|(path, bytes)| (path.as_path(), &bytes[..]));
+            let tried = self.try_out(&policy, tests).await;
+            tried.map_err(|source| Cause::Fails {
+                path: tenant.policy.clone(),
+                source,
+            })?;
+        }
         let source = Source {
-            path,
-            stamp,
-            digest: found,
+            path: tenant.policy.clone(),
+            tests: tenant.tests.clone(),
+            stamps,
+            digest,
+            passed,
         };
         Ok(Loaded {
             source,
             policy,
             is_known,
         })
+    }
+
+    /// Sees whether a policy does what it must: rules answer each question, other people's components at least one.
+    async fn try_out(
+        &self,
+        policy: &Arc<Module>,
+        tests: Option<(&Path, &[u8])>,
+    ) -> Result<(), CasesError> {
+        if !policy.is_of_rules() {
+            cases::probe(&self.sandbox, policy).await?;
+        }
+        match tests {
+            Some((path, bytes)) => {
+                let cases = Cases::read(path, bytes)?;
+                cases.run(&self.sandbox, policy).await
+            }
+            None => Ok(()),
+        }
     }
 
     async fn load_bytes(&self, path: &Path, bytes: Vec<u8>) -> Result<Arc<Module>, Cause> {
@@ -606,6 +693,12 @@ impl Policies {
             Err(source) => Err(Cause::Build { path, source }),
         }
     }
+}
+
+fn digest_of(bytes: &[u8]) -> [u8; 32] {
+    let mut octets = [0; 32];
+    octets.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    octets
 }
 
 /// What an exchange of policies brings.

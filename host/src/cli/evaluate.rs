@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 
-use super::paint::printable;
+use super::paint::printable_lines;
 use super::{PolicyArgs, output};
 use crate::json::{self, VerdictJson};
 use crate::policies::unavailable;
@@ -104,7 +104,7 @@ async fn evaluate(
     match answer {
         Ok(verdict) => write_line(output, &VerdictJson::from(&verdict)),
         Err(error) => {
-            output::tell(&format!("{}\n", printable(&error)));
+            output::tell(&format!("{}\n", printable_lines(&error)));
             write_line(output, &VerdictJson::from(&unavailable()))
         }
     }

@@ -30,12 +30,22 @@ const LONGEST_VERDICT: usize = 2 << 20;
 
 /// A module did not answer.
 #[derive(Debug, thiserror::Error)]
-#[error("policy {module}: {failure}")]
+#[error("policy {module}: {failure}{}", what_it_wrote(wrote))]
 pub struct EvaluationError {
     /// The module's name.
     pub module: Arc<str>,
     /// What went wrong.
     pub failure: Failure,
+    /// What it wrote last before that, if it wrote anything: the reason, as a rule.
+    pub wrote: String,
+}
+
+fn what_it_wrote(wrote: &str) -> String {
+    let lines: Vec<String> = wrote.lines().map(|line| format!("\n  | {line}")).collect();
+    match lines.is_empty() {
+        true => String::new(),
+        false => format!("\nbefore that it wrote:{}", lines.concat()),
+    }
 }
 
 /// What went wrong in a module.
@@ -114,6 +124,13 @@ impl State {
     pub(super) fn world(&mut self) -> &mut World {
         self.world
             .get_or_insert_with(|| Box::new(World::new(&self.module)))
+    }
+
+    /// What is written from now on belongs to another question.
+    fn forget_what_was_written(&mut self) {
+        if let Some(world) = &self.world {
+            world.take_written();
+        }
     }
 
     /// Called at each tick while the module runs.
@@ -251,9 +268,26 @@ impl Instance {
 
     /// Decides about one recipient of one message.
     pub async fn evaluate(&mut self, context: &Arc<Context>) -> Result<Verdict, EvaluationError> {
-        let turn = self.sandbox.turn(&self.module, PATIENCE).await;
+        self.evaluate_in_turn(context, PATIENCE).await
+    }
+
+    /// The same for a policy that is loaded, however long others are served before it.
+    pub(super) async fn try_out(
+        &mut self,
+        context: &Arc<Context>,
+    ) -> Result<Verdict, EvaluationError> {
+        self.evaluate_in_turn(context, LOADING_PATIENCE).await
+    }
+
+    async fn evaluate_in_turn(
+        &mut self,
+        context: &Arc<Context>,
+        patience: Duration,
+    ) -> Result<Verdict, EvaluationError> {
+        let turn = self.sandbox.turn(&self.module, patience).await;
         let _turn = turn.map_err(|failure| self.module.failed(failure))?;
         let mut running = self.running().await?;
+        running.store.data_mut().forget_what_was_written();
         if self.module.is_quick() {
             match running.evaluate_quickly(context) {
                 Ok(verdict) => {
@@ -487,6 +521,11 @@ fn failed(error: wasmtime::Error, state: &State) -> EvaluationError {
     EvaluationError {
         module: state.module.clone(),
         failure: classify(error, state),
+        wrote: state
+            .world
+            .as_ref()
+            .map(|world| world.take_written())
+            .unwrap_or_default(),
     }
 }
 

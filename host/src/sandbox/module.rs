@@ -13,7 +13,7 @@ use super::cache::Entry;
 use super::engine::{Limits, Sandbox, turns};
 use super::inspect::{self, Refused};
 use super::instance::{EvaluationError, Failure, Instance, State};
-use super::interface::Description;
+use super::interface::{Context, Description, Verdict};
 use super::workshop::{self, Cancel};
 use crate::log::one_line;
 
@@ -124,6 +124,7 @@ impl Module {
         EvaluationError {
             module: self.name.clone(),
             failure,
+            wrote: String::new(),
         }
     }
 
@@ -262,6 +263,19 @@ impl Sandbox {
                 humantime::format_duration(patience)
             ))),
         }
+    }
+
+    /// Asks a policy that is about to be taken, in a fresh instance.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn try_out(
+        &self,
+        module: &Arc<Module>,
+        context: &Arc<Context>,
+    ) -> Result<Verdict, EvaluationError> {
+        let mut instance = Instance::first(self, module).await?;
+        instance.try_out(context).await
     }
 
     /// A first instance shows that the module runs, and what it is.

@@ -1,6 +1,8 @@
-//! The empty world for modules that ask for WASI 0.2: no files, no sockets, no environment; what
-//! they print goes to the log at debug level.
+//! The empty world for modules that ask for WASI 0.2: no files, no sockets, no environment. What they print goes to the
+//! log at debug level, and the end of it to whoever hears that they have failed.
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -15,7 +17,7 @@ use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, Was
 
 use super::instance::State;
 
-/// What one call may write or be given, and what of it is logged, in bytes. The host's own work in a call is not
+/// What one call may write or be given, and what of it is logged or kept, in bytes. The host's own work in a call is not
 /// interrupted.
 const MOST: usize = 4096;
 
@@ -30,12 +32,20 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct World {
     context: WasiCtx,
     table: ResourceTable,
+    written: Written,
 }
+
+/// What a module has written last.
+type Written = Arc<Mutex<VecDeque<u8>>>;
 
 impl World {
     /// An empty world; `module` names the source of what is printed.
     pub fn new(module: &str) -> Self {
-        let output = Output(module.into());
+        let written = Written::default();
+        let output = Output {
+            module: module.into(),
+            written: written.clone(),
+        };
         let mut table = ResourceTable::new();
         table.set_max_capacity(MOST_RESOURCES);
         World {
@@ -47,7 +57,15 @@ impl World {
                 .max_random_size(MOST as u64)
                 .build(),
             table,
+            written,
         }
+    }
+
+    /// The end of what the module has written, which is forgotten then.
+    pub fn take_written(&self) -> String {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let octets: Vec<u8> = written.drain(..).collect();
+        String::from_utf8_lossy(&octets).trim_end().to_owned()
     }
 
     /// The view that wasmtime's WASI works on.
@@ -141,7 +159,10 @@ impl HostMonotonicClock for CoarseClock {
 }
 
 #[derive(Clone)]
-struct Output(std::sync::Arc<str>);
+struct Output {
+    module: Arc<str>,
+    written: Written,
+}
 
 impl IsTerminal for Output {
     fn is_terminal(&self) -> bool {
@@ -161,8 +182,14 @@ impl StdoutStream for Output {
 
 impl OutputStream for Output {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        let kept = &bytes[bytes.len().saturating_sub(MOST)..];
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let surplus = (written.len() + kept.len()).saturating_sub(MOST);
+        let surplus = surplus.min(written.len());
+        written.drain(..surplus);
+        written.extend(kept);
         let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MOST)]);
-        tracing::debug!(module = %self.0, output = text.trim_end(), "the module printed");
+        tracing::debug!(module = %self.module, output = text.trim_end(), "the module printed");
         Ok(())
     }
 

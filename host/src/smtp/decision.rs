@@ -109,7 +109,10 @@ impl Instances {
                 Ok(()) => Ok(verdict),
                 Err(reason) => Err(Failed::new("invalid", &reason)),
             },
-            Err(error) => Err(Failed::new(error.failure.name(), &error.to_string())),
+            Err(error) => {
+                let told = error.to_string();
+                Err(Failed::new(error.failure.name(), &crate::log::words(&told)))
+            }
         }
     }
 
@@ -280,7 +283,7 @@ fn fingerprint(certificate: &Certificate) -> String {
 
 /// What of a module's words is logged.
 fn shorten(text: &str) -> &str {
-    const MOST: usize = 400;
+    const MOST: usize = 1000;
     &text[..text.floor_char_boundary(MOST.min(text.len()))]
 }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::data::LineChecker;
 use super::header::{HeaderScanner, HeaderState};
+use super::limits::{Held, Room};
 use super::reply::Reply;
 
 /// What to do with content that was taken in.
@@ -29,6 +30,8 @@ pub struct Incoming {
     /// When it must have ended.
     pub deadline: Instant,
     scanner: HeaderScanner,
+    /// What the header takes of the room that all sessions share.
+    held: Held,
     decided: bool,
     size: u64,
     limit: u64,
@@ -37,12 +40,13 @@ pub struct Incoming {
 
 impl Incoming {
     /// A message of at most `limit` octets with lines of at most `line_limit`, which has begun now and may
-    /// take that long.
-    pub fn new(limit: u64, line_limit: usize, time: Duration) -> Self {
+    /// take that long. A long header takes of the `room`.
+    pub fn new(limit: u64, line_limit: usize, time: Duration, room: &Room) -> Self {
         Incoming {
             lines: LineChecker::with_line_limit(line_limit),
             deadline: Instant::now() + time,
             scanner: HeaderScanner::new(),
+            held: room.none(),
             decided: false,
             size: 0,
             limit,
@@ -55,6 +59,7 @@ impl Incoming {
         self.refused.get_or_insert(reply);
         // Nobody asks for the header any more.
         self.scanner.take_header();
+        self.held.release();
     }
 
     /// The reply of a message that is refused already.
@@ -92,9 +97,16 @@ impl Incoming {
         }
         let before = self.scanner.header().len();
         match self.scanner.push(content) {
-            Ok(HeaderState::Incomplete) => Progress::Wait,
+            Ok(HeaderState::Incomplete) => {
+                if !self.held.reach(self.scanner.header().len()) {
+                    let text = "too many long headers at a time, try again later";
+                    self.refuse(Reply::new(452, (4, 3, 1), text));
+                }
+                Progress::Wait
+            }
             Ok(HeaderState::Complete { header_len }) => {
                 self.decided = true;
+                self.held.release();
                 Progress::Header(
                     content
                         .get(header_len.saturating_sub(before)..)

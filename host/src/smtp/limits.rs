@@ -1,12 +1,75 @@
-//! How many sessions there may be, in all and from one address.
+//! How many sessions there may be, in all and from one address, and what they may keep of messages.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::config::client_key;
+
+/// What the header of each message may take without asking: most have a few KiB.
+const FREE: usize = 16 << 10;
+/// What the headers of all sessions may take beyond that.
+const ROOM: usize = 64 << 20;
+/// It is taken in pieces.
+const PIECE: usize = 16 << 10;
+
+/// The memory for long headers, which are kept until they are whole: whoever sends them slowly must not have all of it.
+pub struct Room(Arc<Semaphore>);
+
+/// What a header takes of it.
+pub struct Held {
+    room: Arc<Semaphore>,
+    taken: Option<OwnedSemaphorePermit>,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Room(Arc::new(Semaphore::new(ROOM / PIECE)))
+    }
+}
+
+impl Room {
+    /// Nothing yet.
+    pub fn none(&self) -> Held {
+        Held {
+            room: self.0.clone(),
+            taken: None,
+        }
+    }
+}
+
+impl Held {
+    /// Takes what a header of that many octets needs. Tells whether there was enough.
+    pub fn reach(&mut self, octets: usize) -> bool {
+        let needed = octets.saturating_sub(FREE).div_ceil(PIECE);
+        let has = self
+            .taken
+            .as_ref()
+            .map_or(0, OwnedSemaphorePermit::num_permits);
+        let Some(missing) = needed.checked_sub(has).filter(|missing| *missing > 0) else {
+            return true;
+        };
+        let Ok(missing) = u32::try_from(missing) else {
+            return false;
+        };
+        match (
+            self.room.clone().try_acquire_many_owned(missing),
+            &mut self.taken,
+        ) {
+            (Ok(more), Some(taken)) => taken.merge(more),
+            (Ok(more), taken) => *taken = Some(more),
+            (Err(_), _) => return false,
+        }
+        true
+    }
+
+    /// Gives all of it back.
+    pub fn release(&mut self) {
+        self.taken = None;
+    }
+}
 
 /// The doors of the server: who is inside.
 #[derive(Default)]
@@ -125,5 +188,22 @@ mod tests {
         drop(third);
         drop(first);
         assert!(enter("2001:db8::3").is_ok());
+    }
+
+    #[test]
+    fn long_headers_share_what_there_is() {
+        let room = Room::default();
+        let mut long = Vec::new();
+        loop {
+            let mut held = room.none();
+            if !held.reach(128 << 10) || !held.reach(256 << 10) {
+                break;
+            }
+            long.push(held);
+        }
+        assert!(!long.is_empty() && long.len() * (240 << 10) <= ROOM);
+        assert!(room.none().reach(FREE), "most have enough without");
+        long.pop();
+        assert!(room.none().reach(256 << 10));
     }
 }

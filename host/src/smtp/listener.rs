@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::connection::{Connection, Stream};
 use super::exit::Exit;
-use super::limits::{Doors, Full};
+use super::limits::{Doors, Full, Room};
 use super::outbound::Dns;
 use super::partial::Partial;
 use super::proxy_protocol;
@@ -40,6 +40,8 @@ pub struct Server {
     pub partial: Partial,
     /// Who is inside.
     pub doors: Arc<Doors>,
+    /// The memory for long headers.
+    pub headers: Room,
     /// Whether sessions are to end.
     pub stopping: watch::Sender<bool>,
 }

@@ -29,7 +29,7 @@ mod session;
 
 pub use decision::check;
 pub use exit::{Admission, Exit};
-pub use limits::Doors;
+pub use limits::{Doors, Room};
 pub use listener::{ListenError, Listener, Server, Settings};
 pub use next_hop::NextHop;
 pub use partial::Partial;

@@ -37,7 +37,8 @@ impl Session {
             .queue(&Reply::plain(354, "end with <CRLF>.<CRLF>"));
         let line_limit = self.settings.limits.text_line;
         let time = self.settings.timeouts.message;
-        let mut incoming = Incoming::new(self.message_size(), line_limit, time);
+        let mut incoming =
+            Incoming::new(self.message_size(), line_limit, time, &self.server.headers);
         let mut decoder = DataDecoder::with_line_limit(line_limit);
         let mut content = Vec::new();
         loop {
@@ -74,7 +75,8 @@ impl Session {
                 };
             }
         };
-        let mut incoming = chunks.unwrap_or_else(|| Incoming::new(limit, line_limit, time));
+        let mut incoming =
+            chunks.unwrap_or_else(|| Incoming::new(limit, line_limit, time, &self.server.headers));
         let deadline = incoming.deadline;
         if let Err(end) = self.chunk(Some(&mut incoming), size, deadline).await {
             return self.abandon(end).await;
