@@ -386,8 +386,8 @@ fn connector(node: Node, path: &Path, problems: &mut Problems) -> Option<(Draft,
     let has = |name: &&str| object.optional(name).is_some();
     let direction = match said {
         Some(direction) => direction,
-        None if INBOUND.iter().any(|name| has(name)) => Direction::Inbound,
-        None if OUTBOUND.iter().any(|name| has(name)) => Direction::Outbound,
+        None if INBOUND.iter().any(has) => Direction::Inbound,
+        None if OUTBOUND.iter().any(has) => Direction::Outbound,
         None => return None,
     };
     let selectors_field = match direction {

@@ -12,6 +12,7 @@ use rustix::fs::{Access, access};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use tokio::time::{Instant, interval_at, timeout};
 
 use crate::config::{self, Config};
@@ -21,13 +22,11 @@ use crate::sandbox::{Builder, Cache, Compiler, Sandbox};
 use crate::smtp::outbound::dns::{Dns, Questions};
 use crate::smtp::outbound::{Means, Outbound};
 use crate::smtp::{
-    Admission, Doors, Exit, Listener, NextHop, Partial, Pool, Room, Server, Settings,
+    Admission, Doors, Exit, Expiring, Listener, NextHop, Partial, Pool, Room, Server, Settings,
 };
-use crate::tls::{Pair, Roots, ServerTls, TlsError};
-use crate::watch::{Changed, Subject, Watch};
+use crate::tls::{Pair, Roots, SOON, ServerTls, TlsError};
+use crate::watch::{Changed, Files, Subject, Watch};
 
-/// Days that a certificate has left when it is pointed out.
-const SOON: i64 = 21;
 /// How often certificates are looked at.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a next hop that did not answer is left alone.
@@ -83,6 +82,7 @@ impl Daemon {
             partial: partial(&config),
             doors: Arc::new(Doors::default()),
             headers: Room::default(),
+            expiring: Expiring::default(),
             stopping: watch::Sender::new(false),
         });
         let mut daemon = Daemon {
@@ -91,11 +91,11 @@ impl Daemon {
             server,
             listeners,
             outbound,
-            watch: Watch::new(),
+            watch: Watch::new().context("files cannot be watched")?,
             late,
             missing: 0,
         };
-        daemon.watch();
+        daemon.watch().await;
         daemon.update_policies(None).await;
         daemon.tell_of_certificates();
         daemon.warn_of_trusting_next_hops();
@@ -240,7 +240,11 @@ impl Daemon {
             };
             let taking = async {
                 match news {
-                    News::Changed(Changed::All) => self.reload().await,
+                    News::Changed(Changed::All) => {
+                        if let Err(error) = self.reload().await {
+                            tracing::error!(%error, "the settings were not read again");
+                        }
+                    }
                     News::Changed(Changed::Policies(numbers)) => {
                         self.reload_policies(&numbers).await;
                     }
@@ -268,11 +272,12 @@ impl Daemon {
         }
     }
 
-    /// Takes over what has changed in the configuration and in the files that it names.
-    async fn reload(&mut self) {
+    /// Takes over what has changed in the configuration and in the files that it names. A file system that does not
+    /// answer holds up this, and not the end of the program.
+    async fn reload(&mut self) -> Result<(), JoinError> {
         let mut refused = 0;
-        if let Some(path) = &self.path {
-            match Config::load(path) {
+        if let Some(path) = self.path.clone() {
+            match apart(move || Config::load(&path)).await? {
                 Ok(config) => self.take(config),
                 Err(error) => {
                     refused += 1;
@@ -280,14 +285,14 @@ impl Daemon {
                 }
             }
         }
-        self.watch();
-        let before = self.server.settings.load_full();
-        match Read::new(&self.config, Some(&before)) {
+        self.watch().await;
+        let (config, before) = (self.config.clone(), self.server.settings.load_full());
+        match apart(move || Read::new(&config, Some(&before))).await? {
             Ok(Read { settings, errors }) => {
                 for error in &errors {
                     tracing::error!(%error, "not taken; what was in force stays");
                 }
-                refused += errors.len() + self.exchange_way_out(&settings);
+                refused += errors.len() + self.exchange_way_out(&settings).await?;
                 self.server.settings.store(Arc::new(settings));
                 self.tell_of_certificates();
             }
@@ -304,6 +309,7 @@ impl Daemon {
             ),
         }
         self.update_policies(None).await;
+        Ok(())
     }
 
     /// Takes over a configuration, but for what needs a restart.
@@ -360,12 +366,16 @@ impl Daemon {
     }
 
     /// Changes the way out, if there is one, to what is configured now; gives how much of that was not taken.
-    fn exchange_way_out(&self, settings: &Settings) -> usize {
+    async fn exchange_way_out(&self, settings: &Settings) -> Result<usize, JoinError> {
         let Some(outbound) = &self.outbound else {
-            return 0;
+            return Ok(0);
         };
-        let before = outbound.means();
-        let errors = match Means::new(&self.config, settings.roots.clone(), Some(&before)) {
+        let (config, roots, before) = (
+            self.config.clone(),
+            settings.roots.clone(),
+            outbound.means(),
+        );
+        let errors = match apart(move || Means::new(&config, roots, Some(&before))).await? {
             Ok((means, errors)) => {
                 outbound.exchange(means);
                 errors
@@ -375,17 +385,19 @@ impl Daemon {
         for error in &errors {
             tracing::error!(%error, "not taken for the way out; what was in force stays");
         }
-        errors.len()
+        Ok(errors.len())
     }
 
     async fn reload_policies(&mut self, numbers: &BTreeSet<usize>) {
-        for number in numbers {
-            if let Some(tenant) = self.config.tenants.get(*number) {
-                for file in files_of_tenant(tenant) {
-                    self.watch.add(file, Subject::Policy(*number));
-                }
-            }
-        }
+        let tenants = numbers.iter().filter_map(|number| {
+            let tenant = self.config.tenants.get(*number)?;
+            Some(files_of_tenant(*number, tenant))
+        });
+        let files = Files {
+            files: tenants.flatten().collect(),
+            folders: Vec::new(),
+        };
+        self.watch.add(files).await;
         self.update_policies(Some(numbers)).await;
     }
 
@@ -436,7 +448,7 @@ impl Daemon {
     }
 
     /// Watches all files. What has changed is found by looking at them, which comes after this.
-    fn watch(&mut self) {
+    async fn watch(&self) {
         let mut settings: Vec<&Path> = Vec::new();
         for listener in &self.config.listeners {
             settings.extend(listener.certificate.iter().map(PathBuf::as_path));
@@ -450,25 +462,26 @@ impl Daemon {
                 .chain(trust.additional_roots.iter())
                 .map(PathBuf::as_path),
         );
-        let crls = trust.crls.iter().flat_map(|folder| files_of(folder));
-        let crls: Vec<PathBuf> = crls.chain(trust.crls.clone()).collect();
-        settings.extend(crls.iter().map(PathBuf::as_path));
         if self.config.dns.servers.is_empty() {
             settings.push(Path::new("/etc/resolv.conf"));
         }
         settings.extend(self.config.delivery.certificate.as_deref());
         settings.extend(self.config.delivery.key.as_deref());
         settings.extend(self.config.dns.trust_anchor.as_deref());
-        let settings = settings.into_iter().map(|file| (file, Subject::Settings));
+        let settings = settings
+            .into_iter()
+            .map(|file| (file.to_owned(), Subject::Settings));
         let tenants = self.config.tenants.iter().enumerate();
-        let policies = tenants.flat_map(|(number, tenant)| {
-            let subject = Subject::Policy(number);
-            files_of_tenant(tenant).map(move |file| (file, subject))
-        });
-        self.watch.set(settings.chain(policies));
-        if let Some(folder) = &trust.crls {
-            self.watch.add_folder(folder, Subject::Settings);
-        }
+        let policies = tenants.flat_map(|(number, tenant)| files_of_tenant(number, tenant));
+        let folders = trust.crls.iter();
+        self.watch
+            .set(Files {
+                files: settings.chain(policies).collect(),
+                folders: folders
+                    .map(|folder| (folder.clone(), Subject::Settings))
+                    .collect(),
+            })
+            .await;
     }
 
     /// Lets sessions end.
@@ -549,18 +562,21 @@ fn names(config: &Config, before: Option<&Settings>) -> Option<Arc<Dns>> {
         .ok()
 }
 
-/// The files that a tenant's policy is taken from.
-fn files_of_tenant(tenant: &config::Tenant) -> impl Iterator<Item = &Path> {
-    [Some(&tenant.policy), tenant.tests.as_ref()]
-        .into_iter()
-        .flatten()
-        .map(PathBuf::as_path)
+/// Does something with files on a thread that may wait for them.
+async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, JoinError> {
+    tokio::task::spawn_blocking(work).await
 }
 
-/// The files of a folder, as they are now.
-fn files_of(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten();
-    entries.flatten().map(|entry| entry.path()).collect()
+/// The files that a tenant's policy is taken from.
+fn files_of_tenant(
+    number: usize,
+    tenant: &config::Tenant,
+) -> impl Iterator<Item = (PathBuf, Subject)> {
+    let files = [Some(&tenant.policy), tenant.tests.as_ref()];
+    let files = files.into_iter().flatten();
+    files.map(move |file| (file.clone(), Subject::Policy(number)))
 }
 
 /// What became of messages whose recipients ended differently, where they can.

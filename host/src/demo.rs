@@ -52,7 +52,7 @@ impl Demo {
              [trust]
              roots = \"ca.pem\""
         );
-        Config::parse(&text, self.folder.path()).map_err(|problem| anyhow::anyhow!("{problem:?}"))
+        Config::parse(&text, self.folder.path()).map_err(|problem| anyhow::anyhow!("{problem}"))
     }
 
     /// What a person is told: what runs, and a line to paste for each outcome.

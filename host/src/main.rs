@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use portcullis::cli::{Cli, output, printable_lines};
+use portcullis::cli::{Cli, output, told};
 
 /// A command that cannot do its work: a file that cannot be read, a port that is taken.
 const FAILED: u8 = 2;
@@ -13,10 +13,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            output::tell(&format!(
-                "portcullis: {}\n",
-                printable_lines(&format!("{error:#}"))
-            ));
+            output::tell(&told(&error));
             ExitCode::from(FAILED)
         }
     }

@@ -159,7 +159,7 @@ impl Table {
     fn enter(&mut self, tenant: Tenant, configured: &config::Tenant) {
         let tenant = Arc::new(tenant);
         for domain in &configured.domains {
-            let Some(domain) = config::normal_domain(domain.get_ref()) else {
+            let Some(domain) = config::normal_domain(domain) else {
                 continue;
             };
             match domain.strip_prefix("*.") {
@@ -431,8 +431,12 @@ impl Policies {
                 let (source, policy) = (old.source.clone()?, old.policy.clone()?);
                 Some((source, policy))
             });
+            let replaces = old.is_some_and(|old| old.policy.is_some());
             let (policies, tenant) = (self.clone(), tenant.clone());
-            loading.spawn(async move { policies.newest(number, tenant, known, &again).await });
+            loading.spawn(async move {
+                let newest = policies.newest(number, tenant, known, replaces, &again);
+                newest.await
+            });
         }
         let mut outcomes = HashMap::new();
         // As long as one after another ends, the next is waited for too.
@@ -465,6 +469,7 @@ impl Policies {
         number: usize,
         tenant: config::Tenant,
         known: Option<(Source, Arc<Module>)>,
+        replaces: bool,
         again: &Again,
     ) -> Outcome {
         loop {
@@ -472,7 +477,7 @@ impl Policies {
             let order = self.begun.fetch_add(1, Ordering::Relaxed);
             let stamps = self.stamps(&tenant).await;
             let begun = stamps.as_ref().ok().cloned();
-            let loading = self.load(&tenant, stamps, known.clone());
+            let loading = self.load(&tenant, stamps, known.clone(), replaces);
             // Whatever a file does to those who read it, its tenant hears of it.
             let mut loading = pin!(AssertUnwindSafe(loading).catch_unwind());
             let loaded = loop {
@@ -564,6 +569,7 @@ impl Policies {
         tenant: &config::Tenant,
         stamps: Result<Stamps, Cause>,
         known: Option<(Source, Arc<Module>)>,
+        replaces: bool,
     ) -> Result<Loaded, Cause> {
         let known =
             known.filter(|(known, _)| known.path == tenant.policy && known.tests == tenant.tests);
@@ -595,7 +601,7 @@ impl Policies {
             let tests = tests
                 .as_ref()
                 .map(|(path, bytes)| (path.as_path(), &bytes[..]));
-            let tried = self.try_out(&policy, tests).await;
+            let tried = self.try_out(&policy, replaces, tests).await;
             tried.map_err(|source| Cause::Fails {
                 path: tenant.policy.clone(),
                 source,
@@ -615,14 +621,21 @@ impl Policies {
         })
     }
 
-    /// Sees whether a policy does what it must: rules answer each question, other people's components at least one.
+    /// Sees whether a policy does what it must: what replaces another answers at least one question, as rules always
+    /// do, and it passes its cases.
     async fn try_out(
         &self,
         policy: &Arc<Module>,
+        replaces: bool,
         tests: Option<(&Path, &[u8])>,
     ) -> Result<(), CasesError> {
         if !policy.is_of_rules() {
-            cases::probe(&self.sandbox, policy).await?;
+            match cases::probe(&self.sandbox, policy).await {
+                Err(error) if replaces => return Err(error),
+                // There is nothing that could stay in force.
+                Err(error) => tracing::error!("{}", one_line(&error.to_string())),
+                Ok(()) => {}
+            }
         }
         match tests {
             Some((path, bytes)) => {

@@ -4,6 +4,9 @@
 //! is seen only there. An event costs one look-up, however many files there are. Whether a file has
 //! really changed is found by looking at it, after it is watched: a change between the two is seen as
 //! well.
+//!
+//! All of this is done on a thread of its own: a file system that does not answer, such as that of another machine, holds
+//! up nothing else.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf, absolute};
@@ -11,7 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::policies::Stamp;
@@ -23,6 +28,8 @@ const MOST_ROUNDS: u32 = 40;
 /// How often files are looked at although changes are told, and how often where they are not.
 const LOOK: Duration = Duration::from_secs(30);
 const LOOK_OFTEN: Duration = Duration::from_secs(2);
+/// How long whoever wants files to be watched waits for that.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Links that are followed on the way to a file; more go round in circles.
 const MOST_LINKS: usize = 8;
 /// Paths that are kept until somebody asks; with more of them, all files are looked at.
@@ -46,8 +53,96 @@ pub enum Changed {
     Policies(BTreeSet<usize>),
 }
 
-/// Files that are watched.
+/// Files that are watched, on a thread of its own.
 pub struct Watch {
+    orders: UnboundedSender<Order>,
+    changes: UnboundedReceiver<Changed>,
+}
+
+/// Which files to watch.
+#[derive(Default)]
+pub struct Files {
+    /// Files.
+    pub files: Vec<(PathBuf, Subject)>,
+    /// Folders of which each file matters.
+    pub folders: Vec<(PathBuf, Subject)>,
+}
+
+/// What the thread is asked to do, and who waits for it.
+struct Order {
+    files: Files,
+    /// Whether others are watched no longer.
+    only: bool,
+    done: oneshot::Sender<()>,
+}
+
+impl Watch {
+    /// Nothing is watched yet. Where this machine does not tell of changes, files are looked at often.
+    ///
+    /// # Errors
+    /// If there can be no thread.
+    pub fn new() -> std::io::Result<Self> {
+        let (orders, mut asked) = unbounded_channel::<Order>();
+        let (told, changes) = unbounded_channel();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let watching = async move {
+            let mut watched = Watched::new();
+            loop {
+                tokio::select! {
+                    order = asked.recv() => match order {
+                        Some(order) => watched.obey(order),
+                        None => return,
+                    },
+                    changed = watched.changed() => {
+                        if told.send(changed).is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("watch".into())
+            .spawn(move || {
+                runtime.block_on(watching);
+                runtime.shutdown_background();
+            })?;
+        Ok(Watch { orders, changes })
+    }
+
+    /// Watches these files and no others. Folders stay watched, which costs nothing.
+    pub async fn set(&self, files: Files) {
+        self.order(files, true).await;
+    }
+
+    /// Watches files too, or anew: the links on the way to them may have changed.
+    pub async fn add(&self, files: Files) {
+        self.order(files, false).await;
+    }
+
+    async fn order(&self, files: Files, only: bool) {
+        let (done, waiting) = oneshot::channel();
+        // The thread ends with this.
+        let _ = self.orders.send(Order { files, only, done });
+        if timeout(PATIENCE, waiting).await.is_err() {
+            tracing::warn!("a file system does not answer; changes of files may be seen late");
+        }
+    }
+
+    /// Waits until something may have changed, and it is quiet again. Given up in between, nothing is forgotten.
+    pub async fn changed(&mut self) -> Changed {
+        match self.changes.recv().await {
+            Some(changed) => changed,
+            // The thread ends with this.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// What the thread has to do with.
+struct Watched {
     /// Absent where this machine tells of no changes.
     watcher: Option<RecommendedWatcher>,
     pending: Arc<Pending>,
@@ -60,7 +155,12 @@ pub struct Watch {
     /// Whether there are folders whose changes are not told.
     is_blind: bool,
     next_look: Instant,
+    /// A look that is being taken: there is one at a time, however long it takes.
+    looking: Option<JoinHandle<Vec<Looked>>>,
 }
+
+/// A file as it is now, and whether it is another than before.
+type Looked = (PathBuf, File, bool);
 
 /// A file as it was last.
 #[derive(Clone, PartialEq)]
@@ -89,16 +189,15 @@ impl Paths {
     }
 }
 
-impl Watch {
-    /// Nothing is watched yet. Where this machine does not tell of changes, files are looked at often.
-    pub fn new() -> Self {
+impl Watched {
+    fn new() -> Self {
         let pending = Arc::<Pending>::default();
         let noted = pending.clone();
         let watcher = notify::recommended_watcher(move |event| noted.note(event));
         let watcher = watcher.inspect_err(|error| {
             tracing::warn!(%error, "changes of files are not told here; they are looked at every {} s", LOOK_OFTEN.as_secs());
         });
-        Watch {
+        Watched {
             is_blind: watcher.is_err(),
             watcher: watcher.ok(),
             pending,
@@ -107,22 +206,28 @@ impl Watch {
             folders: HashSet::new(),
             files: HashMap::new(),
             next_look: Instant::now() + LOOK,
+            looking: None,
         }
     }
 
-    /// Watches these files and no others. Folders stay watched, which costs nothing.
-    pub fn set<'a>(&mut self, files: impl IntoIterator<Item = (&'a Path, Subject)>) {
-        self.subjects.clear();
-        self.whole.clear();
-        self.files.clear();
-        self.is_blind = self.watcher.is_none();
-        for (file, subject) in files {
-            self.add(file, subject);
+    fn obey(&mut self, order: Order) {
+        if order.only {
+            self.subjects.clear();
+            self.whole.clear();
+            self.files.clear();
+            self.is_blind = self.watcher.is_none();
         }
+        for (file, subject) in order.files.files {
+            self.add(&file, subject);
+        }
+        for (folder, subject) in order.files.folders {
+            self.add_folder(&folder, subject);
+        }
+        // Whoever has asked may have given up.
+        let _ = order.done.send(());
     }
 
-    /// Watches a file too, or anew: the links on the way to it may have changed.
-    pub fn add(&mut self, file: &Path, subject: Subject) {
+    fn add(&mut self, file: &Path, subject: Subject) {
         let mut places = BTreeSet::new();
         // Changes are told with absolute paths.
         let file = absolute(file).unwrap_or_else(|_| file.to_owned());
@@ -140,7 +245,10 @@ impl Watch {
     }
 
     /// Watches all files of a folder, those that will be there as well.
-    pub fn add_folder(&mut self, folder: &Path, subject: Subject) {
+    fn add_folder(&mut self, folder: &Path, subject: Subject) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            self.add(&entry.path(), subject);
+        }
         let folder = absolute(folder).unwrap_or_else(|_| folder.to_owned());
         self.watch_folder(&folder);
         self.whole.insert(folder, subject);
@@ -180,8 +288,7 @@ impl Watch {
         }
     }
 
-    /// Waits until something may have changed, and it is quiet again. Given up in between, nothing is forgotten.
-    pub async fn changed(&mut self) -> Changed {
+    async fn changed(&mut self) -> Changed {
         loop {
             if self.pending.lock().is_empty() {
                 let look = self.next_look;
@@ -211,20 +318,24 @@ impl Watch {
 
     /// Looks at the files themselves: there are file systems that tell of no changes, such as those of other machines.
     async fn look(&mut self) -> Option<Changed> {
-        let files = self.files.clone();
-        let looking = tokio::task::spawn_blocking(move || {
-            let now = |(path, file): (PathBuf, File)| {
-                let stamp = Stamp::of(&path).ok();
-                let is_other = stamp != file.stamp;
-                (path, File { stamp, ..file }, is_other)
-            };
-            files.into_iter().map(now).collect::<Vec<_>>()
-        });
+        let looking = match &mut self.looking {
+            Some(looking) => looking,
+            None => {
+                let files = self.files.clone();
+                self.looking.insert(spawn_blocking(move || look_at(files)))
+            }
+        };
+        let looked = looking.await.unwrap_or_default();
+        self.looking = None;
         let mut subjects = BTreeSet::new();
-        for (path, file, is_other) in looking.await.unwrap_or_default() {
+        for (path, file, is_other) in looked {
+            // It may be watched no longer, or have been looked at since.
+            let Some(known) = self.files.get_mut(&path) else {
+                continue;
+            };
             if is_other {
-                subjects.extend(file.subjects.iter().copied());
-                self.files.insert(path, file);
+                subjects.extend(known.subjects.iter().copied());
+                known.stamp = file.stamp;
             }
         }
         what_of(subjects, false)
@@ -246,6 +357,15 @@ impl Watch {
         }
         what_of(concerned, all)
     }
+}
+
+fn look_at(files: HashMap<PathBuf, File>) -> Vec<Looked> {
+    let now = |(path, file): (PathBuf, File)| {
+        let stamp = Stamp::of(&path).ok();
+        let is_other = stamp != file.stamp;
+        (path, File { stamp, ..file }, is_other)
+    };
+    files.into_iter().map(now).collect()
 }
 
 /// What has changed if these have; nothing if there are none.
@@ -315,6 +435,21 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
+    fn set(watch: &mut Watched, files: &[(impl AsRef<Path>, Subject)]) {
+        let (done, _) = oneshot::channel();
+        let files = files.iter();
+        let files = files.map(|(path, subject)| (path.as_ref().to_owned(), *subject));
+        let files = Files {
+            files: files.collect(),
+            folders: Vec::new(),
+        };
+        watch.obey(Order {
+            files,
+            only: true,
+            done,
+        });
+    }
+
     #[tokio::test]
     async fn a_change_is_told_of_those_whom_it_concerns() {
         let folder = tempfile::tempdir().unwrap();
@@ -322,12 +457,15 @@ mod tests {
         for name in ["a.json", "b.json", "settings.toml"] {
             fs::write(path(name), "1").unwrap();
         }
-        let mut watch = Watch::new();
-        watch.set([
-            (&*path("a.json"), Subject::Policy(0)),
-            (&*path("b.json"), Subject::Policy(1)),
-            (&*path("settings.toml"), Subject::Settings),
-        ]);
+        let mut watch = Watched::new();
+        set(
+            &mut watch,
+            &[
+                (path("a.json"), Subject::Policy(0)),
+                (path("b.json"), Subject::Policy(1)),
+                (path("settings.toml"), Subject::Settings),
+            ],
+        );
         fs::write(path("unknown"), "2").unwrap();
         fs::write(path("new"), "2").unwrap();
         fs::rename(path("new"), path("b.json")).unwrap();
@@ -341,8 +479,8 @@ mod tests {
         let folder = tempfile::tempdir_in(".").unwrap();
         let file = Path::new(folder.path().file_name().unwrap()).join("a.json");
         fs::write(&file, "1").unwrap();
-        let mut watch = Watch::new();
-        watch.set([(&*file, Subject::Policy(0))]);
+        let mut watch = Watched::new();
+        set(&mut watch, &[(&file, Subject::Policy(0))]);
         fs::write(&file, "2").unwrap();
         assert_eq!(watch.changed().await, Changed::Policies([0].into()));
     }
@@ -357,8 +495,8 @@ mod tests {
         }
         symlink("v1", path("data")).unwrap();
         symlink("data/a.json", path("a.json")).unwrap();
-        let mut watch = Watch::new();
-        watch.set([(&*path("a.json"), Subject::Policy(7))]);
+        let mut watch = Watched::new();
+        set(&mut watch, &[(path("a.json"), Subject::Policy(7))]);
         symlink("v2", path("next")).unwrap();
         fs::rename(path("next"), path("data")).unwrap();
         assert_eq!(watch.changed().await, Changed::Policies([7].into()));
@@ -372,8 +510,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.json");
         fs::write(&file, "1").unwrap();
-        let mut watch = Watch::new();
-        watch.set([(&*file, Subject::Policy(0))]);
+        let mut watch = Watched::new();
+        set(&mut watch, &[(&file, Subject::Policy(0))]);
         fs::write(&file, "2").unwrap();
         // Given up when the change has been noticed, and is not quiet yet.
         while watch.pending.lock().is_empty() {
@@ -392,8 +530,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let inner = folder.path().join("a/b");
         let file = inner.join("rules.json");
-        let mut watch = Watch::new();
-        watch.set([(&*file, Subject::Policy(3))]);
+        let mut watch = Watched::new();
+        set(&mut watch, &[(&file, Subject::Policy(3))]);
         for step in ["a", "a/b"] {
             fs::create_dir(folder.path().join(step)).unwrap();
             assert_eq!(
@@ -407,7 +545,7 @@ mod tests {
         assert_eq!(watch.changed().await, Changed::Policies([3].into()));
         fs::remove_dir_all(&inner).unwrap();
         watch.changed().await;
-        watch.set([(&*file, Subject::Policy(3))]);
+        set(&mut watch, &[(&file, Subject::Policy(3))]);
         fs::create_dir(&inner).unwrap();
         assert_eq!(watch.changed().await, Changed::Policies([3].into()));
     }
@@ -417,9 +555,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.json");
         fs::write(&file, "1").unwrap();
-        let mut watch = Watch::new();
+        let mut watch = Watched::new();
         watch.watcher = None;
-        watch.set([(&*file, Subject::Policy(0))]);
+        set(&mut watch, &[(&file, Subject::Policy(0))]);
         assert_eq!(watch.look().await, None);
         fs::write(&file, "22").unwrap();
         assert_eq!(watch.look().await, Some(Changed::Policies([0].into())));

@@ -1599,6 +1599,6 @@ fn a_list_of_certificates_needs_as_many_keys() {
         let output = run(&["run", "--check-config", "--config", path], b"");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{said}");
-        assert!(said.contains(told) && said.lines().count() == 1, "{said}");
+        assert!(said.contains(told), "{said}");
     }
 }

@@ -58,6 +58,72 @@ fn name(path: &Path) -> &str {
 }
 
 #[test]
+fn the_whole_configuration_is_shown_and_read_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("portcullis.toml");
+    let show = |text: &str| {
+        fs::write(&path, text).expect("a file");
+        let path = path.to_string_lossy();
+        let output = run(&["run", "--show-config", "--config", &path], b"");
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{}",
+            text_of_errors(&output.stderr)
+        );
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let shown = show(
+        "hostname = \"mx.contoso.com\"
+        [[listener]]
+        address = \"127.0.0.1:0\"
+        next-hop = { maildir = \"mail\" }
+        [limits]
+        sessions = 7
+        ",
+    );
+    for line in [
+        "sessions = 7 # default: 2000",
+        "recipients = 100",
+        "command = \"5m\"",
+    ] {
+        assert!(shown.lines().any(|own| own == line), "{line}\n{shown}");
+    }
+    assert_eq!(show(&shown), shown);
+}
+
+#[test]
+fn mail_of_our_own_senders_is_explained_as_what_it_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("rules.json");
+    let rules = r#"{"accepted-domains": ["contoso.com", "*.corp.test"], "connectors": [
+        {"name": "to bank", "direction": "outbound", "to": {"recipient-domains": ["bank.test"]},
+         "tls": {"level": "encrypt"}}]}"#;
+    fs::write(&path, rules).expect("a file");
+    let path = path.to_string_lossy();
+    let explain = |from: &str, to: &str, more: &[&str]| {
+        let about = ["explain", &*path, "--from", from, "--to", to];
+        let output = run(&[&about[..], more].concat(), b"");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    for (from, to, more, is_outbound) in [
+        ("a@contoso.com", "b@bank.test", &[][..], true),
+        ("a@x.CORP.test", "b@bank.test", &[], true),
+        ("a@contoso.com", "b@corp.test", &[], false),
+        ("b@bank.test", "a@contoso.com", &[], false),
+        ("a@contoso.com", "b@bank.test", &["--inbound"], false),
+        ("a@elsewhere.test", "b@bank.test", &["--outbound"], true),
+    ] {
+        let told = explain(from, to, more);
+        assert_eq!(
+            told.contains("\"to bank\""),
+            is_outbound,
+            "{from} {to}: {told}"
+        );
+    }
+}
+
+#[test]
 fn broken_rules_are_shown_where_they_are_broken() {
     let folder = folder("bad-rules");
     for path in files(&folder, "json") {

@@ -512,6 +512,72 @@ fn a_client_is_told_to_come_again_for_the_rest() {
     assert_eq!(taken(), [2, 1, 0, 2]);
 }
 
+/// Some programs send many messages with one header. What is remembered of one is nothing to another.
+#[test]
+fn two_messages_with_one_header_are_two() {
+    let setting = Setting::start(Pki::new(), RULES, &[&records(2)], MORE);
+    let taking = partner(&setting, 10, Behaviour::default());
+    let later = Behaviour::default().but(Step::End, Action::Say(LATER));
+    let later = partner(&setting, 11, later);
+    let to = ["a@d0.test", "a@d1.test"];
+    let text = |body: &str| format!("Subject: x\r\n\r\n{body}");
+    assert_eq!(send_what_is_taken(&setting, &to, &text("one")).1, 451);
+    assert_eq!(taking.taken().len(), 1);
+    later.behave(Behaviour::default());
+    for body in ["two", "one"] {
+        let mut left = to.to_vec();
+        for _ in 0..8 {
+            if left.is_empty() {
+                break;
+            }
+            let (taken, code) = send_what_is_taken(&setting, &left, &text(body));
+            assert!(matches!(code, 250 | 451), "{code}");
+            left.retain(|to| code != 250 || !taken.contains(to));
+        }
+        assert_eq!(left, [""; 0], "{body}");
+    }
+    for server in [&taking, &later] {
+        for body in ["one", "two"] {
+            let taken = server.taken();
+            let bodies = taken.iter().map(|message| message.content.as_str());
+            assert!(
+                bodies.clone().any(|content| content.contains(body)),
+                "{body}"
+            );
+        }
+    }
+}
+
+/// Others do not wait for the five minutes that a server has for its reply.
+#[test]
+fn who_does_not_let_a_message_begin_holds_the_others_up_for_moments_only() {
+    let more = MORE.replace("reply = \"2s\"", "reply = \"5m\"");
+    let setting = Setting::start(Pki::new(), RULES, &[&records(2)], &more);
+    let taking = partner(&setting, 10, Behaviour::default());
+    let silent = Behaviour::default().but(Step::Data, Action::Silence);
+    let _silent = partner(&setting, 11, silent);
+    let to = ["a@d0.test", "a@d1.test"];
+    let mut client = setting.client();
+    client.expect(&format!("MAIL FROM:<{SENDER}>"), 250);
+    for to in to {
+        client.expect(&format!("RCPT TO:<{to}>"), 250);
+    }
+    assert_eq!(client.data("Subject: x\r\n\r\nx").code, 451);
+    assert_eq!(copies(&taking, "a@d0.test"), 1);
+}
+
+/// Who is named twice gets the message once.
+#[test]
+fn a_recipient_that_is_named_twice_gets_one_copy() {
+    let setting = Setting::start(Pki::new(), RULES, &[&records(1)], MORE);
+    let taking = partner(&setting, 10, Behaviour::default());
+    let to = ["a@d0.test", "a@d0.test", "b@d0.test"];
+    let (taken, code) = send_what_is_taken(&setting, &to, "Subject: x\r\n\r\nx");
+    assert_eq!((taken.len(), code), (3, 250));
+    assert_eq!(copies(&taking, "a@d0.test"), 1);
+    assert_eq!(copies(&taking, "b@d0.test"), 1);
+}
+
 /// A server that keeps saying that it is not ready stands in nobody's way, wherever it is in the list.
 fn never_ready(start: Start) {
     let setting = Setting::start(Pki::new(), RULES, &[&records(4)], MORE);

@@ -883,6 +883,69 @@ fn the_world_of_a_module_is_empty() {
     }
 }
 
+/// A module that writes a traceback to standard error, as Python does, and traps.
+fn failing_with_a_word() -> Vec<u8> {
+    const WIT: [&str; 2] = [
+        "package wasi:io@0.2.0;
+        interface error { resource error; }
+        interface streams {
+            use error.{error};
+            variant stream-error { last-operation-failed(error), closed }
+            resource output-stream {
+                blocking-write-and-flush: func(contents: list<u8>) -> result<_, stream-error>;
+            }
+        }",
+        "package wasi:cli@0.2.0; interface stderr {
+            use wasi:io/streams@0.2.0.{output-stream};
+            get-stderr: func() -> output-stream;
+        }",
+    ];
+    let words = b"Traceback:\n  in evaluate\nKeyError";
+    let module = Module {
+        memory: format!(
+            r#"(import "wasi:cli/stderr@0.2.0" "get-stderr" (func $stderr (result i32)))
+            (import "wasi:io/streams@0.2.0" "[method]output-stream.blocking-write-and-flush"
+                (func $write (param i32 i32 i32 i32)))
+            {}"#,
+            accepting().memory
+        ),
+        evaluate: format!(
+            "(call $write (call $stderr) (i32.const {DATA}) (i32.const {}) (i32.const 8192))
+            unreachable",
+            words.len()
+        ),
+        ..accepting()
+    };
+    let module = module.with(&data(DATA, words));
+    module.component_with(&WIT, &["wasi:io/streams@0.2.0", "wasi:cli/stderr@0.2.0"])
+}
+
+#[test]
+fn what_a_module_wrote_before_it_failed_is_told() {
+    let component = failing_with_a_word();
+    let daemon = start(&component);
+    assert_unavailable(&reply_beside_a_good_neighbour(&daemon));
+    let line = daemon.wait_for_log("policy failed tenant=bad");
+    assert!(line.contains("KeyError"), "{line}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("bad.wasm");
+    std::fs::write(&path, component).expect("a file");
+    let path = path.to_string_lossy();
+    let about = ["--from", "a@b.test", "--to", "c@d.test"];
+    let output = run(&[&["explain", &*path], &about[..]].concat(), b"");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let context = r#"{"direction": "inbound", "mail-from": "a@b.test", "rcpt-to": "c@d.test"}"#;
+    let evaluated = run(&["evaluate", &path], context.as_bytes());
+    let evaluated = String::from_utf8_lossy(&evaluated.stderr).into_owned();
+    for told in [told, evaluated] {
+        assert!(told.contains("trap"), "{told}");
+        assert!(
+            told.contains("before that it wrote:\n  | Traceback:\n  |   in evaluate"),
+            "{told}"
+        );
+    }
+}
+
 #[test]
 fn a_module_cannot_wait_for_less_than_a_second() {
     let waiting = "(call $pollable.block (call $subscribe-duration (i64.const 1000000)))";

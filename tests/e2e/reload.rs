@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use portcullis_tests::modules::Module;
 use portcullis_tests::{Client, Daemon, Pki, run};
 
 const CONFIG: &str = r#"
@@ -279,6 +280,55 @@ fn components_and_documents_replace_each_other() {
 }
 
 #[test]
+fn a_policy_that_does_not_do_what_it_must_is_not_taken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    for version in ["A", "B"] {
+        fs::write(path("rules.json"), rules(version)).expect("a file");
+        let output = path(&format!("{version}.wasm"));
+        let built = run(&["build", &path("rules.json"), "-o", &output], b"");
+        assert!(built.status.success());
+    }
+    fs::copy(path("A.wasm"), path("policy.wasm")).expect("a copy");
+    let case = |connector: &str| {
+        format!(
+            r#"[{{"name": "who comes from nowhere",
+                "context": {{"direction": "inbound", "mail-from": "a@example.org", "rcpt-to": "x@one.contoso.com"}},
+                "expect": {{"verdict": "reject", "connector": "{connector} one"}}}}]"#
+        )
+    };
+    fs::write(path("cases.json"), case("A")).expect("a file");
+    let config = CONFIG.replace("\"rules.json\"", "\"policy.wasm\"\ntests = \"cases.json\"");
+    let daemon = Daemon::start_in(folder, &config);
+    assert_eq!(version_now(&daemon), "A");
+    let read = |name: &str| fs::read(daemon.folder().join(name)).expect("a component");
+    let refused = |name: &str, content: &[u8], reason: &str| {
+        let before = daemon.count_log("policy not taken");
+        daemon.replace(name, content);
+        let line = daemon.wait_for_log_times("policy not taken", before + 1);
+        assert!(line.contains(reason), "{line}");
+        assert_eq!(version_now(&daemon), "A");
+    };
+    refused(
+        "policy.wasm",
+        &read("B.wasm"),
+        "the test \"who comes from nowhere\" fails: connector is \"B one\", not \"A one\"",
+    );
+    refused(
+        "policy.wasm",
+        &Module::new("unreachable").component(),
+        "it answers no question",
+    );
+    refused("cases.json", b"[{}]", "these are no tests: missing field");
+    // A change of either file is a new attempt.
+    daemon.replace("policy.wasm", &read("B.wasm"));
+    swap(&daemon, || {
+        daemon.replace("cases.json", case("B").as_bytes())
+    });
+    assert_eq!(version_now(&daemon), "B");
+}
+
+#[test]
 fn code_that_was_let_go_is_mapped_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
@@ -433,7 +483,7 @@ fn certificates_are_read_again_when_they_change() {
     assert_eq!(shown(), old.chain[0]);
     // Half of a file is no certificate.
     daemon.replace("server.pem", &old.certificate_pem.as_bytes()[..200]);
-    daemon.wait_for_log("a certificate was not taken");
+    daemon.wait_for_log("not taken; what was in force stays");
     assert_eq!(shown(), old.chain[0]);
     let new = pki.trusted(&["new.contoso.com"]);
     daemon.replace("server.key", new.key_pem.as_bytes());

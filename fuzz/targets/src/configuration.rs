@@ -9,6 +9,10 @@ pub fn configuration(input: &[u8]) {
     };
     if let Err(problem) = Config::parse(text, Path::new("/etc/portcullis")) {
         assert!(!problem.message.is_empty());
-        assert!(problem.span.is_none_or(|at| at <= text.len()));
+        let line = text.split('\n').nth(problem.line - 1);
+        assert!(
+            line.is_some_and(|line| line.contains(&*problem.excerpt)),
+            "{problem:?}"
+        );
     }
 }

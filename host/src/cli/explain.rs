@@ -12,6 +12,7 @@ use clap::Args;
 
 use super::paint::{self, Paint, printable};
 use super::{Format, PolicyArgs, output, policy};
+use crate::config::normal_domain;
 use crate::json::{self, ExplanationJson};
 use crate::policies::unavailable;
 use crate::sandbox::interface::{
@@ -31,12 +32,15 @@ const EXPLAINING: u64 = 10_000;
   portcullis explain rules.json --from alice@contosobank.com --to bob@contoso.com --ip 203.0.113.7
   portcullis explain rules.json --from alice@contosobank.com --to bob@contoso.com \\
       --ip 203.0.113.7 --tls --cert-name mail.contosobank.com
-  portcullis explain rules.json --outbound --to alice@contosobank.com")]
+  portcullis explain rules.json --from bob@contoso.com --to alice@contosobank.com
+
+Mail from one of the policy's accepted domains to another domain is mail that the organization sends.
+The exit code is 0 whatever the verdict is: scripts read it from --format json.")]
 pub struct Explain {
     #[command(flatten)]
     policy: PolicyArgs,
     /// A context as JSON; `-` for standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to", "ip", "tls", "cert_name", "outbound"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to", "ip", "tls", "cert_name", "outbound", "inbound"])]
     context: Option<PathBuf>,
     /// The envelope sender; `<>` for the null sender
     #[arg(long, value_name = "ADDRESS")]
@@ -70,6 +74,9 @@ pub struct Explain {
     /// Mail that the organization sends
     #[arg(long)]
     outbound: bool,
+    /// Mail that the organization receives
+    #[arg(long, conflicts_with = "outbound")]
+    inbound: bool,
     /// How to write the explanation
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -78,12 +85,21 @@ pub struct Explain {
 impl Explain {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
+        // What is wrong with the options is told before the policy is built.
         let context = match &self.context {
-            Some(path) => read_context(path)?,
-            None => self.context_of_options()?,
+            Some(path) => Some(read_context(path)?),
+            None => {
+                self.context_of_options(self.direction(&[]))?;
+                None
+            }
+        };
+        let open = self.policy.open(EXPLAINING).await?;
+        let accepted = &open.module.description.accepted_domains;
+        let context = match context {
+            Some(context) => context,
+            None => self.context_of_options(self.direction(accepted))?,
         };
         let context = Arc::new(context);
-        let open = self.policy.open(EXPLAINING).await?;
         let mut explanation = open.instance().await?.explain(&context).await?;
         if let Err(reason) = smtp::check(&explanation.verdict, context.direction) {
             output::tell(&format!(
@@ -97,18 +113,29 @@ impl Explain {
             Format::Json => output::json(&ExplanationJson::from(&explanation))?,
             Format::Text => {
                 let paint = Paint(paint::wanted(&std::io::stdout()));
-                output::result(&text(&context, &cleaned(explanation), paint))?;
+                let lists = open.module.description.total > 0 || open.module.is_of_rules();
+                let explanation = cleaned(explanation);
+                output::result(&text(&context, &explanation, lists, paint))?;
             }
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    fn context_of_options(&self) -> anyhow::Result<Context> {
-        let direction = if self.outbound {
-            Direction::Outbound
-        } else {
-            Direction::Inbound
+    /// Mail goes out where its sender is one of our own and its recipient is not, unless the options say otherwise.
+    fn direction(&self, accepted: &[String]) -> Direction {
+        let is_own = |address: &Option<String>| {
+            let domain = address.as_deref()?.rsplit_once('@')?.1;
+            let domain = normal_domain(domain.trim_end_matches('>'))?;
+            Some(accepted.iter().any(|own| covers(own, &domain)))
         };
+        let goes_out = is_own(&self.from) == Some(true) && is_own(&self.to) == Some(false);
+        match self.outbound || goes_out && !self.inbound {
+            true => Direction::Outbound,
+            false => Direction::Inbound,
+        }
+    }
+
+    fn context_of_options(&self, direction: Direction) -> anyhow::Result<Context> {
         let to = self
             .to
             .clone()
@@ -126,7 +153,9 @@ impl Explain {
             (Some(from), _) => address("--from", from)?,
             (None, Direction::Outbound) => String::new(),
             (None, Direction::Inbound) => {
-                bail!("say who the mail is from: --from ADDRESS (<> is the null sender)")
+                bail!(
+                    "say who the mail is from: --from ADDRESS (<> is the null sender); or --outbound for mail that you send"
+                )
             }
         };
         Ok(Context {
@@ -258,12 +287,22 @@ fn cleaned(mut explanation: Explanation) -> Explanation {
     explanation
 }
 
-/// The explanation for a person who knows mail and not this program.
-fn text(context: &Context, explanation: &Explanation, paint: Paint) -> String {
+/// Whether an accepted domain, `*.domain` for all below as well, covers a domain in normal form.
+fn covers(accepted: &str, domain: &str) -> bool {
+    let Some(base) = accepted.strip_prefix("*.") else {
+        return accepted == domain;
+    };
+    let below = domain.strip_suffix(base);
+    below.is_some_and(|below| below.is_empty() || below.ends_with('.'))
+}
+
+/// The explanation for a person who knows mail and not this program. A policy that others have written need not list
+/// connectors.
+fn text(context: &Context, explanation: &Explanation, lists: bool, paint: Paint) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{}", message_line(context));
-    let _ = writeln!(text, "{}", verdict_line(&explanation.verdict, paint));
+    let _ = writeln!(text, "{}", verdict_line(&explanation.verdict, lists, paint));
     for finding in audit(&explanation.verdict) {
         let _ = writeln!(
             text,
@@ -276,11 +315,14 @@ fn text(context: &Context, explanation: &Explanation, paint: Paint) -> String {
         consideration(&mut text, considered, paint);
     }
     if explanation.considered.is_empty() {
-        let _ = writeln!(
-            text,
-            "\nThe policy has no connectors for {} mail.",
-            json::direction_name(context.direction)
-        );
+        let direction = json::direction_name(context.direction);
+        let _ = match lists {
+            true => writeln!(text, "\nThe policy has no connectors for {direction} mail."),
+            false => writeln!(
+                text,
+                "\nThe policy is of its own making: it lists no connectors."
+            ),
+        };
     }
     if explanation.others > 0 {
         let _ = writeln!(
@@ -330,7 +372,7 @@ fn client(context: &Context) -> String {
     }
 }
 
-fn verdict_line(verdict: &Verdict, paint: Paint) -> String {
+fn verdict_line(verdict: &Verdict, lists: bool, paint: Paint) -> String {
     let refused = |word: &str, refusal: &Refusal| {
         format!(
             "{} {} {} {}",
@@ -341,6 +383,13 @@ fn verdict_line(verdict: &Verdict, paint: Paint) -> String {
         )
     };
     match verdict {
+        Verdict::Accept(acceptance) if !lists => {
+            let named = match &acceptance.connectors[..] {
+                [] => String::new(),
+                names => format!(", naming {}", names.join(", ")),
+            };
+            format!("{}{named}", paint.good("accepted"))
+        }
         Verdict::Accept(acceptance) if acceptance.connectors.is_empty() => {
             format!(
                 "{}: no connector is for this mail, so it flows as usual",

@@ -16,10 +16,11 @@ mod validate;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-pub use paint::printable_lines;
+use paint::printable_lines;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::ConfigError;
 use crate::sandbox::{MOST_STACK, OWN_STACK};
 
 /// Partner connectors for secure mail flow, as a sandboxed WebAssembly policy.
@@ -75,6 +76,20 @@ impl Cli {
         runtime.shutdown_background();
         outcome
     }
+}
+
+/// An error for a person: a line, and the line of the configuration that is wrong, if it is that.
+pub fn told(error: &anyhow::Error) -> String {
+    let of_configuration = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<ConfigError>());
+    let colour = paint::wanted(&std::io::stderr());
+    let shown = of_configuration.and_then(|error| report::line_of_configuration(error, colour));
+    format!(
+        "portcullis: {}\n{}",
+        printable_lines(&format!("{error:#}")),
+        shown.unwrap_or_default()
+    )
 }
 
 /// How results are written.

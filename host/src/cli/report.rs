@@ -3,6 +3,7 @@
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::paint::printable;
+use crate::config::ConfigError;
 use crate::sandbox::{Problem, Severity};
 
 /// More of a line than this is cut away around the place.
@@ -10,11 +11,7 @@ const WIDEST: usize = 160;
 
 /// The problems of the document at `path`, as text for a person.
 pub fn problems(path: &str, document: &str, problems: &[Problem], colour: bool) -> String {
-    let renderer = if colour {
-        Renderer::styled()
-    } else {
-        Renderer::plain()
-    };
+    let renderer = renderer(colour);
     let lines: Vec<&str> = document.lines().collect();
     let mut text = String::new();
     for problem in problems {
@@ -28,6 +25,36 @@ pub fn problems(path: &str, document: &str, problems: &[Problem], colour: bool) 
     text.push_str(&summary(path, problems));
     text.push('\n');
     text
+}
+
+/// The line of a configuration in which something is wrong, with a caret under it.
+pub fn line_of_configuration(error: &ConfigError, colour: bool) -> Option<String> {
+    let ConfigError::Wrong { path, problem } = error else {
+        return None;
+    };
+    let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let shown = Problem {
+        severity: Severity::Error,
+        code: problem.code.into(),
+        path: printable(&problem.path),
+        line: number(problem.line),
+        column: number(problem.column),
+        length: number(problem.length),
+        message: printable(&problem.message),
+        hint: None,
+    };
+    let (path, line) = (path.display().to_string(), printable(&problem.excerpt));
+    let shown = renderer(colour).render(&[group(&printable(&path), &line, &shown)]);
+    // What is wrong and in which file was said before.
+    let lines = shown.lines().skip(2).map(|line| format!("{line}\n"));
+    Some(lines.collect())
+}
+
+fn renderer(colour: bool) -> Renderer {
+    match colour {
+        true => Renderer::styled(),
+        false => Renderer::plain(),
+    }
 }
 
 fn group<'a>(path: &'a str, line: &'a str, problem: &'a Problem) -> Group<'a> {

@@ -30,6 +30,9 @@ pub struct Run {
     /// Say whether it would start, and end
     #[arg(long)]
     check_config: bool,
+    /// Print the whole configuration, with what is not the default marked, and end
+    #[arg(long, conflicts_with = "check_config")]
+    show_config: bool,
     /// How to write the log
     #[arg(long, value_enum, default_value_t)]
     log_format: Format,
@@ -61,6 +64,10 @@ impl Run {
         let Some(path) = self.config else {
             let demo = Demo::new()?;
             let config = demo.config()?;
+            if self.show_config {
+                output::result(&config.show())?;
+                return Ok(ExitCode::SUCCESS);
+            }
             let compiler = Compiler::Apart(config.sandbox.compile_limits());
             let daemon = Daemon::new(config, None, compiler).await?;
             if !self.check_config {
@@ -70,6 +77,10 @@ impl Run {
             return Ok(ExitCode::SUCCESS);
         };
         let config = Config::load(&path)?;
+        if self.show_config {
+            output::result(&config.show())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let compiler = Compiler::Apart(config.sandbox.compile_limits());
         let mut daemon = Daemon::new(config, Some(path.clone()), compiler).await?;
         if self.check_config {

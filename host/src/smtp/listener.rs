@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::connection::{Connection, Stream};
 use super::exit::Exit;
+use super::expiry::Expiring;
 use super::limits::{Doors, Full, Room};
 use super::outbound::Dns;
 use super::partial::Partial;
@@ -42,6 +43,8 @@ pub struct Server {
     pub doors: Arc<Doors>,
     /// The memory for long headers.
     pub headers: Room,
+    /// Whose certificates are about to run out.
+    pub expiring: Expiring,
     /// Whether sessions are to end.
     pub stopping: watch::Sender<bool>,
 }

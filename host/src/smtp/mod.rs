@@ -13,6 +13,7 @@ pub mod data;
 mod decision;
 pub(crate) mod dial;
 mod exit;
+mod expiry;
 pub mod header;
 mod incoming;
 mod limits;
@@ -29,6 +30,7 @@ mod session;
 
 pub use decision::check;
 pub use exit::{Admission, Exit};
+pub use expiry::Expiring;
 pub use limits::{Doors, Room};
 pub use listener::{ListenError, Listener, Server, Settings};
 pub use next_hop::NextHop;

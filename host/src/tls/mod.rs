@@ -27,6 +27,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::sandbox::interface::Tls;
 use verifier::AnyPeer;
 
+/// A certificate that has fewer days left than this is about to be a problem.
+pub const SOON: i64 = 21;
+
 /// TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {

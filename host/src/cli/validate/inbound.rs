@@ -13,8 +13,8 @@ use crate::json;
 use crate::sandbox::interface::{
     Certificate, Connector, Consideration, Context, Direction, Explanation, Tls,
 };
-use crate::smtp::outbound::probe::{Check, SOON, Status, certificate_report, left};
-use crate::tls::{Roots, certificate, certificates};
+use crate::smtp::outbound::probe::{Check, Status, certificate_report, left};
+use crate::tls::{Roots, SOON, certificate, certificates};
 
 /// How a partner stands before a connector.
 #[derive(Serialize)]
@@ -25,6 +25,9 @@ pub struct Partner {
     pub tried: Option<Tried>,
     /// The requirements, and whether they are satisfied.
     pub checks: Vec<Check>,
+    /// Whom mail can be sent to, to try it.
+    #[serde(skip)]
+    pub to: String,
 }
 
 /// The mail that a partner was tried with.
@@ -87,7 +90,8 @@ impl Validate {
             }
             _ => {
                 outcome.note = Some(
-                    "say with --from, --ip and --client-cert which mail to try it with".into(),
+                    "say with --from, --ip, --tls and --client-cert which mail to try it with"
+                        .into(),
                 );
             }
         }
@@ -102,6 +106,7 @@ impl Validate {
                     .map(|tls| json::tls_version_name(tls.version)),
             }),
             checks,
+            to: context.rcpt_to.clone(),
         });
         Ok(())
     }

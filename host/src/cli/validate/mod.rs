@@ -1,6 +1,7 @@
 //! `portcullis validate`: whether a connector would work, tried out before it is relied on.
 
 mod inbound;
+mod letter;
 mod outbound;
 mod show;
 
@@ -32,6 +33,7 @@ use crate::smtp::address::Address;
   portcullis validate rules.json
   portcullis validate rules.json \"To Contoso Bank\" --to postmaster@contosobank.com
   portcullis validate rules.json \"Contoso Bank\" --ip 203.0.113.7 --client-cert partner.pem
+  portcullis validate rules.json \"Contoso Bank\" --letter
 
 Exit status: 0 if all would work, 1 if not, 2 if it could not be tried.")]
 pub struct Validate {
@@ -57,6 +59,9 @@ pub struct Validate {
     /// The configuration of `run`, for its name, DNS, trusted roots and client certificate
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Print what to write to the partner, and try nothing
+    #[arg(long, conflicts_with_all = ["format", "ip", "tls", "client_cert"])]
+    letter: bool,
     /// How to write the outcome
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -105,7 +110,7 @@ impl Validate {
         match self.outcomes().await {
             Ok(outcomes) => self.tell(&outcomes),
             Err(error) => {
-                output::tell(&format!("portcullis: {error:#}\n"));
+                output::tell(&super::told(&error));
                 Ok(ExitCode::from(2))
             }
         }
@@ -130,6 +135,7 @@ impl Validate {
                     self.try_inbound(&open, connector, &roots, &mut outcome)
                         .await?;
                 }
+                Direction::Outbound if self.letter => {}
                 Direction::Outbound => {
                     let progress = self.progress(&connector.name);
                     way_out
@@ -192,6 +198,7 @@ impl Validate {
 
     fn tell(&self, outcomes: &[Outcome]) -> anyhow::Result<ExitCode> {
         match self.format {
+            _ if self.letter => output::result(&letter::text(outcomes))?,
             Format::Json => output::json(outcomes)?,
             Format::Text => {
                 let paint = Paint(paint::wanted(&std::io::stdout()));

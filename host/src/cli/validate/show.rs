@@ -14,21 +14,41 @@ pub fn text(outcomes: &[Outcome], paint: Paint) -> String {
         text.push('\n');
     }
     let failed = outcomes.iter().filter(|o| o.valid == Some(false)).count();
-    let tried = outcomes.iter().filter(|o| o.valid.is_some()).count();
-    let summary = format!(
-        "{tried} of {} tried, {} would work, {failed} would not",
-        match outcomes.len() {
-            1 => "1 connector".to_owned(),
-            count => format!("{count} connectors"),
-        },
-        tried - failed
-    );
+    let summary = summary(outcomes, failed);
     let _ = if failed > 0 {
         writeln!(text, "{}", paint.bad(summary))
     } else {
         writeln!(text, "{summary}")
     };
     text
+}
+
+fn summary(outcomes: &[Outcome], failed: usize) -> String {
+    let connectors = |count: usize, kind: &str| match count {
+        1 => format!("1 {kind}connector"),
+        count => format!("{count} {kind}connectors"),
+    };
+    let tried = outcomes.iter().filter(|o| o.valid.is_some()).count();
+    let waits = |outcome: &&Outcome| {
+        let partner = outcome.partner.as_ref();
+        partner.is_some_and(|partner| partner.tried.is_none())
+    };
+    let waiting = outcomes.iter().filter(waits).count();
+    let mut parts = Vec::new();
+    if tried > 0 || waiting == 0 {
+        parts.push(format!(
+            "{tried} of {} tried, {} would work, {failed} would not",
+            connectors(outcomes.len(), ""),
+            tried - failed
+        ));
+    }
+    if waiting > 0 {
+        parts.push(format!(
+            "{} not tried: give --ip, --tls, --client-cert",
+            connectors(waiting, "inbound ")
+        ));
+    }
+    parts.join("; ")
 }
 
 // Writing to a string cannot fail.

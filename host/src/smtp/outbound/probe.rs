@@ -18,10 +18,7 @@ use crate::sandbox::interface::{Dane, MtaSts, TlsLevel, Trust};
 use crate::smtp::address::Address;
 use crate::smtp::relay::{Cause, HopFailure, Sender};
 use crate::smtp::reply::Reply;
-use crate::tls::{certificate, names};
-
-/// A certificate that has fewer days left than this is about to be a problem.
-pub const SOON: i64 = 21;
+use crate::tls::{SOON, certificate, names};
 
 /// What came of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]

@@ -17,7 +17,7 @@ use crate::smtp::reply::Reply;
 
 /// How long one of several may take to let a message begin. RFC 5321 §4.5.3.2.4 has two minutes for it; others wait
 /// meanwhile, and so does the client, who gave himself no more.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Ways that a transaction remembers as closed.
 const MOST_CLOSED: usize = 100;
 

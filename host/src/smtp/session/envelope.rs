@@ -232,6 +232,7 @@ impl Session {
             &verdict,
             &transaction.id,
         );
+        self.server.expiring.look(&of, &self.context, &verdict);
         if let Some(reply) = decision::refusal(&verdict, &transaction.id) {
             let reason = Reason::Policy;
             return Err(NotTaken { reply, reason });

@@ -3,6 +3,11 @@
 //! Reading it decides nothing yet: files that it names are opened by those who use them. What is
 //! wrong is told with line and column.
 
+mod problem;
+mod show;
+mod validate;
+mod values;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -11,14 +16,14 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use ipnet::IpNet;
 use serde::de::{SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use toml::Spanned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use self::problem::Problem;
+pub use self::values::{client_key, fingerprint, normal_domain};
 use crate::sandbox::{self, CompileLimits};
-use crate::tls::names;
 
 /// A configuration file.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
     /// The file that it was read from.
@@ -61,7 +66,7 @@ pub struct Config {
 }
 
 /// A listening socket.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Listener {
     /// Address and port.
@@ -77,7 +82,7 @@ pub struct Listener {
     pub key: Paths,
     /// The load balancers that speak the PROXY protocol; from these it is demanded, from others it is
     /// not understood.
-    #[serde(default, deserialize_with = "networks")]
+    #[serde(default, with = "values::networks")]
     pub proxy_protocol: Vec<IpNet>,
     /// Whether recipients are taken whose local part a server behind us could read as another address, a route, a
     /// file or a program.
@@ -92,11 +97,11 @@ pub struct Listener {
 }
 
 /// A listener for the mail that the organization sends.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Outbound {
     /// The addresses of the organization's own servers.
-    #[serde(default, deserialize_with = "networks")]
+    #[serde(default, with = "values::networks")]
     pub clients: Vec<IpNet>,
     /// Names of which their trusted certificates carry one, `*.name` for all below as well.
     #[serde(default)]
@@ -110,7 +115,7 @@ pub struct Outbound {
 }
 
 /// How TLS begins.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum TlsMode {
     /// By STARTTLS (RFC 3207), if there is a certificate.
@@ -123,7 +128,7 @@ pub enum TlsMode {
 }
 
 /// Where accepted mail goes.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct NextHop {
     /// An SMTP server, `host:port`.
@@ -149,13 +154,13 @@ fn yes() -> bool {
 }
 
 /// An organization.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Tenant {
     /// The name, for logs and metrics.
     pub name: String,
     /// The recipient domains, exact or `*.domain` for the domain and all below it.
-    pub domains: Vec<Spanned<String>>,
+    pub domains: Vec<String>,
     /// The rules document (.json) or component (.wasm).
     pub policy: PathBuf,
     /// Cases that it must pass before it is taken, as those of a rules document's `tests`.
@@ -163,11 +168,11 @@ pub struct Tenant {
 }
 
 /// What one session, one client and all may use.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Limits {
     /// Octets of a message.
-    #[serde(deserialize_with = "size")]
+    #[serde(with = "values::size")]
     pub message_size: ByteSize,
     /// Octets of a line of a message, its end included.
     pub text_line: usize,
@@ -201,36 +206,36 @@ impl Default for Limits {
 }
 
 /// How long to wait. The defaults are those of RFC 5321 §4.5.3.2.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Timeouts {
     /// For a client's next command, whole.
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "values::duration")]
     pub command: Duration,
     /// For the next part of a message.
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "values::duration")]
     pub data_block: Duration,
     /// For a whole message.
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "values::duration")]
     pub message: Duration,
     /// For a TLS handshake, or a PROXY header.
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "values::duration")]
     pub handshake: Duration,
     /// For a connection to the next hop.
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "values::duration")]
     pub connect: Duration,
     /// For the next hop's reply to a command.
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "values::duration")]
     pub reply: Duration,
     /// For the next hop's reply to the end of a message.
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "values::duration")]
     pub final_reply: Duration,
     /// For finding a partner's server and getting it ready, all attempts together. RFC 5321 §4.5.3.2.3
     /// lets a client wait five minutes for the reply to RCPT, which tells the outcome.
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "values::duration")]
     pub route: Duration,
     /// For sessions to end when the daemon is told to.
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "values::duration")]
     pub shutdown: Duration,
 }
 
@@ -252,36 +257,36 @@ impl Default for Timeouts {
 }
 
 /// What a policy may use.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Sandbox {
     /// Memory of an instance.
-    #[serde(deserialize_with = "optional_size")]
+    #[serde(with = "values::optional_size")]
     pub memory: Option<ByteSize>,
     /// Wall time of an evaluation.
-    #[serde(deserialize_with = "optional_duration")]
+    #[serde(with = "values::optional_duration")]
     pub evaluation: Option<Duration>,
     /// Stack of an instance.
-    #[serde(deserialize_with = "optional_size")]
+    #[serde(with = "values::optional_size")]
     pub stack: Option<ByteSize>,
     /// Elements of all tables of an instance.
     pub table_elements: Option<usize>,
     /// Instances at a time.
     pub instances: Option<u32>,
     /// Memory of all instances that sessions keep between two questions.
-    #[serde(deserialize_with = "optional_size")]
+    #[serde(with = "values::optional_size")]
     pub kept: Option<ByteSize>,
     /// Size of a component or rules document.
-    #[serde(deserialize_with = "optional_size")]
+    #[serde(with = "values::optional_size")]
     pub module: Option<ByteSize>,
     /// Compiled code of policies that is in memory at a time.
-    #[serde(deserialize_with = "optional_size")]
+    #[serde(with = "values::optional_size")]
     pub code: Option<ByteSize>,
     /// Processor time that it may take to compile a component, in whole seconds.
-    #[serde(deserialize_with = "optional_duration")]
+    #[serde(with = "values::optional_duration")]
     pub compile_time: Option<Duration>,
     /// Memory that it may take to compile a component.
-    #[serde(deserialize_with = "optional_size")]
+    #[serde(with = "values::optional_size")]
     pub compile_memory: Option<ByteSize>,
     /// Folder of compiled policies; owned by this user, mode 0700.
     pub cache: Option<PathBuf>,
@@ -344,7 +349,7 @@ fn folder_of(variable: &str) -> Option<PathBuf> {
 }
 
 /// How mail leaves for partners.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Delivery {
     /// The certificate chain (PEM) that is shown to partners who ask for one.
@@ -362,7 +367,7 @@ pub struct Delivery {
     /// Folder in which MTA-STS policies are kept.
     pub state: Option<PathBuf>,
     /// Networks that mail is sent to although they belong to this machine or its link only.
-    #[serde(deserialize_with = "networks")]
+    #[serde(with = "values::networks")]
     pub private_networks: Vec<IpNet>,
 }
 
@@ -389,7 +394,7 @@ impl Delivery {
 }
 
 /// Which addresses are used.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum AddressFamily {
     /// Both families.
@@ -402,7 +407,7 @@ pub enum AddressFamily {
 }
 
 /// Whom to ask where a domain's servers are.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Dns {
     /// Recursive name servers, address and port; the system's if there are none.
@@ -415,7 +420,7 @@ pub struct Dns {
     /// can change what comes from them.
     pub trust_ad: Vec<IpAddr>,
     /// For one answer of a name server.
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "values::duration")]
     pub timeout: Duration,
 }
 
@@ -432,7 +437,7 @@ impl Default for Dns {
 }
 
 /// How long connections are kept for further messages.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Connections {
     /// To partners, at a time, by one route and with one protection.
@@ -440,10 +445,10 @@ pub struct Connections {
     /// That are kept idle, in all.
     pub kept: usize,
     /// How long one is kept idle.
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "values::duration")]
     pub idle: Duration,
     /// How long one is used; after that the partner's certificate and records are looked at anew.
-    #[serde(deserialize_with = "duration")]
+    #[serde(with = "values::duration")]
     pub lifetime: Duration,
     /// How many messages one carries.
     pub messages: u32,
@@ -462,7 +467,7 @@ impl Default for Connections {
 }
 
 /// Whose certificates are trusted.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Trust {
     /// Root certificates (PEM) in place of the system's.
@@ -488,6 +493,15 @@ impl std::ops::Deref for Paths {
 impl std::ops::DerefMut for Paths {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.0
+    }
+}
+
+impl Serialize for Paths {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match &self.0[..] {
+            [only] => only.serialize(to),
+            several => several.serialize(to),
+        }
     }
 }
 
@@ -518,7 +532,7 @@ impl<'de> Deserialize<'de> for Paths {
 }
 
 /// Where numbers are shown.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Metrics {
     /// Address and port of an HTTP server with `/metrics`, for Prometheus.
@@ -526,7 +540,7 @@ pub struct Metrics {
 }
 
 /// What the log tells of people.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Log {
     /// Mailboxes of envelopes, and those in what other servers say.
@@ -536,7 +550,7 @@ pub struct Log {
 }
 
 /// What is told of a mailbox.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mailboxes {
     /// All of it.
@@ -547,7 +561,7 @@ pub enum Mailboxes {
 }
 
 /// What is told of a client's address.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum Clients {
     /// All of it.
@@ -559,23 +573,23 @@ pub enum Clients {
 
 /// The configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub struct ConfigError {
-    /// The file.
-    pub path: PathBuf,
-    /// Line and column, from 1, where they are known.
-    pub place: Option<(usize, usize)>,
-    /// What is wrong.
-    pub message: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{}", self.path.display())?;
-        if let Some((line, column)) = self.place {
-            write!(f, ":{line}:{column}")?;
-        }
-        write!(f, ": {}", self.message)
-    }
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: cannot be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something in it is wrong.
+    #[error("{}:{problem}", path.display())]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// What.
+        problem: Box<Problem>,
+    },
 }
 
 impl Config {
@@ -584,16 +598,14 @@ impl Config {
     /// # Errors
     /// Says where in the file and what.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
             path: path.into(),
-            place: None,
-            message: format!("cannot be read: {error}"),
+            source,
         })?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let mut config = Config::parse(&text, folder).map_err(|problem| ConfigError {
+        let mut config = Config::parse(&text, folder).map_err(|problem| ConfigError::Wrong {
             path: path.into(),
-            place: problem.span.map(|at| line_and_column(&text, at)),
-            message: problem.message,
+            problem,
         })?;
         config.path = path.into();
         Ok(config)
@@ -602,172 +614,15 @@ impl Config {
     /// Reads a configuration whose relative paths start at `folder`.
     ///
     /// # Errors
-    /// What is wrong, and at which octet.
-    pub fn parse(text: &str, folder: &Path) -> Result<Config, Problem> {
-        let mut config: Config = toml::from_str(text).map_err(|error| Problem {
-            span: error.span().map(|span| span.start),
-            message: error.message().to_owned(),
-        })?;
-        config.validate()?;
+    /// What is wrong, and where.
+    pub fn parse(text: &str, folder: &Path) -> Result<Config, Box<Problem>> {
+        let mut config: Config =
+            toml::from_str(text).map_err(|error| Box::new(Problem::of_reader(text, &error)))?;
+        config
+            .validate()
+            .map_err(|wrong| Box::new(Problem::of_value(text, wrong)))?;
         config.resolve(folder);
         Ok(config)
-    }
-
-    fn validate(&self) -> Result<(), Problem> {
-        let wrong = |message: String| Problem {
-            span: None,
-            message,
-        };
-        if self.hostname.is_empty() || !self.hostname.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(wrong(format!(
-                "hostname {:?} is not a host name",
-                self.hostname
-            )));
-        }
-        if self.listeners.is_empty() {
-            return Err(wrong("there is no [[listener]]".into()));
-        }
-        for listener in &self.listeners {
-            listener
-                .validate()
-                .map_err(|message| wrong(format!("listener {}: {message}", listener.address)))?;
-        }
-        self.validate_tenants()?;
-        self.validate_outbound()?;
-        let limits = self.sandbox.limits();
-        if limits.stack > sandbox::MOST_STACK {
-            return Err(wrong(format!(
-                "sandbox: stack must be at most {}",
-                ByteSize(sandbox::MOST_STACK as u64)
-            )));
-        }
-        if limits.evaluation < Duration::from_millis(1)
-            || limits.instances == 0
-            || limits.memory < 1 << 16
-        {
-            return Err(wrong(
-                "sandbox: evaluation must be at least 1ms, instances 1 and memory 64KiB".into(),
-            ));
-        }
-        if self.limits.text_line < 1000 {
-            return Err(wrong(
-                "limits: text-line must be at least 1000 (RFC 5321 section 4.5.3.1.6)".into(),
-            ));
-        }
-        let limits = &self.limits;
-        let least = [
-            ("recipients", limits.recipients == 0),
-            ("sessions", limits.sessions == 0),
-            ("sessions-per-address", limits.sessions_per_address == 0),
-            ("message-size", limits.message_size.as_u64() == 0),
-            ("errors", limits.errors == 0),
-            ("commands", limits.commands == 0),
-            ("hops", limits.hops == 0),
-        ];
-        if let Some((key, _)) = least.iter().find(|(_, is_zero)| *is_zero) {
-            return Err(wrong(format!("limits: {key} must be at least 1")));
-        }
-        self.validate_addresses().map_err(wrong)
-    }
-
-    /// No two sockets can have the same address, and one for all addresses leaves none of its port.
-    fn validate_addresses(&self) -> Result<(), String> {
-        let listeners = self.listeners.iter().map(|it| ("listener", it.address));
-        let metrics = self.metrics.iter().map(|it| ("metrics", it.address));
-        let all: Vec<_> = listeners.chain(metrics).collect();
-        for (number, (what, address)) in all.iter().enumerate() {
-            let taken = |(_, other): &&(&str, SocketAddr)| overlap(*address, *other);
-            if let Some((by, other)) = all.iter().take(number).find(taken) {
-                return Err(format!(
-                    "{what} {address}: the address is taken by {by} {other}"
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    fn validate_outbound(&self) -> Result<(), Problem> {
-        let wrong = |message: String| {
-            Err(Problem {
-                span: None,
-                message,
-            })
-        };
-        let Delivery {
-            certificate,
-            key,
-            source_addresses,
-            ..
-        } = &self.delivery;
-        if certificate.is_some() != key.is_some() {
-            return wrong("delivery: certificate and key belong together".into());
-        }
-        let of_family = |v4| source_addresses.iter().filter(move |ip| ip.is_ipv4() == v4);
-        if of_family(true).count() > 1 || of_family(false).count() > 1 {
-            return wrong(
-                "delivery: source-addresses has at most one address of each family".into(),
-            );
-        }
-        if self.delivery.port == 0 || self.delivery.mta_sts_port == 0 {
-            return wrong("delivery: port and mta-sts-port must be at least 1".into());
-        }
-        if self.connections.per_route == 0 || self.connections.messages == 0 {
-            return wrong("connections: per-route and messages must be at least 1".into());
-        }
-        for listener in &self.listeners {
-            let Some(outbound) = &listener.outbound else {
-                continue;
-            };
-            match &outbound.tenant {
-                Some(tenant) if !self.tenants.iter().any(|known| known.name == *tenant) => {
-                    return wrong(format!(
-                        "listener {}: outbound: there is no tenant {tenant:?}",
-                        listener.address
-                    ));
-                }
-                None if self.tenants.len() != 1 => {
-                    return wrong(format!(
-                        "listener {}: outbound needs tenant, since there is not exactly one: it decides on mail whose sender is no tenant's, such as <>",
-                        listener.address
-                    ));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn validate_tenants(&self) -> Result<(), Problem> {
-        let mut names = std::collections::HashSet::new();
-        let mut domains = std::collections::HashMap::new();
-        for tenant in &self.tenants {
-            if tenant.name.is_empty() || !names.insert(&tenant.name) {
-                let message = format!("the tenant name {:?} is empty or taken", tenant.name);
-                return Err(Problem {
-                    span: None,
-                    message,
-                });
-            }
-            for domain in &tenant.domains {
-                let wrong = |message: String| Problem {
-                    span: Some(domain.span().start),
-                    message,
-                };
-                let name = normal_domain(domain.get_ref()).ok_or_else(|| {
-                    wrong(format!(
-                        "{:?} is not a domain or *.domain",
-                        domain.get_ref()
-                    ))
-                })?;
-                if let Some(other) = domains.insert(name, &tenant.name) {
-                    return Err(wrong(format!(
-                        "{:?} belongs to tenant {other:?} already",
-                        domain.get_ref()
-                    )));
-                }
-            }
-        }
-        Ok(())
     }
 
     fn resolve(&mut self, folder: &Path) {
@@ -799,208 +654,10 @@ impl Config {
     }
 }
 
-/// Whether two sockets cannot listen beside each other. `[::]` takes IPv4 as well (ipv6(7), bindv6only).
-fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let covers = |one: IpAddr, other: IpAddr| {
-        one == other || one.is_unspecified() && (one.is_ipv6() || other.is_ipv4())
-    };
-    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
-    one.port() != 0 && one.port() == other.port() && (covers(a, b) || covers(b, a))
-}
-
 impl Listener {
     /// Whether names of clients' addresses are looked up.
     pub fn wants_client_names(&self) -> bool {
         let told = self.next_hop.as_ref().is_some_and(|hop| hop.xclient);
         self.client_names.unwrap_or(told)
     }
-
-    fn validate(&self) -> Result<(), String> {
-        if self.certificate.len() != self.key.len() {
-            return Err("certificate and key belong together".into());
-        }
-        if self.certificate.is_empty() && self.tls == TlsMode::Implicit {
-            return Err("tls = \"implicit\" needs a certificate".into());
-        }
-        match (&self.next_hop, &self.outbound) {
-            (Some(hop), None) => hop.validate(),
-            (None, Some(outbound)) => outbound.validate(self),
-            _ => Err("exactly one of next-hop and outbound is needed".into()),
-        }
-    }
-}
-
-impl Outbound {
-    fn validate(&self, listener: &Listener) -> Result<(), String> {
-        let by_certificate =
-            !self.certificate_names.is_empty() || !self.certificate_fingerprints.is_empty();
-        if self.clients.is_empty() && !by_certificate {
-            return Err("outbound needs clients, certificate-names or certificate-fingerprints: it would relay for anybody".into());
-        }
-        if by_certificate && listener.certificate.is_empty() {
-            return Err(
-                "outbound: certificates are shown over TLS, which needs certificate and key".into(),
-            );
-        }
-        for name in &self.certificate_names {
-            if !names::is_well_formed(name) {
-                return Err(format!("outbound: {name:?} is not a certificate name"));
-            }
-        }
-        for text in &self.certificate_fingerprints {
-            if fingerprint(text).is_none() {
-                return Err(format!(
-                    "outbound: {text:?} is not a SHA-256 in hexadecimal"
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl NextHop {
-    fn validate(&self) -> Result<(), String> {
-        let hop = self;
-        let kinds = [
-            hop.smtp.is_some(),
-            hop.lmtp.is_some(),
-            hop.maildir.is_some(),
-        ];
-        if kinds.iter().filter(|given| **given).count() != 1 {
-            return Err("next-hop needs exactly one of smtp, lmtp and maildir".into());
-        }
-        if hop.xclient && hop.smtp.is_none() {
-            return Err("xclient is for an smtp next hop".into());
-        }
-        if hop.proxy_protocol.is_some() && hop.maildir.is_some() {
-            return Err("proxy-protocol is for an smtp or lmtp next hop".into());
-        }
-        if hop
-            .proxy_protocol
-            .is_some_and(|version| !matches!(version, 1 | 2))
-        {
-            return Err("next-hop proxy-protocol is 1 or 2".into());
-        }
-        if hop.recipients == Some(0) {
-            return Err("next-hop recipients must be at least 1".into());
-        }
-        Ok(())
-    }
-}
-
-/// A SHA-256 in the interface's form, from 64 hexadecimal digits with or without colons.
-pub fn fingerprint(text: &str) -> Option<(u64, u64, u64, u64)> {
-    let digits: String = text.chars().filter(|c| *c != ':').collect();
-    let is_hex = digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    let word = |at: usize| u64::from_str_radix(digits.get(at..at + 16)?, 16).ok();
-    is_hex.then_some(())?;
-    Some((word(0)?, word(16)?, word(32)?, word(48)?))
-}
-
-/// What is wrong with a configuration, and at which octet.
-#[derive(Debug)]
-pub struct Problem {
-    /// The octet, where there is one to blame.
-    pub span: Option<usize>,
-    /// What is wrong, and what would be right.
-    pub message: String,
-}
-
-fn line_and_column(text: &str, at: usize) -> (usize, usize) {
-    let before = &text[..text.floor_char_boundary(at.min(text.len()))];
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (
-        before.matches('\n').count() + 1,
-        before[line_start..].chars().count() + 1,
-    )
-}
-
-/// A tenant's domain in normal form: lower-case A-labels, `*.` kept.
-pub fn normal_domain(text: &str) -> Option<String> {
-    let (prefix, name) = match text.strip_prefix("*.") {
-        Some(name) => ("*.", name),
-        None => ("", text),
-    };
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let ascii = idna::domain_to_ascii(name).ok()?;
-    let fits = !ascii.is_empty()
-        && ascii.split('.').all(|label| {
-            !label.is_empty()
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-        });
-    fits.then(|| format!("{prefix}{ascii}"))
-}
-
-/// The key under which sessions of one client are counted: an IPv4 address, or an IPv6 /64, which is
-/// what one customer has.
-pub fn client_key(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
-        v4 => v4,
-    }
-}
-
-/// Addresses and CIDR ranges.
-fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    let network = |text: &String| {
-        let network = text.parse::<IpNet>().ok();
-        network
-            .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
-            .map(canonical)
-            .ok_or_else(|| {
-                serde::de::Error::custom(format!(
-                    "{text:?} is not an address or a range such as \"10.0.0.0/8\""
-                ))
-            })
-    };
-    texts.iter().map(network).collect()
-}
-
-/// A range of IPv4-mapped addresses is one of IPv4 addresses (RFC 4291 §2.5.5.2): so clients are known by them.
-fn canonical(network: IpNet) -> IpNet {
-    const MAPPED: u8 = 96;
-    let mapped = match network {
-        IpNet::V6(network) if network.prefix_len() >= MAPPED => network.addr().to_ipv4_mapped(),
-        _ => None,
-    };
-    mapped
-        .and_then(|ip| IpNet::new(ip.into(), network.prefix_len() - MAPPED).ok())
-        .unwrap_or(network)
-}
-
-/// A longer time than any that makes sense, and a shorter one than any that overflows.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
-
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let duration = humantime::parse_duration(&text)
-        .map_err(|_| custom(format!("{text:?} is not a time such as \"50ms\" or \"5m\"")))?;
-    match duration {
-        Duration::ZERO => Err(custom(format!("{text:?} is no time at all"))),
-        longer if longer > LONGEST => Err(custom(format!("{text:?} is longer than a year"))),
-        duration => Ok(duration),
-    }
-}
-
-fn custom<E: serde::de::Error>(message: String) -> E {
-    E::custom(message)
-}
-
-fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ByteSize, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let wrong = |_| serde::de::Error::custom(format!("{text:?} is not a size such as \"25MiB\""));
-    text.parse().map_err(wrong)
-}
-
-fn optional_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ByteSize>, D::Error> {
-    size(deserializer).map(Some)
-}
-
-fn optional_duration<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Duration>, D::Error> {
-    duration(deserializer).map(Some)
 }

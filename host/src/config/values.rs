@@ -1,0 +1,189 @@
+//! How values are written: domains, networks, times, sizes.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use ipnet::IpNet;
+use serde::de::{Error, Visitor};
+use serde::{Deserialize, Deserializer, Serializer};
+
+/// A SHA-256 in the interface's form, from 64 hexadecimal digits with or without colons.
+pub fn fingerprint(text: &str) -> Option<(u64, u64, u64, u64)> {
+    let digits: String = text.chars().filter(|c| *c != ':').collect();
+    let is_hex = digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let word = |at: usize| u64::from_str_radix(digits.get(at..at + 16)?, 16).ok();
+    is_hex.then_some(())?;
+    Some((word(0)?, word(16)?, word(32)?, word(48)?))
+}
+
+/// A tenant's domain in normal form: lower-case A-labels, `*.` kept.
+pub fn normal_domain(text: &str) -> Option<String> {
+    let (prefix, name) = match text.strip_prefix("*.") {
+        Some(name) => ("*.", name),
+        None => ("", text),
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let ascii = idna::domain_to_ascii(name).ok()?;
+    let fits = !ascii.is_empty()
+        && ascii.split('.').all(|label| {
+            !label.is_empty()
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        });
+    fits.then(|| format!("{prefix}{ascii}"))
+}
+
+/// The key under which sessions of one client are counted: an IPv4 address, or an IPv6 /64, which is
+/// what one customer has.
+pub fn client_key(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
+        v4 => v4,
+    }
+}
+
+/// A text; what it should be is said where there is something else.
+struct Text(&'static str);
+
+impl Visitor<'_> for Text {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+}
+
+/// Addresses and CIDR ranges.
+pub mod networks {
+    use super::*;
+
+    /// Writes them.
+    pub fn serialize<S: Serializer>(networks: &[IpNet], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(networks.iter().map(IpNet::to_string))
+    }
+
+    /// Reads them.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
+        let texts = Vec::<String>::deserialize(from)?;
+        let network = |text: &String| {
+            let network = text.parse::<IpNet>().ok();
+            network
+                .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+                .map(canonical)
+                .ok_or_else(|| {
+                    Error::custom(format!(
+                        "{text:?} is not an address or a range such as \"10.0.0.0/8\""
+                    ))
+                })
+        };
+        texts.iter().map(network).collect()
+    }
+}
+
+/// A range of IPv4-mapped addresses is one of IPv4 addresses (RFC 4291 §2.5.5.2): so clients are known by them.
+fn canonical(network: IpNet) -> IpNet {
+    const MAPPED: u8 = 96;
+    let mapped = match network {
+        IpNet::V6(network) if network.prefix_len() >= MAPPED => network.addr().to_ipv4_mapped(),
+        _ => None,
+    };
+    mapped
+        .and_then(|ip| IpNet::new(ip.into(), network.prefix_len() - MAPPED).ok())
+        .unwrap_or(network)
+}
+
+/// A longer time than any that makes sense, and a shorter one than any that overflows.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// Times: "50ms".
+pub mod duration {
+    use super::*;
+
+    /// Writes one.
+    pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&humantime::format_duration(*duration))
+    }
+
+    /// Reads one.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let text = from.deserialize_str(Text("a time such as \"50ms\" or \"5m\""))?;
+        let duration = humantime::parse_duration(&text).map_err(|_| {
+            Error::custom(format!("{text:?} is not a time such as \"50ms\" or \"5m\""))
+        })?;
+        match duration {
+            Duration::ZERO => Err(Error::custom(format!("{text:?} is no time at all"))),
+            longer if longer > LONGEST => {
+                Err(Error::custom(format!("{text:?} is longer than a year")))
+            }
+            duration => Ok(duration),
+        }
+    }
+}
+
+/// The same where there need not be one.
+pub mod optional_duration {
+    use super::*;
+
+    /// Writes one, if there is one.
+    pub fn serialize<S: Serializer>(duration: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => super::duration::serialize(duration, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    /// Reads one.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        super::duration::deserialize(from).map(Some)
+    }
+}
+
+/// Sizes: "25MiB".
+pub mod size {
+    use super::*;
+
+    /// Writes one, exactly.
+    pub fn serialize<S: Serializer>(size: &ByteSize, to: S) -> Result<S::Ok, S::Error> {
+        let octets = size.as_u64();
+        let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+        let unit = units
+            .into_iter()
+            .find(|(bits, _)| octets > 0 && octets.trailing_zeros() >= *bits);
+        match unit {
+            Some((bits, name)) => to.collect_str(&format_args!("{}{name}", octets >> bits)),
+            None => to.collect_str(&format_args!("{octets}B")),
+        }
+    }
+
+    /// Reads one.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ByteSize, D::Error> {
+        let text = from.deserialize_str(Text("a size such as \"25MiB\""))?;
+        let wrong = |_| Error::custom(format!("{text:?} is not a size such as \"25MiB\""));
+        text.parse().map_err(wrong)
+    }
+}
+
+/// The same where there need not be one.
+pub mod optional_size {
+    use super::*;
+
+    /// Writes one, if there is one.
+    pub fn serialize<S: Serializer>(size: &Option<ByteSize>, to: S) -> Result<S::Ok, S::Error> {
+        match size {
+            Some(size) => super::size::serialize(size, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    /// Reads one.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ByteSize>, D::Error> {
+        super::size::deserialize(from).map(Some)
+    }
+}
