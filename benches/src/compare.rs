@@ -29,6 +29,9 @@ pub struct Compare {
     /// Portcullis [default: the one beside this program]
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
+    /// Another Portcullis, as it was before a change, to be measured in the same rounds
+    #[arg(long, value_name = "PATH")]
+    before: Option<PathBuf>,
     /// What Portcullis logs
     #[arg(long, value_name = "LEVEL", default_value = "error")]
     log_level: String,
@@ -138,7 +141,11 @@ impl Compare {
         let binary = beside_us(self.binary.as_deref())?;
         let placement = Placement::choose()?;
         eprintln!("starting the servers ({})", placement.describe());
-        let servers = Servers::start(&binary, &self.log_level, self.peers, placement).await?;
+        let before = self.before.as_deref().map(|path| beside_us(Some(path)));
+        let before = before.transpose()?;
+        let before = before.as_deref();
+        let servers =
+            Servers::start(&binary, before, &self.log_level, self.peers, placement).await?;
         let measurements = self.measure(&servers.targets).await?;
         let results = Results {
             placement: placement.describe(),

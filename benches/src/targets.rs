@@ -46,9 +46,11 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts them, and makes sure that each keeps the agreements.
+    /// Starts them, and makes sure that each keeps the agreements. Another Portcullis is measured beside ours, to see what
+    /// a change costs.
     pub async fn start(
         binary: &Path,
+        before: Option<&Path>,
         log_level: &str,
         peers: bool,
         placement: Placement,
@@ -62,7 +64,14 @@ impl Servers {
         };
         servers.write_shared_files()?;
         let sink = servers.start_own(free_address()?).await?;
-        for (name, settings) in [("portcullis", ""), ("portcullis-new", NO_REUSE)] {
+        let own = [
+            ("portcullis", Some(binary), ""),
+            ("portcullis-new", Some(binary), NO_REUSE),
+            ("before", before, ""),
+            ("before-new", before, NO_REUSE),
+        ];
+        for (name, binary, settings) in own {
+            let Some(binary) = binary else { continue };
             let config = format!("{name}.toml");
             let address = free_address()?;
             let text = configuration(address, sink, settings);

@@ -190,7 +190,7 @@ struct Event {
 
 /// What is known of messages whose recipients ended differently.
 pub struct Partial {
-    known: Mutex<Known>,
+    known: Arc<Mutex<Known>>,
     /// Keeps other processes away from the journal (flock(2)); it ends with this one.
     _lock: Option<File>,
 }
@@ -230,6 +230,10 @@ struct Journal {
     path: PathBuf,
     file: Arc<File>,
     events: usize,
+    /// After so many events it is written anew.
+    most_events: usize,
+    /// What was written since it is being written anew, if it is.
+    since: Option<Vec<u8>>,
     /// Whether the last event could be written.
     is_sound: bool,
 }
@@ -276,10 +280,11 @@ impl Partial {
             let path = folder.join(journal_of(configuration));
             lock = Some(alone(&path.with_extension("lock"))?);
             known.replay(&path)?;
-            known.journal = Some(known.rewritten(path)?);
+            let new = write_new(&path, &known.events())?;
+            known.journal = Some(Journal::replaced(path, new, known.recipients)?);
         }
         Ok(Partial {
-            known: Mutex::new(known),
+            known: Arc::new(Mutex::new(known)),
             _lock: lock,
         })
     }
@@ -287,13 +292,13 @@ impl Partial {
     /// Nothing, and nothing is kept.
     pub fn forgetful() -> Self {
         Partial {
-            known: Mutex::default(),
+            known: Arc::default(),
             _lock: None,
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.known)
     }
 
     /// Whether what is delivered can be remembered: without that, a message goes one way only.
@@ -389,12 +394,32 @@ impl Partial {
     /// process ends now.
     pub fn note_delivery(&self, note: Note) {
         self.lock().note(note, false);
+        self.write_anew();
     }
 
     /// Notes what became of a recipient. It survives the end of this process at once, and the machine's after
     /// [`Partial::sync`].
     pub fn note(&self, note: Note) {
         self.lock().note(note, true);
+        self.write_anew();
+    }
+
+    /// Writes a journal that has grown long anew, on a thread of its own: mail does not wait for that.
+    fn write_anew(&self) {
+        let Some((path, events)) = self.lock().begin_anew() else {
+            return;
+        };
+        let known = self.known.clone();
+        let spawned = std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || {
+                if let Err(error) = written_anew(&known, &path, &events) {
+                    locked(&known).give_anew_up(&error);
+                }
+            });
+        if let Err(error) = spawned {
+            self.lock().give_anew_up(&error);
+        }
     }
 
     /// Sees to it that what was noted is on the disk.
@@ -466,51 +491,25 @@ impl Known {
         Ok(())
     }
 
-    /// A journal of what is known now.
-    fn rewritten(&self, path: PathBuf) -> io::Result<Journal> {
-        let new = path.with_extension("new");
-        let mut text = Vec::new();
-        let mut events = 0;
+    /// The events that tell what is known now.
+    fn events(&self) -> Vec<Event> {
+        let mut events = Vec::with_capacity(self.recipients);
         for (at, message) in &self.by_age {
             let Some(known) = self.messages.get(message) else {
                 continue;
             };
             let mut recipients: Vec<_> = known.recipients.iter().collect();
             recipients.sort_by_key(|(_, recipient)| recipient.event);
-            for (recipient, known) in recipients {
-                let event = Event {
-                    at: *at,
-                    message: *message,
-                    recipient: *recipient,
-                    lane: known.lane,
-                    body: known.body,
-                    state: known.state,
-                };
-                serde_json::to_writer(&mut text, &event)?;
-                text.push(b'\n');
-                events += 1;
-            }
+            events.extend(recipients.into_iter().map(|(recipient, known)| Event {
+                at: *at,
+                message: *message,
+                recipient: *recipient,
+                lane: known.lane,
+                body: known.body,
+                state: known.state,
+            }));
         }
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o600)
-            .open(&new)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&new, &path)?;
-        if let Some(folder) = path.parent() {
-            File::open(folder)?.sync_all()?;
-        }
-        // It goes on in the file that was written: there is no other writer.
-        Ok(Journal {
-            path,
-            file: Arc::new(file),
-            // What is live is not written anew again and again.
-            events: events / 2,
-            is_sound: true,
-        })
+        events
     }
 
     fn write(&mut self, event: &Event) {
@@ -523,19 +522,49 @@ impl Known {
         line.push(b'\n');
         journal.write(&line);
         journal.events += 1;
-        if journal.events > MOST_EVENTS {
-            let path = journal.path.clone();
-            let rewritten = self.rewritten(path);
-            let Some(journal) = &mut self.journal else {
-                return;
+        if let Some(since) = &mut journal.since {
+            since.extend_from_slice(&line);
+        }
+    }
+
+    /// Whether the journal is to be written anew, and with which events.
+    fn begin_anew(&mut self) -> Option<(PathBuf, Vec<Event>)> {
+        let journal = self.journal.as_mut()?;
+        if journal.events <= journal.most_events || journal.since.is_some() {
+            return None;
+        }
+        journal.since = Some(Vec::new());
+        let path = journal.path.clone();
+        Some((path, self.events()))
+    }
+
+    fn take_since(&mut self) -> Vec<u8> {
+        let since = self.journal.as_mut().and_then(|it| it.since.as_mut());
+        since.map(std::mem::take).unwrap_or_default()
+    }
+
+    /// From now on the new file is the journal.
+    fn end_anew(&mut self, file: File) -> io::Result<()> {
+        let since = self.take_since();
+        (&file).write_all(&since)?;
+        file.sync_data()?;
+        let recipients = self.recipients;
+        if let Some(journal) = &mut self.journal {
+            let new = Journal::replaced(journal.path.clone(), file, recipients)?;
+            *journal = Journal {
+                most_events: journal.most_events,
+                ..new
             };
-            match rewritten {
-                Ok(new) => *journal = new,
-                Err(error) => {
-                    journal.events = MOST_EVENTS / 2;
-                    tracing::error!(%error, "the journal of deliveries cannot be written anew");
-                }
-            }
+        }
+        Ok(())
+    }
+
+    /// It goes on as it is, and is tried again later.
+    fn give_anew_up(&mut self, error: &io::Error) {
+        tracing::error!(%error, "the journal of deliveries cannot be written anew");
+        if let Some(journal) = &mut self.journal {
+            journal.since = None;
+            journal.events = journal.most_events / 2;
         }
     }
 
@@ -616,7 +645,56 @@ impl Known {
     }
 }
 
+fn locked(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn written_anew(known: &Mutex<Known>, path: &Path, events: &[Event]) -> io::Result<()> {
+    let mut file = write_new(path, events)?;
+    // Most of what came meanwhile is on the disk before others have to wait.
+    let since = locked(known).take_since();
+    file.write_all(&since)?;
+    file.sync_data()?;
+    locked(known).end_anew(file)
+}
+
+/// A file beside the journal, with these events.
+fn write_new(path: &Path, events: &[Event]) -> io::Result<File> {
+    let mut text = Vec::new();
+    for event in events {
+        serde_json::to_writer(&mut text, event)?;
+        text.push(b'\n');
+    }
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path.with_extension("new"))?;
+    file.write_all(&text)?;
+    file.sync_all()?;
+    Ok(file)
+}
+
 impl Journal {
+    /// The journal that has been written beside the old one, in its place.
+    fn replaced(path: PathBuf, file: File, events: usize) -> io::Result<Self> {
+        fs::rename(path.with_extension("new"), &path)?;
+        if let Some(folder) = path.parent() {
+            File::open(folder)?.sync_all()?;
+        }
+        // It goes on in the file that was written: there is no other writer.
+        Ok(Journal {
+            path,
+            file: Arc::new(file),
+            // What is live is not written anew again and again.
+            events: events / 2,
+            most_events: MOST_EVENTS,
+            since: None,
+            is_sound: true,
+        })
+    }
+
     fn write(&mut self, line: &[u8]) -> bool {
         let line = match self.is_sound {
             true => line.to_vec(),
@@ -800,6 +878,31 @@ mod tests {
         assert!(partial.has(message(), recipient("a")));
         assert_eq!(taken(&partial, &["a", "b", "c", "d"]), ["a", "d"]);
         assert!(partial.remembers());
+    }
+
+    #[test]
+    fn a_long_journal_is_written_anew_while_events_come() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Partial::open(Some(folder.path()), Path::new("a.toml")).unwrap();
+        let partial = open();
+        partial.lock().journal.as_mut().unwrap().most_events = 100;
+        split(&partial);
+        for _ in 0..500 {
+            note(&partial, "b", State::Open, b"x");
+        }
+        // Only the writer has the other one.
+        while Arc::strong_count(&partial.known) > 1 {
+            std::thread::yield_now();
+        }
+        note(&partial, "c", State::Delivered, b"x");
+        let path = folder.path().join(journal_of(Path::new("a.toml")));
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines < 500, "{lines}");
+        drop(partial);
+        let partial = open();
+        for (name, has) in [("a", true), ("b", false), ("c", true), ("d", true)] {
+            assert_eq!(partial.has(message(), recipient(name)), has, "{name}");
+        }
     }
 
     #[test]

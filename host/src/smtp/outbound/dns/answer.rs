@@ -61,6 +61,11 @@ impl Answered {
         self.message.header().rcode()
     }
 
+    /// The size of the message.
+    pub fn octets(&self) -> usize {
+        self.message.as_slice().len()
+    }
+
     /// Whether whoever answers has validated it (RFC 4035 §3.2.3).
     pub fn is_authentic(&self) -> bool {
         self.message.header().ad()

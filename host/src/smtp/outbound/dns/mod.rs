@@ -24,8 +24,9 @@ use self::server::{Ability, Server};
 use crate::config;
 use crate::smtp::next_hop::ClientName;
 
-/// Answers that are kept.
-const CACHE: u64 = 4096;
+/// Octets of answers that are kept, with what each takes beside them.
+const CACHE: u64 = 8 << 20;
+const OVERHEAD: usize = 500;
 /// How long a client's name is looked for, and how many names of one address are looked at.
 const NAMING: Duration = Duration::from_secs(5);
 const MOST_NAMES: usize = 4;
@@ -113,6 +114,15 @@ struct Found {
     records: Vec<Data>,
     secure: bool,
     name: String,
+    /// The size of the message, which its records keep.
+    octets: usize,
+}
+
+impl Known {
+    fn weight(&self) -> u32 {
+        let found = self.answer.as_ref().map_or(0, |found| found.octets);
+        u32::try_from(found + OVERHEAD).unwrap_or(u32::MAX)
+    }
 }
 
 struct ByTtl;
@@ -218,6 +228,7 @@ impl Dns {
             first: AtomicUsize::new(0),
             answers: Cache::builder()
                 .max_capacity(CACHE)
+                .weigher(|_, known: &Known| known.weight())
                 .expire_after(ByTtl)
                 .build(),
             // A server that has fallen silent is asked twice, and a chain of signatures takes several questions.
@@ -436,6 +447,7 @@ impl Dns {
                     secure: secure && !path.records.is_empty(),
                     records: path.records.into_iter().cloned().collect(),
                     name: text_of(&path.end),
+                    octets: answer.octets(),
                 };
                 return Ok((found, ttl));
             }

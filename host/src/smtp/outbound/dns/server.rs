@@ -5,9 +5,10 @@
 //! [signatures of other zones](Answered::guarded); denials without SOA below an unsigned delegation, which it holds
 //! for forged; and answers of a resolver that has failed, which are no denials.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -52,12 +53,24 @@ pub enum Ability {
     Silent,
 }
 
-/// How many name servers in use strip DNSSEC.
-static STRIPPING: LazyLock<Gauge> = LazyLock::new(Gauge::default);
+/// The name servers in use that strip DNSSEC, and how many resolvers use each.
+static STRIPPING: LazyLock<std::sync::Mutex<HashMap<SocketAddr, usize>>> =
+    LazyLock::new(std::sync::Mutex::default);
+static STRIPPING_GAUGE: LazyLock<Gauge> = LazyLock::new(Gauge::default);
 
 /// The metric of name servers in use that strip DNSSEC.
 pub fn stripping() -> Gauge {
-    STRIPPING.clone()
+    STRIPPING_GAUGE.clone()
+}
+
+/// Notes whether a resolver's server strips DNSSEC now, and did before.
+fn count_stripping(server: SocketAddr, before: bool, now: bool) {
+    let mut stripping = STRIPPING.lock().unwrap_or_else(PoisonError::into_inner);
+    let users = stripping.entry(server).or_default();
+    *users += usize::from(now);
+    *users = users.saturating_sub(usize::from(before));
+    stripping.retain(|_, users| *users > 0);
+    STRIPPING_GAUGE.set(i64::try_from(stripping.len()).unwrap_or(i64::MAX));
 }
 
 impl Ability {
@@ -89,8 +102,9 @@ pub struct Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.transports.iter().for_each(JoinHandle::abort);
-        if self.known_ability().is_some_and(Ability::strips) {
-            STRIPPING.dec();
+        let strips = self.known_ability().is_some_and(Ability::strips);
+        if strips && self.validator.is_some() {
+            count_stripping(self.address, true, false);
         }
     }
 }
@@ -204,8 +218,8 @@ impl Server {
         *known = Some((ability, Instant::now()));
         if before != Some(ability) && self.validator.is_some() {
             self.tell(ability);
-            STRIPPING.inc_by(i64::from(ability.strips()));
-            STRIPPING.dec_by(i64::from(before.is_some_and(Ability::strips)));
+            let before = before.is_some_and(Ability::strips);
+            count_stripping(self.address, before, ability.strips());
         }
     }
 
