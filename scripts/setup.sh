@@ -95,7 +95,7 @@ need_dns() {
 need_deny() {
     cargo deny --version >/dev/null 2>&1 && return
     echo "setup: installing cargo-deny, which takes some minutes" >&2
-    cargo install --quiet --locked cargo-deny || fail "cargo-deny cannot be installed"
+    cargo install --quiet --locked --debug cargo-deny || fail "cargo-deny cannot be installed"
 }
 
 need_rust

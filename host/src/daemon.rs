@@ -12,11 +12,10 @@ use rustix::fs::{Access, access};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
-use tokio::task::JoinError;
 use tokio::time::{Instant, interval_at, timeout};
 
 use crate::config::{self, Config};
-use crate::log::{self, one_line};
+use crate::log;
 use crate::policies::{Outcome, Policies, Update};
 use crate::sandbox::{Builder, Cache, Compiler, Sandbox};
 use crate::smtp::outbound::dns::{Dns, Questions};
@@ -29,6 +28,8 @@ use crate::watch::{Changed, Files, Subject, Watch};
 
 /// How often certificates are looked at.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long certificates and the configuration may take to be read.
+const FILES_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a next hop that did not answer is left alone.
 const HOP_PAUSE: Duration = Duration::from_secs(10);
 
@@ -242,7 +243,7 @@ impl Daemon {
                 match news {
                     News::Changed(Changed::All) => {
                         if let Err(error) = self.reload().await {
-                            tracing::error!(%error, "the settings were not read again");
+                            tracing::error!("the settings were not read again: {error:#}");
                         }
                     }
                     News::Changed(Changed::Policies(numbers)) => {
@@ -274,7 +275,7 @@ impl Daemon {
 
     /// Takes over what has changed in the configuration and in the files that it names. A file system that does not
     /// answer holds up this, and not the end of the program.
-    async fn reload(&mut self) -> Result<(), JoinError> {
+    async fn reload(&mut self) -> anyhow::Result<()> {
         let mut refused = 0;
         if let Some(path) = self.path.clone() {
             match apart(move || Config::load(&path)).await? {
@@ -366,7 +367,7 @@ impl Daemon {
     }
 
     /// Changes the way out, if there is one, to what is configured now; gives how much of that was not taken.
-    async fn exchange_way_out(&self, settings: &Settings) -> Result<usize, JoinError> {
+    async fn exchange_way_out(&self, settings: &Settings) -> anyhow::Result<usize> {
         let Some(outbound) = &self.outbound else {
             return Ok(0);
         };
@@ -442,7 +443,7 @@ impl Daemon {
                     true => "what was in force stays",
                     false => "and there is none yet: its mail is deferred until this is mended",
                 },
-                one_line(&cause)
+                crate::log::words(&cause)
             );
         }
     }
@@ -513,15 +514,8 @@ struct Read {
 impl Read {
     /// Reads certificates and roots. What cannot be read is taken from `before`, and told.
     fn new(config: &Config, before: Option<&Settings>) -> Result<Self, TlsError> {
-        let mut errors = Vec::new();
         let known = before.map(|before| &before.roots);
-        let roots = match (Roots::read(&config.trust, known), known) {
-            (Err(error), Some(known)) => {
-                errors.push(error);
-                known.clone()
-            }
-            (read, _) => read?,
-        };
+        let (roots, mut errors) = Roots::read(&config.trust, known)?;
         let mut tls = HashMap::new();
         for (number, listener) in config.listeners.iter().enumerate() {
             if listener.certificate.is_empty() || listener.tls == config::TlsMode::None {
@@ -563,10 +557,12 @@ fn names(config: &Config, before: Option<&Settings>) -> Option<Arc<Dns>> {
 }
 
 /// Does something with files on a thread that may wait for them.
-async fn apart<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, JoinError> {
-    tokio::task::spawn_blocking(work).await
+///
+/// # Errors
+/// If the file system does not answer.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
+    let done = timeout(FILES_PATIENCE, tokio::task::spawn_blocking(work)).await;
+    Ok(done.context("a file system does not answer")??)
 }
 
 /// The files that a tenant's policy is taken from.

@@ -36,6 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// among those that are slow.
 const QUICK: Duration = Duration::from_secs(1);
 
+/// The largest file of cases.
+const MOST_TESTS: (usize, &str) = (1 << 20, "the limit of tests");
+
 /// How many files are looked at at a time. A file system that does not answer keeps its places.
 const FILES: usize = 32;
 
@@ -76,6 +79,8 @@ struct Source {
     digest: [u8; 32],
     /// Of the cases that it has passed.
     passed: Option<[u8; 32]>,
+    /// Whether it has answered nothing when it was taken.
+    is_mute: bool,
 }
 
 /// What the file system tells of a policy and of its cases.
@@ -97,15 +102,30 @@ impl Stamps {
 struct Loaded {
     source: Source,
     policy: Arc<Module>,
-    /// Whether it is the one that was in force when the file was looked at.
-    is_known: bool,
+}
+
+/// A tenant with the files that its policy is taken from.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Files {
+    tenant: String,
+    policy: PathBuf,
+    tests: Option<PathBuf>,
+}
+
+impl Files {
+    fn of(tenant: &config::Tenant) -> Self {
+        Files {
+            tenant: tenant.name.clone(),
+            policy: tenant.policy.clone(),
+            tests: tenant.tests.clone(),
+        }
+    }
 }
 
 /// What came of reading a tenant's file.
 pub struct Outcome {
     number: usize,
-    name: String,
-    path: PathBuf,
+    files: Files,
     /// Of two, the one that was begun later counts.
     order: u64,
     loaded: Result<Loaded, Cause>,
@@ -299,7 +319,7 @@ pub struct Policies {
     begun: AtomicU64,
     /// The tenants whose file is being read, and who wants to know of a change of it. There is one reading of a
     /// tenant's file at a time: so all tenants have their turn.
-    reading: Mutex<HashMap<(String, PathBuf), Arc<Again>>>,
+    reading: Mutex<HashMap<Files, Arc<Again>>>,
     late: UnboundedSender<Outcome>,
 }
 
@@ -377,8 +397,7 @@ impl Policies {
 
     /// Takes an outcome that came late, if it is still wanted.
     pub async fn enter(&self, configured: &[config::Tenant], outcome: Outcome) -> Update {
-        let wanted =
-            |tenant: &&config::Tenant| tenant.name == outcome.name && tenant.policy == outcome.path;
+        let wanted = |tenant: &&config::Tenant| Files::of(tenant) == outcome.files;
         let Some(tenant) = configured.iter().find(wanted) else {
             return Update::default();
         };
@@ -416,8 +435,7 @@ impl Policies {
                 continue;
             };
             let again = Arc::<Again>::default();
-            let file = (tenant.name.clone(), tenant.policy.clone());
-            match self.lock().entry(file) {
+            match self.lock().entry(Files::of(tenant)) {
                 Entry::Occupied(reading) => {
                     // Its outcome will be that of the file as it is now.
                     reading.get().asked.store(true, Ordering::Release);
@@ -431,7 +449,8 @@ impl Policies {
                 let (source, policy) = (old.source.clone()?, old.policy.clone()?);
                 Some((source, policy))
             });
-            let replaces = old.is_some_and(|old| old.policy.is_some());
+            let is_mute = |old: &Arc<Tenant>| old.source.as_ref().is_some_and(|it| it.is_mute);
+            let replaces = old.is_some_and(|old| old.policy.is_some() && !is_mute(old));
             let (policies, tenant) = (self.clone(), tenant.clone());
             loading.spawn(async move {
                 let newest = policies.newest(number, tenant, known, replaces, &again);
@@ -458,7 +477,7 @@ impl Policies {
         (outcomes, late)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, PathBuf), Arc<Again>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Files, Arc<Again>>> {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -498,14 +517,13 @@ impl Policies {
             if again.asked.load(Ordering::Acquire) {
                 continue;
             }
-            reading.remove(&(tenant.name.clone(), tenant.policy.clone()));
+            reading.remove(&Files::of(&tenant));
             let panicked = |_| Err(Cause::Panicked(tenant.policy.clone()));
             return Outcome {
                 number,
-                name: tenant.name.clone(),
+                files: Files::of(&tenant),
                 order,
                 loaded: loaded.unwrap_or_else(panicked),
-                path: tenant.policy.clone(),
             };
         }
     }
@@ -526,8 +544,8 @@ impl Policies {
         self.with_file(path, Stamp::of).await
     }
 
-    async fn read(&self, path: &Path) -> Result<Vec<u8>, Cause> {
-        let most = self.sandbox.limits().module;
+    /// Reads a file of at most so many octets, a limit of that name.
+    async fn read(&self, path: &Path, most: (usize, &'static str)) -> Result<Vec<u8>, Cause> {
         self.with_file(path, move |path| file::read(path, most))
             .await
     }
@@ -581,28 +599,29 @@ impl Policies {
             return Ok(Loaded {
                 source: source.clone(),
                 policy: policy.clone(),
-                is_known: true,
             });
         }
-        let bytes = self.read(&tenant.policy).await?;
+        let most = (self.sandbox.limits().module, "[sandbox] module");
+        let bytes = self.read(&tenant.policy, most).await?;
         let digest = digest_of(&bytes);
         let tests = match &tenant.tests {
-            Some(path) => Some((path, self.read(path).await?)),
+            Some(path) => Some((path, self.read(path, MOST_TESTS).await?)),
             None => None,
         };
         let passed = tests.as_ref().map(|(_, bytes)| digest_of(bytes));
         let known = known.filter(|(known, _)| known.digest == digest);
         let is_passed = known.as_ref().is_some_and(|(it, _)| it.passed == passed);
-        let (policy, is_known) = match known {
-            Some((_, policy)) => (policy, true),
-            None => (self.load_bytes(&tenant.policy, bytes).await?, false),
+        let mut is_mute = known.as_ref().is_some_and(|(it, _)| it.is_mute);
+        let policy = match known {
+            Some((_, policy)) => policy,
+            None => self.load_bytes(&tenant.policy, bytes).await?,
         };
         if !is_passed {
             let tests = tests
                 .as_ref()
                 .map(|(path, bytes)| (path.as_path(), &bytes[..]));
             let tried = self.try_out(&policy, replaces, tests).await;
-            tried.map_err(|source| Cause::Fails {
+            is_mute = tried.map_err(|source| Cause::Fails {
                 path: tenant.policy.clone(),
                 source,
             })?;
@@ -613,37 +632,35 @@ impl Policies {
             stamps,
             digest,
             passed,
+            is_mute,
         };
-        Ok(Loaded {
-            source,
-            policy,
-            is_known,
-        })
+        Ok(Loaded { source, policy })
     }
 
     /// Sees whether a policy does what it must: what replaces another answers at least one question, as rules always
-    /// do, and it passes its cases.
+    /// do, and it passes its cases. Tells whether it answers none.
     async fn try_out(
         &self,
         policy: &Arc<Module>,
         replaces: bool,
         tests: Option<(&Path, &[u8])>,
-    ) -> Result<(), CasesError> {
-        if !policy.is_of_rules() {
-            match cases::probe(&self.sandbox, policy).await {
-                Err(error) if replaces => return Err(error),
-                // There is nothing that could stay in force.
-                Err(error) => tracing::error!("{}", one_line(&error.to_string())),
-                Ok(()) => {}
+    ) -> Result<bool, CasesError> {
+        let mut is_mute = false;
+        if !policy.is_of_rules()
+            && let Err(error) = cases::probe(&self.sandbox, policy, replaces).await
+        {
+            if replaces {
+                return Err(error);
             }
+            // There is nothing better that could stay in force.
+            tracing::error!("{}", one_line(&error.to_string()));
+            is_mute = true;
         }
-        match tests {
-            Some((path, bytes)) => {
-                let cases = Cases::read(path, bytes)?;
-                cases.run(&self.sandbox, policy).await
-            }
-            None => Ok(()),
+        if let Some((path, bytes)) = tests {
+            let cases = Cases::read(path, bytes)?;
+            cases.run(&self.sandbox, policy).await?;
         }
+        Ok(is_mute)
     }
 
     async fn load_bytes(&self, path: &Path, bytes: Vec<u8>) -> Result<Arc<Module>, Cause> {
@@ -743,13 +760,11 @@ impl Exchange {
         };
         tenant.order = outcome.order;
         match outcome.loaded {
-            Ok(Loaded {
-                source,
-                policy,
-                is_known,
-            }) => {
-                // The one that was in force may be gone: a tenant can be removed and come back while its file is read.
-                if !is_known || tenant.policy.is_none() {
+            Ok(Loaded { source, policy }) => {
+                // Even one that has not changed may not be in force: a tenant can be removed and come back, and files
+                // change, while they are read.
+                let in_force = tenant.policy.as_ref();
+                if !in_force.is_some_and(|known| Arc::ptr_eq(known, &policy)) {
                     self.replaced.extend(tenant.policy.replace(policy));
                     self.update.changed.push(tenant.name.clone());
                 }

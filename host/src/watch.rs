@@ -17,7 +17,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::policies::Stamp;
 
@@ -291,14 +291,16 @@ impl Watched {
     async fn changed(&mut self) -> Changed {
         loop {
             if self.pending.lock().is_empty() {
-                let look = self.next_look;
-                let told = timeout_at(look, self.pending.happened.notified()).await;
-                if told.is_err() {
-                    self.next_look = Instant::now() + if self.is_blind { LOOK_OFTEN } else { LOOK };
-                    if let Some(changed) = self.look().await {
-                        return changed;
-                    }
-                    continue;
+                let pending = self.pending.clone();
+                // A look that takes long hides no event.
+                let looked = tokio::select! {
+                    () = pending.happened.notified() => None,
+                    changed = self.looked_in_time() => Some(changed),
+                };
+                match looked {
+                    Some(Some(changed)) => return changed,
+                    Some(None) => continue,
+                    None => {}
                 }
             }
             let mut rounds = 0;
@@ -314,6 +316,15 @@ impl Watched {
                 return changed;
             }
         }
+    }
+
+    /// Waits until it is time to look, and looks.
+    async fn looked_in_time(&mut self) -> Option<Changed> {
+        if self.looking.is_none() {
+            sleep_until(self.next_look).await;
+            self.next_look = Instant::now() + if self.is_blind { LOOK_OFTEN } else { LOOK };
+        }
+        self.look().await
     }
 
     /// Looks at the files themselves: there are file systems that tell of no changes, such as those of other machines.

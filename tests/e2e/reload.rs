@@ -319,6 +319,7 @@ fn a_policy_that_does_not_do_what_it_must_is_not_taken() {
         &Module::new("unreachable").component(),
         "it answers no question",
     );
+    daemon.replace("policy.wasm", &read("A.wasm"));
     refused("cases.json", b"[{}]", "these are no tests: missing field");
     // A change of either file is a new attempt.
     daemon.replace("policy.wasm", &read("B.wasm"));

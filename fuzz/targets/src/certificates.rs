@@ -12,8 +12,9 @@ pub static EXAMPLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 
 /// Nothing is trusted, so that every chain is gone through to its end.
-static NO_ROOTS: LazyLock<Roots> =
-    LazyLock::new(|| Roots::new(Vec::new(), None, None).expect("there is nothing to be read"));
+static NO_ROOTS: LazyLock<Roots> = LazyLock::new(|| {
+    Roots::new(Vec::new(), Default::default()).expect("there is nothing to be read")
+});
 
 /// Any octets are a certificate with facts or none; a name of it satisfies itself, if it is one.
 pub fn certificates(input: &[u8]) {

@@ -65,7 +65,7 @@ impl Run {
             let demo = Demo::new()?;
             let config = demo.config()?;
             if self.show_config {
-                output::result(&config.show())?;
+                output::result(&config.show()?)?;
                 return Ok(ExitCode::SUCCESS);
             }
             let compiler = Compiler::Apart(config.sandbox.compile_limits());
@@ -78,7 +78,7 @@ impl Run {
         };
         let config = Config::load(&path)?;
         if self.show_config {
-            output::result(&config.show())?;
+            output::result(&config.show()?)?;
             return Ok(ExitCode::SUCCESS);
         }
         let compiler = Compiler::Apart(config.sandbox.compile_limits());

@@ -9,9 +9,12 @@ use super::Config;
 impl Config {
     /// The whole configuration as TOML, from which it can be read again. What is not the default is marked with the
     /// default.
-    pub fn show(&self) -> String {
-        let own = Table::try_from(self.with_defaults()).unwrap_or_default();
-        let defaults = Table::try_from(Config::default().with_defaults()).unwrap_or_default();
+    ///
+    /// # Errors
+    /// If there is something in it that TOML cannot say, such as a path that is not UTF-8.
+    pub fn show(&self) -> Result<String, toml::ser::Error> {
+        let own = Table::try_from(self.with_defaults())?;
+        let defaults = Table::try_from(Config::default().with_defaults())?;
         let mut text = String::new();
         for (key, value) in own.iter().filter(|(_, value)| !is_section(value)) {
             line(&mut text, key, value, None);
@@ -30,12 +33,14 @@ impl Config {
                 _ => {}
             }
         }
-        text
+        Ok(text)
     }
 
     /// What is left out, as it is then.
     fn with_defaults(&self) -> Config {
         let mut config = self.clone();
+        // Whoever keeps it in another folder means the same files.
+        config.resolve(&std::env::current_dir().unwrap_or_default());
         let (limits, compiling) = (self.sandbox.limits(), self.sandbox.compile_limits());
         let octets = |octets: usize| Some(bytesize::ByteSize(octets as u64));
         let sandbox = &mut config.sandbox;
@@ -49,7 +54,6 @@ impl Config {
         sandbox.code = Some(bytesize::ByteSize(limits.code));
         sandbox.compile_time = Some(compiling.time);
         sandbox.compile_memory = Some(bytesize::ByteSize(compiling.memory));
-        sandbox.cache = self.sandbox.cache_folder();
         config.delivery.state = self.delivery.state_folder();
         for listener in &mut config.listeners {
             listener.client_names = Some(listener.wants_client_names());
@@ -114,9 +118,8 @@ mod tests {
             [trust]
             additional-roots = ["a.pem", "b.pem"]
         "#;
-        let shown = Config::parse(text, Path::new("/etc/portcullis"))
-            .unwrap()
-            .show();
+        let config = Config::parse(text, Path::new("/etc/portcullis")).unwrap();
+        let shown = config.show().unwrap();
         for line in [
             "hostname = \"mx.contoso.com\"",
             "message-size = \"26214401B\" # default: \"50MiB\"",
@@ -127,9 +130,7 @@ mod tests {
         ] {
             assert!(shown.lines().any(|own| own == line), "{line}\n{shown}");
         }
-        let again = Config::parse(&shown, Path::new("/elsewhere"))
-            .unwrap()
-            .show();
-        assert_eq!(again, shown);
+        let again = Config::parse(&shown, Path::new("/elsewhere")).unwrap();
+        assert_eq!(again.show().unwrap(), shown);
     }
 }

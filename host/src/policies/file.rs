@@ -46,11 +46,11 @@ impl Stamp {
     }
 }
 
-/// Reads a file of at most so many bytes.
+/// Reads a file of at most so many octets, a limit of that name.
 ///
 /// # Errors
 /// If it cannot be read, or is larger. What is no file, such as a pipe, would never end, or be waited for.
-pub fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+pub fn read(path: &Path, (most, name): (usize, &str)) -> io::Result<Vec<u8>> {
     let file = fs::OpenOptions::new()
         .read(true)
         .custom_flags(OFlags::NONBLOCK.bits() as i32)
@@ -61,10 +61,7 @@ pub fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(most as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > most {
-        let text = format!(
-            "it is larger than {} ([sandbox] module)",
-            ByteSize(most as u64)
-        );
+        let text = format!("it is larger than {} ({name})", ByteSize(most as u64));
         return Err(io::Error::other(text));
     }
     Ok(bytes)

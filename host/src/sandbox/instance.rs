@@ -80,6 +80,14 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Whether it may say more of the machine than of the module.
+    pub fn is_of_the_moment(&self) -> bool {
+        matches!(
+            self,
+            Failure::TimedOut(_) | Failure::Busy(_) | Failure::NoSlot(_) | Failure::NotLoaded(_)
+        )
+    }
+
     /// The stable name, for metrics and logs.
     pub fn name(&self) -> &'static str {
         match self {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::data::LineChecker;
 use super::header::{HeaderScanner, HeaderState};
-use super::limits::{Held, Room};
+use super::limits::Held;
 use super::reply::Reply;
 
 /// What to do with content that was taken in.
@@ -40,13 +40,14 @@ pub struct Incoming {
 
 impl Incoming {
     /// A message of at most `limit` octets with lines of at most `line_limit`, which has begun now and may
-    /// take that long. A long header takes of the `room`.
-    pub fn new(limit: u64, line_limit: usize, time: Duration, room: &Room) -> Self {
+    /// take that long. A long header
+    /// takes of the `held` room.
+    pub fn new(limit: u64, line_limit: usize, time: Duration, held: Held) -> Self {
         Incoming {
             lines: LineChecker::with_line_limit(line_limit),
             deadline: Instant::now() + time,
             scanner: HeaderScanner::new(),
-            held: room.none(),
+            held,
             decided: false,
             size: 0,
             limit,

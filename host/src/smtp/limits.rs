@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
 use crate::config::client_key;
 
@@ -12,30 +12,34 @@ use crate::config::client_key;
 const FREE: usize = 16 << 10;
 /// What the headers of all sessions may take beyond that.
 const ROOM: usize = 64 << 20;
-/// It is taken in pieces.
-const PIECE: usize = 16 << 10;
+
+/// What those of one client may have of it.
+const OF_CLIENT: usize = ROOM / 16;
 
 /// The memory for long headers, which are kept until they are whole: whoever sends them slowly must not have all of it.
-pub struct Room(Arc<Semaphore>);
+#[derive(Default)]
+pub struct Room(Arc<Mutex<Taken>>);
+
+#[derive(Default)]
+struct Taken {
+    total: usize,
+    by_client: HashMap<IpAddr, usize>,
+}
 
 /// What a header takes of it.
 pub struct Held {
-    room: Arc<Semaphore>,
-    taken: Option<OwnedSemaphorePermit>,
-}
-
-impl Default for Room {
-    fn default() -> Self {
-        Room(Arc::new(Semaphore::new(ROOM / PIECE)))
-    }
+    room: Arc<Mutex<Taken>>,
+    client: IpAddr,
+    octets: usize,
 }
 
 impl Room {
-    /// Nothing yet.
-    pub fn none(&self) -> Held {
+    /// Nothing yet, of a client.
+    pub fn none(&self, client: IpAddr) -> Held {
         Held {
             room: self.0.clone(),
-            taken: None,
+            client: client_key(client),
+            octets: 0,
         }
     }
 }
@@ -43,31 +47,41 @@ impl Room {
 impl Held {
     /// Takes what a header of that many octets needs. Tells whether there was enough.
     pub fn reach(&mut self, octets: usize) -> bool {
-        let needed = octets.saturating_sub(FREE).div_ceil(PIECE);
-        let has = self
-            .taken
-            .as_ref()
-            .map_or(0, OwnedSemaphorePermit::num_permits);
-        let Some(missing) = needed.checked_sub(has).filter(|missing| *missing > 0) else {
+        let more = octets.saturating_sub(FREE).saturating_sub(self.octets);
+        if more == 0 {
             return true;
-        };
-        let Ok(missing) = u32::try_from(missing) else {
-            return false;
-        };
-        match (
-            self.room.clone().try_acquire_many_owned(missing),
-            &mut self.taken,
-        ) {
-            (Ok(more), Some(taken)) => taken.merge(more),
-            (Ok(more), taken) => *taken = Some(more),
-            (Err(_), _) => return false,
         }
+        let mut taken = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_client = taken.by_client.get(&self.client).copied().unwrap_or(0);
+        if taken.total + more > ROOM || of_client + more > OF_CLIENT {
+            return false;
+        }
+        taken.total += more;
+        taken.by_client.insert(self.client, of_client + more);
+        self.octets += more;
         true
     }
 
     /// Gives all of it back.
     pub fn release(&mut self) {
-        self.taken = None;
+        if self.octets == 0 {
+            return;
+        }
+        let mut taken = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.total -= self.octets;
+        if let Some(of_client) = taken.by_client.get_mut(&self.client) {
+            *of_client -= self.octets;
+            if *of_client == 0 {
+                taken.by_client.remove(&self.client);
+            }
+        }
+        self.octets = 0;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -193,17 +207,30 @@ mod tests {
     #[test]
     fn long_headers_share_what_there_is() {
         let room = Room::default();
-        let mut long = Vec::new();
-        loop {
-            let mut held = room.none();
-            if !held.reach(128 << 10) || !held.reach(256 << 10) {
-                break;
+        let none = |client: u8| room.none(IpAddr::from([192, 0, 2, client]));
+        let fill = |client| {
+            let mut long = Vec::new();
+            loop {
+                let mut held = none(client);
+                if !held.reach(128 << 10) || !held.reach(256 << 10) {
+                    return long;
+                }
+                long.push(held);
             }
-            long.push(held);
-        }
-        assert!(!long.is_empty() && long.len() * (240 << 10) <= ROOM);
-        assert!(room.none().reach(FREE), "most have enough without");
-        long.pop();
-        assert!(room.none().reach(256 << 10));
+        };
+        let mut all: Vec<_> = (0..20).map(fill).collect();
+        assert!(!all[0].is_empty() && all[0].len() * (240 << 10) <= OF_CLIENT);
+        assert!(
+            !all[14].is_empty() && all[19].is_empty(),
+            "there is no more"
+        );
+        assert!(
+            none(0).reach(FREE) && none(99).reach(FREE),
+            "most have enough"
+        );
+        all[0].clear();
+        assert!(none(99).reach(256 << 10));
+        drop(all);
+        assert!(room.0.lock().unwrap().by_client.is_empty());
     }
 }

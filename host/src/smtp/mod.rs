@@ -27,6 +27,7 @@ mod received;
 pub(crate) mod relay;
 pub mod reply;
 mod session;
+mod spool;
 
 pub use decision::check;
 pub use exit::{Admission, Exit};

@@ -6,8 +6,9 @@
 //! became of it.
 //!
 //! A message is known by a digest of its header and its sender, a recipient by one of the sender and itself. With each
-//! delivery a digest of the body is kept: there are programs that send several messages with one header, and the header
-//! alone proves no delivery. All of it is in memory; a journal, a line an event, brings it back after a restart.
+//! delivery a digest of the body is kept: there are programs that send several messages with one header, so the header
+//! alone proves no delivery, and such a message is kept until it is whole. All of it is in memory; a journal, a line an
+//! event, brings it back after a restart.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{self, File, OpenOptions};
@@ -30,6 +31,10 @@ const KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const IN_TURN: Duration = Duration::from_secs(12 * 60 * 60);
 /// Recipients of messages that are known at a time; the oldest messages give way.
 const MOST_RECIPIENTS: usize = 200_000;
+/// Bodies of messages with one header that a recipient is known to have.
+const MOST_BODIES: usize = 8;
+/// What comes while the journal is written anew is written behind it so often, before others have to wait.
+const ROUNDS: usize = 5;
 /// Events after which the journal is written anew, without those that others have overtaken.
 const MOST_EVENTS: usize = 1_000_000;
 
@@ -218,9 +223,11 @@ struct Message {
     last: u64,
 }
 
+#[derive(Clone)]
 struct Recipient {
     lane: Digest,
-    body: Option<Digest>,
+    /// The bodies that it has, of messages with this header.
+    bodies: Vec<Digest>,
     state: State,
     /// The number of the event that has told so: while it is open, when it was tried last.
     event: u64,
@@ -281,7 +288,9 @@ impl Partial {
             lock = Some(alone(&path.with_extension("lock"))?);
             known.replay(&path)?;
             let new = write_new(&path, &known.events())?;
-            known.journal = Some(Journal::replaced(path, new, known.recipients)?);
+            let (journal, folder) = Journal::replaced(path, new, known.recipients)?;
+            folder.sync_all()?;
+            known.journal = Some(journal);
         }
         Ok(Partial {
             known: Arc::new(Mutex::new(known)),
@@ -348,7 +357,11 @@ impl Partial {
         if let Some(message) = known.messages.get_mut(&digest) {
             message.put_off.clear();
         }
-        if let Group::Lane(lane) = group {
+        // Another session may have ended since it was asked for.
+        let is_open = known
+            .recipient(digest, recipient)
+            .is_some_and(|recipient| recipient.state == State::Open);
+        if let (Group::Lane(lane), true) = (group, is_open) {
             known.note(Note::new(digest, recipient, lane, State::Open), true);
         }
     }
@@ -363,31 +376,36 @@ impl Partial {
         self.lock().messages.contains_key(&message)
     }
 
-    /// Whether a recipient has a message with this header already.
-    pub fn has(&self, message: Digest, recipient: Digest) -> bool {
-        self.lock().delivered(message, recipient).is_some()
+    /// Whether a recipient has a message with this header.
+    pub fn may_have(&self, message: Digest, recipient: Digest) -> bool {
+        let known = self.lock();
+        let recipient = known.recipient(message, recipient);
+        recipient.is_some_and(|recipient| !recipient.bodies.is_empty())
     }
 
-    /// Whether what a recipient has is this very message.
-    pub fn has_body(&self, message: Digest, recipient: Digest, body: Digest) -> bool {
-        self.lock().delivered(message, recipient) == Some(Some(body))
+    /// Whether a recipient has this very message.
+    pub fn has(&self, message: Digest, recipient: Digest, body: Digest) -> bool {
+        let known = self.lock();
+        let recipient = known.recipient(message, recipient);
+        recipient.is_some_and(|recipient| recipient.bodies.contains(&body))
     }
 
-    /// Forgets a message: another one has the same header, so that what is known says nothing of either.
-    pub fn forget(&self, message: Digest) {
-        let mut known = self.lock();
-        let lanes: Vec<_> = match known.messages.get(&message) {
-            Some(message) => message
-                .recipients
-                .iter()
-                .map(|(id, it)| (*id, it.lane))
-                .collect(),
-            None => return,
-        };
-        for (recipient, lane) in lanes {
-            // When the last is over the message is forgotten, here and by whoever reads the journal.
-            known.note(Note::new(message, recipient, lane, State::Over), true);
+    /// A file without a name, in which a message can be kept.
+    ///
+    /// # Errors
+    /// If there can be none.
+    pub fn spool(&self) -> io::Result<File> {
+        let known = self.lock();
+        let journal = known.journal.as_ref();
+        match journal.and_then(|journal| journal.path.parent()) {
+            Some(folder) => tempfile::tempfile_in(folder),
+            None => tempfile::tempfile(),
         }
+    }
+
+    /// Whether anything is ever remembered.
+    pub fn is_forgetful(&self) -> bool {
+        self.lock().journal.is_none()
     }
 
     /// Notes that a recipient has the message, while others of it are not yet known. Nobody waits for it, unless this
@@ -449,10 +467,8 @@ impl Known {
         (now <= message.last.saturating_add(IN_TURN.as_secs())).then_some(digest)
     }
 
-    /// The body that a recipient has of a message, if it has one; it may not be known which.
-    fn delivered(&self, message: Digest, recipient: Digest) -> Option<Option<Digest>> {
-        let recipient = self.messages.get(&message)?.recipients.get(&recipient)?;
-        matches!(recipient.state, State::Delivered | State::Told).then_some(recipient.body)
+    fn recipient(&self, message: Digest, recipient: Digest) -> Option<&Recipient> {
+        self.messages.get(&message)?.recipients.get(&recipient)
     }
 
     fn note(&mut self, note: Note, has_ended: bool) {
@@ -500,14 +516,25 @@ impl Known {
             };
             let mut recipients: Vec<_> = known.recipients.iter().collect();
             recipients.sort_by_key(|(_, recipient)| recipient.event);
-            events.extend(recipients.into_iter().map(|(recipient, known)| Event {
-                at: *at,
-                message: *message,
-                recipient: *recipient,
-                lane: known.lane,
-                body: known.body,
-                state: known.state,
-            }));
+            let mut at = *at;
+            for (recipient, of) in recipients {
+                let event = |at, body, state| Event {
+                    at,
+                    message: *message,
+                    recipient: *recipient,
+                    lane: of.lane,
+                    body,
+                    state,
+                };
+                // It is as old as its first event, and was heard of last at the others.
+                let bodies = of.bodies.iter();
+                events.extend(bodies.map(|body| event(at, Some(*body), State::Delivered)));
+                events.push(event(at, None, of.state));
+                at = known.last;
+            }
+            if let Some(last) = events.last_mut().filter(|last| last.message == *message) {
+                last.at = known.last;
+            }
         }
         events
     }
@@ -543,20 +570,19 @@ impl Known {
         since.map(std::mem::take).unwrap_or_default()
     }
 
-    /// From now on the new file is the journal.
-    fn end_anew(&mut self, file: File) -> io::Result<()> {
+    /// From now on the new file is the journal; gives the folder that is to be synced.
+    fn end_anew(&mut self, mut file: File) -> io::Result<Option<File>> {
         let since = self.take_since();
-        (&file).write_all(&since)?;
+        file.write_all(&since)?;
         file.sync_data()?;
         let recipients = self.recipients;
-        if let Some(journal) = &mut self.journal {
-            let new = Journal::replaced(journal.path.clone(), file, recipients)?;
-            *journal = Journal {
-                most_events: journal.most_events,
-                ..new
-            };
-        }
-        Ok(())
+        let Some(journal) = &mut self.journal else {
+            return Ok(None);
+        };
+        let most_events = journal.most_events;
+        let (new, folder) = Journal::replaced(journal.path.clone(), file, recipients)?;
+        *journal = Journal { most_events, ..new };
+        Ok(Some(folder))
     }
 
     /// It goes on as it is, and is tried again later.
@@ -585,14 +611,22 @@ impl Known {
         });
         message.last = message.last.max(at);
         self.events += 1;
-        let known = Recipient {
-            lane,
-            body,
-            state,
-            event: self.events,
-        };
-        if message.recipients.insert(recipient, known).is_none() {
+        let known = message.recipients.entry(recipient).or_insert_with(|| {
             self.recipients += 1;
+            Recipient {
+                lane,
+                bodies: Vec::new(),
+                state,
+                event: 0,
+            }
+        });
+        (known.lane, known.state, known.event) = (lane, state, self.events);
+        if let (Some(body), State::Delivered | State::Told) = (body, state)
+            && !known.bodies.contains(&body)
+        {
+            let surplus = (known.bodies.len() + 1).saturating_sub(MOST_BODIES);
+            known.bodies.drain(..surplus);
+            known.bodies.push(body);
         }
         let waiting = self.waiting.entry(recipient).or_default();
         waiting.retain(|known| *known != digest);
@@ -603,7 +637,10 @@ impl Known {
         if waiting.is_empty() {
             self.waiting.remove(&recipient);
         }
-        let is_final = |known: &Recipient| matches!(known.state, State::Told | State::Over);
+        // What one of several messages with this header has come to says nothing of the others.
+        let is_final = |known: &Recipient| {
+            matches!(known.state, State::Told | State::Over) && known.bodies.len() <= 1
+        };
         if message.recipients.values().all(is_final) {
             // Whoever comes with it now sends it anew.
             self.forget(digest);
@@ -651,11 +688,17 @@ fn locked(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
 
 fn written_anew(known: &Mutex<Known>, path: &Path, events: &[Event]) -> io::Result<()> {
     let mut file = write_new(path, events)?;
-    // Most of what came meanwhile is on the disk before others have to wait.
-    let since = locked(known).take_since();
-    file.write_all(&since)?;
-    file.sync_data()?;
-    locked(known).end_anew(file)
+    for _ in 0..ROUNDS {
+        let since = locked(known).take_since();
+        if since.is_empty() {
+            break;
+        }
+        file.write_all(&since)?;
+        file.sync_data()?;
+    }
+    let folder = locked(known).end_anew(file)?;
+    // Without that the old name may come back, which leads to less.
+    folder.map_or(Ok(()), |folder| folder.sync_all())
 }
 
 /// A file beside the journal, with these events.
@@ -677,14 +720,12 @@ fn write_new(path: &Path, events: &[Event]) -> io::Result<File> {
 }
 
 impl Journal {
-    /// The journal that has been written beside the old one, in its place.
-    fn replaced(path: PathBuf, file: File, events: usize) -> io::Result<Self> {
+    /// The journal that has been written beside the old one, in its place, and the folder, which is not synced yet.
+    fn replaced(path: PathBuf, file: File, events: usize) -> io::Result<(Self, File)> {
+        let folder = File::open(path.parent().unwrap_or(Path::new(".")))?;
         fs::rename(path.with_extension("new"), &path)?;
-        if let Some(folder) = path.parent() {
-            File::open(folder)?.sync_all()?;
-        }
         // It goes on in the file that was written: there is no other writer.
-        Ok(Journal {
+        let journal = Journal {
             path,
             file: Arc::new(file),
             // What is live is not written anew again and again.
@@ -692,7 +733,8 @@ impl Journal {
             most_events: MOST_EVENTS,
             since: None,
             is_sound: true,
-        })
+        };
+        Ok((journal, folder))
     }
 
     fn write(&mut self, line: &[u8]) -> bool {
@@ -776,6 +818,10 @@ mod tests {
         });
     }
 
+    fn has(partial: &Partial, name: &str) -> bool {
+        partial.has(message(), recipient(name), body_of(b"x"))
+    }
+
     fn body_of(content: &[u8]) -> Digest {
         let mut body = Body::new();
         content.chunks(1).for_each(|part| body.update(part));
@@ -820,8 +866,8 @@ mod tests {
             "a restart makes no difference"
         );
         assert_eq!(taken(&partial, &["b", "c", "e"]), ["b"]);
-        assert!(!partial.has(message(), recipient("b")));
-        assert!(partial.has(message(), recipient("a")), "though it was told");
+        assert!(!has(&partial, "b"));
+        assert!(has(&partial, "a"), "though it was told");
     }
 
     #[test]
@@ -840,13 +886,20 @@ mod tests {
         split(&partial);
         drop(partial);
         let partial = open();
-        assert!(partial.has_body(message(), recipient("a"), body_of(b"x")));
-        assert!(!partial.has_body(message(), recipient("a"), body_of(b"y")));
-        assert!(!partial.has_body(message(), recipient("b"), body_of(b"x")));
-        partial.forget(message());
-        assert!(!partial.is_known(message()));
+        let has = |name, body| partial.has(message(), recipient(name), body_of(body));
+        assert!(has("a", b"x") && !has("a", b"y") && !has("b", b"x"));
+        // The other one is delivered too, and takes nothing from the first.
+        for name in ["a", "b", "c", "d"] {
+            note(&partial, name, State::Told, b"y");
+        }
+        for (name, first) in [("a", true), ("b", false)] {
+            assert!(has(name, b"y"), "{name}");
+            assert_eq!(has(name, b"x"), first, "{name}");
+        }
         drop(partial);
-        assert!(open().is_empty());
+        let partial = open();
+        assert!(super::tests::has(&partial, "a"));
+        assert!(partial.has(message(), recipient("a"), body_of(b"y")));
     }
 
     #[test]
@@ -861,7 +914,7 @@ mod tests {
         let later = |hours: u64| now() + hours * 60 * 60;
         assert_eq!(known.awaited(recipient("a"), later(11)), Some(message()));
         assert_eq!(known.awaited(recipient("a"), later(13)), None);
-        assert!(known.delivered(message(), recipient("a")).is_some());
+        assert!(known.recipient(message(), recipient("a")).is_some());
     }
 
     #[test]
@@ -875,7 +928,7 @@ mod tests {
         text.extend_from_slice(b"{\"at\":1,\"mess");
         fs::write(&path, text).unwrap();
         let partial = Partial::open(Some(folder.path()), Path::new("a.toml")).unwrap();
-        assert!(partial.has(message(), recipient("a")));
+        assert!(has(&partial, "a"));
         assert_eq!(taken(&partial, &["a", "b", "c", "d"]), ["a", "d"]);
         assert!(partial.remembers());
     }
@@ -901,7 +954,7 @@ mod tests {
         drop(partial);
         let partial = open();
         for (name, has) in [("a", true), ("b", false), ("c", true), ("d", true)] {
-            assert_eq!(partial.has(message(), recipient(name)), has, "{name}");
+            assert_eq!(self::has(&partial, name), has, "{name}");
         }
     }
 

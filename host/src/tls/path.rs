@@ -274,7 +274,8 @@ pub fn crls_of(
     let (mut lists, mut bad) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if !path.is_file() {
+        // A link whose target is missing for the moment is none the less a list.
+        if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
             continue;
         }
         match read_crl(&path) {

@@ -39,63 +39,54 @@ impl PartialEq for Roots {
 }
 
 impl Roots {
-    /// Reads what the configuration names. Where the system's roots cannot be read now, those that are known stay.
+    /// Reads what the configuration names. Certificates and revocation lists are two things: those of which the files
+    /// cannot be read now stay as they were `before`, which the errors tell.
     ///
     /// # Errors
-    /// Names the file and what is wrong with it.
-    pub fn read(config: &config::Trust, before: Option<&Roots>) -> Result<Self, TlsError> {
-        let mut anchors = Vec::new();
-        match &config.roots {
-            Some(paths) => {
-                for path in paths.iter() {
-                    anchors.extend(authorities(path)?);
-                }
+    /// Names the file and what is wrong with it, if there is nothing from before.
+    pub fn read(
+        config: &config::Trust,
+        before: Option<&Roots>,
+    ) -> Result<(Self, Vec<TlsError>), TlsError> {
+        let mut errors = Vec::new();
+        let anchors = match (anchors(config, before), before) {
+            (Err(error), Some(before)) => {
+                errors.push(error);
+                before.0.anchors.clone()
             }
-            None => anchors = of_system(),
-        }
-        if anchors.is_empty() {
-            match before {
-                Some(before) => {
-                    tracing::error!(
-                        "the system's root certificates cannot be read now; those that are known stay in force"
-                    );
-                    return Ok(before.clone());
-                }
-                None => tracing::warn!(
-                    "the system has no root certificates: no peer's certificate will be trusted"
-                ),
+            (anchors, _) => anchors?,
+        };
+        let known = before.map_or(&[][..], |before| &before.0.crls);
+        let lists = match (lists(config.crls.as_deref(), known), before) {
+            (Err(error), Some(before)) => {
+                errors.push(error);
+                (before.0.crls.clone(), Vec::new())
             }
+            (lists, _) => lists?,
+        };
+        match (Roots::new(anchors, lists), before) {
+            (Err(error), Some(before)) => {
+                errors.push(error);
+                Ok((before.clone(), errors))
+            }
+            (roots, _) => Ok((roots?, errors)),
         }
-        for path in config.additional_roots.iter() {
-            anchors.extend(authorities(path)?);
-        }
-        Roots::new(anchors, config.crls.as_deref(), before)
     }
 
-    /// These certificates, and the revocation lists of a folder; those of them that cannot be read now stay as they were
-    /// `before`.
+    /// These certificates, and these revocation lists with what is wrong with some of them.
     ///
     /// # Errors
-    /// If the folder cannot be read, or a certificate cannot be used.
+    /// If a certificate cannot be used.
     pub fn new(
         anchors: Vec<CertificateDer<'static>>,
-        crls: Option<&Path>,
-        before: Option<&Roots>,
+        (crls, bad_crls): (Vec<Arc<Crl>>, Vec<BadCrl>),
     ) -> Result<Self, TlsError> {
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(anchors.iter().cloned());
-        let before = before.map_or(&[][..], |before| &before.0.crls);
-        let (lists, bad_crls) = match crls {
-            Some(folder) => crls_of(folder, before)
-                .map_err(|error| wrong(folder, format!("cannot be read: {error}")))?,
-            None => Default::default(),
-        };
-        let judge = Anchors::new(&anchors, lists.clone()).map_err(|error| {
-            let folder = crls.unwrap_or(Path::new("roots"));
-            wrong(folder, error.to_string())
-        })?;
+        let judge = Anchors::new(&anchors, crls.clone())
+            .map_err(|error| wrong(Path::new("the trusted roots"), error.to_string()))?;
         Ok(Roots(Arc::new(Trusted {
-            crls: lists,
+            crls,
             bad_crls,
             store: Arc::new(store),
             judge,
@@ -136,6 +127,50 @@ pub(super) fn digest_of<'a>(runs: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32
     let mut digest = [0; 32];
     digest.copy_from_slice(context.finish().as_ref());
     digest
+}
+
+/// The revocation lists of a folder, and what is wrong with some of them.
+fn lists(
+    folder: Option<&Path>,
+    before: &[Arc<Crl>],
+) -> Result<(Vec<Arc<Crl>>, Vec<BadCrl>), TlsError> {
+    match folder {
+        Some(folder) => crls_of(folder, before)
+            .map_err(|error| wrong(folder, format!("cannot be read: {error}"))),
+        None => Ok(Default::default()),
+    }
+}
+
+/// All certificates that are trusted. Where the system's cannot be read now, those that are known stay.
+fn anchors(
+    config: &config::Trust,
+    before: Option<&Roots>,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let mut anchors = Vec::new();
+    match &config.roots {
+        Some(paths) => {
+            for path in paths.iter() {
+                anchors.extend(authorities(path)?);
+            }
+        }
+        None => anchors = of_system(),
+    }
+    match (anchors.is_empty(), before) {
+        (true, Some(before)) => {
+            tracing::error!(
+                "the system's root certificates cannot be read now; those that are known stay in force"
+            );
+            return Ok(before.0.anchors.clone());
+        }
+        (true, None) => tracing::warn!(
+            "the system has no root certificates: no peer's certificate will be trusted"
+        ),
+        (false, _) => {}
+    }
+    for path in config.additional_roots.iter() {
+        anchors.extend(authorities(path)?);
+    }
+    Ok(anchors)
 }
 
 /// The certificates of a file, each of which must be readable: it was named by somebody who wants it to count.

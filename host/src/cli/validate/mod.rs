@@ -125,7 +125,7 @@ impl Validate {
         if connectors.is_empty() {
             bail!("there is no enabled connector to validate");
         }
-        let roots = crate::tls::Roots::read(&config.trust, None)?;
+        let (roots, _) = crate::tls::Roots::read(&config.trust, None)?;
         let mut way_out = outbound::WayOut::new(&config, roots.clone());
         let mut outcomes = Vec::new();
         for connector in &connectors {

@@ -767,14 +767,18 @@ impl<'a> Servers<'a> {
             }
             return Ok(dane::Demand::None);
         };
+        let dns = &self.means.dns;
+        let is_looked_at = mode != Dane::None;
         // RFC 7672 §2.2.2: the name at the end of the aliases first. Where the zone of that is not signed, the alias is
         // what its owner vouches for.
-        let bases = match (candidate.secure, candidate.secure_alias) {
-            (true, _) => &[end.as_str(), name][usize::from(end == name)..],
-            (false, true) => &[name.as_str()],
-            (false, false) => &[],
+        let bases = match candidate.secure {
+            true => &[end.as_str(), name][usize::from(end == name)..],
+            false if is_looked_at && candidate.leads_out && dns.is_proven_alias(name).await? => {
+                &[name.as_str()]
+            }
+            false => &[],
         };
-        let demand = dane::Demand::of(&self.means.dns, mode, name, bases, port);
+        let demand = dane::Demand::of(dns, mode, name, bases, port);
         demand.await.map_err(|why| Failure::Unprotected {
             place: name.as_str().into(),
             why,

@@ -212,8 +212,8 @@ pub struct Candidate {
     pub addresses: Vec<SocketAddr>,
     /// Whether DNSSEC has proven the way to it and its addresses.
     pub secure: bool,
-    /// Whether DNSSEC has proven the way to its name and that it is an alias, though not what that leads to.
-    pub secure_alias: bool,
+    /// Whether DNSSEC has proven the way to its name, which is an alias of what it has not proven.
+    pub leads_out: bool,
 }
 
 impl Candidate {
@@ -300,7 +300,7 @@ impl Stop {
                     canonical: None,
                     addresses: vec![SocketAddr::new(*ip, self.port)],
                     secure: false,
-                    secure_alias: false,
+                    leads_out: false,
                 });
             }
             Host::Name(name) => name,
@@ -317,9 +317,8 @@ impl Stop {
         fastrand::shuffle(&mut addresses);
         let addresses = interleaved(addresses, IpAddr::is_ipv6);
         let addresses = addresses.into_iter().take(MOST_ADDRESSES);
-        let leads_out = self.secure && !found.secure && found.name != *name;
         Ok(Candidate {
-            secure_alias: leads_out && dns.is_proven_alias(name).await,
+            leads_out: self.secure && !found.secure && found.name != *name,
             name: Some(name.clone()),
             canonical: Some(found.name),
             addresses: addresses.map(|ip| SocketAddr::new(ip, self.port)).collect(),

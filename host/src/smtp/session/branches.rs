@@ -14,6 +14,7 @@ use crate::smtp::next_hop::{Client, ClientName, Handover};
 use crate::smtp::partial::{Body, Digest, Note, State};
 use crate::smtp::relay::{Cause, NotBegun, Sender};
 use crate::smtp::reply::Reply;
+use crate::smtp::spool::Spool;
 
 /// How long one of several may take to let a message begin. RFC 5321 §4.5.3.2.4 has two minutes for it; others wait
 /// meanwhile, and so does the client, who gave himself no more.
@@ -209,22 +210,63 @@ impl Session {
         }
     }
 
-    /// Begins the message everywhere, but for those who have it already.
-    pub(super) async fn begin_message(&mut self, message: Option<Digest>) {
+    /// Begins the message everywhere. Where a recipient may have it already, it is kept until it is whole.
+    ///
+    /// # Errors
+    /// What the client is told if it cannot be kept.
+    pub(super) async fn begin_message(&mut self, message: Option<Digest>) -> Result<(), Reply> {
+        let Some(transaction) = &mut self.transaction else {
+            return Ok(());
+        };
+        let partial = &self.server.partial;
+        transaction.message = message;
+        transaction.body = message
+            .filter(|_| !partial.is_forgetful())
+            .map(|_| Body::new());
+        let may_have_it = |recipient: &Recipient| {
+            message.is_some_and(|message| partial.may_have(message, recipient.digest))
+        };
+        if transaction.recipients.iter().any(may_have_it) {
+            let file = partial.spool().map_err(|error| no_room(&error))?;
+            transaction.held = Some(Spool::new(file));
+            return Ok(());
+        }
+        let recipients = transaction.recipients.len();
+        self.begin_for_all_but(&vec![false; recipients]).await;
+        Ok(())
+    }
+
+    /// Hands over a message that was kept, to those who do not have it.
+    ///
+    /// # Errors
+    /// What the client is told if it cannot be read again.
+    pub(super) async fn release(&mut self, mut held: Spool) -> Result<(), Reply> {
+        held.rewind().await.map_err(|error| no_room(&error))?;
+        let Some(transaction) = &self.transaction else {
+            return Ok(());
+        };
+        let (message, body) = (transaction.message, &transaction.body);
+        let known = message.zip(body.as_ref().map(Body::digest));
+        let has_it = |recipient: &Recipient| {
+            let partial = &self.server.partial;
+            known.is_some_and(|(message, body)| partial.has(message, recipient.digest, body))
+        };
+        let have: Vec<bool> = transaction.recipients.iter().map(has_it).collect();
+        self.begin_for_all_but(&have).await;
+        loop {
+            let content = held.read().await.map_err(|error| no_room(&error))?;
+            if content.is_empty() {
+                return Ok(());
+            }
+            self.write_to_all(content).await;
+        }
+    }
+
+    /// Begins the message for the recipients that do not have it.
+    async fn begin_for_all_but(&mut self, have: &[bool]) {
         let Some(transaction) = &mut self.transaction else {
             return;
         };
-        transaction.message = message;
-        let partial = &self.server.partial;
-        let has_it = |recipient: &Recipient| {
-            message.is_some_and(|message| partial.has(message, recipient.digest))
-        };
-        let have: Vec<bool> = transaction.recipients.iter().map(has_it).collect();
-        // What was or will be remembered of it is worth something with its body only.
-        let remembers = have.contains(&true)
-            || transaction.outcomes_can_differ()
-            || message.is_some_and(|message| partial.is_known(message));
-        transaction.body = remembers.then(Body::new);
         let branches = std::mem::take(&mut transaction.branches);
         let mut kept = Vec::new();
         for mut branch in branches {
@@ -400,17 +442,6 @@ impl Session {
         let recipients = transaction.recipients.iter().enumerate();
         let known = |number: usize| outcomes.iter().find(|(of, _)| *of == number);
         let body = transaction.body.as_ref().map(Body::digest);
-        if let (Some(message), Some(body)) = (transaction.message, body) {
-            let had_another = |(number, recipient): (usize, &Recipient)| {
-                known(number).is_none() && !partial.has_body(message, recipient.digest, body)
-            };
-            if recipients.clone().any(had_another) {
-                // Two messages with one header. What is known is forgotten: to have one twice is better than not at all.
-                partial.forget(message);
-                let text = "another message with the same header was delivered before, send again";
-                return Reply::new(451, (4, 5, 0), text);
-            }
-        }
         let had_it = || Reply::new(250, (2, 0, 0), "delivered before");
         let all: Vec<(&Recipient, Reply)> = recipients
             .map(|(number, recipient)| {
@@ -517,6 +548,12 @@ fn joint(all: &[(&Recipient, Reply)]) -> Reply {
         .enhanced()
         .unwrap_or_else(|| ((first.code() / 100) as u8, 0, 0).into());
     Reply::new(first.code(), enhanced, texts.join("; "))
+}
+
+/// The disk does not take, or give back, a message that has to be kept.
+pub(super) fn no_room(error: &std::io::Error) -> Reply {
+    let text = "the message cannot be kept now, try again later";
+    Reply::new(452, (4, 3, 1), text).because(error.to_string())
 }
 
 fn given_up() -> Reply {

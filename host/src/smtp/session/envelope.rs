@@ -105,6 +105,7 @@ impl Session {
             turn: None,
             message: None,
             body: None,
+            held: None,
             outcomes: Vec::new(),
             chunks: None,
         });

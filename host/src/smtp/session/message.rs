@@ -36,9 +36,7 @@ impl Session {
         self.connection
             .queue(&Reply::plain(354, "end with <CRLF>.<CRLF>"));
         let line_limit = self.settings.limits.text_line;
-        let time = self.settings.timeouts.message;
-        let mut incoming =
-            Incoming::new(self.message_size(), line_limit, time, &self.server.headers);
+        let mut incoming = self.incoming();
         let mut decoder = DataDecoder::with_line_limit(line_limit);
         let mut content = Vec::new();
         loop {
@@ -60,9 +58,15 @@ impl Session {
         }
     }
 
-    pub(super) async fn bdat(&mut self, size: u64, last: bool) -> Next {
-        let limit = self.message_size();
+    /// A message that begins now.
+    fn incoming(&self) -> Incoming {
         let line_limit = self.settings.limits.text_line;
+        let time = self.settings.timeouts.message;
+        let held = self.server.headers.none(self.client.ip());
+        Incoming::new(self.message_size(), line_limit, time, held)
+    }
+
+    pub(super) async fn bdat(&mut self, size: u64, last: bool) -> Next {
         let time = self.settings.timeouts.message;
         let chunks = match &mut self.transaction {
             Some(transaction) if !transaction.recipients.is_empty() => transaction.chunks.take(),
@@ -75,8 +79,7 @@ impl Session {
                 };
             }
         };
-        let mut incoming =
-            chunks.unwrap_or_else(|| Incoming::new(limit, line_limit, time, &self.server.headers));
+        let mut incoming = chunks.unwrap_or_else(|| self.incoming());
         let deadline = incoming.deadline;
         if let Err(end) = self.chunk(Some(&mut incoming), size, deadline).await {
             return self.abandon(end).await;
@@ -176,7 +179,10 @@ impl Session {
             incoming.refuse(reply);
             return;
         }
-        self.begin_message(self.message_digest(&fields)).await;
+        if let Err(reply) = self.begin_message(self.message_digest(&fields)).await {
+            incoming.refuse(reply);
+            return;
+        }
         self.client_name().await;
         let mut content = self.trace().into_bytes();
         content.extend_from_slice(&fields);
@@ -264,8 +270,25 @@ impl Session {
     }
 
     async fn write(&mut self, incoming: &mut Incoming, content: &[u8]) {
-        if !content.is_empty() && incoming.refused().is_none() {
-            self.write_to_all(content).await;
+        if content.is_empty() || incoming.refused().is_some() {
+            return;
+        }
+        let held = self.transaction.as_mut().and_then(|it| it.held.as_mut());
+        match held {
+            Some(held) => {
+                if let Err(error) = held.write(content).await {
+                    incoming.refuse(super::branches::no_room(&error));
+                }
+            }
+            None => self.write_to_all(content).await,
+        }
+    }
+
+    async fn release_held(&mut self) -> Result<(), Reply> {
+        let held = self.transaction.as_mut().and_then(|it| it.held.take());
+        match held {
+            Some(held) => self.release(held).await,
+            None => Ok(()),
         }
     }
 
@@ -279,7 +302,10 @@ impl Session {
         let refused = incoming.refused().cloned();
         let reply = match &refused {
             Some(refused) => refused.clone(),
-            None => self.finish_all().await,
+            None => match self.release_held().await {
+                Ok(()) => self.finish_all().await,
+                Err(reply) => reply,
+            },
         };
         let Some(transaction) = &self.transaction else {
             return reply;

@@ -25,6 +25,7 @@ use super::listener::{Listener, Server, Settings};
 use super::next_hop::{ClientName, Handover};
 use super::partial::{Body, Digest, Group};
 use super::reply::Reply;
+use super::spool::Spool;
 use crate::json::ip_address;
 use crate::policies::{Table, Tenant};
 use crate::sandbox::interface::Context;
@@ -81,6 +82,8 @@ struct Transaction {
     message: Option<Digest>,
     /// Its body as far as it has come, if it matters whether it is the same as before.
     body: Option<Body>,
+    /// The message, where it is kept until it is whole.
+    held: Option<Spool>,
     /// What became of recipients whose way has ended before the message has.
     outcomes: Vec<(usize, Reply)>,
     /// A message that comes in chunks.

@@ -325,14 +325,19 @@ impl Dns {
     }
 
     /// Whether DNSSEC has proven that a name is an alias, wherever it leads to.
-    pub async fn is_proven_alias(&self, name: &str) -> bool {
+    ///
+    /// # Errors
+    /// If nobody knows.
+    pub async fn is_proven_alias(&self, name: &str) -> Result<bool, DnsError> {
         let alias = self.ask(name, Rtype::CNAME, |data| match data {
             Data::Cname(_) => Some(()),
             _ => None,
         });
-        alias
-            .await
-            .is_ok_and(|alias| alias.secure && !alias.records.is_empty())
+        match alias.await {
+            Ok(alias) => Ok(alias.secure && !alias.records.is_empty()),
+            Err(DnsError::NoSuchName(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The texts of a name, each joined from its strings.

@@ -192,7 +192,10 @@ impl Policies {
         let known = self.domains.get_with(domain.to_owned(), load).await;
         if known.lock().unreadable.is_some() {
             let again = self.load(domain).await;
-            *known.lock() = again;
+            let mut state = known.lock();
+            if state.unreadable.is_some() {
+                (state.kept, state.unreadable) = (again.kept, again.unreadable);
+            }
         }
         let records = match reach.dns.txt(&format!("_mta-sts.{domain}")).await {
             Ok(answer) => answer.records,
