@@ -81,7 +81,8 @@ unpack() {
 # Next hops and senders in some tests.
 need_servers() {
     command -v m4 >/dev/null || install m4
-    unpack exim usr/sbin/exim4 exim4-daemon-light
+    # The light one knows no PROXY protocol.
+    unpack exim-heavy usr/sbin/exim4 exim4-daemon-heavy
     unpack sendmail usr/libexec/sendmail/sendmail sendmail-bin sendmail-base sendmail-cf
 }
 

@@ -32,12 +32,22 @@ impl Exim {
 
     /// Starts one that takes all mail, with these further options, routers and transports.
     pub fn start_with(options: &str, routers: &str, transports: &str) -> Exim {
+        let address = free_address();
+        let listen = format!(
+            "daemon_smtp_ports = {}\nlocal_interfaces = {}\n",
+            address.port(),
+            address.ip()
+        );
+        Exim::start_at(address, &format!("{listen}{options}"), routers, transports)
+    }
+
+    /// The same, where the options say that it listens at that address.
+    pub fn start_at(address: SocketAddr, options: &str, routers: &str, transports: &str) -> Exim {
         let program = program();
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755))
             .expect("the folder is opened");
-        let address = free_address();
-        write(folder.path(), address, options, routers, transports);
+        write(folder.path(), options, routers, transports);
         // It will not run without the user that its package makes. In a mount namespace of its own there
         // is one.
         let script =
@@ -152,10 +162,10 @@ impl Drop for Exim {
 
 /// Where setup.sh has put it.
 fn program() -> PathBuf {
-    unpacked("exim/usr/sbin/exim4")
+    unpacked("exim-heavy/usr/sbin/exim4")
 }
 
-fn write(folder: &Path, address: SocketAddr, options: &str, routers: &str, transports: &str) {
+fn write(folder: &Path, options: &str, routers: &str, transports: &str) {
     for name in ["spool", "log"] {
         let path = folder.join(name);
         fs::create_dir(&path).expect("a folder");
@@ -175,8 +185,6 @@ fn write(folder: &Path, address: SocketAddr, options: &str, routers: &str, trans
 exim_path = {program}
 spool_directory = {folder}/spool
 log_file_path = {folder}/log/%s
-daemon_smtp_ports = {port}
-local_interfaces = {ip}
 tls_advertise_hosts =
 host_lookup =
 rfc1413_query_timeout = 0s
@@ -197,9 +205,7 @@ begin retry
 * * F,1d,1h
 ",
         program = program().display(),
-        folder = folder.display(),
-        ip = address.ip(),
-        port = address.port()
+        folder = folder.display()
     );
     fs::write(folder.join("exim.conf"), config).expect("a file");
 }

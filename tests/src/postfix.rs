@@ -42,6 +42,12 @@ postlog   unix-dgram n - n  -   1  postlogd
 impl Postfix {
     /// Starts one with these further settings (main.cf), which listens at an address if it is given one.
     pub fn start(settings: &str, listen: Option<SocketAddr>) -> Postfix {
+        let service = listen.map(|address| format!("{address} inet n - n - - smtpd\n"));
+        Postfix::start_with(settings, &service.unwrap_or_default())
+    }
+
+    /// Starts one with these further settings (main.cf) and services (master.cf).
+    pub fn start_with(settings: &str, services: &str) -> Postfix {
         let folder = tempfile::tempdir().expect("a temporary folder");
         // Its programs run as several users.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -84,12 +90,9 @@ smtpd_peername_lookup = no
             folder = postfix.folder.path().display(),
         );
         fs::write(postfix.path("conf/main.cf"), main).expect("a file");
-        let listener = listen.map_or_else(String::new, |address| {
-            format!("{address} inet n - n - - smtpd\n")
-        });
         fs::write(
             postfix.path("conf/master.cf"),
-            format!("{listener}{SERVICES}"),
+            format!("{services}{SERVICES}"),
         )
         .expect("a file");
         let started = postfix.command("postfix").arg("start").output();
@@ -164,6 +167,28 @@ smtpd_peername_lookup = no
     /// Its log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Waits for a line of its log that contains `text`: another of its programs writes them down, later
+    /// than a client has its reply.
+    pub fn wait_for_log(&self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let log = self.log();
+            // The last line may not be whole yet.
+            let mut lines = log
+                .split_inclusive('\n')
+                .filter(|line| line.ends_with('\n'));
+            if let Some(line) = lines.find(|line| line.contains(text)) {
+                return line.trim_end().to_owned();
+            }
+            assert!(
+                Instant::now() < deadline,
+                "no line with {text:?} in:\n{log}"
+            );
+            // It tells nobody when its log grows.
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 }
 
