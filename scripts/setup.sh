@@ -93,6 +93,18 @@ need_dns() {
     [ -x /usr/sbin/knotd ] || unpack knot usr/sbin/knotd knot
 }
 
+# What makes a component of the Python in docs/policies.md, in the version that it names and in a folder of its own.
+need_componentize() {
+    version=$(sed -n 's/^ *pip install componentize-py==//p' docs/policies.md)
+    [ -n "$version" ] || fail "docs/policies.md names no version of componentize-py"
+    folder=${CARGO_TARGET_DIR:-target}/tools/componentize-py
+    [ "$("$folder/bin/componentize-py" --version 2>/dev/null)" != "componentize-py $version" ] || return 0
+    python3 -c "import ensurepip" 2>/dev/null || install python3-venv
+    echo "setup: installing componentize-py $version" >&2
+    python3 -m venv --clear "$folder" && "$folder/bin/pip" install --quiet "componentize-py==$version" ||
+        fail "componentize-py $version cannot be installed (is there a network?)"
+}
+
 need_deny() {
     cargo deny --version >/dev/null 2>&1 && return
     echo "setup: installing cargo-deny, which takes some minutes" >&2
@@ -106,6 +118,7 @@ tests)
     need_clients
     need_servers
     need_dns
+    need_componentize
     ;;
 audit) need_deny ;;
 tls) command -v testssl >/dev/null || install testssl.sh ;;
