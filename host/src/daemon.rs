@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::UdpSocket;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,18 @@ const FILES_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a next hop that did not answer is left alone.
 const HOP_PAUSE: Duration = Duration::from_secs(10);
 
+/// How often a journal is asked for that another process has still: the one that this one follows, as a rule.
+const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a daemon is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To take mail.
+    Run,
+    /// To see whether it would: nothing is changed, whoever asks.
+    Check,
+}
+
 /// A daemon that is ready to take mail.
 pub struct Daemon {
     config: Config,
@@ -41,6 +54,8 @@ pub struct Daemon {
     listeners: Vec<Arc<Listener>>,
     outbound: Option<Arc<Outbound>>,
     watch: Watch,
+    /// Requests to read everything again. Before it is listened to, one would end the process.
+    hangup: Signal,
     /// What comes of policy files that take long to read, and how many they are.
     late: UnboundedReceiver<Outcome>,
     missing: usize,
@@ -53,9 +68,13 @@ impl Daemon {
         config: Config,
         path: Option<PathBuf>,
         compiler: Compiler,
+        purpose: Purpose,
     ) -> anyhow::Result<Self> {
+        let hangup = signal(SignalKind::hangup())?;
         let cache = match config.sandbox.cache_folder() {
             None => None,
+            // A cache that is made for somebody else is of no use to the one who will run.
+            Some(folder) if purpose == Purpose::Check && !is_ours(&folder) => None,
             Some(folder) => match Cache::open(&folder) {
                 Ok(cache) => Some(Arc::new(cache)),
                 Err(error) if config.sandbox.cache.is_some() => bail!(error),
@@ -80,7 +99,10 @@ impl Daemon {
             policies,
             metrics: Arc::default(),
             settings: ArcSwap::from_pointee(settings),
-            partial: partial(&config),
+            partial: match purpose {
+                Purpose::Run => partial(&config),
+                Purpose::Check => Partial::forgetful(),
+            },
             doors: Arc::new(Doors::default()),
             headers: Room::default(),
             expiring: Expiring::default(),
@@ -93,6 +115,7 @@ impl Daemon {
             listeners,
             outbound,
             watch: Watch::new().context("files cannot be watched")?,
+            hangup,
             late,
             missing: 0,
         };
@@ -201,7 +224,6 @@ impl Daemon {
 
     /// Takes mail until it is told to stop.
     pub async fn run(mut self, ready: impl FnOnce()) -> anyhow::Result<()> {
-        let mut hangup = signal(SignalKind::hangup())?;
         let mut stop = Stop::new()?;
         let mut addresses = Vec::new();
         for listener in &self.listeners {
@@ -229,12 +251,13 @@ impl Daemon {
             serving.with_context(|| format!("cannot listen on {address}"))?;
         }
         ready();
+        tokio::spawn(take_journal(self.server.clone()));
         self.tidy();
         let mut days = interval_at(Instant::now() + DAY, DAY);
         loop {
             let news = tokio::select! {
                 _ = stop.asked() => break,
-                _ = hangup.recv() => News::Changed(Changed::All),
+                _ = self.hangup.recv() => News::Changed(Changed::All),
                 changed = self.watch.changed() => News::Changed(changed),
                 Some(outcome) = self.late.recv() => News::Late(outcome.into()),
                 _ = days.tick() => News::Day,
@@ -522,10 +545,18 @@ impl Read {
                 continue;
             }
             let files = listener.certificate.iter().zip(listener.key.iter());
-            let found = ServerTls::from_files(files, roots.clone());
-            let known = || Some(before?.tls.get(&number)?.with_roots(roots.clone()));
-            let found = found.map_err(|error| errors.push(error)).ok();
-            if let Some(found) = found.or_else(known) {
+            let known = before.and_then(|before| before.tls.get(&number));
+            let found = match ServerTls::from_files(files, roots.clone(), known) {
+                Ok((found, more)) => {
+                    errors.extend(more);
+                    Some(found)
+                }
+                Err(error) => {
+                    errors.push(error);
+                    known.map(|known| known.with_roots(roots.clone()))
+                }
+            };
+            if let Some(found) = found {
                 tls.insert(number, found);
             }
         }
@@ -575,6 +606,12 @@ fn files_of_tenant(
     files.map(move |file| (file.clone(), Subject::Policy(number)))
 }
 
+/// Whether a folder is there, and belongs to our user.
+fn is_ours(folder: &Path) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    std::fs::metadata(folder).is_ok_and(|metadata| metadata.uid() == own)
+}
+
 /// What became of messages whose recipients ended differently, where they can.
 fn partial(config: &Config) -> Partial {
     let can_differ = |listener: &config::Listener| {
@@ -587,17 +624,31 @@ fn partial(config: &Config) -> Partial {
     if !config.listeners.iter().any(can_differ) {
         return Partial::forgetful();
     }
-    let folder = config.delivery.state_folder();
-    let opened = Partial::open(folder.as_deref(), &config.path);
-    opened.unwrap_or_else(|error| {
-        let folder = folder.unwrap_or_default();
-        tracing::error!(
-            folder = %folder.display(),
-            %error,
-            "what is delivered cannot be remembered ([delivery] state); each message goes one way only"
-        );
-        Partial::forgetful()
-    })
+    let partial = Partial::of(config.delivery.state_folder().as_deref(), &config.path);
+    if let Err(error) = partial.open() {
+        tell_of_journal(&partial, &error);
+    }
+    partial
+}
+
+fn tell_of_journal(partial: &Partial, error: &std::io::Error) {
+    tracing::error!(
+        journal = %partial.place().unwrap_or(Path::new("")).display(),
+        %error,
+        "what is delivered cannot be remembered ([delivery] state); each message goes one way only"
+    );
+}
+
+/// Takes the journal over once another process lets go of it.
+async fn take_journal(server: Arc<Server>) {
+    while server.partial.is_waiting() {
+        tokio::time::sleep(JOURNAL_PAUSE).await;
+        match server.partial.open() {
+            Ok(()) => tracing::info!("what is delivered is remembered from now on"),
+            Err(error) if !server.partial.is_waiting() => tell_of_journal(&server.partial, &error),
+            Err(_) => {}
+        }
+    }
 }
 
 /// Why there can be no Maildir.

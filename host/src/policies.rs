@@ -3,6 +3,7 @@
 
 mod cases;
 mod file;
+mod places;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -24,6 +25,7 @@ use tokio::time::timeout;
 
 use self::cases::{Cases, CasesError};
 pub use self::file::Stamp;
+use self::places::Places;
 use crate::config;
 use crate::log::one_line;
 use crate::sandbox::interface::{Refusal, Verdict};
@@ -38,9 +40,6 @@ const QUICK: Duration = Duration::from_secs(1);
 
 /// The largest file of cases.
 const MOST_TESTS: (usize, &str) = (1 << 20, "the limit of tests");
-
-/// How many files are looked at at a time. A file system that does not answer keeps its places.
-const FILES: usize = 32;
 
 /// The stable name of the failure that stands in a verdict where no policy could be asked.
 pub const POLICY_UNAVAILABLE: &str = "policy-unavailable";
@@ -310,9 +309,8 @@ pub struct Policies {
     builder: Builder,
     /// Exchanges go one after another.
     exchanging: tokio::sync::Mutex<()>,
-    /// Turns of files, of documents that are quick to read, and of what takes long: so that none of them waits for
-    /// another kind.
-    files: Turns,
+    places: Places,
+    /// Turns of documents that are quick to read, and of what takes long: so that neither waits for the other kind.
     quick: Turns,
     slow: Turns,
     /// How many files were begun to be read.
@@ -343,7 +341,7 @@ impl Policies {
             sandbox,
             builder,
             exchanging: tokio::sync::Mutex::new(()),
-            files: Arc::new(Semaphore::new(FILES)),
+            places: Places::default(),
             quick: Arc::new(Semaphore::new(at_a_time)),
             slow: Arc::new(Semaphore::new(at_a_time)),
             begun: AtomicU64::new(0),
@@ -555,30 +553,11 @@ impl Policies {
         path: &Path,
         work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> Result<T, Cause> {
-        let owned = path.to_owned();
-        let done = self.in_turn(move || work(&owned)).await;
+        let done = self.places.with(path, PATIENCE, work).await;
         done.map_err(|source| Cause::Read {
             path: path.to_owned(),
             source,
         })
-    }
-
-    /// Does something with a file. A file system that does not answer is not waited for, and keeps one place for it.
-    async fn in_turn<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> io::Result<T> {
-        let answered = timeout(PATIENCE, async {
-            let turn = self.files.clone().acquire_owned().await;
-            let work = move || {
-                let _turn = turn;
-                work()
-            };
-            let done = tokio::task::spawn_blocking(work).await;
-            done.unwrap_or_else(|error| Err(io::Error::other(error)))
-        });
-        let silent = || Err(io::Error::other("the file system does not answer"));
-        answered.await.unwrap_or_else(|_| silent())
     }
 
     /// The policy in a tenant's files that look so: the one in force, if they have not changed.

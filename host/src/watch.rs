@@ -17,7 +17,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::policies::Stamp;
 
@@ -28,6 +28,9 @@ const MOST_ROUNDS: u32 = 40;
 /// How often files are looked at although changes are told, and how often where they are not.
 const LOOK: Duration = Duration::from_secs(30);
 const LOOK_OFTEN: Duration = Duration::from_secs(2);
+/// How long a file system has to answer, and how many files of a folder are asked for alone then.
+const ANSWER: Duration = Duration::from_secs(1);
+const MOST_ALONE: usize = 32;
 /// How long whoever wants files to be watched waits for that.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Links that are followed on the way to a file; more go round in circles.
@@ -92,7 +95,7 @@ impl Watch {
             loop {
                 tokio::select! {
                     order = asked.recv() => match order {
-                        Some(order) => watched.obey(order),
+                        Some(order) => watched.obey(order).await,
                         None => return,
                     },
                     changed = watched.changed() => {
@@ -155,12 +158,20 @@ struct Watched {
     /// Whether there are folders whose changes are not told.
     is_blind: bool,
     next_look: Instant,
-    /// A look that is being taken: there is one at a time, however long it takes.
-    looking: Option<JoinHandle<Vec<Looked>>>,
+    /// Looks that have no answer yet, by the place that was looked at: it is not looked at again meanwhile.
+    stuck: HashMap<PathBuf, JoinHandle<Vec<Looked>>>,
 }
 
 /// A file as it is now, and whether it is another than before.
-type Looked = (PathBuf, File, bool);
+type Looked = (PathBuf, Option<Stamp>, bool);
+
+/// What came of looking at files.
+#[derive(Default)]
+struct Looks {
+    looked: Vec<Looked>,
+    /// The files on file systems that do not answer.
+    silent: HashSet<PathBuf>,
+}
 
 /// A file as it was last.
 #[derive(Clone, PartialEq)]
@@ -206,42 +217,118 @@ impl Watched {
             folders: HashSet::new(),
             files: HashMap::new(),
             next_look: Instant::now() + LOOK,
-            looking: None,
+            stuck: HashMap::new(),
         }
     }
 
-    fn obey(&mut self, order: Order) {
+    async fn obey(&mut self, order: Order) {
         if order.only {
             self.subjects.clear();
             self.whole.clear();
             self.files.clear();
             self.is_blind = self.watcher.is_none();
         }
-        for (file, subject) in order.files.files {
-            self.add(&file, subject);
+        let files: Vec<_> = order
+            .files
+            .files
+            .into_iter()
+            .map(|(file, subject)| {
+                // Changes are told with absolute paths.
+                (absolute(&file).unwrap_or(file), subject)
+            })
+            .collect();
+        let unknown = files.iter().map(|(file, _)| (file.clone(), None));
+        let silent = self.look_at(unknown.collect()).await.silent;
+        for (file, subject) in files {
+            match silent.contains(&file) {
+                // The kernel would not answer either who asks it to tell of changes there.
+                true => self.file(file).subjects.insert(subject),
+                false => self.add(&file, subject),
+            };
         }
         for (folder, subject) in order.files.folders {
-            self.add_folder(&folder, subject);
+            let folder = absolute(&folder).unwrap_or(folder);
+            let within = folder.join(".");
+            let silent = self.look_at(vec![(within.clone(), None)]).await.silent;
+            if !silent.contains(&within) {
+                self.add_folder(&folder, subject);
+            }
         }
         // Whoever has asked may have given up.
         let _ = order.done.send(());
     }
 
-    fn add(&mut self, file: &Path, subject: Subject) {
+    fn file(&mut self, file: PathBuf) -> &mut File {
+        self.files.entry(file).or_insert(File {
+            subjects: BTreeSet::new(),
+            stamp: None,
+        })
+    }
+
+    /// Looks at files, on threads that may wait for them: a folder at a time, and where that has no answer, a file at a
+    /// time.
+    async fn look_at(&mut self, files: Vec<(PathBuf, Option<Stamp>)>) -> Looks {
+        let mut looks = Looks::default();
+        let mut by_folder: HashMap<PathBuf, Vec<(PathBuf, Option<Stamp>)>> = HashMap::new();
+        for (file, stamp) in files {
+            let of_folder = by_folder.entry(folder(&file)).or_default();
+            of_folder.push((file, stamp));
+        }
+        let silent = self.answers_of(by_folder.clone(), &mut looks).await;
+        let mut by_file = HashMap::new();
+        for folder in silent {
+            let files = by_folder.remove(&folder).unwrap_or_default();
+            for (number, (file, stamp)) in files.into_iter().enumerate() {
+                match number < MOST_ALONE {
+                    true => drop(by_file.insert(file.clone(), vec![(file, stamp)])),
+                    false => drop(looks.silent.insert(file)),
+                }
+            }
+        }
+        let silent = self.answers_of(by_file, &mut looks).await;
+        looks.silent.extend(silent);
+        looks
+    }
+
+    /// Gives those places that have no answer in time.
+    async fn answers_of(
+        &mut self,
+        places: HashMap<PathBuf, Vec<(PathBuf, Option<Stamp>)>>,
+        looks: &mut Looks,
+    ) -> Vec<PathBuf> {
+        let mut silent = Vec::new();
+        let mut looking = Vec::new();
+        self.stuck.retain(|_, looking| !looking.is_finished());
+        for (place, files) in places {
+            match self.stuck.contains_key(&place) {
+                true => silent.push(place),
+                false => looking.push((place, spawn_blocking(move || look_at(files)))),
+            }
+        }
+        let deadline = Instant::now() + ANSWER;
+        for (place, mut looking) in looking {
+            match timeout_at(deadline, &mut looking).await {
+                Ok(looked) => looks.looked.extend(looked.unwrap_or_default()),
+                Err(_) => {
+                    self.stuck.insert(place.clone(), looking);
+                    silent.push(place);
+                }
+            }
+        }
+        silent
+    }
+
+    fn add(&mut self, file: &Path, subject: Subject) -> bool {
         let mut places = BTreeSet::new();
-        // Changes are told with absolute paths.
-        let file = absolute(file).unwrap_or_else(|_| file.to_owned());
-        places_of(&file, MOST_LINKS, &mut places);
+        places_of(file, MOST_LINKS, &mut places);
         for place in places {
             let place = self.watch_place(place);
             self.subjects.entry(place).or_default().insert(subject);
         }
-        let known = self.files.entry(file.clone()).or_insert(File {
-            subjects: BTreeSet::new(),
-            stamp: None,
-        });
-        known.subjects.insert(subject);
-        known.stamp = Stamp::of(&file).ok();
+        let stamp = Stamp::of(file).ok();
+        let known = self.file(file.to_owned());
+        known.stamp = stamp;
+        known.subjects.insert(subject)
     }
 
     /// Watches all files of a folder, those that will be there as well.
@@ -249,9 +336,8 @@ impl Watched {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             self.add(&entry.path(), subject);
         }
-        let folder = absolute(folder).unwrap_or_else(|_| folder.to_owned());
-        self.watch_folder(&folder);
-        self.whole.insert(folder, subject);
+        self.watch_folder(folder);
+        self.whole.insert(folder.to_owned(), subject);
     }
 
     /// Watches for something in its folder; where that is not there, for the first of the folders that is missing.
@@ -320,33 +406,21 @@ impl Watched {
 
     /// Waits until it is time to look, and looks.
     async fn looked_in_time(&mut self) -> Option<Changed> {
-        if self.looking.is_none() {
-            sleep_until(self.next_look).await;
-            self.next_look = Instant::now() + if self.is_blind { LOOK_OFTEN } else { LOOK };
-        }
+        sleep_until(self.next_look).await;
+        self.next_look = Instant::now() + if self.is_blind { LOOK_OFTEN } else { LOOK };
         self.look().await
     }
 
     /// Looks at the files themselves: there are file systems that tell of no changes, such as those of other machines.
     async fn look(&mut self) -> Option<Changed> {
-        let looking = match &mut self.looking {
-            Some(looking) => looking,
-            None => {
-                let files = self.files.clone();
-                self.looking.insert(spawn_blocking(move || look_at(files)))
-            }
-        };
-        let looked = looking.await.unwrap_or_default();
-        self.looking = None;
+        let files = self.files.iter();
+        let files = files.map(|(path, file)| (path.clone(), file.stamp.clone()));
+        let looks = self.look_at(files.collect()).await;
         let mut subjects = BTreeSet::new();
-        for (path, file, is_other) in looked {
-            // It may be watched no longer, or have been looked at since.
-            let Some(known) = self.files.get_mut(&path) else {
-                continue;
-            };
-            if is_other {
+        for (path, stamp, is_other) in looks.looked {
+            if let (true, Some(known)) = (is_other, self.files.get_mut(&path)) {
                 subjects.extend(known.subjects.iter().copied());
-                known.stamp = file.stamp;
+                known.stamp = stamp;
             }
         }
         what_of(subjects, false)
@@ -370,11 +444,13 @@ impl Watched {
     }
 }
 
-fn look_at(files: HashMap<PathBuf, File>) -> Vec<Looked> {
-    let now = |(path, file): (PathBuf, File)| {
+fn look_at(files: Vec<(PathBuf, Option<Stamp>)>) -> Vec<Looked> {
+    let now = |(path, before): (PathBuf, Option<Stamp>)| {
+        // Links on the way are asked for later as well.
+        places_of(&path, MOST_LINKS, &mut BTreeSet::new());
         let stamp = Stamp::of(&path).ok();
-        let is_other = stamp != file.stamp;
-        (path, File { stamp, ..file }, is_other)
+        let is_other = stamp != before;
+        (path, stamp, is_other)
     };
     files.into_iter().map(now).collect()
 }
@@ -446,7 +522,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    fn set(watch: &mut Watched, files: &[(impl AsRef<Path>, Subject)]) {
+    async fn set(watch: &mut Watched, files: &[(impl AsRef<Path>, Subject)]) {
         let (done, _) = oneshot::channel();
         let files = files.iter();
         let files = files.map(|(path, subject)| (path.as_ref().to_owned(), *subject));
@@ -454,11 +530,12 @@ mod tests {
             files: files.collect(),
             folders: Vec::new(),
         };
-        watch.obey(Order {
+        let order = Order {
             files,
             only: true,
             done,
-        });
+        };
+        watch.obey(order).await;
     }
 
     #[tokio::test]
@@ -476,7 +553,8 @@ mod tests {
                 (path("b.json"), Subject::Policy(1)),
                 (path("settings.toml"), Subject::Settings),
             ],
-        );
+        )
+        .await;
         fs::write(path("unknown"), "2").unwrap();
         fs::write(path("new"), "2").unwrap();
         fs::rename(path("new"), path("b.json")).unwrap();
@@ -491,7 +569,7 @@ mod tests {
         let file = Path::new(folder.path().file_name().unwrap()).join("a.json");
         fs::write(&file, "1").unwrap();
         let mut watch = Watched::new();
-        set(&mut watch, &[(&file, Subject::Policy(0))]);
+        set(&mut watch, &[(&file, Subject::Policy(0))]).await;
         fs::write(&file, "2").unwrap();
         assert_eq!(watch.changed().await, Changed::Policies([0].into()));
     }
@@ -507,7 +585,7 @@ mod tests {
         symlink("v1", path("data")).unwrap();
         symlink("data/a.json", path("a.json")).unwrap();
         let mut watch = Watched::new();
-        set(&mut watch, &[(path("a.json"), Subject::Policy(7))]);
+        set(&mut watch, &[(path("a.json"), Subject::Policy(7))]).await;
         symlink("v2", path("next")).unwrap();
         fs::rename(path("next"), path("data")).unwrap();
         assert_eq!(watch.changed().await, Changed::Policies([7].into()));
@@ -522,7 +600,7 @@ mod tests {
         let file = folder.path().join("a.json");
         fs::write(&file, "1").unwrap();
         let mut watch = Watched::new();
-        set(&mut watch, &[(&file, Subject::Policy(0))]);
+        set(&mut watch, &[(&file, Subject::Policy(0))]).await;
         fs::write(&file, "2").unwrap();
         // Given up when the change has been noticed, and is not quiet yet.
         while watch.pending.lock().is_empty() {
@@ -542,7 +620,7 @@ mod tests {
         let inner = folder.path().join("a/b");
         let file = inner.join("rules.json");
         let mut watch = Watched::new();
-        set(&mut watch, &[(&file, Subject::Policy(3))]);
+        set(&mut watch, &[(&file, Subject::Policy(3))]).await;
         for step in ["a", "a/b"] {
             fs::create_dir(folder.path().join(step)).unwrap();
             assert_eq!(
@@ -556,7 +634,7 @@ mod tests {
         assert_eq!(watch.changed().await, Changed::Policies([3].into()));
         fs::remove_dir_all(&inner).unwrap();
         watch.changed().await;
-        set(&mut watch, &[(&file, Subject::Policy(3))]);
+        set(&mut watch, &[(&file, Subject::Policy(3))]).await;
         fs::create_dir(&inner).unwrap();
         assert_eq!(watch.changed().await, Changed::Policies([3].into()));
     }
@@ -568,7 +646,7 @@ mod tests {
         fs::write(&file, "1").unwrap();
         let mut watch = Watched::new();
         watch.watcher = None;
-        set(&mut watch, &[(&file, Subject::Policy(0))]);
+        set(&mut watch, &[(&file, Subject::Policy(0))]).await;
         assert_eq!(watch.look().await, None);
         fs::write(&file, "22").unwrap();
         assert_eq!(watch.look().await, Some(Changed::Policies([0].into())));

@@ -92,6 +92,50 @@ fn the_whole_configuration_is_shown_and_read_again() {
     assert_eq!(show(&shown), shown);
 }
 
+/// Whoever checks may be another user than the one who will run.
+#[test]
+fn a_check_of_the_configuration_changes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("portcullis.toml");
+    fs::write(folder.path().join("rules.json"), r#"{"connectors": []}"#).expect("a file");
+    fs::write(
+        &path,
+        "hostname = \"mx.contoso.com\"
+        [[listener]]
+        address = \"127.0.0.1:0\"
+        outbound = { clients = [\"127.0.0.1\"] }
+        [[listener]]
+        address = \"127.0.0.1:0\"
+        next-hop = { maildir = \"mail\" }
+        [[tenant]]
+        name = \"contoso\"
+        domains = [\"contoso.com\"]
+        policy = \"rules.json\"
+        [delivery]
+        state = \"state\"
+        [sandbox]
+        cache = \"cache\"
+        ",
+    )
+    .expect("a file");
+    let output = run(
+        &["run", "--check-config", "--config", &path.to_string_lossy()],
+        b"",
+    );
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        text_of_errors(&output.stderr)
+    );
+    let mut names: Vec<_> = fs::read_dir(folder.path())
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["portcullis.toml", "rules.json"]);
+}
+
 #[test]
 fn mail_of_our_own_senders_is_explained_as_what_it_is() {
     let folder = tempfile::tempdir().expect("a folder");

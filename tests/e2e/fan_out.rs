@@ -548,6 +548,27 @@ fn two_messages_with_one_header_are_two() {
     }
 }
 
+/// Who has the message is told so, whatever its server says by then.
+#[test]
+fn what_was_delivered_is_told_though_the_mailbox_is_gone() {
+    let setting = Setting::start(Pki::new(), RULES, &[&records(2)], MORE);
+    let taking = partner(&setting, 10, Behaviour::default());
+    let later = Behaviour::default().but(Step::End, Action::Say(LATER));
+    let _later = partner(&setting, 11, later);
+    let to = ["a@d0.test", "a@d1.test"];
+    let text = "Subject: x\r\n\r\nx";
+    assert_eq!(send_what_is_taken(&setting, &to, text).1, 451);
+    taking.behave(Behaviour::default().but(Step::Rcpt, Action::Say(NEVER)));
+    assert_eq!(
+        send_what_is_taken(&setting, &to, text),
+        (vec!["a@d0.test"], 250)
+    );
+    let mut client = setting.client();
+    client.expect(&format!("MAIL FROM:<{SENDER}>"), 250);
+    client.expect("RCPT TO:<a@d0.test>", 550);
+    assert_eq!(copies(&taking, "a@d0.test"), 1);
+}
+
 /// Others do not wait for the five minutes that a server has for its reply.
 #[test]
 fn who_does_not_let_a_message_begin_holds_the_others_up_for_moments_only() {

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use portcullis_tests::modules::Module;
-use portcullis_tests::{Client, Daemon, Pki, run};
+use portcullis_tests::{Client, Daemon, Pki, portcullis, run};
 
 const CONFIG: &str = r#"
 hostname = "mx.contoso.com"
@@ -327,6 +329,37 @@ fn a_policy_that_does_not_do_what_it_must_is_not_taken() {
         daemon.replace("cases.json", case("B").as_bytes())
     });
     assert_eq!(version_now(&daemon), "B");
+}
+
+/// systemd may ask for a reload as soon as the process is there.
+#[test]
+fn a_reload_that_is_asked_for_while_it_starts_ends_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("portcullis.toml");
+    fs::write(&path, CONFIG).expect("a file");
+    fs::write(folder.path().join("rules.json"), rules("A")).expect("a file");
+    let mut child = portcullis(&["run", "--config", &path.to_string_lossy()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let stderr = child.stderr.take().expect("its log");
+    let mut lines = BufReader::new(stderr)
+        .lines()
+        .map(|line| line.expect("UTF-8"));
+    let first = lines.next().expect("a line");
+    assert!(!first.contains("listening"), "{first}");
+    let pid = child.id().to_string();
+    let asked = std::process::Command::new("kill")
+        .args(["-HUP", &pid])
+        .status();
+    assert!(asked.expect("kill can be run").success());
+    assert!(lines.any(|line| line.contains("listening")), "it has ended");
+    assert!(
+        lines.any(|line| line.contains("settings in force")),
+        "it has ended"
+    );
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use std::time::Duration;
 
 use portcullis::config::Config;
-use portcullis::daemon::Daemon;
+use portcullis::daemon::{Daemon, Purpose};
 use portcullis::sandbox::Compiler;
 use portcullis_tests::Pki;
 
@@ -96,7 +96,7 @@ fn start() -> Servers {
     let (ready, is_ready) = mpsc::channel();
     std::thread::spawn(move || {
         crate::runtime().block_on(async {
-            let daemon = Daemon::new(config, None, Compiler::Here)
+            let daemon = Daemon::new(config, None, Compiler::Here, Purpose::Run)
                 .await
                 .expect("a daemon");
             let ready = move || ready.send(()).expect("somebody waits");

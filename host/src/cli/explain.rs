@@ -351,7 +351,15 @@ fn message_line(context: &Context) -> String {
         },
     };
     match context.direction {
-        Direction::Outbound => format!("Mail to <{}>", context.rcpt_to),
+        Direction::Outbound if context.mail_from.is_empty() => {
+            format!("Mail to <{}>", context.rcpt_to)
+        }
+        Direction::Outbound => {
+            format!(
+                "Mail from <{}> to <{}>, on its way out",
+                context.mail_from, context.rcpt_to
+            )
+        }
         Direction::Inbound => format!(
             "Mail from <{}> to <{}>, client {}, {session}",
             context.mail_from,

@@ -12,7 +12,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::{Format, output, paint};
 use crate::config::Config;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Purpose};
 use crate::demo::Demo;
 use crate::log;
 use crate::sandbox::Compiler;
@@ -61,7 +61,7 @@ impl Run {
                 .with_ansi(stderr().is_terminal() && paint::wanted(&stderr()))
                 .init(),
         }
-        let Some(path) = self.config else {
+        let Some(path) = &self.config else {
             let demo = Demo::new()?;
             let config = demo.config()?;
             if self.show_config {
@@ -69,20 +69,21 @@ impl Run {
                 return Ok(ExitCode::SUCCESS);
             }
             let compiler = Compiler::Apart(config.sandbox.compile_limits());
-            let daemon = Daemon::new(config, None, compiler).await?;
+            let daemon = Daemon::new(config, None, compiler, self.purpose()).await?;
             if !self.check_config {
                 let introduce = || output::tell(&format!("{}\n", demo.introduction()));
                 daemon.run(introduce).await?;
             }
             return Ok(ExitCode::SUCCESS);
         };
-        let config = Config::load(&path)?;
+        let config = Config::load(path)?;
         if self.show_config {
             output::result(&config.show()?)?;
             return Ok(ExitCode::SUCCESS);
         }
         let compiler = Compiler::Apart(config.sandbox.compile_limits());
-        let mut daemon = Daemon::new(config, Some(path.clone()), compiler).await?;
+        let purpose = self.purpose();
+        let mut daemon = Daemon::new(config, Some(path.clone()), compiler, purpose).await?;
         if self.check_config {
             let obstacles = daemon.obstacles();
             let is_complete = daemon.is_complete().await;
@@ -107,6 +108,15 @@ impl Run {
         }
         daemon.run(|| {}).await?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Run {
+    fn purpose(&self) -> Purpose {
+        match self.check_config {
+            true => Purpose::Check,
+            false => Purpose::Run,
+        }
     }
 }
 

@@ -245,6 +245,9 @@ fn reworded(said: &str, found: Option<&str>) -> (&'static str, String, Option<St
         let message = format!("expected {}, found {}", in_words(wanted), in_words(found));
         return ("wrong-type", message, None);
     }
+    if said.starts_with("invalid length ") && said.contains(" struct ") {
+        return ("wrong-type", "expected a table, found a list".into(), None);
+    }
     let found = found.unwrap_or_default();
     match said {
         "invalid socket address syntax" => (

@@ -59,7 +59,8 @@ pub fn read(path: &Path, (most, name): (usize, &str)) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("it is not a regular file"));
     }
     let mut bytes = Vec::new();
-    file.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    file.take((most as u64).saturating_add(1))
+        .read_to_end(&mut bytes)?;
     if bytes.len() > most {
         let text = format!("it is larger than {} ({name})", ByteSize(most as u64));
         return Err(io::Error::other(text));

@@ -196,8 +196,19 @@ struct Event {
 /// What is known of messages whose recipients ended differently.
 pub struct Partial {
     known: Arc<Mutex<Known>>,
-    /// Keeps other processes away from the journal (flock(2)); it ends with this one.
-    _lock: Option<File>,
+    /// Where the journal is.
+    path: Option<PathBuf>,
+    lock: Mutex<Lock>,
+}
+
+/// Keeps other processes away from the journal (flock(2)); it ends with this one.
+enum Lock {
+    None,
+    /// Another process has it.
+    Foreign,
+    Ours {
+        _file: File,
+    },
 }
 
 #[derive(Default)]
@@ -274,36 +285,59 @@ impl Message {
 }
 
 impl Partial {
-    /// What the journal in a folder tells, of which each configuration has its own; nothing outlives the process
-    /// without one.
-    ///
-    /// # Errors
-    /// If the journal cannot be read or written.
-    pub fn open(folder: Option<&Path>, configuration: &Path) -> io::Result<Self> {
-        let mut known = Known::default();
-        let mut lock = None;
-        if let Some(folder) = folder {
-            fs::create_dir_all(folder)?;
-            let path = folder.join(journal_of(configuration));
-            lock = Some(alone(&path.with_extension("lock"))?);
-            known.replay(&path)?;
-            let new = write_new(&path, &known.events())?;
-            let (journal, folder) = Journal::replaced(path, new, known.recipients)?;
-            folder.sync_all()?;
-            known.journal = Some(journal);
+    /// Nothing yet; its journal is in a folder, of which each configuration has its own.
+    pub fn of(folder: Option<&Path>, configuration: &Path) -> Self {
+        Partial {
+            known: Arc::default(),
+            path: folder.map(|folder| folder.join(journal_of(configuration))),
+            lock: Mutex::new(Lock::None),
         }
-        Ok(Partial {
-            known: Arc::new(Mutex::new(known)),
-            _lock: lock,
-        })
     }
 
     /// Nothing, and nothing is kept.
     pub fn forgetful() -> Self {
         Partial {
             known: Arc::default(),
-            _lock: None,
+            path: None,
+            lock: Mutex::new(Lock::None),
         }
+    }
+
+    /// Reads the journal, and keeps it from now on.
+    ///
+    /// # Errors
+    /// If it cannot be read or written, or another process has it: then it may be asked for again.
+    pub fn open(&self) -> io::Result<()> {
+        let Some(path) = &self.path else {
+            return Ok(());
+        };
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        *lock = Lock::None;
+        fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+        let Some(file) = alone(&path.with_extension("lock"))? else {
+            *lock = Lock::Foreign;
+            return Err(io::Error::other("another process has it"));
+        };
+        let mut known = Known::default();
+        known.replay(path)?;
+        let new = write_new(path, &known.events())?;
+        let (journal, folder) = Journal::replaced(path.clone(), new, known.recipients)?;
+        folder.sync_all()?;
+        known.journal = Some(journal);
+        *self.lock() = known;
+        *lock = Lock::Ours { _file: file };
+        Ok(())
+    }
+
+    /// Whether another process has the journal, and may let go of it.
+    pub fn is_waiting(&self) -> bool {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(*lock, Lock::Foreign)
+    }
+
+    /// Where the journal is, if there is one.
+    pub fn place(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -388,6 +422,15 @@ impl Partial {
         let known = self.lock();
         let recipient = known.recipient(message, recipient);
         recipient.is_some_and(|recipient| recipient.bodies.contains(&body))
+    }
+
+    /// Whether a recipient has a message of which the client was not told so, though it may never ask again.
+    pub fn owes(&self, recipient: Digest) -> bool {
+        let known = self.lock();
+        let waiting = known.waiting.get(&recipient).into_iter().flatten();
+        waiting
+            .filter_map(|message| known.recipient(*message, recipient))
+            .any(|known| known.state == State::Delivered)
     }
 
     /// A file without a name, in which a message can be kept.
@@ -765,7 +808,8 @@ fn journal_of(configuration: &Path) -> String {
     format!("partial-deliveries-{digest}.jsonl")
 }
 
-fn alone(path: &Path) -> io::Result<File> {
+/// `None` if another process has it.
+fn alone(path: &Path) -> io::Result<Option<File>> {
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -773,8 +817,8 @@ fn alone(path: &Path) -> io::Result<File> {
         .mode(0o600)
         .open(path)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => Err(io::Error::other("another process has it")),
-        locked => locked.map(|()| file).map_err(io::Error::from),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        locked => locked.map(|()| Some(file)).map_err(io::Error::from),
     }
 }
 
@@ -797,6 +841,24 @@ mod tests {
 
     fn message() -> Digest {
         Digest::of_message("a@own.test", b"Subject: x\r\n\r\n")
+    }
+
+    fn opened(folder: &Path) -> Partial {
+        let partial = Partial::of(Some(folder), Path::new("a.toml"));
+        partial.open().unwrap();
+        partial
+    }
+
+    #[test]
+    fn a_journal_is_taken_over_from_the_process_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = opened(folder.path());
+        let partial = Partial::of(Some(folder.path()), Path::new("a.toml"));
+        assert!(partial.open().is_err() && partial.is_waiting() && !partial.remembers());
+        split(&before);
+        drop(before);
+        partial.open().unwrap();
+        assert!(!partial.is_waiting() && partial.remembers() && has(&partial, "a"));
     }
 
     /// Two have it, two do not.
@@ -848,7 +910,7 @@ mod tests {
     #[test]
     fn each_group_has_its_turn_whatever_the_order() {
         let folder = tempfile::tempdir().unwrap();
-        let partial = Partial::open(Some(folder.path()), Path::new("a.toml")).unwrap();
+        let partial = opened(folder.path());
         assert_eq!(taken(&partial, &["a", "b"]), ["a", "b"]);
         split(&partial);
         let all = ["b", "a", "c", "d", "e"];
@@ -859,7 +921,7 @@ mod tests {
         // Who was tried longest ago is next, in whatever order they are named.
         assert_eq!(taken(&partial, &["c", "b", "e"]), ["b"]);
         drop(partial);
-        let partial = Partial::open(Some(folder.path()), Path::new("a.toml")).unwrap();
+        let partial = opened(folder.path());
         assert_eq!(
             taken(&partial, &["b", "c", "e"]),
             ["c"],
@@ -881,7 +943,7 @@ mod tests {
     #[test]
     fn another_message_with_the_same_header_is_none_that_was_delivered() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || Partial::open(Some(folder.path()), Path::new("a.toml")).unwrap();
+        let open = || opened(folder.path());
         let partial = open();
         split(&partial);
         drop(partial);
@@ -920,14 +982,14 @@ mod tests {
     #[test]
     fn a_restart_forgets_nothing_that_is_whole() {
         let folder = tempfile::tempdir().unwrap();
-        let partial = Partial::open(Some(folder.path()), Path::new("a.toml")).unwrap();
+        let partial = opened(folder.path());
         split(&partial);
         drop(partial);
         let path = folder.path().join(journal_of(Path::new("a.toml")));
         let mut text = fs::read(&path).unwrap();
         text.extend_from_slice(b"{\"at\":1,\"mess");
         fs::write(&path, text).unwrap();
-        let partial = Partial::open(Some(folder.path()), Path::new("a.toml")).unwrap();
+        let partial = opened(folder.path());
         assert!(has(&partial, "a"));
         assert_eq!(taken(&partial, &["a", "b", "c", "d"]), ["a", "d"]);
         assert!(partial.remembers());
@@ -936,7 +998,7 @@ mod tests {
     #[test]
     fn a_long_journal_is_written_anew_while_events_come() {
         let folder = tempfile::tempdir().unwrap();
-        let open = || Partial::open(Some(folder.path()), Path::new("a.toml")).unwrap();
+        let open = || opened(folder.path());
         let partial = open();
         partial.lock().journal.as_mut().unwrap().most_events = 100;
         split(&partial);
@@ -987,7 +1049,7 @@ mod tests {
         fn any_journal_is_read(text in "(\\{\"at\":[0-9]{0,3},?[ -~]{0,20}\\}?\n?){0,5}") {
             let folder = tempfile::tempdir().unwrap();
             fs::write(folder.path().join(journal_of(Path::new("a.toml"))), text).unwrap();
-            Partial::open(Some(folder.path()), Path::new("a.toml")).unwrap();
+            opened(folder.path());
         }
     }
 }

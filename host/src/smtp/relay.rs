@@ -432,8 +432,9 @@ impl Relay {
         }
     }
 
-    /// Ends the message, and waits for the server to have it.
-    pub async fn finish(&mut self) -> Finished {
+    /// Ends the message, and waits for the server to have it. LMTP's replies are noted one by one, by the recipients'
+    /// numbers.
+    pub async fn finish(&mut self, note: &mut (dyn FnMut(usize, &Reply) + Send)) -> Finished {
         let Some(encoder) = self.encoder.take() else {
             return Finished::All(Reply::new(451, (4, 3, 0), "the message was given up"));
         };
@@ -454,7 +455,7 @@ impl Relay {
         }
         let mut replies = Vec::new();
         let mut is_closing = false;
-        for _ in std::mem::take(&mut self.recipients) {
+        for number in 0..std::mem::take(&mut self.recipients).len() {
             // Who says 421 for one recipient may have answered for the others all the same.
             self.usable |= is_closing;
             let reply = self
@@ -463,7 +464,9 @@ impl Relay {
             is_closing = reply
                 .as_ref()
                 .is_ok_and(|reply| is_closing || reply.code() == 421);
-            replies.push(reply.map_or_else(|failure| failure.reply(), |reply| passed_on(&reply)));
+            let reply = reply.map_or_else(|failure| failure.reply(), |reply| passed_on(&reply));
+            note(number, &reply);
+            replies.push(reply);
         }
         self.usable &= !is_closing;
         Finished::Each(replies)

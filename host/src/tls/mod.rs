@@ -63,19 +63,31 @@ pub struct ServerTls {
 }
 
 impl ServerTls {
-    /// Reads the certificates and their keys: several of them for several names, or kinds of keys.
+    /// Reads the certificates and their keys: several of them for several names, or kinds of keys. One that cannot be
+    /// read now stays as it was `before`, which the errors tell.
     ///
     /// # Errors
-    /// Names the file and what is wrong with it.
+    /// Names the file and what is wrong with it, if there is nothing from before.
     pub fn from_files<'a>(
         files: impl IntoIterator<Item = (&'a PathBuf, &'a PathBuf)>,
         roots: Roots,
-    ) -> Result<Self, TlsError> {
-        let mut pairs = Vec::new();
+        before: Option<&ServerTls>,
+    ) -> Result<(Self, Vec<TlsError>), TlsError> {
+        let (mut pairs, mut errors) = (Vec::new(), Vec::new());
         for (certificate, key) in files {
-            pairs.push((certificate.clone(), Pair::read(certificate, key)?));
+            let known = before.and_then(|before| {
+                let mut pairs = before.pairs.iter();
+                pairs.find(|(path, _)| path == certificate)
+            });
+            match (Pair::read(certificate, key), known) {
+                (Err(error), Some(known)) => {
+                    errors.push(error);
+                    pairs.push(known.clone());
+                }
+                (pair, _) => pairs.push((certificate.clone(), pair?)),
+            }
         }
-        ServerTls::new(pairs, roots)
+        Ok((ServerTls::new(pairs, roots)?, errors))
     }
 
     /// From chains and their keys, each with its file.

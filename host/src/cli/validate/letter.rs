@@ -16,6 +16,16 @@ pub fn text(outcomes: &[Outcome]) -> String {
 
 fn letter(outcome: &Outcome) -> String {
     let mut text = String::new();
+    let asks_nothing = outcome
+        .partner
+        .as_ref()
+        .is_some_and(|it| it.checks.is_empty());
+    if outcome.mode == json::mode_name(Mode::Disabled) || asks_nothing {
+        return format!(
+            "The connector \"{}\" asks nothing of anybody.\n",
+            printable(&outcome.connector)
+        );
+    }
     let is_inbound = outcome.direction == json::direction_name(Direction::Inbound);
     let applies_to = printable(&outcome.applies_to);
     // Writing to a string cannot fail.

@@ -309,10 +309,11 @@ impl Handover {
         }
     }
 
-    /// Ends the message. A positive reply means that the next hop, or the disk, has it.
-    pub async fn finish(&mut self) -> Finished {
+    /// Ends the message. A positive reply means that the next hop, or the disk, has it. Where each recipient has a
+    /// reply of its own, it is noted when it comes.
+    pub async fn finish(&mut self, note: &mut (dyn FnMut(usize, &Reply) + Send)) -> Finished {
         match self.relay() {
-            Ok(relay) => relay.finish().await,
+            Ok(relay) => relay.finish(note).await,
             Err(delivery) => Finished::All(delivery.finish().await),
         }
     }

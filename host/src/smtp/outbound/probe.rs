@@ -186,7 +186,7 @@ impl Outbound {
         let outcome = if accepted.is_positive() {
             match relay.data(None).await {
                 Ok(()) => match relay.write(content.as_bytes()).await {
-                    Ok(()) => Ok(relay.finish().await.of(0)),
+                    Ok(()) => Ok(relay.finish(&mut |_, _| {}).await.of(0)),
                     Err(reply) => Err(reply),
                 },
                 Err(not_begun) => Err(not_begun.reply()),

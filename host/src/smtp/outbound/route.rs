@@ -318,7 +318,7 @@ impl Stop {
         let addresses = interleaved(addresses, IpAddr::is_ipv6);
         let addresses = addresses.into_iter().take(MOST_ADDRESSES);
         Ok(Candidate {
-            leads_out: self.secure && !found.secure && found.name != *name,
+            leads_out: self.secure && !found.secure && found.name != *name && !found.is_renamed,
             name: Some(name.clone()),
             canonical: Some(found.name),
             addresses: addresses.map(|ip| SocketAddr::new(ip, self.port)).collect(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::time::timeout;
 
 use super::envelope::{NotTaken, Reason};
 use super::{Recipient, Session, Transaction};
@@ -12,7 +13,7 @@ use crate::smtp::address::Address;
 use crate::smtp::exit::{Exit, Way};
 use crate::smtp::next_hop::{Client, ClientName, Handover};
 use crate::smtp::partial::{Body, Digest, Note, State};
-use crate::smtp::relay::{Cause, NotBegun, Sender};
+use crate::smtp::relay::{Cause, Finished, NotBegun, Sender};
 use crate::smtp::reply::Reply;
 use crate::smtp::spool::Spool;
 
@@ -87,7 +88,18 @@ impl Session {
         };
         let key = recipient.way.key();
         let same = |branch: &Branch| branch.way.key() == key;
+        let own_transaction = || {
+            let text = "send again for this recipient: its mail goes another way";
+            NotTaken {
+                reply: Reply::new(452, (4, 5, 3), text),
+                reason: Reason::OwnTransaction,
+            }
+        };
         if let Some(place) = transaction.branches.iter().position(same) {
+            let differs = |other: &Recipient| other.lane != recipient.lane;
+            if transaction.recipients.iter().any(differs) && !self.server.partial.remembers() {
+                return Err(own_transaction());
+            }
             return Ok(place);
         }
         let closed = transaction.closed.iter().find(|(known, _)| **known == *key);
@@ -98,11 +110,7 @@ impl Session {
             });
         }
         if !transaction.branches.is_empty() && !self.server.partial.remembers() {
-            let text = "send again for this recipient: its mail goes another way";
-            return Err(NotTaken {
-                reply: Reply::new(452, (4, 5, 3), text),
-                reason: Reason::OwnTransaction,
-            });
+            return Err(own_transaction());
         }
         let is_in_a_hurry = !transaction.branches.is_empty();
         let begun = self
@@ -252,6 +260,10 @@ impl Session {
             known.is_some_and(|(message, body)| partial.has(message, recipient.digest, body))
         };
         let have: Vec<bool> = transaction.recipients.iter().map(has_it).collect();
+        if let Some(transaction) = &mut self.transaction {
+            let has_it = |number: &usize| have.get(*number).copied().unwrap_or(false);
+            transaction.outcomes.retain(|(number, _)| !has_it(number));
+        }
         self.begin_for_all_but(&have).await;
         loop {
             let content = held.read().await.map_err(|error| no_room(&error))?;
@@ -291,7 +303,12 @@ impl Session {
                 continue;
             }
             // It stood while others were being reached, and nothing was sent on it.
-            if let Some(mut anew) = self.begin_anew(branch).await {
+            let numbers = branch.recipients.clone();
+            let anew = timeout(PATIENCE, self.begin_anew(branch)).await;
+            if anew.is_err() {
+                self.end_for(numbers, &given_up());
+            }
+            if let Ok(Some(mut anew)) = anew {
                 anew.begin_message(patience).await;
                 branches.push(anew);
             }
@@ -338,13 +355,27 @@ impl Session {
                 }
             },
         };
+        self.end_for(recipients, &failed);
+        None
+    }
+
+    /// These recipients have ended, before the message has.
+    fn end_for(&mut self, recipients: Vec<usize>, reply: &Reply) {
         if let Some(transaction) = &mut self.transaction {
-            let outcomes = recipients
-                .into_iter()
-                .map(|number| (number, failed.clone()));
+            let outcomes = recipients.into_iter().map(|number| (number, reply.clone()));
             transaction.outcomes.extend(outcomes);
         }
-        None
+    }
+
+    /// Takes a recipient that may have the message, though its server does not take it now: if it has, that is what
+    /// became of it.
+    pub(super) fn take_without_branch(&mut self, recipient: Recipient, reply: Reply) -> Reply {
+        if let Some(transaction) = &mut self.transaction {
+            let number = transaction.recipients.len();
+            transaction.recipients.push(recipient);
+            transaction.outcomes.push((number, reply));
+        }
+        Reply::new(250, (2, 1, 5), "recipient ok")
     }
 
     /// Hands over a part of the message; whoever cannot take it has ended.
@@ -371,21 +402,17 @@ impl Session {
         let can_differ = transaction.outcomes_can_differ();
         let body = transaction.body.as_ref().map(Body::digest);
         let partial = &self.server.partial;
-        let outcomes = branches.iter_mut().map(async |branch| {
-            let outcomes = branch.finish().await;
-            if let Some(message) = message
-                && can_differ
+        // What is delivered is known from now on, whatever becomes of the others or of us.
+        let note = |number: usize, reply: &Reply| {
+            if let (Some(message), Some(recipient), true) =
+                (message, recipients.get(number), can_differ)
+                && reply.is_positive()
             {
-                // What is delivered is known from now on, whatever becomes of the others or of us.
-                let delivered = outcomes.iter().filter(|(_, reply)| reply.is_positive());
-                let delivered = delivered.filter_map(|(number, _)| recipients.get(*number));
-                delivered.for_each(|recipient| {
-                    partial.note_delivery(recipient.note(message, body, State::Delivered));
-                });
+                partial.note_delivery(recipient.note(message, body, State::Delivered));
             }
-            outcomes
-        });
-        let mut outcomes: Vec<Outcome> = join_all(outcomes).await.into_iter().flatten().collect();
+        };
+        let finishing = branches.iter_mut().map(|branch| branch.finish(&note));
+        let mut outcomes: Vec<Outcome> = join_all(finishing).await.into_iter().flatten().collect();
         outcomes.append(&mut transaction.outcomes);
         self.log_branches(&branches, &outcomes);
         for branch in branches {
@@ -589,7 +616,7 @@ impl Branch {
         }
     }
 
-    async fn finish(&mut self) -> Vec<Outcome> {
+    async fn finish(&mut self, note: &(dyn Fn(usize, &Reply) + Sync)) -> Vec<Outcome> {
         if let Some(reply) = &self.ended {
             return self
                 .recipients
@@ -597,11 +624,23 @@ impl Branch {
                 .map(|number| (*number, reply.clone()))
                 .collect();
         }
-        let finished = self.handover.finish().await;
+        let numbers = &self.recipients;
+        let mut note_one = |place: usize, reply: &Reply| {
+            if let Some(number) = numbers.get(place) {
+                note(*number, reply);
+            }
+        };
+        let finished = self.handover.finish(&mut note_one).await;
         let numbered = self.recipients.iter().enumerate();
-        numbered
+        let outcomes: Vec<Outcome> = numbered
             .map(|(place, number)| (*number, finished.of(place)))
-            .collect()
+            .collect();
+        if let Finished::All(_) = finished {
+            outcomes
+                .iter()
+                .for_each(|(number, reply)| note(*number, reply));
+        }
+        outcomes
     }
 }
 

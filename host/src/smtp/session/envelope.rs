@@ -248,27 +248,23 @@ impl Session {
         };
         let turn = self.turn_of(&recipient)?;
         let digest = recipient.digest;
+        let may_have_it = matches!(turn, Some((_, Group::Delivered)))
+            || turn.is_none() && self.server.partial.owes(digest);
+        let again = may_have_it.then(|| recipient.clone());
         let offered = self.offer_recipient(recipient).await;
-        let Some((message, group)) = turn else {
-            return offered;
+        let reply = match (offered, again) {
+            (Err(NotTaken { reply, .. }), Some(recipient)) => {
+                self.take_without_branch(recipient, reply)
+            }
+            (offered, _) => offered?,
         };
-        match offered {
-            Ok(reply) => {
-                self.server.partial.begun(message, group, digest);
-                if let Some(transaction) = &mut self.transaction {
-                    transaction.turn = turn;
-                }
-                Ok(reply)
+        if let Some((message, group)) = turn {
+            self.server.partial.begun(message, group, digest);
+            if let Some(transaction) = &mut self.transaction {
+                transaction.turn = turn;
             }
-            // It has the message, whatever its server says now.
-            Err(NotTaken { reply, reason })
-                if group == Group::Delivered && reply.is_permanent() =>
-            {
-                let text = format!("delivered before, and now: {}", reply.one_line());
-                Err(NotTaken::new(reason, 451, (4, 5, 0), text))
-            }
-            Err(not_taken) => Err(not_taken),
         }
+        Ok(reply)
     }
 
     /// A recipient that a server behind us could read as somebody else's is decided on by the wrong policy.

@@ -90,6 +90,7 @@ struct Transaction {
     chunks: Option<Incoming>,
 }
 
+#[derive(Clone)]
 struct Recipient {
     address: Address,
     tenant: Arc<Tenant>,

@@ -101,6 +101,14 @@ impl Answered {
         }
     }
 
+    /// Whether a name lies below a DNAME, where no name has records of its own (RFC 6672 §2.3).
+    pub fn is_renamed(&self, name: &Name) -> bool {
+        let is_above = |entry: &Entry| entry.owner() != name && name.ends_with(entry.owner());
+        self.answer
+            .iter()
+            .any(|entry| is_dname(entry) && is_above(entry))
+    }
+
     /// Where a name leads on to. A DNAME goes before the alias that was made from it, which nobody signs (RFC 6672
     /// §5.3.1).
     pub fn next(&self, at: &Name) -> Option<(Name, u32)> {

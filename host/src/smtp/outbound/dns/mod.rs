@@ -114,6 +114,8 @@ struct Found {
     records: Vec<Data>,
     secure: bool,
     name: String,
+    /// Whether the name that was asked for lies below a DNAME.
+    is_renamed: bool,
     /// The size of the message, which its records keep.
     octets: usize,
 }
@@ -170,6 +172,8 @@ pub struct Answer<T> {
     pub secure: bool,
     /// The name at which they stand: another than was asked for, if that is an alias.
     pub name: String,
+    /// Whether it is an alias because a DNAME stands above it: then it has no records of its own.
+    pub is_renamed: bool,
 }
 
 /// A question has no answer.
@@ -402,6 +406,7 @@ impl Dns {
             records: found.records.iter().filter_map(read).collect(),
             secure: found.secure,
             name: found.name.clone(),
+            is_renamed: found.is_renamed,
         })
     }
 
@@ -438,10 +443,13 @@ impl Dns {
     /// Asks, and asks on where an answer is an alias only, as those of some forwarders are.
     async fn follow(&self, asked: Name, kind: Rtype) -> Result<(Found, u32), DnsError> {
         let mut name = asked;
+        let asked = name.clone();
         let (mut secure, mut ttl) = (true, u32::MAX);
+        let mut is_renamed = false;
         for _ in 0..MOST_ALIASES {
             let (answer, is_proven) = self.ask_any(&name, kind).await?;
             let path = answer.path(&name, kind);
+            is_renamed |= answer.is_renamed(&asked);
             secure &= is_proven;
             ttl = ttl.min(path.ttl);
             if answer.code() == Rcode::NXDOMAIN {
@@ -452,6 +460,7 @@ impl Dns {
                     secure: secure && !path.records.is_empty(),
                     records: path.records.into_iter().cloned().collect(),
                     name: text_of(&path.end),
+                    is_renamed,
                     octets: answer.octets(),
                 };
                 return Ok((found, ttl));

@@ -1,0 +1,135 @@
+//! Places for those who wait for files: a file system that does not answer keeps some, and never all.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+/// Files of one folder that are looked at at a time, and files of all folders: fewer than there are threads for it.
+const OF_FOLDER: usize = 32;
+const OF_ALL: usize = 256;
+
+/// Who looks at files.
+pub struct Places {
+    all: Arc<Semaphore>,
+    folders: Mutex<HashMap<PathBuf, Weak<Semaphore>>>,
+    /// Files that had no answer in time, and whether they have one now.
+    stuck: Mutex<HashMap<PathBuf, Arc<AtomicBool>>>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Places {
+            all: Arc::new(Semaphore::new(OF_ALL)),
+            folders: Mutex::default(),
+            stuck: Mutex::default(),
+        }
+    }
+}
+
+impl Places {
+    /// Does something with a file, for which there is so much time. A file that had no answer is not asked again before
+    /// it has.
+    ///
+    /// # Errors
+    /// If the file system does not answer, or says no.
+    pub async fn with<T: Send + 'static>(
+        &self,
+        path: &Path,
+        patience: Duration,
+        work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let silent = || io::Error::other("the file system does not answer");
+        if self.is_stuck(path) {
+            return Err(silent());
+        }
+        // Who has had no turn asks nobody.
+        let has_answered = Arc::new(AtomicBool::new(true));
+        let folder = self.folder(path.parent().unwrap_or(path));
+        let done = timeout(patience, async {
+            let turns = (
+                folder.acquire_owned().await,
+                self.all.clone().acquire_owned().await,
+            );
+            let (own, answered) = (path.to_owned(), has_answered.clone());
+            has_answered.store(false, Ordering::Release);
+            let work = move || {
+                let _turns = turns;
+                let outcome = work(&own);
+                answered.store(true, Ordering::Release);
+                outcome
+            };
+            let done = tokio::task::spawn_blocking(work).await;
+            done.unwrap_or_else(|error| Err(io::Error::other(error)))
+        });
+        match done.await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+                stuck.insert(path.to_owned(), has_answered);
+                Err(silent())
+            }
+        }
+    }
+
+    fn is_stuck(&self, path: &Path) -> bool {
+        let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        stuck.retain(|_, has_answered| !has_answered.load(Ordering::Acquire));
+        stuck.contains_key(path)
+    }
+
+    fn folder(&self, folder: &Path) -> Arc<Semaphore> {
+        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = folders.get(folder).and_then(Weak::upgrade) {
+            return known;
+        }
+        folders.retain(|_, known| known.strong_count() > 0);
+        let new = Arc::new(Semaphore::new(OF_FOLDER));
+        folders.insert(folder.to_owned(), Arc::downgrade(&new));
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    /// Waits in a folder that does not answer until the sender is dropped.
+    fn hang(end: Receiver<()>) -> impl FnOnce(&Path) -> io::Result<()> {
+        move |_| {
+            let _ = end.recv();
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn who_does_not_answer_holds_up_those_in_its_folder_only() {
+        let places = Places::default();
+        let mut ends: Vec<Sender<()>> = Vec::new();
+        for number in 0..OF_FOLDER + 3 {
+            let path = PathBuf::from(format!("/silent/{number}"));
+            let (end, waits) = channel();
+            ends.push(end);
+            let asked = places.with(&path, Duration::from_millis(5), hang(waits));
+            assert!(asked.await.is_err());
+        }
+        let long = Duration::from_secs(60);
+        let asked = places.with(Path::new("/good/a"), long, |_| Ok(5)).await;
+        assert_eq!(asked.unwrap(), 5);
+        let again = places.with(Path::new("/silent/0"), long, |_| Ok(5));
+        assert!(again.await.is_err(), "it is not asked twice");
+        // Once it answers all is as before.
+        ends.clear();
+        while places.is_stuck(Path::new("/silent/0")) {
+            tokio::task::yield_now().await;
+        }
+        let asked = places.with(Path::new("/silent/0"), long, |_| Ok(5)).await;
+        assert_eq!(asked.unwrap(), 5);
+    }
+}
