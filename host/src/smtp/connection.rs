@@ -216,7 +216,8 @@ impl Connection {
         !self.input.is_empty()
     }
 
-    /// Whether the peer has said something that was not read yet, or has closed. Nothing is waited for.
+    /// Whether the peer has said something that was not read yet, or has closed, to all that the kernel knows. Nothing is
+    /// waited for.
     pub async fn has_more(&mut self) -> bool {
         // Whatever else the task has done: an empty budget would read as silence.
         tokio::task::unconstrained(async {
@@ -236,12 +237,8 @@ impl Connection {
         .await
     }
 
-    /// Whether anything has come from the peer since the last reply, even if it is no word of its protocol.
-    pub fn is_silent(&mut self) -> bool {
-        !self.has_read_more() && !self.stream.is_readable()
-    }
-
-    fn has_read_more(&mut self) -> bool {
+    /// The same to all that the runtime knows, which costs no call into the kernel and may be late.
+    pub fn has_read_more(&mut self) -> bool {
         if !self.input.is_empty() {
             return true;
         }

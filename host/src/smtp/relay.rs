@@ -120,6 +120,10 @@ impl HopFailure {
 
 /// The name of the step of shaking hands for TLS.
 pub const HANDSHAKE: &str = "TLS handshake";
+/// The name of the step of asking for TLS, which is its command as well.
+const START_TLS: &str = "STARTTLS";
+/// The name of the step of ending a message.
+const END_OF_DATA: &str = "end of data";
 /// The name of the step of connecting.
 pub const CONNECT: &str = "connect";
 
@@ -285,14 +289,14 @@ impl Relay {
         connector: &TlsConnector,
         name: ServerName<'static>,
     ) -> Result<StartTls, HopFailure> {
-        let reply = self.command("STARTTLS", "STARTTLS").await?;
+        let reply = self.command(START_TLS, START_TLS).await?;
         if !reply.is_positive() {
             return Ok(StartTls::Declined(reply));
         }
         if !self.connection.input.is_empty() {
             // It could have been put there by anybody, and would be taken for what came under TLS.
             let error = io::Error::other("plaintext stands behind the reply to STARTTLS");
-            return Err(self.broken("STARTTLS", error));
+            return Err(self.broken(START_TLS, error));
         }
         let handshake = self.connection.connect_tls(connector, name);
         match timeout(self.manner.timeouts.handshake, handshake).await {
@@ -327,7 +331,7 @@ impl Relay {
     /// Whether the session can go on, and all that was said on either side has been heard: what is left
     /// would be taken for an answer to the next transaction.
     pub fn is_in_step(&mut self) -> bool {
-        self.usable && self.connection.output().is_empty() && self.connection.is_silent()
+        self.usable && self.connection.output().is_empty() && !self.connection.has_read_more()
     }
 
     /// Begins a transaction.
@@ -438,7 +442,7 @@ impl Relay {
         let Some(encoder) = self.encoder.take() else {
             return Finished::All(Reply::new(451, (4, 3, 0), "the message was given up"));
         };
-        if let Err(failure) = self.see_that_it_waits("end of data").await {
+        if let Err(failure) = self.see_that_it_waits(END_OF_DATA).await {
             return Finished::All(match &failure.cause {
                 // It will not have the message. Nor can it, without the end.
                 Cause::Refused(reply) => passed_on(reply),
@@ -448,7 +452,7 @@ impl Relay {
         encoder.finish(self.connection.output());
         if !self.manner.lmtp {
             let reply = self
-                .expect_reply("end of data", self.manner.timeouts.final_reply)
+                .expect_reply(END_OF_DATA, self.manner.timeouts.final_reply)
                 .await;
             let reply = reply.map_or_else(|failure| failure.reply(), |reply| passed_on(&reply));
             return Finished::All(reply);
@@ -459,7 +463,7 @@ impl Relay {
             // Who says 421 for one recipient may have answered for the others all the same.
             self.usable |= is_closing;
             let reply = self
-                .expect_reply("end of data", self.manner.timeouts.final_reply)
+                .expect_reply(END_OF_DATA, self.manner.timeouts.final_reply)
                 .await;
             is_closing = reply
                 .as_ref()
@@ -528,12 +532,18 @@ impl Relay {
     }
 
     /// A server has to wait for what it answers. One that does not, or somebody in its place, would have
-    /// its words taken for the answer to something else from then on.
+    /// its words taken for the answer to something else from then on. The kernel is asked where that would be taken for
+    /// more than it is: before TLS, and before a message ends. Elsewhere what comes ahead puts all that follows out of
+    /// step, and no 354 is the answer to DATA.
     async fn see_that_it_waits(&mut self, step: &'static str) -> Result<(), HopFailure> {
         if !self.usable {
             return Err(self.broken(step, Cause::Closed));
         }
-        if !self.connection.has_more().await {
+        let has_more = match step {
+            START_TLS | END_OF_DATA => self.connection.has_more().await,
+            _ => self.connection.has_read_more(),
+        };
+        if !has_more {
             return Ok(());
         }
         let cause = match Reply::parse(&self.connection.input) {

@@ -231,7 +231,13 @@ impl Session {
         }
         // A client that does not read its last reply must not keep us.
         let limit = self.settings.timeouts.handshake;
-        let _ = timeout(limit, self.connection.close_gently()).await;
+        let _ = match end {
+            // All that it had to say was read.
+            End::Quit if !self.connection.has_unread() => {
+                timeout(limit, self.connection.close()).await
+            }
+            _ => timeout(limit, self.connection.close_gently()).await,
+        };
         end
     }
 
