@@ -1602,3 +1602,59 @@ fn a_list_of_certificates_needs_as_many_keys() {
         assert!(said.contains(told), "{said}");
     }
 }
+
+/// Whoever agreed with the partner hears in time that its mail is about to be refused, and once a day is enough.
+#[test]
+fn a_partners_certificate_that_runs_out_is_told_of_once() {
+    let pki = Pki::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    pki.trusted(&["mx.dest.test"]).write(folder.path(), "mx");
+    let files = [
+        ("ca.pem", pki.root_pem.as_str()),
+        (
+            "rules.json",
+            r#"{"connectors": [{"name": "Bank", "direction": "inbound",
+                "from": {"sender-domains": ["bank.test"]},
+                "require": {"certificate-names": ["mail.bank.test"]}}]}"#,
+        ),
+    ];
+    for (name, content) in files {
+        fs::write(folder.path().join(name), content).expect("a file");
+    }
+    let config = r#"
+        hostname = "mx.dest.test"
+        [[listener]]
+        address = "127.0.0.1:0"
+        certificate = "mx.pem"
+        key = "mx.key"
+        next-hop = { maildir = "mail" }
+        [[tenant]]
+        name = "dest"
+        domains = ["dest.test"]
+        policy = "rules.json"
+        [trust]
+        roots = "ca.pem"
+    "#;
+    let daemon = Daemon::start_in(folder, config);
+    for days in [40, 5, 5] {
+        let identity = pki.with_days(&["mail.bank.test"], days);
+        for _ in 0..2 {
+            let mut client = Client::greeted(daemon.address());
+            client.hello(true, Some(&identity));
+            assert_eq!(client.envelope("a@bank.test", "b@dest.test").code, 250);
+            client.quit();
+        }
+    }
+    daemon.wait_for_log_times("session ends", 6);
+    let told = "a partner's certificate expires soon";
+    let line = daemon.wait_for_log(told);
+    assert!(
+        line.contains("mail.bank.test") && line.contains("days=5") && line.contains("Bank"),
+        "{line}"
+    );
+    assert_eq!(
+        daemon.count_log(told),
+        2,
+        "two certificates have few days left"
+    );
+}

@@ -236,6 +236,19 @@ fn what_an_inbound_partner_needs_and_whether_this_one_has_it() {
 
 /// What the manual shows is what the program says.
 #[test]
+fn the_manual_shows_a_real_letter() {
+    let world = world();
+    let (code, letter) = world.run(&["Bank", "--letter"]);
+    assert_eq!(code, 0);
+    let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/validate.md");
+    let manual = std::fs::read_to_string(manual).expect("the manual");
+    assert!(
+        manual.contains(&letter),
+        "docs/validate.md does not show:\n{letter}"
+    );
+}
+
+#[test]
 fn the_manual_shows_real_output() {
     let world = world();
     let (_, text) = world.run(&["To healthy", "To other", "Bank"]);
