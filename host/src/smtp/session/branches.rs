@@ -261,8 +261,12 @@ impl Session {
         };
         let have: Vec<bool> = transaction.recipients.iter().map(has_it).collect();
         if let Some(transaction) = &mut self.transaction {
-            let has_it = |number: &usize| have.get(*number).copied().unwrap_or(false);
-            transaction.outcomes.retain(|(number, _)| !has_it(number));
+            let has_it = |number: usize| have.get(number).copied().unwrap_or(false);
+            let outcomes = &mut transaction.outcomes;
+            outcomes.retain(|(number, _)| !has_it(*number));
+            let had_it = Reply::new(250, (2, 0, 0), "delivered before");
+            let numbers = (0..have.len()).filter(|number| has_it(*number));
+            outcomes.extend(numbers.map(|number| (number, had_it.clone())));
         }
         self.begin_for_all_but(&have).await;
         loop {
@@ -469,11 +473,11 @@ impl Session {
         let recipients = transaction.recipients.iter().enumerate();
         let known = |number: usize| outcomes.iter().find(|(of, _)| *of == number);
         let body = transaction.body.as_ref().map(Body::digest);
-        let had_it = || Reply::new(250, (2, 0, 0), "delivered before");
         let all: Vec<(&Recipient, Reply)> = recipients
             .map(|(number, recipient)| {
                 let reply = known(number).map(|(_, reply)| reply.clone());
-                (recipient, reply.unwrap_or_else(had_it))
+                // Of whom nothing is known nobody may say that it has the message.
+                (recipient, reply.unwrap_or_else(given_up))
             })
             .collect();
         let class = |reply: &Reply| (reply.is_positive(), reply.is_permanent());
