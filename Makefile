@@ -8,7 +8,7 @@ BINARY := $(abspath $(or $(CARGO_TARGET_DIR),target))/release/portcullis
 .PHONY: run test bench lint audit fuzz faults soak tls setup setup-tests setup-audit
 
 run: setup
-	$(CARGO) run $(PROFILE) --locked --package portcullis -- run
+	$(CARGO) run $(PROFILE) --locked --package portcullis-server -- run
 
 # Built with all targets at once: with another selection cargo would choose other features of shared
 # dependencies, and compile wasmtime again.
@@ -19,7 +19,7 @@ test: setup-tests
 # Quick ones; docs/performance.md has those that take longer. CONNECTORS chooses the sizes.
 bench: setup
 	$(CARGO) bench --locked --package portcullis --bench evaluate -- --warm-up-time 1 --measurement-time 2
-	$(CARGO) build $(PROFILE) --locked --package portcullis --package portcullis-benches
+	$(CARGO) build $(PROFILE) --locked --package portcullis-server --package portcullis-benches
 	$(dir $(BINARY))session-bench compare --rounds 2 --seconds 1 --peers
 
 lint: setup

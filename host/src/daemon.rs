@@ -17,15 +17,15 @@ use tokio::time::{Instant, interval_at, timeout};
 
 use crate::config::{self, Config};
 use crate::log;
-use crate::policies::{Outcome, Policies, Update};
-use crate::sandbox::{Builder, Cache, Compiler, Sandbox};
 use crate::smtp::outbound::dns::{Dns, Questions};
 use crate::smtp::outbound::{Means, Outbound};
 use crate::smtp::{
     Admission, Doors, Exit, Expiring, Listener, NextHop, Partial, Pool, Room, Server, Settings,
 };
-use crate::tls::{Pair, Roots, SOON, ServerTls, TlsError};
+use crate::tls::{Pair, SOON, ServerTls, TlsError, read_roots};
 use crate::watch::{Changed, Files, Subject, Watch};
+use portcullis::sandbox::{Builder, Cache, Compiler, Sandbox};
+use portcullis::store::{Outcome, Policies, TenantSource, Update};
 
 /// How often certificates are looked at.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -49,6 +49,8 @@ pub enum Purpose {
 /// A daemon that is ready to take mail.
 pub struct Daemon {
     config: Config,
+    /// Its tenants.
+    sources: Vec<TenantSource>,
     path: Option<PathBuf>,
     server: Arc<Server>,
     listeners: Vec<Arc<Listener>>,
@@ -109,6 +111,7 @@ impl Daemon {
             stopping: watch::Sender::new(false),
         });
         let mut daemon = Daemon {
+            sources: sources(&config),
             config,
             path,
             server,
@@ -382,6 +385,7 @@ impl Daemon {
             true => config.listeners.clone(),
             false => self.config.listeners.clone(),
         };
+        self.sources = sources(&config);
         self.config = Config {
             listeners,
             hostname: self.config.hostname.clone(),
@@ -428,7 +432,7 @@ impl Daemon {
     /// Looks at the policies of these tenants, or of all.
     async fn update_policies(&mut self, only: Option<&BTreeSet<usize>>) {
         let policies = self.server.policies.clone();
-        let update = policies.update(&self.config.tenants, only).await;
+        let update = policies.update(&self.sources, only).await;
         self.missing += update.late;
         if update.late > 0 {
             tracing::warn!(
@@ -443,7 +447,7 @@ impl Daemon {
     async fn enter(&mut self, outcome: Outcome) {
         self.missing = self.missing.saturating_sub(1);
         let policies = self.server.policies.clone();
-        let update = policies.enter(&self.config.tenants, outcome).await;
+        let update = policies.enter(&self.sources, outcome).await;
         self.note(update);
     }
 
@@ -520,6 +524,11 @@ impl Daemon {
     }
 }
 
+/// The tenants of a configuration.
+fn sources(config: &Config) -> Vec<TenantSource> {
+    config.tenants.iter().map(TenantSource::from).collect()
+}
+
 /// What the daemon has to do.
 enum News {
     Changed(Changed),
@@ -538,7 +547,7 @@ impl Read {
     /// Reads certificates and roots. What cannot be read is taken from `before`, and told.
     fn new(config: &Config, before: Option<&Settings>) -> Result<Self, TlsError> {
         let known = before.map(|before| &before.roots);
-        let (roots, mut errors) = Roots::read(&config.trust, known)?;
+        let (roots, mut errors) = read_roots(&config.trust, known)?;
         let mut tls = HashMap::new();
         for (number, listener) in config.listeners.iter().enumerate() {
             if listener.certificate.is_empty() || listener.tls == config::TlsMode::None {

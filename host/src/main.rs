@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use portcullis::cli::{Cli, output, told};
+use portcullis_server::cli::{Cli, output, told};
 
 /// A command that cannot do its work: a file that cannot be read, a port that is taken.
 const FAILED: u8 = 2;

@@ -26,8 +26,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::policies::POLICY_UNAVAILABLE;
-use crate::sandbox::interface::{Finding, Verdict};
+use portcullis::sandbox::interface::{Finding, Verdict};
+use portcullis::store::POLICY_UNAVAILABLE;
 
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -19,7 +19,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::policies::Stamp;
+use portcullis::store::Stamp;
 
 /// Editors and deployments touch a file several times; this much quiet ends a change.
 const QUIET: Duration = Duration::from_millis(50);

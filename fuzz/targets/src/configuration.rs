@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use portcullis::config::Config;
+use portcullis_server::config::Config;
 
 /// Any text is a configuration or an error at a place in the text.
 pub fn configuration(input: &[u8]) {

@@ -1,4 +1,4 @@
-use portcullis::smtp::proxy_protocol;
+use portcullis_server::smtp::proxy_protocol;
 
 /// Any octets are a header or an error, and of what follows a header nothing is read.
 pub fn proxy_protocol(input: &[u8]) {

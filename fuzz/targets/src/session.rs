@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use std::time::Duration;
 
-use portcullis::config::Config;
-use portcullis::daemon::{Daemon, Purpose};
 use portcullis::sandbox::Compiler;
+use portcullis_server::config::Config;
+use portcullis_server::daemon::{Daemon, Purpose};
 use portcullis_tests::Pki;
 
 /// Nothing takes this long unless it hangs.

@@ -1,10 +1,10 @@
 //! Octets of SMTP.
 
-use portcullis::smtp::address::Address;
-use portcullis::smtp::command::Command;
-use portcullis::smtp::data::{DataDecoder, DataEncoder};
-use portcullis::smtp::header::{from_addresses, received_count};
-use portcullis::smtp::reply::{Capabilities, Reply};
+use portcullis_server::smtp::address::Address;
+use portcullis_server::smtp::command::Command;
+use portcullis_server::smtp::data::{DataDecoder, DataEncoder};
+use portcullis_server::smtp::header::{from_addresses, received_count};
+use portcullis_server::smtp::reply::{Capabilities, Reply};
 use smtp_proto::request::receiver::RequestReceiver;
 
 /// Any line is a command or an error with a reply; what we take, another parser takes too.

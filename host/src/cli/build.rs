@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{output, paint, policy, report};
-use crate::sandbox::{BuildError, Builder, Rules};
+use portcullis::sandbox::{BuildError, Builder, Rules};
 
 /// Make one self-contained component of a rules document
 ///

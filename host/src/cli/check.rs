@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{Format, output, paint, policy, report};
-use crate::json::ProblemJson;
-use crate::sandbox::{BuildError, Builder};
+use portcullis::json::ProblemJson;
+use portcullis::sandbox::{BuildError, Builder};
 
 /// Show the problems of a rules document
 ///

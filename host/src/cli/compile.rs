@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::sandbox::{self, CompileLimits};
+use portcullis::sandbox::{self, CompileLimits};
 
 /// Compile a component from standard input to standard output
 #[derive(Args)]

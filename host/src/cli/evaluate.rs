@@ -10,11 +10,11 @@ use serde::Serialize;
 
 use super::paint::printable_lines;
 use super::{PolicyArgs, output};
-use crate::json::{self, VerdictJson};
-use crate::policies::unavailable;
-use crate::sandbox::Instance;
-use crate::sandbox::interface::Context;
 use crate::smtp;
+use portcullis::json::{self, VerdictJson};
+use portcullis::sandbox::Instance;
+use portcullis::sandbox::interface::Context;
+use portcullis::store::unavailable;
 
 /// No context is longer; a line that is has no end in sight.
 const LONGEST_LINE: usize = 1 << 20;

@@ -12,14 +12,14 @@ use clap::Args;
 
 use super::paint::{self, Paint, printable};
 use super::{Format, PolicyArgs, output, policy};
-use crate::config::normal_domain;
-use crate::json::{self, ExplanationJson};
-use crate::policies::unavailable;
-use crate::sandbox::interface::{
+use crate::smtp;
+use portcullis::domain::normal_domain;
+use portcullis::json::{self, ExplanationJson};
+use portcullis::sandbox::interface::{
     Certificate, Consideration, Context, Dane, Direction, Explanation, Finding, Mode, MtaSts,
     Protection, Refusal, Route, Tls, TlsLevel, Verdict,
 };
-use crate::smtp;
+use portcullis::store::unavailable;
 
 /// For an explanation, which looks at every connector while a person waits, in milliseconds.
 const EXPLAINING: u64 = 10_000;
@@ -370,7 +370,7 @@ fn message_line(context: &Context) -> String {
 }
 
 fn client(context: &Context) -> String {
-    use crate::sandbox::interface::IpAddress;
+    use portcullis::sandbox::interface::IpAddress;
     match context.client_ip {
         None => "not known".into(),
         Some(IpAddress::Ipv4(bits)) => std::net::Ipv4Addr::from_bits(bits).to_string(),
@@ -508,7 +508,7 @@ fn consideration(text: &mut String, considered: &Consideration, paint: Paint) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::interface::Trust;
+    use portcullis::sandbox::interface::Trust;
 
     #[test]
     fn the_null_sender_is_shown_as_such() {

@@ -7,8 +7,8 @@ use clap::Args;
 
 use super::paint::{self, Paint, printable};
 use super::{Format, PolicyArgs, output};
-use crate::json::{ConnectorJson, direction_name, mode_name};
-use crate::sandbox::interface::{Connector, Mode};
+use portcullis::json::{ConnectorJson, direction_name, mode_name};
+use portcullis::sandbox::interface::{Connector, Mode};
 
 /// The widest column of names; what is longer stands out of it.
 const WIDEST: usize = 60;

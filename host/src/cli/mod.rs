@@ -21,7 +21,7 @@ use paint::printable_lines;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::ConfigError;
-use crate::sandbox::{MOST_STACK, OWN_STACK};
+use portcullis::sandbox::{MOST_STACK, OWN_STACK};
 
 /// Partner connectors for secure mail flow, as a sandboxed WebAssembly policy.
 #[derive(Parser)]

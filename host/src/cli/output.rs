@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 
-use crate::log::steers;
+use portcullis::text::steers;
 
 /// What an error of writing results begins with.
 pub const UNWRITABLE: &str = "cannot write to standard output";

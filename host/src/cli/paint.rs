@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 
 use clap::builder::styling::{AnsiColor, Style};
 
-use crate::log::steers;
+use portcullis::text::steers;
 
 /// Whether to colour what goes to this stream: a terminal, and no `NO_COLOR` (no-color.org).
 pub fn wanted(stream: &impl IsTerminal) -> bool {

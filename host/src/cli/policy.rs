@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use super::{PolicyArgs, output, paint, report};
-use crate::sandbox::interface::Connector;
-use crate::sandbox::{
+use portcullis::sandbox::interface::Connector;
+use portcullis::sandbox::{
     BuildError, Builder, Cache, CompileLimits, Compiler, Instance, Limits, Module, Sandbox,
 };
 

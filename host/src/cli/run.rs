@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::daemon::{Daemon, Purpose};
 use crate::demo::Demo;
 use crate::log;
-use crate::sandbox::Compiler;
+use portcullis::sandbox::Compiler;
 
 /// Take mail, and ask policies about it
 ///

@@ -19,8 +19,9 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use self::problem::Problem;
-pub use self::values::{client_key, fingerprint, normal_domain};
-use crate::sandbox::{self, CompileLimits};
+pub use self::values::{client_key, fingerprint};
+use portcullis::sandbox::{self, CompileLimits};
+use portcullis::store::TenantSource;
 
 /// A configuration file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -165,6 +166,17 @@ pub struct Tenant {
     pub policy: PathBuf,
     /// Cases that it must pass before it is taken, as those of a rules document's `tests`.
     pub tests: Option<PathBuf>,
+}
+
+impl From<&Tenant> for TenantSource {
+    fn from(tenant: &Tenant) -> Self {
+        TenantSource {
+            name: tenant.name.clone(),
+            domains: tenant.domains.clone(),
+            policy: tenant.policy.clone(),
+            tests: tenant.tests.clone(),
+        }
+    }
 }
 
 /// What one session, one client and all may use.

@@ -8,9 +8,10 @@ use bytesize::ByteSize;
 
 use super::problem::Key::{self, Name, Number};
 use super::problem::Wrong;
-use super::{Config, Delivery, Listener, NextHop, Outbound, TlsMode, fingerprint, normal_domain};
-use crate::sandbox;
+use super::{Config, Delivery, Listener, NextHop, Outbound, TlsMode, fingerprint};
 use crate::tls::names;
+use portcullis::domain::normal_domain;
+use portcullis::sandbox;
 
 type Outcome = Result<(), Wrong>;
 

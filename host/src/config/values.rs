@@ -18,24 +18,6 @@ pub fn fingerprint(text: &str) -> Option<(u64, u64, u64, u64)> {
     Some((word(0)?, word(16)?, word(32)?, word(48)?))
 }
 
-/// A tenant's domain in normal form: lower-case A-labels, `*.` kept.
-pub fn normal_domain(text: &str) -> Option<String> {
-    let (prefix, name) = match text.strip_prefix("*.") {
-        Some(name) => ("*.", name),
-        None => ("", text),
-    };
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let ascii = idna::domain_to_ascii(name).ok()?;
-    let fits = !ascii.is_empty()
-        && ascii.split('.').all(|label| {
-            !label.is_empty()
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-        });
-    fits.then(|| format!("{prefix}{ascii}"))
-}
-
 /// The key under which sessions of one client are counted: an IPv4 address, or an IPv6 /64, which is
 /// what one customer has.
 pub fn client_key(ip: IpAddr) -> IpAddr {

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use crate::config::{Clients, Log, Mailboxes};
 use crate::smtp::address::quoted_string_length;
+use portcullis::text::one_line;
 pub use writer::{Writer, lost_lines};
 
 /// Characters of what others say that are told.
@@ -151,24 +152,6 @@ fn without_word(word: &str, text: &str) -> String {
     }
     shown.push_str(&text[from..]);
     shown
-}
-
-/// A text of others' as what it is: control characters could end a line or say anything to a terminal, and
-/// those that turn the direction of writing could make a line look like another one.
-pub fn one_line(text: &str) -> Cow<'_, str> {
-    match text.contains(steers) {
-        true => text.replace(steers, " ").into(),
-        false => text.into(),
-    }
-}
-
-/// Whether a character steers what others look like.
-pub fn steers(character: char) -> bool {
-    character.is_control()
-        || matches!(
-            character,
-            '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-        )
 }
 
 /// A local part is what stands before an `@`: a quoted string, or all up to a space or a sign that opens

@@ -6,11 +6,11 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::outbound::Lane;
 use super::reply::Reply;
-use crate::json::trust_name;
 use crate::metrics::Metrics;
-use crate::policies::{Table, Tenant, unavailable};
-use crate::sandbox::interface::{Certificate, Context, Direction, Finding, Verdict};
-use crate::sandbox::{EvaluationError, Instance, Sandbox};
+use portcullis::json::trust_name;
+use portcullis::sandbox::interface::{Certificate, Context, Direction, Finding, Verdict};
+use portcullis::sandbox::{EvaluationError, Instance, Sandbox};
+use portcullis::store::{Table, Tenant, unavailable};
 
 /// A session talks to few organizations; one that talks to more has the oldest instance dropped.
 const MOST_INSTANCES: usize = 4;
@@ -224,10 +224,9 @@ pub fn log(
     id: &str,
 ) {
     let session = id.split_once('.').map_or(id, |(session, _)| session);
-    let tls = context
-        .tls
-        .as_ref()
-        .map_or("none", |tls| crate::json::tls_version_name(tls.version));
+    let tls = context.tls.as_ref().map_or("none", |tls| {
+        portcullis::json::tls_version_name(tls.version)
+    });
     let certificate = context
         .tls
         .as_ref()

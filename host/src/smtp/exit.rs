@@ -9,9 +9,10 @@ use super::outbound::{Lane, Outbound};
 use super::relay::Sender;
 use super::reply::Reply;
 use crate::config;
-use crate::policies::{Table, Tenant};
-use crate::sandbox::interface::{Direction, Tls, Trust};
 use crate::tls::names;
+use portcullis::domain::normal_domain;
+use portcullis::sandbox::interface::{Direction, Tls, Trust};
+use portcullis::store::{Table, Tenant};
 
 /// The way out of a listener.
 pub enum Exit {
@@ -136,7 +137,7 @@ impl Admission {
     /// The tenant whose policy decides about a sender's mail.
     pub fn tenant<'a>(&self, policies: &'a Table, sender: Option<&str>) -> Option<&'a Arc<Tenant>> {
         let own = sender
-            .and_then(config::normal_domain)
+            .and_then(normal_domain)
             .and_then(|domain| policies.tenant(&domain));
         own.or_else(|| match &self.config.tenant {
             Some(name) => policies.named(name),

@@ -4,9 +4,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use moka::sync::Cache;
 
-use crate::policies::Tenant;
-use crate::sandbox::interface::{Context, Trust, Verdict};
 use crate::tls::SOON;
+use portcullis::sandbox::interface::{Context, Trust, Verdict};
+use portcullis::store::Tenant;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Certificates of which it is known that they were told of today.

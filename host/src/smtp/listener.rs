@@ -22,8 +22,8 @@ use super::reply::Reply;
 use super::session::Session;
 use crate::config::{self, TlsMode};
 use crate::metrics::Metrics;
-use crate::policies::Policies;
 use crate::tls::ServerTls;
+use portcullis::store::Policies;
 
 const BACKLOG: u32 = 1024;
 

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
-use crate::json::{tls_version_name, trust_name};
-use crate::sandbox::interface::{Tls, Trust};
+use portcullis::json::{tls_version_name, trust_name};
+use portcullis::sandbox::interface::{Tls, Trust};
 
 /// What a Received field tells.
 pub struct Trace<'a> {

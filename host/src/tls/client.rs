@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use portcullis::tls::AnyPeer;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use tokio_rustls::TlsConnector;
 
 use super::files::Pair;
-use super::verifier::AnyPeer;
 use super::{TlsError, curves};
 
 /// What a client needs for handshakes. Any certificate completes one: what it is worth is judged afterwards.

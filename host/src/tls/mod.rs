@@ -1,19 +1,14 @@
 //! TLS on either side: handshakes, and what the peer's certificate is worth.
 
-pub mod certificate;
 mod client;
 mod curves;
 mod files;
-pub mod names;
-mod path;
 mod roots;
-mod verifier;
 
 pub use client::ClientTls;
 pub use files::{Pair, certificates};
-pub use path::{Anchors, Purpose};
-pub use roots::Roots;
-pub use verifier::is_provable;
+pub use portcullis::tls::{Anchors, Purpose, Roots, certificate, is_provable, names};
+pub use roots::read_roots;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,8 +19,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, ServerConnection};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::sandbox::interface::Tls;
-use verifier::AnyPeer;
+use portcullis::sandbox::interface::Tls;
+use portcullis::tls::{self, AnyPeer};
 
 /// A certificate that has fewer days left than this is about to be a problem.
 pub const SOON: i64 = 21;
@@ -149,19 +144,7 @@ impl ServerTls {
 
     /// The facts of a session whose handshake is done.
     pub fn facts(&self, session: &ServerConnection) -> Tls {
-        let suite = session.negotiated_cipher_suite();
-        let certificate = session
-            .peer_certificates()
-            .filter(|chain| !chain.is_empty())
-            .map(|chain| certificate::facts(chain, &self.roots));
-        Tls {
-            version: session.protocol_version().map_or(0, u16::from),
-            cipher: suite
-                .and_then(|suite| suite.suite().as_str())
-                .unwrap_or("unknown")
-                .to_owned(),
-            certificate,
-        }
+        tls::facts(session, &self.roots)
     }
 }
 

@@ -1,132 +1,50 @@
-//! Whose certificates are trusted, and which of them are revoked.
+//! The trusted roots and revocation lists that the configuration names, as files.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use aws_lc_rs::digest::{Context, SHA256};
-use moka::sync::Cache;
-use rustls::RootCertStore;
+use portcullis::tls::{BadCrl, Crl, Roots, crls_of};
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::TlsError;
 use super::files::{certificates, wrong};
-use super::path::{Anchors, BadCrl, Crl, Judgement, Purpose, crls_of};
 use crate::config;
 
-/// Judgements that are kept, and for how long: servers and clients show the same chain again and again.
-const KEPT: u64 = 10_000;
-const KEPT_FOR: Duration = Duration::from_secs(60);
-
-/// The roots that the certificates of peers are judged against. Cheap to clone.
-#[derive(Clone)]
-pub struct Roots(Arc<Trusted>);
-
-struct Trusted {
-    anchors: Vec<CertificateDer<'static>>,
-    crls: Vec<Arc<Crl>>,
-    bad_crls: Vec<BadCrl>,
-    store: Arc<RootCertStore>,
-    judge: Anchors,
-    judgements: Cache<(Purpose, [u8; 32]), Judgement>,
-}
-
-impl PartialEq for Roots {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.anchors == other.0.anchors && self.0.crls == other.0.crls
-    }
-}
-
-impl Roots {
-    /// Reads what the configuration names. Certificates and revocation lists are two things: those of which the files
-    /// cannot be read now stay as they were `before`, which the errors tell.
-    ///
-    /// # Errors
-    /// Names the file and what is wrong with it, if there is nothing from before.
-    pub fn read(
-        config: &config::Trust,
-        before: Option<&Roots>,
-    ) -> Result<(Self, Vec<TlsError>), TlsError> {
-        let mut errors = Vec::new();
-        let anchors = match (anchors(config, before), before) {
-            (Err(error), Some(before)) => {
-                errors.push(error);
-                before.0.anchors.clone()
-            }
-            (anchors, _) => anchors?,
-        };
-        let known = before.map_or(&[][..], |before| &before.0.crls);
-        let lists = match (lists(config.crls.as_deref(), known), before) {
-            (Err(error), Some(before)) => {
-                errors.push(error);
-                (before.0.crls.clone(), Vec::new())
-            }
-            (lists, _) => lists?,
-        };
-        match (Roots::new(anchors, lists), before) {
-            (Err(error), Some(before)) => {
-                errors.push(error);
-                Ok((before.clone(), errors))
-            }
-            (roots, _) => Ok((roots?, errors)),
+/// Reads what the configuration names. Certificates and revocation lists are two things: those of which the files
+/// cannot be read now stay as they were `before`, which the errors tell.
+///
+/// # Errors
+/// Names the file and what is wrong with it, if there is nothing from before.
+pub fn read_roots(
+    config: &config::Trust,
+    before: Option<&Roots>,
+) -> Result<(Roots, Vec<TlsError>), TlsError> {
+    let mut errors = Vec::new();
+    let anchors = match (anchors(config, before), before) {
+        (Err(error), Some(before)) => {
+            errors.push(error);
+            before.anchors().to_vec()
         }
+        (anchors, _) => anchors?,
+    };
+    let known = before.map_or(&[][..], Roots::crls);
+    let lists = match (lists(config.crls.as_deref(), known), before) {
+        (Err(error), Some(before)) => {
+            errors.push(error);
+            (before.crls().to_vec(), Vec::new())
+        }
+        (lists, _) => lists?,
+    };
+    let made = Roots::new(anchors, lists)
+        .map_err(|error| wrong(Path::new("the trusted roots"), error.to_string()));
+    match (made, before) {
+        (Err(error), Some(before)) => {
+            errors.push(error);
+            Ok((before.clone(), errors))
+        }
+        (roots, _) => Ok((roots?, errors)),
     }
-
-    /// These certificates, and these revocation lists with what is wrong with some of them.
-    ///
-    /// # Errors
-    /// If a certificate cannot be used.
-    pub fn new(
-        anchors: Vec<CertificateDer<'static>>,
-        (crls, bad_crls): (Vec<Arc<Crl>>, Vec<BadCrl>),
-    ) -> Result<Self, TlsError> {
-        let mut store = RootCertStore::empty();
-        store.add_parsable_certificates(anchors.iter().cloned());
-        let judge = Anchors::new(&anchors, crls.clone())
-            .map_err(|error| wrong(Path::new("the trusted roots"), error.to_string()))?;
-        Ok(Roots(Arc::new(Trusted {
-            crls,
-            bad_crls,
-            store: Arc::new(store),
-            judge,
-            judgements: Cache::builder()
-                .max_capacity(KEPT)
-                .time_to_live(KEPT_FOR)
-                .build(),
-            anchors,
-        })))
-    }
-
-    /// Judges a chain, the own certificate first.
-    pub fn judge(&self, chain: &[CertificateDer<'_>], purpose: Purpose) -> Judgement {
-        let digest = digest_of(chain.iter().map(|certificate| &certificate[..]));
-        self.0
-            .judgements
-            .get_with((purpose, digest), || self.0.judge.judge(chain, purpose))
-    }
-
-    /// The revocation lists that cannot be used, or are out of date.
-    pub fn bad_crls(&self) -> &[BadCrl] {
-        &self.0.bad_crls
-    }
-
-    /// The certificates themselves, for HTTPS.
-    pub fn store(&self) -> &Arc<RootCertStore> {
-        &self.0.store
-    }
-}
-
-/// The digest of several runs of octets, in which none can pass for the end of another.
-pub(super) fn digest_of<'a>(runs: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
-    for run in runs {
-        context.update(&(run.len() as u64).to_be_bytes());
-        context.update(run);
-    }
-    let mut digest = [0; 32];
-    digest.copy_from_slice(context.finish().as_ref());
-    digest
 }
 
 /// The revocation lists of a folder, and what is wrong with some of them.
@@ -160,7 +78,7 @@ fn anchors(
             tracing::error!(
                 "the system's root certificates cannot be read now; those that are known stay in force"
             );
-            return Ok(before.0.anchors.clone());
+            return Ok(before.anchors().to_vec());
         }
         (true, None) => tracing::warn!(
             "the system has no root certificates: no peer's certificate will be trusted"

@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use super::{Outcome, Validate};
 use crate::cli::policy::Open;
-use crate::json;
-use crate::sandbox::interface::{
-    Certificate, Connector, Consideration, Context, Direction, Explanation, Tls,
-};
 use crate::smtp::outbound::probe::{Check, Status, certificate_report, left};
 use crate::tls::{Roots, SOON, certificate, certificates};
+use portcullis::json;
+use portcullis::sandbox::interface::{
+    Certificate, Connector, Consideration, Context, Direction, Explanation, Tls,
+};
 
 /// How a partner stands before a connector.
 #[derive(Serialize)]
@@ -211,7 +211,7 @@ fn is_of_session(requirement: &str) -> bool {
     requirement.starts_with("tls") || requirement.starts_with("certificate")
 }
 
-fn check(requirement: &crate::sandbox::interface::RequirementOutcome) -> Check {
+fn check(requirement: &portcullis::sandbox::interface::RequirementOutcome) -> Check {
     let name = name_of(&requirement.requirement);
     if requirement.satisfied {
         return Check::new(name, Status::Ok, &requirement.fact);
@@ -282,6 +282,6 @@ fn like(names: &[String]) -> Certificate {
         issuer: String::new(),
         sha256: (0, 0, 0, 0),
         not_after: None,
-        trust: crate::sandbox::interface::Trust::Trusted,
+        trust: portcullis::sandbox::interface::Trust::Trusted,
     }
 }

@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use super::Outcome;
 use crate::cli::paint::printable;
-use crate::json;
-use crate::sandbox::interface::{Direction, Mode};
 use crate::smtp::outbound::probe::Check;
+use portcullis::json;
+use portcullis::sandbox::interface::{Direction, Mode};
 
 /// A letter for each connector.
 pub fn text(outcomes: &[Outcome]) -> String {

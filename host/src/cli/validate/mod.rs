@@ -18,9 +18,9 @@ use super::paint::{self, Paint};
 use super::policy::Open;
 use super::{Format, PolicyArgs, output};
 use crate::config::Config;
-use crate::json::{direction_name, mode_name};
-use crate::sandbox::interface::{Connector, Direction};
 use crate::smtp::address::Address;
+use portcullis::json::{direction_name, mode_name};
+use portcullis::sandbox::interface::{Connector, Direction};
 
 /// Try connectors out before they are relied on
 ///
@@ -125,7 +125,7 @@ impl Validate {
         if connectors.is_empty() {
             bail!("there is no enabled connector to validate");
         }
-        let (roots, _) = crate::tls::Roots::read(&config.trust, None)?;
+        let (roots, _) = crate::tls::read_roots(&config.trust, None)?;
         let mut way_out = outbound::WayOut::new(&config, roots.clone());
         let mut outcomes = Vec::new();
         for connector in &connectors {
@@ -180,7 +180,9 @@ impl Validate {
             let name = outbound::connector_for(open, to, self.sender()).await?;
             all.retain(|connector| connector.name == name);
         } else {
-            all.retain(|connector| connector.mode != crate::sandbox::interface::Mode::Disabled);
+            all.retain(|connector| {
+                connector.mode != portcullis::sandbox::interface::Mode::Disabled
+            });
         }
         Ok(all)
     }

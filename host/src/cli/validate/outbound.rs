@@ -11,15 +11,15 @@ use time::format_description::well_known::Rfc2822;
 use super::Outcome;
 use crate::cli::policy::Open;
 use crate::config::{Config, Timeouts};
-use crate::sandbox::interface::{
-    Connector, Context, Delivery, Direction, Route as VerdictRoute, Verdict,
-};
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::command::MailParameters;
 use crate::smtp::outbound::probe::{Check, Report, Status};
 use crate::smtp::outbound::{Lane, Means, Outbound};
 use crate::smtp::relay::Sender;
 use crate::tls::Roots;
+use portcullis::sandbox::interface::{
+    Connector, Context, Delivery, Direction, Route as VerdictRoute, Verdict,
+};
 
 /// Domains of one connector that are tried.
 const MOST_DOMAINS: usize = 5;

@@ -7,8 +7,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::dns::{Dns, DnsError, Tlsa};
 use super::failure::{ResultType, Unprotected};
-use crate::sandbox::interface::{Dane, Trust};
 use crate::tls::{Anchors, Purpose, certificate, is_provable, names};
+use portcullis::sandbox::interface::{Dane, Trust};
 
 /// What a server's TLSA records demand.
 #[derive(Clone, Debug, Default)]

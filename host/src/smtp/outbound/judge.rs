@@ -5,8 +5,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::dane;
 use super::failure::{ResultType, Unprotected};
-use crate::sandbox::interface::{TlsLevel, Trust};
 use crate::tls::{Roots, certificate, names};
+use portcullis::sandbox::interface::{TlsLevel, Trust};
 
 /// All that a server must show before it is given mail; every part of it must hold.
 pub struct Demands<'a> {

@@ -31,11 +31,11 @@ use super::relay::{
 };
 use super::reply::Reply;
 use crate::config;
-use crate::sandbox::interface::{Dane, MtaSts, Protection};
 use crate::tls::{ClientTls, Pair, Roots, TlsError};
 pub use dns::{Dns, SetupError};
 pub use failure::{Failure, ResultType, Unprotected};
 use judge::Demands;
+use portcullis::sandbox::interface::{Dane, MtaSts, Protection};
 pub use route::{Candidate, Lane, Target};
 
 /// What a server that did not get ready in its time was doing.
@@ -325,8 +325,8 @@ impl Outbound {
         tracing::info!(
             hop = %relay.place(),
             connector = lane.connector,
-            level = crate::json::level_name(&lane.protection.level),
-            tls = crate::json::tls_version_name(reached.version.map_or(0, u16::from)),
+            level = portcullis::json::level_name(&lane.protection.level),
+            tls = portcullis::json::tls_version_name(reached.version.map_or(0, u16::from)),
             dane = server.dane.needs_tls(),
             mta_sts = server.mta_sts,
             audit,

@@ -14,11 +14,11 @@ use super::failure::{Failure, ResultType, Unprotected};
 use super::judge::Demands;
 use super::mta_sts::Mode;
 use super::{Approach, Lane, Means, Outbound, Servers, Target};
-use crate::sandbox::interface::{Dane, MtaSts, TlsLevel, Trust};
 use crate::smtp::address::Address;
 use crate::smtp::relay::{Cause, HopFailure, Sender};
 use crate::smtp::reply::Reply;
 use crate::tls::{SOON, certificate, names};
+use portcullis::sandbox::interface::{Dane, MtaSts, TlsLevel, Trust};
 
 /// What came of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -263,7 +263,7 @@ impl Outbound {
             let suite = session.negotiated_cipher_suite();
             let detail = format!(
                 "{} with {}",
-                crate::json::tls_version_name(session.protocol_version().map_or(0, u16::from)),
+                portcullis::json::tls_version_name(session.protocol_version().map_or(0, u16::from)),
                 suite
                     .and_then(|suite| suite.suite().as_str())
                     .unwrap_or("an unknown cipher")
@@ -327,7 +327,7 @@ impl ServerReport {
                 self.valid = true;
                 let detail = format!(
                     "{} is asked for, {} is reached",
-                    crate::json::level_name(demands.level),
+                    portcullis::json::level_name(demands.level),
                     self.reached.unwrap_or("nothing")
                 );
                 self.checks.push(Check::new("level", Status::Ok, detail));

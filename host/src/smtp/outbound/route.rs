@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::dns::{Dns, DnsError};
 use super::failure::Failure;
-use crate::config::{AddressFamily, normal_domain};
-use crate::sandbox::interface::{Dane, Delivery, Protection, Route, TlsLevel};
+use crate::config::AddressFamily;
 use crate::smtp::dial::interleaved;
 use crate::tls::names;
+use portcullis::domain::normal_domain;
+use portcullis::sandbox::interface::{Dane, Delivery, Protection, Route, TlsLevel};
 
 /// How many servers of a route are tried, and how many addresses of each.
 const MOST_HOSTS: usize = 8;

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 
 use super::{Recipient, Session, Transaction};
-use crate::policies::{Table, Tenant};
-use crate::sandbox::interface::{Direction, Verdict};
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::command::MailParameters;
 use crate::smtp::decision;
@@ -12,6 +10,8 @@ use crate::smtp::exit::{Exit, Way};
 use crate::smtp::outbound::Lane;
 use crate::smtp::partial::{Digest, Group, Turn};
 use crate::smtp::reply::Reply;
+use portcullis::sandbox::interface::{Direction, Verdict};
+use portcullis::store::{Table, Tenant};
 
 /// Why a sender or a recipient is not taken, for log and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -363,7 +363,7 @@ fn responsible<'a>(
 fn of_recipient<'a>(policies: &'a Table, to: &Address) -> Option<&'a Arc<Tenant>> {
     match to.domain() {
         None => policies.first(),
-        Some(domain) => policies.tenant(&crate::config::normal_domain(domain)?),
+        Some(domain) => policies.tenant(&portcullis::domain::normal_domain(domain)?),
     }
 }
 

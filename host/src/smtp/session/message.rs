@@ -7,7 +7,6 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 
 use super::{End, Next, Session, Transaction};
-use crate::sandbox::interface::Direction;
 use crate::smtp::data::DataDecoder;
 use crate::smtp::decision;
 use crate::smtp::header;
@@ -16,6 +15,7 @@ use crate::smtp::next_hop::ClientName;
 use crate::smtp::partial::Digest;
 use crate::smtp::received::Trace;
 use crate::smtp::reply::Reply;
+use portcullis::sandbox::interface::Direction;
 
 impl Session {
     pub(super) async fn data(&mut self) -> Next {

@@ -26,11 +26,11 @@ use super::next_hop::{ClientName, Handover};
 use super::partial::{Body, Digest, Group};
 use super::reply::Reply;
 use super::spool::Spool;
-use crate::json::ip_address;
-use crate::policies::{Table, Tenant};
-use crate::sandbox::interface::Context;
 use branches::Branch;
 use envelope::{NotTaken, Reason};
+use portcullis::json::ip_address;
+use portcullis::sandbox::interface::Context;
+use portcullis::store::{Table, Tenant};
 
 /// RFC 5321 §4.5.3.1.4 says 512; extensions add to MAIL and RCPT, and nobody needs more than this.
 const COMMAND_LINE: usize = 2048;

@@ -17,13 +17,13 @@ use tokio_rustls::TlsConnector;
 
 use super::policy::Policy;
 use super::{Reach, Trouble};
-use crate::json::trust_name;
-use crate::sandbox::interface::Trust;
 use crate::smtp::dial::{self, interleaved};
 use crate::smtp::outbound::dns::DnsError;
 use crate::smtp::outbound::failure::{ResultType, Unprotected};
 use crate::smtp::outbound::reachable;
 use crate::tls::{Roots, certificate};
+use portcullis::json::trust_name;
+use portcullis::sandbox::interface::Trust;
 
 /// RFC 8461 §3.3 suggests a minute; a client is waiting for its reply to RCPT.
 const LIMIT: Duration = Duration::from_secs(20);

@@ -26,10 +26,10 @@ use tokio::time::timeout;
 use self::cases::{Cases, CasesError};
 pub use self::file::Stamp;
 use self::places::Places;
-use crate::config;
-use crate::log::one_line;
+use crate::domain::normal_domain;
 use crate::sandbox::interface::{Refusal, Verdict};
 use crate::sandbox::{BuildError, Builder, LoadError, Module, Problem, Rules, Sandbox, Severity};
+use crate::text::one_line;
 
 /// How long an update waits for the next file to be read.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,6 +54,19 @@ pub fn unavailable() -> Verdict {
         text: "the policy for this recipient is not available now, try again later".into(),
         audit: Vec::new(),
     })
+}
+
+/// An organization, and the files that its policy is taken from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantSource {
+    /// The name, for logs and metrics.
+    pub name: String,
+    /// The domains that it receives mail for; `*.` before a name stands for all below it.
+    pub domains: Vec<String>,
+    /// The policy: a `.json` or `.wasm` file.
+    pub policy: PathBuf,
+    /// Cases that a policy has to pass before it is taken.
+    pub tests: Option<PathBuf>,
 }
 
 /// An organization and its policy.
@@ -112,7 +125,7 @@ struct Files {
 }
 
 impl Files {
-    fn of(tenant: &config::Tenant) -> Self {
+    fn of(tenant: &TenantSource) -> Self {
         Files {
             tenant: tenant.name.clone(),
             policy: tenant.policy.clone(),
@@ -175,10 +188,10 @@ impl Table {
         }
     }
 
-    fn enter(&mut self, tenant: Tenant, configured: &config::Tenant) {
+    fn enter(&mut self, tenant: Tenant, configured: &TenantSource) {
         let tenant = Arc::new(tenant);
         for domain in &configured.domains {
-            let Some(domain) = config::normal_domain(domain) else {
+            let Some(domain) = normal_domain(domain) else {
                 continue;
             };
             match domain.strip_prefix("*.") {
@@ -367,7 +380,7 @@ impl Policies {
     /// policy that it had, and so does one that takes long to read, as long as that takes.
     pub async fn update(
         self: &Arc<Self>,
-        configured: &[config::Tenant],
+        configured: &[TenantSource],
         only: Option<&BTreeSet<usize>>,
     ) -> Update {
         let numbers: Vec<usize> = match only {
@@ -394,8 +407,8 @@ impl Policies {
     }
 
     /// Takes an outcome that came late, if it is still wanted.
-    pub async fn enter(&self, configured: &[config::Tenant], outcome: Outcome) -> Update {
-        let wanted = |tenant: &&config::Tenant| Files::of(tenant) == outcome.files;
+    pub async fn enter(&self, configured: &[TenantSource], outcome: Outcome) -> Update {
+        let wanted = |tenant: &&TenantSource| Files::of(tenant) == outcome.files;
         let Some(tenant) = configured.iter().find(wanted) else {
             return Update::default();
         };
@@ -424,7 +437,7 @@ impl Policies {
     async fn load_all(
         self: &Arc<Self>,
         numbers: &[usize],
-        configured: &[config::Tenant],
+        configured: &[TenantSource],
     ) -> (HashMap<usize, Outcome>, usize) {
         let before = self.snapshot();
         let mut loading = JoinSet::new();
@@ -484,7 +497,7 @@ impl Policies {
     async fn newest(
         &self,
         number: usize,
-        tenant: config::Tenant,
+        tenant: TenantSource,
         known: Option<(Source, Arc<Module>)>,
         replaces: bool,
         again: &Again,
@@ -527,7 +540,7 @@ impl Policies {
     }
 
     /// What the file system tells of a tenant's files.
-    async fn stamps(&self, tenant: &config::Tenant) -> Result<Stamps, Cause> {
+    async fn stamps(&self, tenant: &TenantSource) -> Result<Stamps, Cause> {
         let tests = match &tenant.tests {
             Some(tests) => Some(self.stamp(tests).await?),
             None => None,
@@ -563,7 +576,7 @@ impl Policies {
     /// The policy in a tenant's files that look so: the one in force, if they have not changed.
     async fn load(
         &self,
-        tenant: &config::Tenant,
+        tenant: &TenantSource,
         stamps: Result<Stamps, Cause>,
         known: Option<(Source, Arc<Module>)>,
         replaces: bool,
@@ -723,7 +736,7 @@ impl Exchange {
     fn tenant(
         &mut self,
         old: Option<&Arc<Tenant>>,
-        configured: &config::Tenant,
+        configured: &TenantSource,
         outcome: Option<Outcome>,
     ) -> Tenant {
         let mut tenant = Tenant {

@@ -11,7 +11,7 @@ use super::engine::{Limits, Sandbox, TICKS};
 use super::interface::{Context, Description, Explanation, Verdict};
 use super::module::{Compiled, Module};
 use super::wasi::World;
-use crate::log::one_line;
+use crate::text::one_line;
 
 /// How long a session waits for its turn, and for a slot, before its mail is deferred.
 const PATIENCE: Duration = Duration::from_secs(2);

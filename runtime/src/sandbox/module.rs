@@ -15,7 +15,7 @@ use super::inspect::{self, Refused};
 use super::instance::{EvaluationError, Failure, Instance, State};
 use super::interface::{Context, Description, Verdict};
 use super::workshop::{self, Cancel};
-use crate::log::one_line;
+use crate::text::one_line;
 
 /// How many times a module that was slow is run with patience before it is asked on the caller's
 /// thread again.

@@ -19,7 +19,7 @@ use super::cache::{self, Entry};
 use super::engine::base_config;
 use super::inspect;
 use super::workshop::{Cancel, together};
-use crate::log::one_line;
+use crate::text::one_line;
 
 /// What a compiled module may have, in bytes.
 const MOST_CODE: u64 = 1 << 30;

@@ -2,7 +2,7 @@
 
 use wasmparser::{BinaryReaderError, Parser, Payload, Validator, WasmFeatures};
 
-use crate::log::one_line;
+use crate::text::one_line;
 
 /// What every policy exports, without the version.
 const EVALUATION: &str = "portcullis:policy/evaluation";

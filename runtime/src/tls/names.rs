@@ -32,6 +32,8 @@ pub fn is_well_formed(name: &str) -> bool {
     Name::parse(name).is_some()
 }
 
+use crate::domain::is_or_under;
+
 struct Name {
     wildcard: bool,
     /// Lower-case A-labels without a final dot.
@@ -55,11 +57,6 @@ impl Name {
         };
         (base.len() <= 253 && base.split('.').all(label)).then_some(Name { wildcard, base })
     }
-}
-
-fn is_or_under(name: &str, base: &str) -> bool {
-    name.strip_suffix(base)
-        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 #[cfg(test)]
