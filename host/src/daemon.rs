@@ -15,13 +15,24 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::time::{Instant, interval_at, timeout};
 
+use crate::admin::http;
 use crate::config::{self, Config};
-use crate::log;
-use crate::smtp::outbound::dns::{Dns, Questions};
-use crate::smtp::outbound::{Means, Outbound};
-use crate::smtp::{
-    Admission, Doors, Exit, Expiring, Listener, NextHop, Partial, Pool, Room, Server, Settings,
-};
+use crate::egress::next_hop::NextHop;
+use crate::egress::partial::Partial;
+use crate::egress::partner::dns::{Dns, Questions, stripping};
+use crate::egress::partner::{Means, Outbound};
+use crate::egress::path::Admission;
+use crate::egress::path::Exit;
+use crate::egress::pool::Pool;
+use crate::frontend::expiry::Expiring;
+use crate::frontend::smtp::accept;
+use crate::frontend::smtp::limits::Doors;
+use crate::frontend::smtp::limits::Room;
+use crate::frontend::smtp::listener::Listener;
+use crate::frontend::smtp::listener::Server;
+use crate::frontend::smtp::listener::Settings;
+use crate::observe::metrics::Metrics;
+use crate::observe::redact;
 use crate::tls::{Pair, SOON, ServerTls, TlsError, read_roots};
 use crate::watch::{Changed, Files, Subject, Watch};
 use portcullis::sandbox::{Builder, Cache, Compiler, Sandbox};
@@ -89,7 +100,7 @@ impl Daemon {
         let sandbox = Sandbox::new(config.sandbox.limits(), cache.clone(), compiler)?;
         let (policies, late) = Policies::new(sandbox, Builder::new(cache, compiler)?);
         let policies = Arc::new(policies);
-        log::tell(&config.log);
+        redact::tell(&config.log);
         let Read { settings, errors } = Read::new(&config, None)?;
         if let Some(error) = errors.into_iter().next() {
             bail!(error);
@@ -99,7 +110,7 @@ impl Daemon {
         let server = Arc::new(Server {
             hostname: config.hostname.as_str().into(),
             policies,
-            metrics: Arc::default(),
+            metrics: Arc::new(metrics()),
             settings: ArcSwap::from_pointee(settings),
             partial: match purpose {
                 Purpose::Run => partial(&config),
@@ -242,7 +253,7 @@ impl Daemon {
                 }
             }
             tracing::info!(address = %socket.local_addr()?, "listening");
-            tokio::spawn(listener.clone().serve(self.server.clone(), socket));
+            tokio::spawn(accept::serve(listener.clone(), self.server.clone(), socket));
         }
         if let Some(outbound) = &self.outbound {
             outbound.listens_on(addresses);
@@ -250,7 +261,7 @@ impl Daemon {
         }
         if let Some(metrics) = &self.config.metrics {
             let address = metrics.address;
-            let serving = self.server.metrics.clone().serve(address).await;
+            let serving = http::serve(self.server.metrics.clone(), address).await;
             serving.with_context(|| format!("cannot listen on {address}"))?;
         }
         ready();
@@ -355,7 +366,7 @@ impl Daemon {
         if !is_same {
             tracing::warn!("listeners, next hops and the hostname change with a restart only");
         }
-        log::tell(&config.log);
+        redact::tell(&config.log);
         for listener in &self.listeners {
             let configured = config.listeners.get(listener.number);
             match (
@@ -470,7 +481,7 @@ impl Daemon {
                     true => "what was in force stays",
                     false => "and there is none yet: its mail is deferred until this is mended",
                 },
-                crate::log::words(&cause)
+                crate::observe::redact::words(&cause)
             );
         }
     }
@@ -527,6 +538,14 @@ impl Daemon {
 /// The tenants of a configuration.
 fn sources(config: &Config) -> Vec<TenantSource> {
     config.tenants.iter().map(TenantSource::from).collect()
+}
+
+/// The numbers that are shown.
+fn metrics() -> Metrics {
+    let mut metrics = Metrics::default();
+    let help = "Name servers in use that withhold DNSSEC signatures";
+    metrics.register_gauge("dns_servers_stripping", help, stripping());
+    metrics
 }
 
 /// What the daemon has to do.

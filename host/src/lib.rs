@@ -4,12 +4,14 @@
 
 #![warn(missing_docs)]
 
+mod admin;
 pub mod cli;
 pub mod config;
 pub mod daemon;
 mod demo;
-mod log;
-mod metrics;
+pub mod egress;
+mod frontend;
+mod observe;
 pub mod smtp;
 pub mod tls;
 mod watch;

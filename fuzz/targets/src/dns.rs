@@ -1,10 +1,10 @@
 use bytes::Bytes;
 use domain::base::name::ToName;
 use domain::base::{Message, Rtype};
-use portcullis_server::smtp::outbound::dane::Demand;
-use portcullis_server::smtp::outbound::dns::Tlsa;
-use portcullis_server::smtp::outbound::dns::answer::{Answered, Data, Name};
-use portcullis_server::smtp::outbound::mta_sts::policy::record_id;
+use portcullis_server::egress::partner::dane::Demand;
+use portcullis_server::egress::partner::dns::Tlsa;
+use portcullis_server::egress::partner::dns::answer::{Answered, Data, Name};
+use portcullis_server::egress::partner::mta_sts::policy::record_id;
 use rustls::pki_types::CertificateDer;
 
 use crate::certificates::EXAMPLE;

@@ -1,4 +1,4 @@
-use portcullis_server::smtp::outbound::mta_sts::policy::{Policy, record_id};
+use portcullis_server::egress::partner::mta_sts::policy::{Policy, record_id};
 
 /// Any text is a policy or an error, and any records have one id or none.
 pub fn mta_sts(input: &[u8]) {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::paint::printable_lines;
 use super::{PolicyArgs, output};
-use crate::smtp;
+use crate::frontend::ask;
 use portcullis::json::{self, VerdictJson};
 use portcullis::sandbox::Instance;
 use portcullis::sandbox::interface::Context;
@@ -98,7 +98,7 @@ async fn evaluate(
     let answer = answer
         .map_err(|error| error.to_string())
         .and_then(|verdict| {
-            smtp::check(&verdict, direction)?;
+            ask::check(&verdict, direction)?;
             Ok(verdict)
         });
     match answer {

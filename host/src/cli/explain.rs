@@ -12,7 +12,7 @@ use clap::Args;
 
 use super::paint::{self, Paint, printable};
 use super::{Format, PolicyArgs, output, policy};
-use crate::smtp;
+use crate::frontend::ask;
 use portcullis::domain::normal_domain;
 use portcullis::json::{self, ExplanationJson};
 use portcullis::sandbox::interface::{
@@ -101,7 +101,7 @@ impl Explain {
         };
         let context = Arc::new(context);
         let mut explanation = open.instance().await?.explain(&context).await?;
-        if let Err(reason) = smtp::check(&explanation.verdict, context.direction) {
+        if let Err(reason) = ask::check(&explanation.verdict, context.direction) {
             output::tell(&format!(
                 "{}: {}; mail is deferred for that\n",
                 self.policy.policy.display(),

@@ -14,7 +14,7 @@ use super::{Format, output, paint};
 use crate::config::Config;
 use crate::daemon::{Daemon, Purpose};
 use crate::demo::Demo;
-use crate::log;
+use crate::observe::writer;
 use portcullis::sandbox::Compiler;
 
 /// Take mail, and ask policies about it
@@ -48,7 +48,7 @@ impl Run {
         // What libraries say is of use only where something is wrong with them.
         let filter = EnvFilter::new(format!("warn,portcullis={}", self.log_level));
         // What was logged last is written before the program ends.
-        let (writer, flush) = log::Writer::start().context("the log has no thread")?;
+        let (writer, flush) = writer::Writer::start().context("the log has no thread")?;
         let log = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(writer)

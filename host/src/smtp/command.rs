@@ -7,8 +7,10 @@
 
 use thiserror::Error;
 
-use super::address::{Address, AddressError, ReversePath, find_unquoted, is_domain, is_utf8_text};
-use super::reply::{Reply, parse_size};
+use crate::smtp::address::{
+    Address, AddressError, ReversePath, find_unquoted, is_domain, is_utf8_text,
+};
+use crate::smtp::reply::{Reply, parse_size};
 
 const MAX_GREETING_NAME: usize = 255;
 

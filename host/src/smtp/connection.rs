@@ -14,7 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::reply::Reply;
+use crate::smtp::reply::Reply;
 
 /// Room for what is read of a message at a time.
 const READ_SIZE: usize = 16 << 10;

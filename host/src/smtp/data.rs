@@ -9,7 +9,7 @@
 use memchr::{memchr_iter, memchr3};
 use thiserror::Error;
 
-use super::reply::Reply;
+use crate::smtp::reply::Reply;
 
 /// The longest text line in octets with its CRLF (RFC 5321 §4.5.3.1.6).
 pub const MAX_TEXT_LINE: usize = 1000;

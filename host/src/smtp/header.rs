@@ -12,7 +12,7 @@ use mail_parser::parsers::MessageStream;
 use memchr::memmem;
 use thiserror::Error;
 
-use super::address::{Address, AddressError, find_unquoted, quoted_string_length};
+use crate::smtp::address::{Address, AddressError, find_unquoted, quoted_string_length};
 
 /// The largest header section in octets, with the empty line that ends it, unless set otherwise.
 pub const MAX_HEADER: usize = 256 * 1024;

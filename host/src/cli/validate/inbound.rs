@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Outcome, Validate};
 use crate::cli::policy::Open;
-use crate::smtp::outbound::probe::{Check, Status, certificate_report, left};
+use crate::egress::partner::probe::{Check, Status, certificate_report, left};
 use crate::tls::{Roots, SOON, certificate, certificates};
 use portcullis::json;
 use portcullis::sandbox::interface::{

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::Outcome;
 use crate::cli::paint::printable;
-use crate::smtp::outbound::probe::Check;
+use crate::egress::partner::probe::Check;
 use portcullis::json;
 use portcullis::sandbox::interface::{Direction, Mode};
 

@@ -11,11 +11,11 @@ use time::format_description::well_known::Rfc2822;
 use super::Outcome;
 use crate::cli::policy::Open;
 use crate::config::{Config, Timeouts};
+use crate::egress::client::Sender;
+use crate::egress::partner::probe::{Check, Report, Status};
+use crate::egress::partner::{Lane, Means, Outbound};
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::command::MailParameters;
-use crate::smtp::outbound::probe::{Check, Report, Status};
-use crate::smtp::outbound::{Lane, Means, Outbound};
-use crate::smtp::relay::Sender;
 use crate::tls::Roots;
 use portcullis::sandbox::interface::{
     Connector, Context, Delivery, Direction, Route as VerdictRoute, Verdict,

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::Outcome;
 use crate::cli::paint::{Paint, printable};
-use crate::smtp::outbound::probe::{Check, Status};
+use crate::egress::partner::probe::{Check, Status};
 
 /// All outcomes, a block each, and a line in the end.
 pub fn text(outcomes: &[Outcome], paint: Paint) -> String {

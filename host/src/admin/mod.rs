@@ -1,0 +1,3 @@
+//! What operators ask of a running server, by HTTP.
+
+pub mod http;

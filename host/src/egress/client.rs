@@ -1,0 +1,612 @@
+//! The client side of SMTP (RFC 5321) and LMTP (RFC 2033): one session with a server, a method a step.
+//!
+//! It is strict where leniency could lose or double mail: a message is confirmed only by the reply to
+//! its end, and a session in which anything was out of step is not used again.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::config;
+use crate::smtp::address::{Address, ReversePath};
+use crate::smtp::command::{Body, MailParameters};
+use crate::smtp::connection::{Connection, Stream};
+use crate::smtp::data::DataEncoder;
+use crate::smtp::reply::{Capabilities, Reply, SizeLimit};
+
+/// Content that is gathered before it is written.
+const WRITE_SIZE: usize = 32 << 10;
+/// How long a good-bye may take. Nobody waits for the answer to it.
+const PARTING: Duration = Duration::from_secs(1);
+
+/// The envelope's sender side.
+#[derive(Clone, Copy)]
+pub struct Sender<'a> {
+    /// The reverse path.
+    pub from: &'a ReversePath,
+    /// Its parameters.
+    pub parameters: &'a MailParameters,
+    /// The recipient that will be added first: where the server takes commands ahead of its replies
+    /// (RFC 2920), both go in one packet.
+    pub first: &'a Address,
+}
+
+/// The server cannot be spoken with.
+#[derive(Clone, Debug)]
+pub struct HopFailure {
+    place: Arc<str>,
+    /// What was being done.
+    pub step: &'static str,
+    /// What went wrong.
+    pub cause: Cause,
+    told: Told,
+}
+
+/// What went wrong with a server.
+#[derive(Clone, Debug)]
+pub enum Cause {
+    /// The connection failed.
+    Io(Arc<io::Error>),
+    /// The server closed the connection.
+    Closed,
+    /// It did not answer.
+    TimedOut,
+    /// It spoke before it was asked.
+    Unasked,
+    /// It answered, but not as it had to.
+    Refused(Reply),
+}
+
+impl From<io::Error> for Cause {
+    fn from(error: io::Error) -> Self {
+        Cause::Io(Arc::new(error))
+    }
+}
+
+/// Who the client is, which decides what it is told of failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// A stranger, whom our inner servers do not concern.
+    Stranger,
+    /// One of our own, who has to know what failed where.
+    Own,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Cause::Io(error) => write!(f, "{error}"),
+            Cause::Closed => f.write_str("the connection was closed"),
+            Cause::Unasked => f.write_str("the server said something before it was asked"),
+            Cause::TimedOut => f.write_str("no answer in time"),
+            Cause::Refused(reply) => {
+                write!(f, "{} {}", reply.code(), reply.one_line())
+            }
+        }
+    }
+}
+
+impl fmt::Display for HopFailure {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.place, self.step, self.cause)
+    }
+}
+
+impl HopFailure {
+    /// What the client is told. It is always a reason to try again: the mail was not refused.
+    pub fn reply(&self) -> Reply {
+        let enhanced = match &self.cause {
+            Cause::Io(_) if self.step == CONNECT => (4, 4, 1),
+            _ => (4, 4, 2),
+        };
+        let text = match (self.told, &self.cause) {
+            (Told::Own, _) => self.to_string(),
+            (Told::Stranger, Cause::Io(_)) if self.step == CONNECT => {
+                "the next hop does not answer, try again later".into()
+            }
+            (Told::Stranger, Cause::TimedOut) => {
+                "the next hop did not answer in time, try again later".into()
+            }
+            _ => "the connection to the next hop failed, try again later".into(),
+        };
+        Reply::new(451, enhanced, text).because(self.to_string())
+    }
+}
+
+/// The name of the step of shaking hands for TLS.
+pub const HANDSHAKE: &str = "TLS handshake";
+/// The name of the step of asking for TLS, which is its command as well.
+const START_TLS: &str = "STARTTLS";
+/// The name of the step of ending a message.
+const END_OF_DATA: &str = "end of data";
+/// The name of the step of connecting.
+pub const CONNECT: &str = "connect";
+
+/// What sessions with a server have in common.
+#[derive(Clone)]
+pub struct Manner {
+    /// Our name.
+    pub hostname: Arc<str>,
+    /// Whether the server speaks LMTP.
+    pub lmtp: bool,
+    /// How long to wait.
+    pub timeouts: Arc<config::Timeouts>,
+    /// Who the client is.
+    pub told: Told,
+}
+
+impl Manner {
+    /// A failure at a place.
+    pub fn failure(
+        &self,
+        place: &Arc<str>,
+        step: &'static str,
+        cause: impl Into<Cause>,
+    ) -> HopFailure {
+        HopFailure {
+            place: place.clone(),
+            step,
+            cause: cause.into(),
+            told: self.told,
+        }
+    }
+}
+
+/// Why a transaction has not begun.
+#[derive(Debug)]
+pub enum NotBegun {
+    /// The server said so, and the session can go on.
+    Refused(Reply),
+    /// The session is over; nothing was sent on it.
+    Lost(HopFailure),
+}
+
+impl NotBegun {
+    /// What the client is told.
+    pub fn reply(&self) -> Reply {
+        match self {
+            NotBegun::Refused(reply) => reply.clone(),
+            NotBegun::Lost(failure) => failure.reply(),
+        }
+    }
+}
+
+/// What a server says to the end of a message.
+pub enum Finished {
+    /// SMTP: the same for all recipients.
+    All(Reply),
+    /// LMTP: to each of those that it has taken, in their order.
+    Each(Vec<Reply>),
+}
+
+impl Finished {
+    /// What was said to a recipient.
+    pub fn of(&self, number: usize) -> Reply {
+        match self {
+            Finished::All(reply) => reply.clone(),
+            Finished::Each(replies) => replies.get(number).cloned().unwrap_or_else(|| {
+                Reply::new(
+                    451,
+                    (4, 3, 0),
+                    "the next hop has not answered for this recipient",
+                )
+            }),
+        }
+    }
+}
+
+/// What came of asking for TLS.
+pub enum StartTls {
+    /// The session is encrypted.
+    Encrypted,
+    /// The server declined.
+    Declined(Reply),
+}
+
+/// A session with the server.
+pub struct Relay {
+    connection: Connection,
+    place: Arc<str>,
+    manner: Manner,
+    capabilities: Capabilities,
+    usable: bool,
+    /// Those that the server has taken; LMTP answers for each.
+    recipients: Vec<String>,
+    /// The recipient that was named together with the sender; the reply to it has not been read.
+    ahead: Option<String>,
+    encoder: Option<DataEncoder>,
+}
+
+impl Relay {
+    /// A session on a connection that stands; nothing is said yet. The place is for the log.
+    pub fn new(stream: Stream, place: Arc<str>, manner: Manner) -> Self {
+        Relay {
+            connection: Connection::new(stream),
+            place,
+            manner,
+            capabilities: Capabilities::default(),
+            usable: true,
+            recipients: Vec::new(),
+            ahead: None,
+            encoder: None,
+        }
+    }
+
+    /// What goes out before the greeting is awaited, such as a PROXY header.
+    pub fn preamble(&mut self) -> &mut Vec<u8> {
+        self.connection.output()
+    }
+
+    /// Awaits the greeting, and says hello. Gives the name by which the server calls itself.
+    pub async fn greet(&mut self) -> Result<String, HopFailure> {
+        let greeting = self.expect("greeting", self.manner.timeouts.reply).await?;
+        self.hello().await?;
+        let name = greeting.text().split_ascii_whitespace().next();
+        Ok(name.unwrap_or_default().to_owned())
+    }
+
+    /// How it speaks with the server.
+    pub fn manner(&self) -> &Manner {
+        &self.manner
+    }
+
+    /// Says EHLO or LHLO, and learns what the server can do.
+    pub async fn hello(&mut self) -> Result<(), HopFailure> {
+        self.hello_as(None).await
+    }
+
+    /// The same in another one's name.
+    pub async fn hello_as(&mut self, name: Option<&str>) -> Result<(), HopFailure> {
+        let lmtp = self.manner.lmtp;
+        let verb = if lmtp { "LHLO" } else { "EHLO" };
+        let name = name.unwrap_or(&self.manner.hostname).to_owned();
+        let reply = self.command("EHLO", &format!("{verb} {name}")).await?;
+        if reply.is_positive() {
+            self.capabilities = Capabilities::from_ehlo(&reply);
+            return Ok(());
+        }
+        if lmtp || !reply.is_permanent() {
+            return Err(self.broken("EHLO", Cause::Refused(reply)));
+        }
+        // RFC 5321 §4.1.4: a server that does not know EHLO knows HELO.
+        self.capabilities = Capabilities::default();
+        let reply = self.command("HELO", &format!("HELO {name}")).await?;
+        if reply.is_positive() {
+            Ok(())
+        } else {
+            Err(self.broken("HELO", Cause::Refused(reply)))
+        }
+    }
+
+    /// Begins TLS, and says hello anew. After a failure the session is not usable.
+    pub async fn start_tls(
+        &mut self,
+        connector: &TlsConnector,
+        name: ServerName<'static>,
+    ) -> Result<StartTls, HopFailure> {
+        let reply = self.command(START_TLS, START_TLS).await?;
+        if !reply.is_positive() {
+            return Ok(StartTls::Declined(reply));
+        }
+        if !self.connection.input.is_empty() {
+            // It could have been put there by anybody, and would be taken for what came under TLS.
+            let error = io::Error::other("plaintext stands behind the reply to STARTTLS");
+            return Err(self.broken(START_TLS, error));
+        }
+        let handshake = self.connection.connect_tls(connector, name);
+        match timeout(self.manner.timeouts.handshake, handshake).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(self.broken(HANDSHAKE, error)),
+            Err(_) => return Err(self.broken(HANDSHAKE, Cause::TimedOut)),
+        }
+        self.hello().await?;
+        Ok(StartTls::Encrypted)
+    }
+
+    /// The TLS session, once there is one.
+    pub fn tls_session(&self) -> Option<&rustls::ClientConnection> {
+        self.connection.client_tls_session()
+    }
+
+    /// The place that is spoken with, for the log.
+    pub fn place(&self) -> &Arc<str> {
+        &self.place
+    }
+
+    /// What the server can do.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Whether the session can go on.
+    pub fn is_usable(&self) -> bool {
+        self.usable
+    }
+
+    /// Whether the session can go on, and all that was said on either side has been heard: what is left
+    /// would be taken for an answer to the next transaction.
+    pub fn is_in_step(&mut self) -> bool {
+        self.usable && self.connection.output().is_empty() && !self.connection.has_read_more()
+    }
+
+    /// Begins a transaction.
+    pub async fn mail(&mut self, sender: Sender<'_>) -> Result<(), NotBegun> {
+        self.recipients.clear();
+        let mut line = format!("MAIL FROM:<{}>", sender.from.as_str());
+        let parameters = sender.parameters;
+        if parameters.body == Body::EightBitMime {
+            if !self.capabilities.eight_bit_mime {
+                // RFC 6152 §3: what cannot be passed on as it is must be refused.
+                let text = "the next hop does not take 8-bit messages";
+                return Err(NotBegun::Refused(Reply::new(554, (5, 6, 3), text)));
+            }
+            line.push_str(" BODY=8BITMIME");
+        }
+        if parameters.smtputf8 {
+            if !self.capabilities.smtputf8 {
+                let text = "the next hop does not take internationalized messages";
+                return Err(NotBegun::Refused(Reply::new(550, (5, 6, 7), text)));
+            }
+            line.push_str(" SMTPUTF8");
+        }
+        if let Some(size) = parameters.size
+            && self.capabilities.size != SizeLimit::NotOffered
+        {
+            line.push_str(&format!(" SIZE={size}"));
+        }
+        if self.capabilities.pipelining {
+            line.push_str("\r\n");
+            line.push_str(&rcpt_line(sender.first));
+            self.ahead = Some(sender.first.as_str().into());
+        }
+        let reply = self.command("MAIL", &line).await.map_err(NotBegun::Lost)?;
+        if reply.is_positive() {
+            return Ok(());
+        }
+        // Without a sender there is no recipient, whatever is said of it.
+        self.past_ahead().await;
+        if self.usable {
+            Err(NotBegun::Refused(passed_on(&reply)))
+        } else {
+            Err(NotBegun::Lost(self.broken("MAIL", Cause::Refused(reply))))
+        }
+    }
+
+    /// Adds a recipient.
+    pub async fn rcpt(&mut self, to: &Address) -> Reply {
+        let reply = match self.ahead.take() {
+            Some(named) if named == to.as_str() => {
+                self.expect_reply("RCPT", self.manner.timeouts.reply).await
+            }
+            Some(_) => {
+                // It may have been taken, and would get the message.
+                let cause = io::Error::other("another recipient was named ahead");
+                Err(self.broken("RCPT", cause))
+            }
+            None => self.command("RCPT", &rcpt_line(to)).await,
+        };
+        match reply {
+            Ok(reply) => {
+                if reply.is_positive() {
+                    self.recipients.push(to.as_str().into());
+                }
+                passed_on(&reply)
+            }
+            Err(failure) => failure.reply(),
+        }
+    }
+
+    /// Begins the message, with less `patience` than elsewhere if others wait.
+    pub async fn data(&mut self, patience: Option<Duration>) -> Result<(), NotBegun> {
+        let limit = self.manner.timeouts.reply;
+        let limit = patience.map_or(limit, |patience| patience.min(limit));
+        let reply = self.command_within("DATA", "DATA", limit).await;
+        let reply = reply.map_err(NotBegun::Lost)?;
+        if reply.is_transient() || reply.is_permanent() {
+            return Err(NotBegun::Refused(passed_on(&reply)));
+        }
+        if reply.code() != 354 {
+            // It has not seen the message, so nothing that it says can confirm it.
+            return Err(NotBegun::Refused(
+                self.broken("DATA", Cause::Refused(reply)).reply(),
+            ));
+        }
+        self.encoder = Some(DataEncoder::new());
+        Ok(())
+    }
+
+    /// A part of the message.
+    pub async fn write(&mut self, content: &[u8]) -> Result<(), Reply> {
+        let Some(encoder) = &mut self.encoder else {
+            return Err(Reply::new(451, (4, 3, 0), "the message was given up"));
+        };
+        encoder.encode(content, self.connection.output());
+        if self.connection.output().len() < WRITE_SIZE {
+            return Ok(());
+        }
+        match timeout(self.manner.timeouts.data_block, self.connection.flush()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.broken("DATA", error).reply()),
+            Err(_) => Err(self.broken("DATA", Cause::TimedOut).reply()),
+        }
+    }
+
+    /// Ends the message, and waits for the server to have it. LMTP's replies are noted one by one, by the recipients'
+    /// numbers.
+    pub async fn finish(&mut self, note: &mut (dyn FnMut(usize, &Reply) + Send)) -> Finished {
+        let Some(encoder) = self.encoder.take() else {
+            return Finished::All(Reply::new(451, (4, 3, 0), "the message was given up"));
+        };
+        if let Err(failure) = self.see_that_it_waits(END_OF_DATA).await {
+            return Finished::All(match &failure.cause {
+                // It will not have the message. Nor can it, without the end.
+                Cause::Refused(reply) => passed_on(reply),
+                _ => failure.reply(),
+            });
+        }
+        encoder.finish(self.connection.output());
+        if !self.manner.lmtp {
+            let reply = self
+                .expect_reply(END_OF_DATA, self.manner.timeouts.final_reply)
+                .await;
+            let reply = reply.map_or_else(|failure| failure.reply(), |reply| passed_on(&reply));
+            return Finished::All(reply);
+        }
+        let mut replies = Vec::new();
+        let mut is_closing = false;
+        for number in 0..std::mem::take(&mut self.recipients).len() {
+            // Who says 421 for one recipient may have answered for the others all the same.
+            self.usable |= is_closing;
+            let reply = self
+                .expect_reply(END_OF_DATA, self.manner.timeouts.final_reply)
+                .await;
+            is_closing = reply
+                .as_ref()
+                .is_ok_and(|reply| is_closing || reply.code() == 421);
+            let reply = reply.map_or_else(|failure| failure.reply(), |reply| passed_on(&reply));
+            note(number, &reply);
+            replies.push(reply);
+        }
+        self.usable &= !is_closing;
+        Finished::Each(replies)
+    }
+
+    /// Gives the transaction up. In the middle of a message only the end of the connection does that:
+    /// a server must not keep what has no end (RFC 5321 §4.1.1.4).
+    pub async fn reset(&mut self) {
+        self.recipients.clear();
+        self.past_ahead().await;
+        if self.encoder.take().is_some() {
+            self.usable = false;
+        }
+        if self.usable {
+            // An error has made it unusable, which is all there is to know.
+            let _ = self.command("RSET", "RSET").await;
+        }
+    }
+
+    /// Ends the session politely, if it has not ended yet. In the middle of a message anything that is said would
+    /// be part of it.
+    pub async fn quit(&mut self) {
+        if self.encoder.take().is_some() {
+            self.usable = false;
+        }
+        if self.usable {
+            self.usable = false;
+            self.connection.output().extend_from_slice(b"QUIT\r\n");
+            // A server that does not take it is not waited for.
+            let _ = timeout(PARTING, self.connection.close()).await;
+        }
+    }
+
+    /// Reads the reply to a recipient that was named ahead, to no effect.
+    async fn past_ahead(&mut self) {
+        if self.ahead.take().is_some() && self.usable {
+            // A failure has made the session unusable, which is all there is to know.
+            let _ = self.expect_reply("RCPT", self.manner.timeouts.reply).await;
+        }
+    }
+
+    /// Says a command line, and gives the reply.
+    pub async fn command(&mut self, step: &'static str, line: &str) -> Result<Reply, HopFailure> {
+        self.command_within(step, line, self.manner.timeouts.reply)
+            .await
+    }
+
+    async fn command_within(
+        &mut self,
+        step: &'static str,
+        line: &str,
+        limit: Duration,
+    ) -> Result<Reply, HopFailure> {
+        self.see_that_it_waits(step).await?;
+        let output = self.connection.output();
+        output.extend_from_slice(line.as_bytes());
+        output.extend_from_slice(b"\r\n");
+        self.expect_reply(step, limit).await
+    }
+
+    /// A server has to wait for what it answers. One that does not, or somebody in its place, would have
+    /// its words taken for the answer to something else from then on. The kernel is asked where that would be taken for
+    /// more than it is: before TLS, and before a message ends. Elsewhere what comes ahead puts all that follows out of
+    /// step, and no 354 is the answer to DATA.
+    async fn see_that_it_waits(&mut self, step: &'static str) -> Result<(), HopFailure> {
+        if !self.usable {
+            return Err(self.broken(step, Cause::Closed));
+        }
+        let has_more = match step {
+            START_TLS | END_OF_DATA => self.connection.has_more().await,
+            _ => self.connection.has_read_more(),
+        };
+        if !has_more {
+            return Ok(());
+        }
+        let cause = match Reply::parse(&self.connection.input) {
+            // Most likely it gives up: it has waited too long, or is going down (RFC 5321 §3.8).
+            Ok(Some((reply, _))) if reply.is_transient() || reply.is_permanent() => {
+                Cause::Refused(reply)
+            }
+            _ if self.connection.input.is_empty() => Cause::Closed,
+            _ => Cause::Unasked,
+        };
+        Err(self.broken(step, cause))
+    }
+
+    /// A reply that must be positive.
+    async fn expect(&mut self, step: &'static str, limit: Duration) -> Result<Reply, HopFailure> {
+        let reply = self.expect_reply(step, limit).await?;
+        if reply.is_positive() {
+            return Ok(reply);
+        }
+        Err(self.broken(step, Cause::Refused(reply)))
+    }
+
+    async fn expect_reply(
+        &mut self,
+        step: &'static str,
+        limit: Duration,
+    ) -> Result<Reply, HopFailure> {
+        if !self.usable {
+            return Err(self.broken(step, Cause::Closed));
+        }
+        let cause = match timeout(limit, self.connection.reply()).await {
+            Ok(Ok(Some(reply))) => {
+                // 421: the server closes (RFC 5321 §3.8).
+                self.usable &= reply.code() != 421;
+                return Ok(reply);
+            }
+            Ok(Ok(None)) => Cause::Closed,
+            Ok(Err(error)) => error.into(),
+            Err(_) => Cause::TimedOut,
+        };
+        Err(self.broken(step, cause))
+    }
+
+    fn broken(&mut self, step: &'static str, cause: impl Into<Cause>) -> HopFailure {
+        self.usable = false;
+        self.encoder = None;
+        self.manner.failure(&self.place, step, cause)
+    }
+}
+
+fn rcpt_line(to: &Address) -> String {
+    format!("RCPT TO:<{to}>")
+}
+
+/// The server's reply as our own. 421 would end our session too, and 3yz belongs to no one.
+fn passed_on(reply: &Reply) -> Reply {
+    let code = match reply.code() {
+        421 | 300..=399 => 451,
+        code => code,
+    };
+    let class = (code / 100) as u8;
+    match reply.enhanced() {
+        Some(enhanced) => Reply::new(code, enhanced, reply.text()),
+        None => Reply::new(code, (class, 0, 0), reply.text()),
+    }
+}

@@ -1,0 +1,551 @@
+//! Looking at a route as it would be taken, step by step, without mail.
+//!
+//! The steps are those of a delivery, by the same code, so what passes here is what delivers.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use tokio::time::Instant;
+use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::public_key::PublicKey;
+
+use crate::egress::client::{Cause, HopFailure, Sender};
+use crate::egress::partner::dane::Demand;
+use crate::egress::partner::failure::{Failure, ResultType, Unprotected};
+use crate::egress::partner::mta_sts::Mode;
+use crate::egress::partner::verify::Demands;
+use crate::egress::partner::{Approach, Lane, Means, Outbound, Servers, Target};
+use crate::smtp::address::Address;
+use crate::smtp::reply::Reply;
+use crate::tls::{SOON, certificate, names};
+use portcullis::sandbox::interface::{Dane, MtaSts, TlsLevel, Trust};
+
+/// What came of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// As it should be.
+    Ok,
+    /// Good enough, but worth a look.
+    Warning,
+    /// Mail would not be delivered.
+    Failed,
+    /// Not asked for, or not there.
+    None,
+}
+
+/// A step.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Check {
+    /// Its stable name.
+    pub check: &'static str,
+    /// What came of it.
+    pub status: Status,
+    /// In words.
+    pub detail: String,
+    /// The likely cause and the next step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<&'static str>,
+}
+
+impl Check {
+    /// A step without a hint.
+    pub fn new(check: &'static str, status: Status, detail: impl fmt::Display) -> Self {
+        Check {
+            check,
+            status,
+            detail: detail.to_string(),
+            hint: None,
+        }
+    }
+
+    fn failed(check: &'static str, detail: impl fmt::Display, hint: &'static str) -> Self {
+        Check {
+            hint: Some(hint),
+            ..Check::new(check, Status::Failed, detail)
+        }
+    }
+}
+
+/// A route.
+#[derive(Clone, Debug, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Report {
+    /// Where mail goes.
+    pub target: String,
+    /// Whether some server of it may be given mail.
+    pub valid: bool,
+    /// What concerns all of it.
+    pub checks: Vec<Check>,
+    /// Its servers, in the order in which they are tried.
+    pub servers: Vec<ServerReport>,
+}
+
+/// A server.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ServerReport {
+    /// Its name and address.
+    pub server: String,
+    /// Whether it may be given mail.
+    pub valid: bool,
+    /// The highest level that it reaches: `plaintext`, `encrypt`, `verify` or `name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reached: Option<&'static str>,
+    /// The steps.
+    pub checks: Vec<Check>,
+    /// The certificate that it showed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateReport>,
+}
+
+/// A certificate.
+#[derive(Clone, Debug, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CertificateReport {
+    /// The subject.
+    pub subject: String,
+    /// Who issued it.
+    pub issuer: String,
+    /// The names that it is for.
+    pub names: Vec<String>,
+    /// The days that it has left; negative once it is over.
+    pub days_left: i64,
+    /// The kind and size of its key.
+    pub key: String,
+    /// The SHA-256 of it.
+    pub sha256: String,
+}
+
+impl Report {
+    fn failed(target: String, check: Check) -> Self {
+        Report {
+            target,
+            valid: false,
+            checks: vec![check],
+            servers: Vec::new(),
+        }
+    }
+}
+
+impl Outbound {
+    /// Looks at a lane. `progress` hears of each step before it is taken.
+    pub async fn probe(&self, lane: &Lane, mut progress: impl FnMut(&str)) -> Report {
+        let means = self.means.load_full();
+        let target = lane.target.to_string();
+        progress(&format!("{target}: looking for its servers"));
+        let deadline = Instant::now() + means.timeouts.route;
+        let mut servers = match Servers::new(self, &means, lane, deadline).await {
+            Ok(servers) => servers,
+            Err(failure) => return Report::failed(target, of_failure("resolve", &failure)),
+        };
+        let mut checks = vec![Check::new(
+            "resolve",
+            Status::Ok,
+            format!("{} to try", count(servers.stops.len(), "server")),
+        )];
+        checks.extend(dnssec_check(&means.dns.strips()));
+        checks.push(self.mta_sts_check(&means, lane).await);
+        let mut reports = Vec::new();
+        while let Some(server) = servers.next().await {
+            let report = match server {
+                Ok(approach) => {
+                    progress(&format!("{}: connecting", approach.place));
+                    self.probe_server(&means, &approach).await
+                }
+                Err(failure) => ServerReport {
+                    server: place_of(&failure).unwrap_or(&target).to_owned(),
+                    checks: vec![of_failure(step_of(&failure), &failure)],
+                    ..ServerReport::default()
+                },
+            };
+            reports.push(report);
+        }
+        Report {
+            valid: reports.iter().any(|report| report.valid),
+            target,
+            checks,
+            servers: reports,
+        }
+    }
+
+    /// Sends a message by a lane, and gives the partner's final reply.
+    ///
+    /// # Errors
+    /// The reply that stopped it before the message was sent.
+    pub async fn send(
+        &self,
+        lane: &Lane,
+        sender: Sender<'_>,
+        to: &Address,
+        content: &str,
+    ) -> Result<Reply, Reply> {
+        let mut lease = self.begin(lane, sender, false).await?;
+        let relay = lease.relay();
+        let accepted = relay.rcpt(to).await;
+        let outcome = if accepted.is_positive() {
+            match relay.data(None).await {
+                Ok(()) => match relay.write(content.as_bytes()).await {
+                    Ok(()) => Ok(relay.finish(&mut |_, _| {}).await.of(0)),
+                    Err(reply) => Err(reply),
+                },
+                Err(not_begun) => Err(not_begun.reply()),
+            }
+        } else {
+            Err(accepted)
+        };
+        relay.quit().await;
+        outcome
+    }
+
+    async fn mta_sts_check(&self, means: &Means, lane: &Lane) -> Check {
+        let name = "mta-sts";
+        let Target::Mx(domain) = &lane.target else {
+            return Check::new(name, Status::None, "only for the route \"mx\"");
+        };
+        if lane.protection.mta_sts == MtaSts::None {
+            return Check::new(name, Status::None, "not looked at");
+        }
+        let standing = means.mta_sts_of(domain).await;
+        if let Some(trouble) = &standing.trouble {
+            return Check {
+                check: name,
+                status: Status::Warning,
+                detail: trouble.to_string(),
+                hint: Some(hint(trouble.result)),
+            };
+        }
+        match standing.policy {
+            None => Check::new(name, Status::None, "the domain has no policy"),
+            Some(policy) => {
+                let mode = match policy.mode {
+                    Mode::Enforce => "enforce",
+                    Mode::Testing => "testing",
+                    Mode::None => "none",
+                };
+                let detail = format!("{mode}: {}", policy.mx.join(", "));
+                Check::new(name, Status::Ok, detail)
+            }
+        }
+    }
+
+    async fn probe_server(&self, means: &Means, server: &Approach) -> ServerReport {
+        let mut report = ServerReport {
+            server: server.place.to_string(),
+            ..ServerReport::default()
+        };
+        let begun = Instant::now();
+        let mut relay = match self.greeted(means, server).await {
+            Ok(relay) => relay,
+            Err(failure) => {
+                report.checks.push(of_failure("connect", &failure));
+                return report;
+            }
+        };
+        let detail = format!("greeted within {} ms", begun.elapsed().as_millis());
+        report
+            .checks
+            .push(Check::new("connect", Status::Ok, detail));
+        let demands = server.demands();
+        match self.start_tls(means, server, &mut relay).await {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => {
+                report.without_tls(&demands, &why);
+                relay.quit().await;
+                return report;
+            }
+            Err(failure) => {
+                report.checks.push(of_failure("starttls", &failure));
+                return report;
+            }
+        }
+        if let Some(session) = relay.tls_session() {
+            let suite = session.negotiated_cipher_suite();
+            let detail = format!(
+                "{} with {}",
+                portcullis::json::tls_version_name(session.protocol_version().map_or(0, u16::from)),
+                suite
+                    .and_then(|suite| suite.suite().as_str())
+                    .unwrap_or("an unknown cipher")
+            );
+            report
+                .checks
+                .push(Check::new("starttls", Status::Ok, detail));
+            let chain = session.peer_certificates().unwrap_or_default();
+            report.look_at(chain, &demands, server, means);
+        }
+        relay.quit().await;
+        report
+    }
+}
+
+impl ServerReport {
+    fn without_tls(&mut self, demands: &Demands, why: &Unprotected) {
+        self.reached = Some("plaintext");
+        self.valid = !demands.need_tls();
+        let status = if self.valid {
+            Status::Warning
+        } else {
+            Status::Failed
+        };
+        self.checks.push(Check {
+            check: "starttls",
+            status,
+            detail: why.to_string(),
+            hint: Some(hint(why.result)),
+        });
+    }
+
+    /// The certificates, and what they are worth.
+    fn look_at(
+        &mut self,
+        chain: &[rustls::pki_types::CertificateDer<'_>],
+        demands: &Demands,
+        server: &Approach,
+        means: &Means,
+    ) {
+        let trust = certificate::trust_of_server(chain, &means.roots);
+        self.certificate = chain.first().and_then(|own| certificate_report(own));
+        let wanted = match demands.level {
+            TlsLevel::Name(wanted) => Some(wanted),
+            _ => None,
+        };
+        let named = self.certificate.as_ref().is_some_and(|certificate| {
+            wanted.is_some_and(|wanted| names::any_satisfies(&certificate.names, wanted))
+        });
+        self.reached = Some(match (trust, named) {
+            (Trust::Trusted, true) => "name",
+            (Trust::Trusted, false) => "verify",
+            _ => "encrypt",
+        });
+        if let Some(certificate) = &self.certificate {
+            self.checks.push(certificate.check());
+        }
+        self.checks.push(dane_check(server, chain));
+        match demands.judge(chain, &means.roots) {
+            Ok(()) => {
+                self.valid = true;
+                let detail = format!(
+                    "{} is asked for, {} is reached",
+                    portcullis::json::level_name(demands.level),
+                    self.reached.unwrap_or("nothing")
+                );
+                self.checks.push(Check::new("level", Status::Ok, detail));
+            }
+            Err(why) => self
+                .checks
+                .push(Check::failed("level", &why, hint(why.result))),
+        }
+    }
+}
+
+impl CertificateReport {
+    fn check(&self) -> Check {
+        let detail = format!(
+            "for {}, {}, {}, issued by {}",
+            match &self.names[..] {
+                [] => "no name".to_owned(),
+                names => names.join(", "),
+            },
+            left(self.days_left),
+            self.key,
+            self.issuer
+        );
+        if self.days_left < SOON {
+            let hint =
+                "it has to be renewed; until then note the day, and ask who is in charge of it";
+            return Check {
+                hint: Some(hint),
+                ..Check::new("certificate", Status::Warning, detail)
+            };
+        }
+        Check::new("certificate", Status::Ok, detail)
+    }
+}
+
+/// A warning if nothing can be proven through the name servers.
+fn dnssec_check(strips: &[SocketAddr]) -> Option<Check> {
+    if strips.is_empty() {
+        return None;
+    }
+    let servers: Vec<String> = strips.iter().map(SocketAddr::to_string).collect();
+    let detail = format!(
+        "{} withholds DNSSEC signatures, so DANE does not apply",
+        servers.join(", ")
+    );
+    Some(Check {
+        hint: Some(
+            "run a validating resolver on this machine (unbound), or name one in [dns] servers",
+        ),
+        ..Check::new("dnssec", Status::Warning, detail)
+    })
+}
+
+fn dane_check(server: &Approach, chain: &[rustls::pki_types::CertificateDer<'_>]) -> Check {
+    let name = "dane";
+    if server.protection.dane == Dane::None {
+        return Check::new(name, Status::None, "not looked at");
+    }
+    match &*server.dane {
+        Demand::None if server.candidate.secure => {
+            Check::new(name, Status::None, "the server has no TLSA records")
+        }
+        Demand::None => Check::new(
+            name,
+            Status::None,
+            "DNSSEC does not prove the way to the server, so TLSA records would not count",
+        ),
+        Demand::Encrypted => Check::new(
+            name,
+            Status::Ok,
+            "there are TLSA records, but none that SMTP uses: TLS is asked for",
+        ),
+        Demand::Records { records, .. } => {
+            match server.dane.judge(chain, &server.demands().identities()) {
+                Ok(()) => {
+                    let detail = format!(
+                        "the certificate is what the {} asked for",
+                        count(records.len(), "TLSA record")
+                    );
+                    Check::new(name, Status::Ok, detail)
+                }
+                Err(why) => Check::failed(name, &why, hint(why.result)),
+            }
+        }
+    }
+}
+
+/// What a certificate (DER) says about itself.
+pub fn certificate_report(own: &[u8]) -> Option<CertificateReport> {
+    let (_, parsed) = X509Certificate::from_der(own).ok()?;
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, own);
+    Some(CertificateReport {
+        subject: parsed.subject().to_string(),
+        issuer: parsed.issuer().to_string(),
+        names: certificate::dns_names(&parsed),
+        days_left: (parsed.validity().not_after.timestamp() - now).div_euclid(24 * 60 * 60),
+        key: key_kind(&parsed),
+        sha256: digest
+            .as_ref()
+            .iter()
+            .map(|octet| format!("{octet:02x}"))
+            .collect(),
+    })
+}
+
+fn key_kind(certificate: &X509Certificate) -> String {
+    match certificate.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) => format!("RSA {}", key.key_size()),
+        Ok(PublicKey::EC(point)) => format!("ECDSA {}", point.key_size()),
+        _ => {
+            let algorithm = &certificate.public_key().algorithm.algorithm;
+            match algorithm.to_id_string().as_str() {
+                "1.3.101.112" => "Ed25519".into(),
+                other => format!("key of kind {other}"),
+            }
+        }
+    }
+}
+
+/// How long a certificate is good for, in words.
+pub fn left(days: i64) -> String {
+    match days {
+        0 => "expires today".into(),
+        1 => "expires tomorrow".into(),
+        days if days < 0 => format!("expired {} ago", count(days.unsigned_abs() as usize, "day")),
+        days => format!("expires in {days} days"),
+    }
+}
+
+fn count(number: usize, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    }
+}
+
+fn place_of(failure: &Failure) -> Option<&str> {
+    match failure {
+        Failure::Unprotected { place, .. } | Failure::Loop(place) => Some(place),
+        Failure::NoHosts(name) => Some(name),
+        _ => None,
+    }
+}
+
+/// The step that a server fails at which is not reached.
+fn step_of(failure: &Failure) -> &'static str {
+    match failure {
+        Failure::Hop(_) => "connect",
+        _ => "resolve",
+    }
+}
+
+fn of_failure(check: &'static str, failure: &Failure) -> Check {
+    let hint = match failure {
+        Failure::Hop(HopFailure { cause, .. }) => match cause {
+            Cause::Io(_) => {
+                "nothing listens there, or a firewall refuses: check the address, the port and what may leave your network"
+            }
+            Cause::TimedOut => {
+                "a firewall drops the connection, or the server is overloaded; many networks block port 25 outward"
+            }
+            Cause::Closed => {
+                "the server hangs up at once: it may not want your address (blocklist, missing reverse DNS)"
+            }
+            Cause::Unasked => {
+                "the server does not wait for its turn, or something between you speaks in its place"
+            }
+            Cause::Refused(_) => {
+                "the server does not want this connection: read its reply, and ask its postmaster"
+            }
+        },
+        Failure::Unprotected { why, .. } => hint(why.result),
+        Failure::NotPublic { .. } => {
+            "if you want mail to go there, add its network to [delivery] private-networks"
+        }
+        Failure::Loop(_) => "the route leads back to this host: check smart-hosts and MX records",
+        Failure::Dns(_) => {
+            "the name server does not answer: check [dns], and whether it passes on DNSSEC"
+        }
+        Failure::NoHosts(_) => "the name is misspelt, or its records are missing",
+        Failure::NullMx(_) => "the domain says that it receives no mail; is it the right one?",
+        Failure::Impossible(_) => "the policy asks for what can never be: correct the rules",
+        Failure::TimedOut(_) | Failure::Busy(_) => "try again later",
+    };
+    Check::failed(check, failure, hint)
+}
+
+/// The likely cause of a result, and the next step.
+fn hint(result: ResultType) -> &'static str {
+    match result {
+        ResultType::StarttlsNotSupported => {
+            "the partner has to switch STARTTLS on; if it says that it is on, something between you strips the offer"
+        }
+        ResultType::CertificateHostMismatch => {
+            "add the name to \"names\" if the partner confirms it; otherwise you are not speaking with the partner"
+        }
+        ResultType::CertificateExpired => "the partner has to renew its certificate",
+        ResultType::CertificateNotTrusted => {
+            "the server does not send its intermediate certificates, or its authority is private: have the first mended, add the second to trust.additional-roots"
+        }
+        ResultType::ValidationFailure => {
+            "the TLS of the server is broken or too old (at least TLS 1.2 is needed); the partner's log tells more"
+        }
+        ResultType::TlsaInvalid => {
+            "the partner has changed its certificate and not its TLSA records, or the other way round"
+        }
+        ResultType::DnssecInvalid => {
+            "the signatures of the partner's zone are broken or have run out, or somebody forges answers"
+        }
+        ResultType::DaneRequired => {
+            "the partner has to publish TLSA records in a signed zone, or \"dane\" has to be \"opportunistic\""
+        }
+        ResultType::StsPolicyFetchError | ResultType::StsWebpkiInvalid => {
+            "the partner's policy server is broken; until it is mended mail goes as if there were no policy"
+        }
+        ResultType::StsPolicyInvalid => {
+            "the partner's policy is malformed; until it is mended mail goes as if there were none"
+        }
+    }
+}

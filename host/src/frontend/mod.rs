@@ -1,0 +1,5 @@
+//! Who asks policies about mail.
+
+pub mod ask;
+pub mod expiry;
+pub mod smtp;

@@ -1,0 +1,126 @@
+//! From a connection to a session: PROXY header, connection limits, implicit TLS.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use super::limits::Full;
+use super::listener::{Listener, Server, Settings};
+use super::session::Session;
+use crate::config::TlsMode;
+use crate::observe::redact;
+use crate::smtp::connection::{Connection, Stream};
+use crate::smtp::proxy_protocol;
+use crate::smtp::reply::Reply;
+
+/// How long to wait where no connection can be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long a client that is turned away may take to read why.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Accepts connections until the server stops.
+pub async fn serve(listener: Arc<Listener>, server: Arc<Server>, socket: TcpListener) {
+    let mut stopping = server.stopping.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                let (listener, server) = (listener.clone(), server.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = handle(listener, server, stream, address).await {
+                        let client = redact::client(address.ip());
+                        tracing::debug!(%client, %error, "connection lost before its session");
+                    }
+                });
+            }
+            Err(error) => {
+                // Descriptors have run out, most likely; sessions that end give some back.
+                tracing::error!(%error, "a connection cannot be accepted");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn handle(
+    listener: Arc<Listener>,
+    server: Arc<Server>,
+    mut stream: TcpStream,
+    address: SocketAddr,
+) -> io::Result<()> {
+    let settings = server.settings.load_full();
+    let (client, local) = ends(&listener, &settings, &mut stream, address).await?;
+    let mut connection = Connection::new(Stream::Tcp(stream));
+    let limits = &settings.limits;
+    let entered = server
+        .doors
+        .enter(client.ip(), limits.sessions, limits.sessions_per_address);
+    let _inmate = match entered {
+        Ok(inmate) => inmate,
+        Err(full) => {
+            server.metrics.turned_away(full.name());
+            return turn_away(connection, client, full).await;
+        }
+    };
+    if listener.config.tls == TlsMode::Implicit {
+        let tls = settings.tls(&listener);
+        let tls = tls.ok_or_else(|| io::Error::other("no certificate"))?;
+        let acceptor = tls.acceptor();
+        let handshake = connection.accept_tls(&acceptor);
+        timeout(settings.timeouts.handshake, handshake).await??;
+    }
+    let _open = server.metrics.session();
+    let session = Session::new(server, listener, settings, connection, client, local);
+    let id = session.id().to_owned();
+    let client = redact::client(client.ip());
+    tracing::debug!(session = id, %client, "session begins");
+    let end = session.run().await;
+    tracing::debug!(session = id, %client, ?end, "session ends");
+    Ok(())
+}
+
+/// The client's address and ours, as a balancer in between tells them.
+async fn ends(
+    listener: &Listener,
+    settings: &Settings,
+    stream: &mut TcpStream,
+    address: SocketAddr,
+) -> io::Result<(SocketAddr, SocketAddr)> {
+    let client = canonical(address);
+    let balancers = &listener.config.proxy_protocol;
+    if balancers.iter().any(|net| net.contains(&client.ip())) {
+        let header = timeout(settings.timeouts.handshake, proxy_protocol::read(stream)).await??;
+        // LOCAL, or UNKNOWN: the balancer speaks for itself.
+        if let Some((source, destination)) = header {
+            return Ok((canonical(source), canonical(destination)));
+        }
+    }
+    let local = match listener.exit.tells_client() {
+        true => canonical(stream.local_addr()?),
+        false => listener.config.address,
+    };
+    Ok((client, local))
+}
+
+/// An IPv4 client of an IPv6 socket is an IPv4 client.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+async fn turn_away(mut connection: Connection, client: SocketAddr, full: Full) -> io::Result<()> {
+    let text = match full {
+        Full::House => "too many sessions, come again later",
+        Full::Client => "too many sessions from your address, come again later",
+    };
+    tracing::warn!(client = %redact::client(client.ip()), reason = text, "turned away");
+    connection.queue(&Reply::new(421, (4, 7, 0), text));
+    timeout(LAST_WORD, connection.close_gently()).await?;
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! Listening sockets, and what all sessions share.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::watch;
+
+use crate::config::{self};
+use crate::egress::partial::Partial;
+use crate::egress::partner::Dns;
+use crate::egress::path::Exit;
+use crate::frontend::expiry::Expiring;
+use crate::frontend::smtp::limits::{Doors, Room};
+use crate::observe::metrics::Metrics;
+use crate::tls::ServerTls;
+use portcullis::store::Policies;
+
+const BACKLOG: u32 = 1024;
+
+/// What all sessions share.
+pub struct Server {
+    /// Our name.
+    pub hostname: Arc<str>,
+    /// Who decides.
+    pub policies: Arc<Policies>,
+    /// What a reload of the configuration exchanges; a session keeps what it began with.
+    pub settings: ArcSwap<Settings>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What became of messages whose recipients ended differently.
+    pub partial: Partial,
+    /// Who is inside.
+    pub doors: Arc<Doors>,
+    /// The memory for long headers.
+    pub headers: Room,
+    /// Whose certificates are about to run out.
+    pub expiring: Expiring,
+    /// Whether sessions are to end.
+    pub stopping: watch::Sender<bool>,
+}
+
+/// What a reload of the configuration exchanges.
+pub struct Settings {
+    /// Whose certificates are trusted.
+    pub roots: crate::tls::Roots,
+    /// What a session may use.
+    pub limits: config::Limits,
+    /// How long to wait.
+    pub timeouts: config::Timeouts,
+    /// The certificates, by the listener's number.
+    pub tls: HashMap<usize, ServerTls>,
+    /// Whom to ask what clients' addresses are called, if anybody wants to know.
+    pub names: Option<Arc<Dns>>,
+}
+
+impl Settings {
+    /// What a listener does handshakes with, if it does.
+    pub fn tls(&self, listener: &Listener) -> Option<ServerTls> {
+        self.tls.get(&listener.number).cloned()
+    }
+}
+
+/// A listening socket, as configured.
+pub struct Listener {
+    /// Its place in the configuration.
+    pub number: usize,
+    /// The configuration.
+    pub config: config::Listener,
+    /// Where accepted mail goes.
+    pub exit: Exit,
+}
+
+/// An address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}")]
+pub struct ListenError {
+    /// The address.
+    pub address: SocketAddr,
+    /// Why.
+    pub source: io::Error,
+}
+
+impl Listener {
+    /// Binds the socket.
+    ///
+    /// # Errors
+    /// If the address is taken, or not ours.
+    pub fn bind(&self) -> Result<TcpListener, ListenError> {
+        let address = self.config.address;
+        let bind = || {
+            let socket = if address.is_ipv4() {
+                TcpSocket::new_v4()
+            } else {
+                TcpSocket::new_v6()
+            }?;
+            socket.set_reuseaddr(true)?;
+            // What is accepted inherits it.
+            socket.set_nodelay(true)?;
+            socket.bind(address)?;
+            socket.listen(BACKLOG)
+        };
+        bind().map_err(|source| ListenError { address, source })
+    }
+}

@@ -1,0 +1,8 @@
+//! The SMTP server.
+
+pub mod accept;
+pub mod limits;
+pub mod listener;
+mod receiver;
+mod session;
+mod spool;

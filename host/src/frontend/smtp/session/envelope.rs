@@ -1,0 +1,382 @@
+//! MAIL and RCPT: who decides about the mail, and which way it goes.
+
+use std::sync::Arc;
+
+use crate::egress::partial::{Digest, Group, Turn};
+use crate::egress::partner::Lane;
+use crate::egress::path::{Exit, Way};
+use crate::frontend::ask;
+use crate::frontend::smtp::session::{Recipient, Session, Transaction};
+use crate::smtp::address::{Address, ReversePath};
+use crate::smtp::command::MailParameters;
+use crate::smtp::reply::Reply;
+use portcullis::sandbox::interface::{Direction, Verdict};
+use portcullis::store::{Table, Tenant};
+
+/// Why a sender or a recipient is not taken, for log and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The command is malformed.
+    Syntax,
+    /// Nobody here receives its mail, or the client may not send.
+    RelayDenied,
+    /// The message is too large.
+    Size,
+    /// It needs an extension that is not offered.
+    Extension,
+    /// Its local part could be read as another address.
+    Routing,
+    /// There are too many recipients.
+    TooMany,
+    /// It has to come in a transaction of its own.
+    OwnTransaction,
+    /// The policy says so. Its decision is logged.
+    Policy,
+    /// The next hop does not take it, or does not answer.
+    NextHop,
+    /// The same of a partner.
+    Partner,
+}
+
+impl Reason {
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Syntax => "syntax",
+            Reason::RelayDenied => "relay-denied",
+            Reason::Size => "size",
+            Reason::Extension => "extension",
+            Reason::Routing => "routing",
+            Reason::TooMany => "too-many",
+            Reason::OwnTransaction => "own-transaction",
+            Reason::Policy => "policy",
+            Reason::NextHop => "next-hop",
+            Reason::Partner => "partner",
+        }
+    }
+}
+
+/// A reply that does not take what was asked, and why.
+pub struct NotTaken {
+    /// What the client is told.
+    pub reply: Reply,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl NotTaken {
+    fn new(reason: Reason, code: u16, enhanced: (u8, u16, u16), text: impl Into<String>) -> Self {
+        NotTaken {
+            reply: Reply::new(code, enhanced, text),
+            reason,
+        }
+    }
+
+    fn own_transaction(text: &str) -> Self {
+        NotTaken::new(Reason::OwnTransaction, 452, (4, 5, 3), text)
+    }
+}
+
+impl Session {
+    pub(super) async fn mail(&mut self, from: ReversePath, parameters: MailParameters) -> Reply {
+        if self.context.helo.is_none() {
+            return Reply::new(503, (5, 5, 1), "say EHLO first");
+        }
+        if self.transaction.is_some() {
+            return Reply::new(503, (5, 5, 1), "a transaction is under way; RSET ends it");
+        }
+        self.smtputf8 = parameters.smtputf8;
+        if let Err(not_taken) = self.may_send(&parameters) {
+            return self.refuse(not_taken, from.as_str(), None, None);
+        }
+        let policies = self.server.policies.snapshot();
+        self.instances.retain_in_force(&policies);
+        self.transactions += 1;
+        self.context_mut().mail_from = from.as_str().into();
+        self.context_mut().header_from = None;
+        self.transaction = Some(Transaction {
+            id: format!("{}.{}", self.id, self.transactions),
+            policies,
+            from,
+            parameters,
+            recipients: Vec::new(),
+            branches: Vec::new(),
+            closed: Vec::new(),
+            turn: None,
+            message: None,
+            body: None,
+            held: None,
+            outcomes: Vec::new(),
+            chunks: None,
+        });
+        Reply::new(250, (2, 1, 0), "sender ok")
+    }
+
+    fn may_send(&self, parameters: &MailParameters) -> Result<(), NotTaken> {
+        if let Exit::Partners { admission, .. } = &self.listener.exit
+            && !admission
+                .load()
+                .admits(self.client.ip(), self.context.tls.as_ref())
+        {
+            let text = "relay denied: neither your address nor your certificate is known here";
+            return Err(NotTaken::new(Reason::RelayDenied, 550, (5, 7, 1), text));
+        }
+        let most = self.message_size();
+        if parameters.size.is_some_and(|size| size > most) {
+            let text = format!("a message has at most {most} octets");
+            return Err(NotTaken::new(Reason::Size, 552, (5, 3, 4), text));
+        }
+        if parameters.smtputf8 && !self.listener.exit.offer().smtputf8 {
+            let text = "SMTPUTF8 is not offered";
+            return Err(NotTaken::new(Reason::Extension, 555, (5, 5, 4), text));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn rcpt(&mut self, to: Address) -> Reply {
+        self.pipelines |= self.connection.has_unread();
+        let Some(transaction) = &self.transaction else {
+            return Reply::new(503, (5, 5, 1), "say MAIL first");
+        };
+        if transaction.chunks.is_some() {
+            return Reply::new(503, (5, 5, 1), "the message has begun");
+        }
+        let from = transaction.from.as_str().to_owned();
+        let mut tenant = None;
+        match self.take_recipient(&to, &mut tenant).await {
+            Ok(reply) => reply,
+            Err(not_taken) => self.refuse(not_taken, &from, Some(to.as_str()), tenant.as_deref()),
+        }
+    }
+
+    /// Refuses a sender or a recipient: by an id that is found in the log.
+    pub(super) fn refuse(
+        &self,
+        not_taken: NotTaken,
+        from: &str,
+        to: Option<&str>,
+        tenant: Option<&Tenant>,
+    ) -> Reply {
+        let NotTaken { mut reply, reason } = not_taken;
+        if reply.code() == 452 && self.pipelines && reason != Reason::TooMany {
+            // Exim takes a 452 beside recipients that were taken for "in the same way, but later": it bounces these too
+            // where the message is refused for the others. A 451 it takes for what it is.
+            reply = reply.with_code(451);
+        }
+        let transaction = self.transaction.as_ref();
+        let id = transaction.map_or(&*self.id, |transaction| &*transaction.id);
+        self.server.metrics.not_taken(reason.name());
+        if reason != Reason::Policy {
+            let envelope = [Some(from), to];
+            let client = self.client.ip();
+            let told = |text| {
+                crate::observe::redact::words_about(client, envelope.into_iter().flatten(), text)
+                    .into_owned()
+            };
+            let what = if to.is_some() { "recipient" } else { "sender" };
+            tracing::info!(
+                reason = reason.name(),
+                code = reply.code(),
+                reply = told(reply.text()),
+                cause = told(reply.cause().unwrap_or_default()),
+                tenant = tenant.map_or("", |tenant| &tenant.name),
+                client = %crate::observe::redact::client(self.client.ip()),
+                from = &*crate::observe::redact::mailbox(from),
+                to = &*crate::observe::redact::mailbox(to.unwrap_or_default()),
+                session = self.id,
+                transaction = transaction.map_or("", |transaction| &transaction.id),
+                "{what} refused"
+            );
+        }
+        ask::with_id(&reply, id)
+    }
+
+    async fn take_recipient(
+        &mut self,
+        to: &Address,
+        tenant: &mut Option<Arc<Tenant>>,
+    ) -> Result<Reply, NotTaken> {
+        let Some(transaction) = &self.transaction else {
+            return Err(NotTaken::new(
+                Reason::Syntax,
+                503,
+                (5, 5, 1),
+                "say MAIL first",
+            ));
+        };
+        if !to.is_ascii() && !transaction.parameters.smtputf8 {
+            let text = "this recipient needs SMTPUTF8";
+            return Err(NotTaken::new(Reason::Extension, 553, (5, 6, 7), text));
+        }
+        self.has_no_route(to)?;
+        let limits = &self.settings.limits;
+        if transaction.recipients.len() >= limits.recipients.min(self.listener.exit.recipients()) {
+            // RFC 5321 §4.5.3.1.10.
+            let text = "too many recipients, send again for this one";
+            return Err(NotTaken::new(Reason::TooMany, 452, (4, 5, 3), text));
+        }
+        let of = responsible(&self.listener.exit, transaction, to)?.clone();
+        *tenant = Some(of.clone());
+        if transaction.shares_no_header(&of, to, &self.listener.exit) {
+            return Err(NotTaken::own_transaction(
+                "send again for this recipient: what its policy makes of the header is told by itself",
+            ));
+        }
+        Arc::make_mut(&mut self.context).rcpt_to = to.as_str().into();
+        let verdict = self
+            .instances
+            .decide(&of, &self.context, &transaction.id)
+            .await;
+        ask::log(
+            &of,
+            &self.context,
+            self.client.ip(),
+            &verdict,
+            &transaction.id,
+        );
+        self.server.expiring.look(&of, &self.context, &verdict);
+        if let Some(reply) = ask::refusal(&verdict, &transaction.id) {
+            let reason = Reason::Policy;
+            return Err(NotTaken { reply, reason });
+        }
+        let way = Arc::new(way(verdict, to)?);
+        let recipient = Recipient {
+            lane: self.lane_of(&way, to),
+            digest: Digest::of_recipient(transaction.from.as_str(), to.as_str()),
+            address: to.clone(),
+            tenant: of,
+            way,
+        };
+        let turn = self.turn_of(&recipient)?;
+        let digest = recipient.digest;
+        let may_have_it = matches!(turn, Some((_, Group::Delivered)))
+            || turn.is_none() && self.server.partial.owes(digest);
+        let again = may_have_it.then(|| recipient.clone());
+        let offered = self.offer_recipient(recipient).await;
+        let reply = match (offered, again) {
+            (Err(NotTaken { reply, .. }), Some(recipient)) => {
+                self.take_without_branch(recipient, reply)
+            }
+            (offered, _) => offered?,
+        };
+        if let Some((message, group)) = turn {
+            self.server.partial.begun(message, group, digest);
+            if let Some(transaction) = &mut self.transaction {
+                transaction.turn = turn;
+            }
+        }
+        Ok(reply)
+    }
+
+    /// A recipient that a server behind us could read as somebody else's is decided on by the wrong policy.
+    fn has_no_route(&self, to: &Address) -> Result<(), NotTaken> {
+        if self.listener.config.allow_untrusted_routing {
+            return Ok(());
+        }
+        let is_local = matches!(self.listener.exit, Exit::NextHop(_));
+        match to.hidden_route(is_local) {
+            None => Ok(()),
+            Some(sign) => Err(NotTaken::new(
+                Reason::Routing,
+                550,
+                (5, 1, 3),
+                format!(
+                    "the local part could be read as a route, a file or a program: {sign:?} is not taken in it"
+                ),
+            )),
+        }
+    }
+
+    /// What has one outcome for all its recipients. An LMTP server answers for each.
+    fn lane_of(&self, way: &Way, to: &Address) -> Digest {
+        match &self.listener.exit {
+            Exit::NextHop(next_hop) if next_hop.answers_for_each() => {
+                Digest::of_lane(&format!("{}\0{to}", way.key()))
+            }
+            _ => Digest::of_lane(way.key()),
+        }
+    }
+
+    /// Whether a recipient may be part of this transaction, if what became of earlier messages to it and others has
+    /// not been told yet.
+    fn turn_of(&self, recipient: &Recipient) -> Result<Option<(Digest, Group)>, NotTaken> {
+        let Some(transaction) = &self.transaction else {
+            return Ok(None);
+        };
+        let partial = &self.server.partial;
+        let taken = !transaction.recipients.is_empty();
+        match partial.turn(recipient.digest, transaction.turn, taken) {
+            Turn::Free => Ok(None),
+            Turn::Group(message, group) => Ok(Some((message, group))),
+            Turn::Later => Err(NotTaken::own_transaction(
+                "send again for this recipient: what becomes of the message for it is told by itself",
+            )),
+        }
+    }
+}
+
+impl Transaction {
+    /// Whether a recipient cannot join those that are there already. SMTP has one reply after the header, so those
+    /// whose policy decides on it share a transaction only where it cannot decide differently.
+    fn shares_no_header(&self, tenant: &Tenant, to: &Address, exit: &Exit) -> bool {
+        let same_domain = |other: &Recipient| {
+            let (own, other) = (to.domain(), other.address.domain());
+            own.map(str::to_ascii_lowercase) == other.map(str::to_ascii_lowercase)
+        };
+        exit.direction() == Direction::Inbound
+            && self.recipients.iter().any(|other| {
+                let decided_together = other.tenant.name == tenant.name
+                    && tenant.decides_by_domain()
+                    && same_domain(other);
+                (tenant.reads_header() || other.tenant.reads_header()) && !decided_together
+            })
+    }
+}
+
+/// The tenant whose policy decides: the recipient's for mail from partners, the sender's for mail to
+/// them.
+fn responsible<'a>(
+    exit: &Exit,
+    transaction: &'a Transaction,
+    to: &Address,
+) -> Result<&'a Arc<Tenant>, NotTaken> {
+    match exit {
+        Exit::NextHop(_) => of_recipient(&transaction.policies, to).ok_or_else(|| {
+            let text = "relay denied: nobody here receives mail for this domain";
+            NotTaken::new(Reason::RelayDenied, 550, (5, 7, 1), text)
+        }),
+        Exit::Partners { admission, .. } => {
+            let sender = match &transaction.from {
+                ReversePath::Null => None,
+                ReversePath::Address(address) => address.domain(),
+            };
+            admission
+                .load()
+                .tenant(&transaction.policies, sender)
+                .ok_or_else(|| {
+                    let text = "no policy decides about this sender's mail now";
+                    NotTaken::new(Reason::Policy, 451, (4, 3, 0), text)
+                })
+        }
+    }
+}
+
+fn of_recipient<'a>(policies: &'a Table, to: &Address) -> Option<&'a Arc<Tenant>> {
+    match to.domain() {
+        None => policies.first(),
+        Some(domain) => policies.tenant(&portcullis::domain::normal_domain(domain)?),
+    }
+}
+
+/// The way that a verdict demands.
+fn way(verdict: Verdict, to: &Address) -> Result<Way, NotTaken> {
+    let Verdict::Deliver(delivery) = verdict else {
+        return Ok(Way::NextHop);
+    };
+    let lane = to.domain().and_then(|domain| Lane::new(delivery, domain));
+    let lane = lane.ok_or_else(|| {
+        let text = "no mail can go to such a domain";
+        NotTaken::new(Reason::Partner, 550, (5, 1, 2), text)
+    })?;
+    Ok(Way::Lane(Box::new(lane)))
+}

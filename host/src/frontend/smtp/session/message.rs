@@ -1,0 +1,357 @@
+//! DATA and BDAT: the message, from the client to whoever takes it.
+
+use std::sync::Arc;
+
+use bytes::Buf;
+use time::OffsetDateTime;
+use tokio::time::{Instant, timeout_at};
+
+use crate::egress::next_hop::ClientName;
+use crate::egress::partial::Digest;
+use crate::frontend::ask;
+use crate::frontend::smtp::receiver::{Incoming, Progress};
+use crate::frontend::smtp::session::{End, Next, Session, Transaction};
+use crate::smtp::data::DataDecoder;
+use crate::smtp::header;
+use crate::smtp::received::Trace;
+use crate::smtp::reply::Reply;
+use portcullis::sandbox::interface::Direction;
+
+impl Session {
+    pub(super) async fn data(&mut self) -> Next {
+        let Some(transaction) = &self.transaction else {
+            return Reply::new(503, (5, 5, 1), "say MAIL and RCPT first").into();
+        };
+        if transaction.chunks.is_some() {
+            return Reply::new(
+                503,
+                (5, 5, 1),
+                "a message that began with BDAT ends with BDAT (RFC 3030)",
+            )
+            .into();
+        }
+        if transaction.recipients.is_empty() {
+            return Reply::new(554, (5, 5, 1), "no valid recipients").into();
+        }
+        self.connection
+            .queue(&Reply::plain(354, "end with <CRLF>.<CRLF>"));
+        let line_limit = self.settings.limits.text_line;
+        let mut incoming = self.incoming();
+        let mut decoder = DataDecoder::with_line_limit(line_limit);
+        let mut content = Vec::new();
+        loop {
+            if self.connection.input.is_empty()
+                && let Err(end) = self.more(incoming.deadline).await
+            {
+                return self.abandon(end).await;
+            }
+            let progress = decoder.decode(&self.connection.input, &mut content);
+            self.connection.input.advance(progress.consumed);
+            if let Some(error) = decoder.error() {
+                incoming.refuse(error.reply());
+            }
+            self.pass_on(&mut incoming, &content).await;
+            content.clear();
+            if progress.finished {
+                return self.finish(incoming).await.into();
+            }
+        }
+    }
+
+    /// A message that begins now.
+    fn incoming(&self) -> Incoming {
+        let line_limit = self.settings.limits.text_line;
+        let time = self.settings.timeouts.message;
+        let held = self.server.headers.none(self.client.ip());
+        Incoming::new(self.message_size(), line_limit, time, held)
+    }
+
+    pub(super) async fn bdat(&mut self, size: u64, last: bool) -> Next {
+        let time = self.settings.timeouts.message;
+        let chunks = match &mut self.transaction {
+            Some(transaction) if !transaction.recipients.is_empty() => transaction.chunks.take(),
+            _ => {
+                // The octets come whether they are welcome or not, and none of them is a command.
+                let reply = Reply::new(503, (5, 5, 1), "say MAIL and RCPT first");
+                return match self.chunk(None, size, Instant::now() + time).await {
+                    Ok(()) => reply.into(),
+                    Err(end) => self.abandon(end).await,
+                };
+            }
+        };
+        let mut incoming = chunks.unwrap_or_else(|| self.incoming());
+        let deadline = incoming.deadline;
+        if let Err(end) = self.chunk(Some(&mut incoming), size, deadline).await {
+            return self.abandon(end).await;
+        }
+        if last {
+            if let Err(error) = incoming.lines.finish() {
+                incoming.refuse(error.reply());
+            }
+            return self.finish(incoming).await.into();
+        }
+        let reply = match incoming.refused() {
+            Some(refused) => refused.clone(),
+            None => Reply::new(250, (2, 0, 0), format!("{size} octets received")),
+        };
+        if let Some(transaction) = &mut self.transaction {
+            transaction.chunks = Some(incoming);
+        }
+        reply.into()
+    }
+
+    /// Reads the `size` octets of a chunk: into a message, or to throw them away.
+    async fn chunk(
+        &mut self,
+        mut incoming: Option<&mut Incoming>,
+        size: u64,
+        deadline: Instant,
+    ) -> Result<(), End> {
+        let mut missing = size;
+        while missing > 0 {
+            if self.connection.input.is_empty() {
+                self.more(deadline).await?;
+            }
+            let available = self.connection.input.len();
+            let available = available.min(usize::try_from(missing).unwrap_or(available));
+            let content = self.connection.input.split_to(available);
+            missing -= available as u64;
+            if let Some(incoming) = &mut incoming {
+                if let Err(error) = incoming.lines.check(&content) {
+                    incoming.refuse(error.reply());
+                }
+                self.pass_on(incoming, &content).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for more of a message.
+    async fn more(&mut self, deadline: Instant) -> Result<(), End> {
+        let deadline = deadline.min(Instant::now() + self.settings.timeouts.data_block);
+        match timeout_at(deadline, self.connection.fill()).await {
+            Ok(Ok(0)) | Ok(Err(_)) => Err(End::Gone),
+            Ok(Ok(_)) => Ok(()),
+            Err(_) => Err(End::Closed),
+        }
+    }
+
+    /// The client did not end its message: nobody may keep any of it.
+    async fn abandon(&mut self, end: End) -> Next {
+        self.reset().await;
+        match end {
+            End::Closed => super::out_of_time("the message did not end in time, closing"),
+            _ => Next::Lost(end),
+        }
+    }
+
+    /// Hands over what has come of a message.
+    async fn pass_on(&mut self, incoming: &mut Incoming, content: &[u8]) {
+        let body = match incoming.take(content) {
+            Progress::Wait => return,
+            Progress::Body(body) => body,
+            Progress::Header(body) => {
+                self.pass_header_on(incoming).await;
+                body
+            }
+        };
+        if let Some(transaction) = &mut self.transaction
+            && let Some(known) = &mut transaction.body
+        {
+            known.update(body);
+        }
+        self.write(incoming, body).await;
+    }
+
+    /// Decides on the header, and hands it over with our own trace in front.
+    async fn pass_header_on(&mut self, incoming: &mut Incoming) {
+        let fields = incoming.take_header();
+        if header::received_count(&fields) > self.settings.limits.hops {
+            // RFC 5321 §6.3.
+            incoming.refuse(Reply::new(
+                554,
+                (5, 4, 6),
+                "too many Received fields: the message is in a loop",
+            ));
+            return;
+        }
+        if let Err(reply) = self.decide_on_header(&fields).await {
+            incoming.refuse(reply);
+            return;
+        }
+        if let Err(reply) = self.begin_message(self.message_digest(&fields)).await {
+            incoming.refuse(reply);
+            return;
+        }
+        self.client_name().await;
+        let mut content = self.trace().into_bytes();
+        content.extend_from_slice(&fields);
+        self.write(incoming, &content).await;
+    }
+
+    /// By what a message is known whose recipients may end differently, or have done so before.
+    fn message_digest(&self, header: &[u8]) -> Option<Digest> {
+        let transaction = self.transaction.as_ref()?;
+        let may_differ = transaction.recipients.len() > 1
+            || transaction.turn.is_some()
+            || !self.server.partial.is_empty();
+        may_differ.then(|| Digest::of_message(transaction.from.as_str(), header))
+    }
+
+    /// Asks those policies again that read the From header.
+    async fn decide_on_header(&mut self, fields: &[u8]) -> Result<(), Reply> {
+        let Some(transaction) = &self.transaction else {
+            return Ok(());
+        };
+        if self.context.direction == Direction::Outbound {
+            return Ok(());
+        }
+        // Those who share a transaction are decided on together.
+        let mut recipients = transaction.recipients.iter();
+        let Some(recipient) = recipients.find(|recipient| recipient.tenant.reads_header()) else {
+            return Ok(());
+        };
+        let found = header::from_addresses(fields);
+        let (addresses, unclear) = match found {
+            Ok(addresses) => (addresses, None),
+            // What cannot be read clearly is held against the rules in every way that it could be read.
+            Err(error) => match header::plausible_addresses(fields) {
+                Some(addresses) => (addresses, Some(error)),
+                None => return Err(ask::with_id(&unreadable(error, None), &transaction.id)),
+            },
+        };
+        let context = Arc::make_mut(&mut self.context);
+        context.header_from = Some(addresses);
+        context.rcpt_to = recipient.address.as_str().into();
+        let verdict = self
+            .instances
+            .decide(&recipient.tenant, &self.context, &transaction.id)
+            .await;
+        ask::log(
+            &recipient.tenant,
+            &self.context,
+            self.client.ip(),
+            &verdict,
+            &transaction.id,
+        );
+        match (ask::refusal(&verdict, &transaction.id), unclear) {
+            (None, _) => Ok(()),
+            (Some(reply), Some(error)) if reply.is_permanent() => {
+                let reply = unreadable(error, Some(&reply));
+                Err(ask::with_id(&reply, &transaction.id))
+            }
+            (Some(reply), _) => Err(reply),
+        }
+    }
+
+    fn trace(&self) -> String {
+        let Some(transaction) = &self.transaction else {
+            return String::new();
+        };
+        let recipient = match &transaction.recipients[..] {
+            [only] => Some(only.address.as_str()),
+            _ => None,
+        };
+        let trace = Trace {
+            client: self.client.ip(),
+            name: match &self.client_name {
+                ClientName::Confirmed(name) => Some(name),
+                _ => None,
+            },
+            helo: self.context.helo.as_deref().unwrap_or_default(),
+            esmtp: self.esmtp,
+            tls: self.context.tls.as_ref(),
+            smtputf8: transaction.parameters.smtputf8,
+            hostname: &self.server.hostname,
+            id: &transaction.id,
+            recipient,
+        };
+        trace.field(OffsetDateTime::now_utc())
+    }
+
+    async fn write(&mut self, incoming: &mut Incoming, content: &[u8]) {
+        if content.is_empty() || incoming.refused().is_some() {
+            return;
+        }
+        let held = self.transaction.as_mut().and_then(|it| it.held.as_mut());
+        match held {
+            Some(held) => {
+                if let Err(error) = held.write(content).await {
+                    incoming.refuse(super::branches::no_room(&error));
+                }
+            }
+            None => self.write_to_all(content).await,
+        }
+    }
+
+    async fn release_held(&mut self) -> Result<(), Reply> {
+        let held = self.transaction.as_mut().and_then(|it| it.held.take());
+        match held {
+            Some(held) => self.release(held).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The end of the message: only the next hop's word makes it ours to confirm.
+    async fn finish(&mut self, mut incoming: Incoming) -> Reply {
+        if !incoming.is_decided() && incoming.refused().is_none() {
+            // A message without a body.
+            self.pass_header_on(&mut incoming).await;
+        }
+        let places = self.transaction.as_ref().map(Transaction::places);
+        let refused = incoming.refused().cloned();
+        let reply = match &refused {
+            Some(refused) => refused.clone(),
+            None => match self.release_held().await {
+                Ok(()) => self.finish_all().await,
+                Err(reply) => reply,
+            },
+        };
+        let Some(transaction) = &self.transaction else {
+            return reply;
+        };
+        let recipients = transaction.recipients.iter();
+        let recipients = recipients.map(|recipient| recipient.address.as_str());
+        let envelope: Vec<&str> = [transaction.from.as_str()]
+            .into_iter()
+            .chain(recipients)
+            .collect();
+        let client = self.client.ip();
+        let told = |text| {
+            crate::observe::redact::words_about(client, envelope.iter().copied(), text).into_owned()
+        };
+        tracing::info!(
+            code = reply.code(),
+            size = incoming.size(),
+            recipients = transaction.recipients.len(),
+            hop = places.as_deref().unwrap_or_default(),
+            client = %crate::observe::redact::client(self.client.ip()),
+            session = self.id,
+            transaction = transaction.id,
+            reply = told(reply.text()),
+            cause = told(reply.cause().unwrap_or_default()),
+            "message"
+        );
+        self.server.metrics.message(reply.code());
+        if reply.is_positive() {
+            self.commands = 0;
+        }
+        let reply = ask::with_id(&reply, &transaction.id);
+        self.reset().await;
+        reply
+    }
+}
+
+/// The refusal of a message whose From field is not clear, and, read in one of the ways that it could be read, does
+/// not satisfy the policy.
+fn unreadable(error: header::FromError, refusal: Option<&Reply>) -> Reply {
+    let text = format!("the recipient's policy reads the From field, and {error}");
+    match refusal {
+        None => Reply::new(550, (5, 7, 1), text),
+        Some(refusal) => {
+            let enhanced = refusal.enhanced().unwrap_or((5, 7, 1).into());
+            let text = format!("{text}; read so it is {}", refusal.one_line());
+            Reply::new(refusal.code(), enhanced, text)
+        }
+    }
+}

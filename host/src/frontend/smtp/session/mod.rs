@@ -1,0 +1,494 @@
+//! One SMTP session: a state machine, a method a verb.
+//!
+//! The order of things (RFC 5321 §4.1.4): EHLO or HELO, STARTTLS once, then transactions of MAIL,
+//! RCPT and DATA or BDAT. Each recipient is decided on at RCPT by its own organization's policy, as
+//! it stood when the transaction began.
+
+mod branches;
+mod envelope;
+mod message;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::egress::next_hop::{ClientName, Handover};
+use crate::egress::partial::{Body, Digest, Group};
+use crate::egress::path::Way;
+use crate::frontend::ask::Instances;
+use crate::frontend::smtp::listener::{Listener, Server, Settings};
+use crate::frontend::smtp::receiver::Incoming;
+use crate::frontend::smtp::spool::Spool;
+use crate::smtp::address::{Address, ReversePath};
+use crate::smtp::command::{Command, CommandError, MailParameters};
+use crate::smtp::connection::{Connection, Line};
+use crate::smtp::reply::Reply;
+use branches::Branch;
+use envelope::{NotTaken, Reason};
+use portcullis::json::ip_address;
+use portcullis::sandbox::interface::Context;
+use portcullis::store::{Table, Tenant};
+
+/// RFC 5321 §4.5.3.1.4 says 512; extensions add to MAIL and RCPT, and nobody needs more than this.
+const COMMAND_LINE: usize = 2048;
+
+/// How a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The client said QUIT.
+    Quit,
+    /// The client went away.
+    Gone,
+    /// We had enough of it, or have to go ourselves.
+    Closed,
+}
+
+/// What a verb leads to.
+enum Next {
+    /// Say this, and go on.
+    Say(Reply),
+    /// Say this, and close.
+    Last(Reply, End),
+    /// All is said.
+    Said,
+    /// The connection is not usable.
+    Lost(End),
+}
+
+impl From<Reply> for Next {
+    fn from(reply: Reply) -> Self {
+        Next::Say(reply)
+    }
+}
+
+/// A transaction, from MAIL to the end of the message.
+struct Transaction {
+    /// Session and number; it stands in replies, in the log and in the Received field.
+    id: String,
+    policies: Arc<Table>,
+    from: ReversePath,
+    parameters: MailParameters,
+    recipients: Vec<Recipient>,
+    /// The ways that it has begun, with whoever takes the mail.
+    branches: Vec<Branch>,
+    /// The ways that could not be begun, and what the client was told.
+    closed: Vec<(Arc<str>, Reply)>,
+    /// Whose turn it is, where recipients of an earlier message wait to be told what became of it.
+    turn: Option<(Digest, Group)>,
+    /// The message, once its header is there, if its recipients may end differently.
+    message: Option<Digest>,
+    /// Its body as far as it has come, if it matters whether it is the same as before.
+    body: Option<Body>,
+    /// The message, where it is kept until it is whole.
+    held: Option<Spool>,
+    /// What became of recipients whose way has ended before the message has.
+    outcomes: Vec<(usize, Reply)>,
+    /// A message that comes in chunks.
+    chunks: Option<Incoming>,
+}
+
+#[derive(Clone)]
+struct Recipient {
+    address: Address,
+    tenant: Arc<Tenant>,
+    way: Arc<Way>,
+    /// Those who share an outcome.
+    lane: Digest,
+    digest: Digest,
+}
+
+/// A session.
+pub struct Session {
+    server: Arc<Server>,
+    listener: Arc<Listener>,
+    settings: Arc<Settings>,
+    connection: Connection,
+    client: SocketAddr,
+    local: SocketAddr,
+    id: String,
+    transactions: u32,
+    errors: u32,
+    /// Since the last message that was taken.
+    commands: u32,
+    esmtp: bool,
+    /// Whether the client has sent commands before it had read our replies (RFC 2920).
+    pipelines: bool,
+    /// Whether it has said SMTPUTF8 at the last MAIL.
+    smtputf8: bool,
+    /// Shared with the policy while that reads it, so that nothing is copied.
+    context: Arc<Context>,
+    instances: Instances,
+    transaction: Option<Transaction>,
+    /// A connection to the next hop that is this client's alone, between two transactions.
+    kept: Option<Handover>,
+    /// What the client's address is called, and the look-up until that is known.
+    client_name: ClientName,
+    looking_up: Option<JoinHandle<ClientName>>,
+}
+
+impl Session {
+    /// A session with a client whose connection stands; for implicit TLS, after the handshake.
+    pub fn new(
+        server: Arc<Server>,
+        listener: Arc<Listener>,
+        settings: Arc<Settings>,
+        connection: Connection,
+        client: SocketAddr,
+        local: SocketAddr,
+    ) -> Self {
+        let instances = Instances::new(server.policies.sandbox().clone(), server.metrics.clone());
+        let context = Arc::new(Context {
+            direction: listener.exit.direction(),
+            client_ip: Some(ip_address(client.ip())),
+            helo: None,
+            tls: None,
+            mail_from: String::new(),
+            rcpt_to: String::new(),
+            header_from: None,
+            attributes: Vec::new(),
+        });
+        let mut session = Session {
+            id: new_id(),
+            server,
+            listener,
+            settings,
+            connection,
+            client,
+            local,
+            transactions: 0,
+            errors: 0,
+            commands: 0,
+            esmtp: false,
+            pipelines: false,
+            smtputf8: false,
+            context,
+            instances,
+            transaction: None,
+            kept: None,
+            client_name: ClientName::Unknown,
+            looking_up: None,
+        };
+        session.look_up_client();
+        session.note_tls();
+        session
+    }
+
+    /// The session's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Looks for the client's name while it speaks, if anybody wants to know.
+    fn look_up_client(&mut self) {
+        if let (true, Some(dns)) = (
+            self.listener.config.wants_client_names(),
+            &self.settings.names,
+        ) {
+            let (dns, ip) = (dns.clone(), self.client.ip());
+            self.looking_up = Some(tokio::spawn(async move { dns.name_of(ip).await }));
+        }
+    }
+
+    fn context_mut(&mut self) -> &mut Context {
+        Arc::make_mut(&mut self.context)
+    }
+
+    /// Speaks with the client to the end.
+    pub async fn run(mut self) -> End {
+        let greeting = format!("{} ESMTP Portcullis", self.server.hostname);
+        self.connection.queue(&Reply::plain(220, greeting));
+        let end = loop {
+            let next = match self.next_line().await {
+                Ok(line) => self.obey(line).await,
+                Err(next) => next,
+            };
+            match next {
+                Next::Said => {}
+                Next::Lost(end) => break end,
+                Next::Last(reply, end) => break self.last(reply, end),
+                Next::Say(reply) => {
+                    let reply = if self.smtputf8 {
+                        reply.in_utf8()
+                    } else {
+                        reply
+                    };
+                    self.connection.queue(&reply);
+                    if self.has_too_many_errors(&reply) {
+                        let reply = Reply::new(421, (4, 7, 0), "too many errors, closing");
+                        break self.last(reply, End::Closed);
+                    }
+                }
+            }
+        };
+        if let Some(transaction) = &mut self.transaction {
+            transaction.quit().await;
+        }
+        if let Some(kept) = &mut self.kept {
+            kept.quit().await;
+        }
+        // A client that does not read its last reply must not keep us.
+        let limit = self.settings.timeouts.handshake;
+        let _ = match end {
+            // All that it had to say was read.
+            End::Quit if !self.connection.has_unread() => {
+                timeout(limit, self.connection.close()).await
+            }
+            _ => timeout(limit, self.connection.close_gently()).await,
+        };
+        end
+    }
+
+    /// Says the last word. Where it is ours, it is logged too.
+    fn last(&mut self, reply: Reply, end: End) -> End {
+        self.connection.queue(&reply);
+        if end == End::Closed {
+            tracing::info!(
+                session = self.id,
+                client = %crate::observe::redact::client(self.client.ip()),
+                reason = reply.text(),
+                "session cut"
+            );
+        }
+        end
+    }
+
+    fn has_too_many_errors(&mut self, reply: &Reply) -> bool {
+        self.errors += u32::from(reply.is_permanent());
+        self.errors >= self.settings.limits.errors
+    }
+
+    /// The next line, unless the client is silent too long or the daemon stops.
+    async fn next_line(&mut self) -> Result<Line, Next> {
+        let mut stopping = self.server.stopping.subscribe();
+        let mut deadline = Instant::now() + self.settings.timeouts.command;
+        let transaction = self.transaction.as_ref();
+        let message = transaction.and_then(|transaction| transaction.chunks.as_ref());
+        if let Some(message) = message {
+            // Between two chunks it goes on.
+            deadline = deadline.min(message.deadline);
+        }
+        let reading = timeout_at(deadline, self.connection.line(COMMAND_LINE));
+        let outcome = tokio::select! {
+            biased;
+            line = reading => line,
+            // A transaction that has begun may end; a session between two is asked to come again.
+            _ = stopping.wait_for(|stopping| *stopping), if self.transaction.is_none() => {
+                let text = "the server is going down, come again";
+                return Err(Next::Last(Reply::new(421, (4, 3, 2), text), End::Closed));
+            }
+        };
+        match outcome {
+            Ok(Ok(line)) => Ok(line),
+            Ok(Err(_)) => Err(Next::Lost(End::Gone)),
+            Err(_) => Err(out_of_time("no command for too long, closing")),
+        }
+    }
+
+    async fn obey(&mut self, line: Line) -> Next {
+        // However many commands come at once, other sessions have their turn meanwhile.
+        tokio::task::consume_budget().await;
+        self.commands += 1;
+        if self.commands > self.settings.limits.commands {
+            let text = "too many commands without a message, closing";
+            return Next::Last(Reply::new(421, (4, 7, 0), text), End::Closed);
+        }
+        match line {
+            Line::Whole(line) => self.command(&line).await,
+            // How many octets follow is not known here either; see below.
+            Line::TooLong(line) | Line::BareLineFeed(line) if is_bdat(&line) => {
+                Next::Last(CommandError::BdatSize.reply(), End::Closed)
+            }
+            Line::TooLong(_) => {
+                let text = format!("a command line has at most {COMMAND_LINE} octets");
+                Reply::new(500, (5, 5, 2), text).into()
+            }
+            Line::BareLineFeed(_) => {
+                let text = "a command line ends in CRLF (RFC 5321 section 2.3.8)";
+                Reply::new(500, (5, 5, 2), text).into()
+            }
+            Line::Closed => Next::Lost(End::Gone),
+        }
+    }
+
+    async fn command(&mut self, line: &[u8]) -> Next {
+        let command = match Command::parse(line) {
+            Ok(command) => command,
+            // How many octets follow is not known, so nothing that comes can be taken for a command.
+            Err(error @ CommandError::BdatSize) => return Next::Last(error.reply(), End::Closed),
+            Err(error) if error.is_of_envelope() => return self.refuse_malformed(&error).into(),
+            Err(error) => return error.reply().into(),
+        };
+        match command {
+            Command::Ehlo(name) => self.ehlo(name).await.into(),
+            Command::Helo(name) => self.helo(name).await.into(),
+            Command::StartTls => self.starttls().await,
+            Command::Mail { from, parameters } => self.mail(from, parameters).await.into(),
+            Command::Rcpt { to } => self.rcpt(to).await.into(),
+            Command::Data => self.data().await,
+            Command::Bdat { size, last } => {
+                if size > 0 {
+                    // It brings some of a message, which has limits of its own.
+                    self.commands = self.commands.saturating_sub(1);
+                }
+                self.bdat(size, last).await
+            }
+            Command::Rset => self.rset().await.into(),
+            Command::Noop => Reply::new(250, (2, 0, 0), "ok").into(),
+            // RFC 5321 §3.5.3: a server that does not verify says 252.
+            Command::Vrfy(_) => {
+                Reply::new(252, (2, 5, 0), "cannot verify, send the mail and see").into()
+            }
+            Command::Expn => Reply::new(502, (5, 5, 1), "not offered").into(),
+            Command::Help => Reply::new(
+                214,
+                (2, 0, 0),
+                "EHLO HELO STARTTLS MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT (RFC 5321)",
+            )
+            .into(),
+            Command::Quit => Next::Last(Reply::new(221, (2, 0, 0), "bye"), End::Quit),
+        }
+    }
+
+    /// Refuses a sender or a recipient that is none.
+    fn refuse_malformed(&self, error: &CommandError) -> Reply {
+        let not_taken = NotTaken {
+            reply: error.reply(),
+            reason: Reason::Syntax,
+        };
+        let from = self.transaction.as_ref().map(|it| it.from.as_str());
+        self.refuse(not_taken, from.unwrap_or_default(), from.map(|_| ""), None)
+    }
+
+    async fn ehlo(&mut self, name: String) -> Reply {
+        self.reset().await;
+        self.greet(name, true);
+        let offer = self.listener.exit.offer();
+        let mut lines = vec![
+            self.server.hostname.to_string(),
+            "PIPELINING".into(),
+            format!("SIZE {}", self.message_size()),
+            "ENHANCEDSTATUSCODES".into(),
+            "CHUNKING".into(),
+        ];
+        if offer.eight_bit_mime {
+            lines.push("8BITMIME".into());
+        }
+        if offer.smtputf8 {
+            lines.push("SMTPUTF8".into());
+        }
+        if self.context.tls.is_none() && self.settings.tls(&self.listener).is_some() {
+            lines.push("STARTTLS".into());
+        }
+        Reply::plain(250, lines.join("\n"))
+    }
+
+    async fn helo(&mut self, name: String) -> Reply {
+        self.reset().await;
+        self.greet(name, false);
+        Reply::plain(250, self.server.hostname.to_string())
+    }
+
+    fn greet(&mut self, name: String, esmtp: bool) {
+        // A next hop that was told the client's name has to be told anew.
+        self.kept = None;
+        self.context_mut().helo = Some(name);
+        self.esmtp = esmtp;
+    }
+
+    /// The largest message that both we and the next hop take.
+    fn message_size(&self) -> u64 {
+        let own = self.settings.limits.message_size.as_u64();
+        self.listener
+            .exit
+            .offer()
+            .size
+            .map_or(own, |size| own.min(size))
+    }
+
+    async fn starttls(&mut self) -> Next {
+        let Some(tls) = self.settings.tls(&self.listener) else {
+            return Reply::new(502, (5, 5, 1), "TLS is not offered here").into();
+        };
+        if self.context.tls.is_some() {
+            return Reply::new(503, (5, 5, 1), "the session is encrypted already").into();
+        }
+        if !self.connection.input.is_empty() {
+            // What stands behind STARTTLS in plaintext could have been put there by anybody; the session
+            // is not to be trusted any more (CVE-2011-0411).
+            self.connection.input.clear();
+            return Next::Last(
+                Reply::new(
+                    554,
+                    (5, 5, 1),
+                    "something was sent behind STARTTLS before TLS began, closing",
+                ),
+                End::Closed,
+            );
+        }
+        self.reset().await;
+        self.connection
+            .queue(&Reply::new(220, (2, 0, 0), "ready for TLS"));
+        match self.handshake(&tls).await {
+            Ok(()) => Next::Said,
+            Err(error) => {
+                tracing::info!(session = self.id, client = %crate::observe::redact::client(self.client.ip()), %error, "TLS handshake failed");
+                Next::Lost(End::Gone)
+            }
+        }
+    }
+
+    async fn handshake(&mut self, tls: &crate::tls::ServerTls) -> io::Result<()> {
+        let limit = self.settings.timeouts.handshake;
+        timeout(limit, self.connection.flush()).await??;
+        timeout(limit, self.connection.accept_tls(&tls.acceptor())).await??;
+        // RFC 3207 §4.2: what was said before is forgotten.
+        self.context_mut().helo = None;
+        self.esmtp = false;
+        self.note_tls();
+        Ok(())
+    }
+
+    fn note_tls(&mut self) {
+        let session = self.connection.tls_session();
+        let facts = session
+            .zip(self.settings.tls(&self.listener))
+            .map(|(session, tls)| tls.facts(session));
+        self.context_mut().tls = facts;
+    }
+
+    async fn rset(&mut self) -> Reply {
+        self.reset().await;
+        Reply::new(250, (2, 0, 0), "ok")
+    }
+
+    /// Gives up the transaction, here and where it has begun.
+    async fn reset(&mut self) {
+        self.give_all_up().await;
+        self.transaction = None;
+        self.context_mut().header_from = None;
+    }
+}
+
+fn out_of_time(text: &str) -> Next {
+    Next::Last(Reply::new(421, (4, 4, 2), text), End::Closed)
+}
+
+fn is_bdat(line: &[u8]) -> bool {
+    line.get(..4)
+        .is_some_and(|verb| verb.eq_ignore_ascii_case(b"BDAT"))
+}
+
+/// A name for a session, unique enough to be found in a log of years.
+fn new_id() -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let mut random = [0; 10];
+    // Without random numbers there would be no TLS either; a fixed name is the least of it.
+    let _ = aws_lc_rs::rand::fill(&mut random);
+    random
+        .iter()
+        .map(|byte| char::from(ALPHABET[usize::from(byte % 32)]))
+        .collect()
+}
