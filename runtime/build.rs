@@ -1,4 +1,5 @@
-//! Builds the evaluator for WebAssembly from source, for the host to embed.
+//! Builds the evaluator for WebAssembly from source, for the library to embed: once with the part that reads rules
+//! documents, and once without.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +8,7 @@ use std::{env, fs};
 use anyhow::{Context, Result, bail};
 
 const TARGET: &str = "wasm32-wasip2";
-/// The toolchain that builds the evaluator, as rustup calls it, where the host is built by one that lacks
+/// The toolchain that builds the evaluator, as rustup calls it, where the library is built by one that lacks
 /// the target: fuzzing takes a nightly one.
 const TOOLCHAIN: &str = "PORTCULLIS_EVALUATOR_TOOLCHAIN";
 
@@ -18,24 +19,47 @@ fn main() -> Result<()> {
         "guest/data",
         "guest/build.rs",
         "guest/Cargo.toml",
+        "types/src",
+        "types/Cargo.toml",
         "wit",
         "Cargo.lock",
     ] {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
-    let component = build_evaluator(&root)?;
+    println!("cargo::rerun-if-env-changed={TOOLCHAIN}");
+    println!(
+        "cargo::rustc-env=PORTCULLIS_INTERFACE_VERSION={}",
+        interface_version(&root)?
+    );
+    let documents = build_evaluator(&root, "evaluator", &[])?;
     println!(
         "cargo::rustc-env=PORTCULLIS_EVALUATOR={}",
-        component.display()
+        documents.display()
+    );
+    // Each finished policy contains it.
+    let packed = build_evaluator(&root, "packed-policy", &["--no-default-features"])?;
+    println!(
+        "cargo::rustc-env=PORTCULLIS_PACKED_POLICY={}",
+        packed.display()
     );
     Ok(())
 }
 
-fn build_evaluator(root: &Path) -> Result<PathBuf> {
+/// The version in the WIT: `package portcullis:policy@0.1.0;`.
+fn interface_version(root: &Path) -> Result<String> {
+    let path = root.join("wit/policy.wit");
+    let wit = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let package = wit
+        .lines()
+        .find_map(|line| line.strip_prefix("package portcullis:policy@"));
+    let version = package.and_then(|rest| rest.strip_suffix(';'));
+    Ok(version.context("wit/policy.wit names no version")?.into())
+}
+
+fn build_evaluator(root: &Path, name: &str, arguments: &[&str]) -> Result<PathBuf> {
     let out = PathBuf::from(variable("OUT_DIR")?);
     // A folder of its own: the outer cargo holds the lock of the shared one.
     let target = out.join("evaluator");
-    println!("cargo::rerun-if-env-changed={TOOLCHAIN}");
     let mut cargo = match env::var_os(TOOLCHAIN) {
         None => Command::new(variable("CARGO")?),
         Some(toolchain) => {
@@ -50,20 +74,20 @@ fn build_evaluator(root: &Path) -> Result<PathBuf> {
     let status = cargo
         .current_dir(root)
         .args(["build", "--release", "--package", "portcullis-evaluator"])
+        .args(arguments)
         .args(["--target", TARGET, "--target-dir"])
         .arg(&target)
-        // What was meant for the host's own code must not reach another target. Without bulk memory
-        // instructions: each is a call into the runtime, dearer than the few words that it moves.
+        // What was meant for the host's own code must not reach another target.
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env(
-            "RUSTFLAGS",
-            "-Ctarget-feature=-bulk-memory,-bulk-memory-opt",
-        )
+        .env("RUSTFLAGS", flags(root)?)
         .env_remove("RUSTC_WRAPPER")
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
         .env("CARGO_PROFILE_RELEASE_STRIP", "true")
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
         .env("CARGO_PROFILE_RELEASE_LTO", "fat")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
+        // A policy's size and the time that it takes to compile it count for more than the last tenth of its speed.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s")
         .status()
         .context("cargo does not start")?;
     if !status.success() {
@@ -74,9 +98,29 @@ fn build_evaluator(root: &Path) -> Result<PathBuf> {
     let built = target
         .join(TARGET)
         .join("release/portcullis_evaluator.wasm");
-    let component = out.join("evaluator.wasm");
+    let component = out.join(name).with_extension("wasm");
     fs::copy(&built, &component).with_context(|| format!("cannot copy {}", built.display()))?;
     Ok(component)
+}
+
+/// Without bulk memory instructions: each is a call into the runtime, dearer than the few words that it moves. And
+/// without the paths of this machine.
+fn flags(root: &Path) -> Result<String> {
+    let mut flags = "-Ctarget-feature=-bulk-memory,-bulk-memory-opt".to_owned();
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
+    if let Some(home) = home {
+        flags.push_str(&format!(
+            " --remap-path-prefix={}=",
+            home.join("registry/src").display()
+        ));
+    }
+    let root = root
+        .canonicalize()
+        .with_context(|| root.display().to_string())?;
+    flags.push_str(&format!(" --remap-path-prefix={}=", root.display()));
+    Ok(flags)
 }
 
 fn variable(name: &str) -> Result<std::ffi::OsString> {

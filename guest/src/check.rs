@@ -4,15 +4,24 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::connector::{Connector, Inbound, Kind, PUBLIC};
+use crate::decide::Match;
 use crate::decide::OPPORTUNISTIC;
 use crate::document::ConnectorSpans;
 use crate::facts::Facts;
 use crate::hash::hash;
+use crate::ip::Prefix;
 use crate::json::{Node, Span};
 use crate::names::{Pattern, PatternSet};
 use crate::problems::{Path, Problems};
-use crate::rules::{Connector, Kind, Rules};
-use crate::{Certificate, Context, Dane, Direction, IpAddress, Mode, Policy, Tls, Trust};
+use crate::rules::Rules;
+use crate::{
+    Certificate, ClientAddress, Context, Dane, Direction, HeaderFrom, Mode, PeerCertificate,
+    Policy, SessionSecurity, Tls, Trust,
+};
+
+/// Ranges of one connector that are compared with wider connectors.
+const MAX_RANGES: usize = 16;
 
 /// Notes errors of the connectors together: after these a policy can be made of them.
 pub fn errors(rules: &Rules, spans: &[ConnectorSpans], problems: &mut Problems) {
@@ -48,7 +57,7 @@ fn duplicate_selections(
     let considered = considered(rules);
     let found = repeated(
         considered
-            .map(|(index, connector)| (connector.selection, connector.direction() as u8, index)),
+            .map(|(index, connector)| (connector.selection, kind_and_mode(&connector), index)),
     );
     for (index, other) in &found {
         let (Some(connector), Some(other)) = (rules.connector(*index), rules.connector(*other))
@@ -75,7 +84,13 @@ fn duplicate_selections(
     found.into_iter().map(|(index, _)| index).collect()
 }
 
-/// Notes domains that several outbound connectors claim.
+/// Connectors of one direction and mode must not be for the same mail. One in audit mode may stand beside an enforced
+/// one: so the next, stricter step is tried.
+fn kind_and_mode(connector: &Connector) -> u8 {
+    2 * connector.direction() as u8 + u8::from(connector.mode == Mode::Audit)
+}
+
+/// Notes domains that several outbound connectors of one mode claim.
 fn duplicate_claims(
     rules: &Rules,
     duplicates: &[usize],
@@ -91,13 +106,20 @@ fn duplicate_claims(
             patterns.map(move |pattern| (index, pattern))
         })
         .collect();
-    let keys = claims.iter().enumerate().map(|(number, (_, pattern))| {
+    let keys = claims.iter().enumerate().map(|(number, (index, pattern))| {
         let kind = match pattern {
             Pattern::Any => 0,
             Pattern::Exact(_) => 1,
             Pattern::Subtree(_) => 2,
         };
-        (pattern.name().as_bytes(), kind, number)
+        let is_audit = rules
+            .connector(*index)
+            .is_some_and(|it| it.mode == Mode::Audit);
+        (
+            pattern.name().as_bytes(),
+            2 * kind + u8::from(is_audit),
+            number,
+        )
     });
     for (claim, earlier) in repeated(keys) {
         let (index, pattern) = claims[claim];
@@ -152,94 +174,157 @@ pub fn warnings(policy: &Policy, spans: &[ConnectorSpans], problems: &mut Proble
         if connector.mode == Mode::Disabled {
             continue;
         }
-        let list = Path::Root.field("connectors");
-        let mut warn = |code, field: Option<&str>, span, message, hint: &str| {
-            let path = list.element(index);
-            let path = field.map_or(path, |field| path.field(field));
-            problems.warning(code, path, span, message, Some(hint.into()));
+        let mut warnings = Warnings {
+            policy,
+            connector,
+            index,
+            spans,
+            problems,
         };
-        let name = &connector.name;
-        if excepts_all(&connector) {
+        warnings.excepts_all();
+        match connector.kind {
+            Kind::Outbound(_) => warnings.lowers_level(),
+            Kind::Inbound(inbound) => {
+                warnings.requires_nothing(&inbound);
+                warnings.never_matches();
+                warnings.leaves_own_domain_open(&inbound);
+                if !warnings.is_unsatisfiable() {
+                    warnings.is_refused_by_wider();
+                }
+            }
+        }
+    }
+}
+
+/// The warnings about one connector.
+struct Warnings<'a, 'p, 'd> {
+    policy: &'a Policy,
+    connector: Connector<'a>,
+    index: usize,
+    spans: &'a ConnectorSpans,
+    problems: &'p mut Problems<'d>,
+}
+
+impl Warnings<'_, '_, '_> {
+    fn warn(
+        &mut self,
+        code: &'static str,
+        field: Option<&str>,
+        span: Span,
+        message: String,
+        hint: &str,
+    ) {
+        let list = Path::Root.field("connectors");
+        let path = list.element(self.index);
+        let path = field.map_or(path, |field| path.field(field));
+        self.problems
+            .warning(code, path, span, message, Some(hint.into()));
+    }
+
+    fn excepts_all(&mut self) {
+        if excepts_all(&self.connector) {
+            let name = self.connector.name;
             let message = format!("\"{name}\" excepts all that it is for, so it does nothing");
-            warn(
+            let hint = "narrow \"except\", or disable the connector";
+            self.warn(
                 "except-covers-all",
                 Some("except"),
-                spans.except,
-                message,
-                "narrow \"except\", or disable the connector",
-            );
-        }
-        let inbound = match &connector.kind {
-            Kind::Inbound(inbound) => inbound,
-            Kind::Outbound(_) => {
-                if let Some(other) = lowers(policy, &connector) {
-                    let message = format!(
-                        "while \"{name}\" is in audit mode, its mail is not protected as \"{other}\" would protect it"
-                    );
-                    warn(
-                        "audit-lowers-level",
-                        None,
-                        spans.name,
-                        message,
-                        "the most specific connector decides, and in audit mode it delivers opportunistically",
-                    );
-                }
-                continue;
-            }
-        };
-        if inbound.require.is_empty() {
-            let message = format!("\"{name}\" requires nothing, so it refuses nothing");
-            warn(
-                "requires-nothing",
-                None,
-                spans.name,
-                message,
-                "add \"require\"; a connector never lets pass what another one refuses",
-            );
-        }
-        if never_matches(policy, &connector) {
-            let message = format!(
-                "\"{name}\" can never match: none of its recipient domains is one of \"accepted-domains\""
-            );
-            warn(
-                "never-matches",
-                Some("from"),
-                spans.selectors,
-                message,
-                "an inbound connector sees only mail to accepted domains",
-            );
-        }
-        if inbound.require.source_ips.is_empty() && !inbound.require.needs_certificate() {
-            for pattern in own_domains(policy, &connector) {
-                let span = entry_span(problems.document(), spans.selectors, &pattern);
-                let from = list.element(index);
-                let from = from.field("from");
-                let message = format!(
-                    "\"{pattern}\" is your own domain, and anybody may still send as it: TLS alone tells nothing about the sender"
-                );
-                let hint = Some("require \"source-ips\" or \"certificate-names\" too".into());
-                problems.warning(
-                    "own-domain-unprotected",
-                    from.field("sender-domains"),
-                    span,
-                    message,
-                    hint,
-                );
-            }
-        }
-        if let Some(other) = unsatisfiable_with(policy, &connector) {
-            let message = format!(
-                "no message can satisfy both \"{name}\" and \"{other}\": their \"source-ips\" have no address in common"
-            );
-            let hint =
-                Some("widen one of them, or let the wider connector except this mail".into());
-            problems.warning(
-                "unsatisfiable-overlap",
-                list.element(index),
-                spans.name,
+                self.spans.except,
                 message,
                 hint,
             );
+        }
+    }
+
+    fn lowers_level(&mut self) {
+        if let Some(other) = lowers(self.policy, &self.connector) {
+            let message = format!(
+                "while \"{}\" is in audit mode, its mail is not protected as \"{other}\" would protect it",
+                self.connector.name
+            );
+            let hint = "the most specific connector decides, and in audit mode it delivers opportunistically";
+            self.warn("audit-lowers-level", None, self.spans.name, message, hint);
+        }
+    }
+
+    fn requires_nothing(&mut self, inbound: &Inbound) {
+        if inbound.require.is_empty() {
+            let name = self.connector.name;
+            let message = format!("\"{name}\" requires nothing, so it refuses nothing");
+            let hint = "add \"require\"; a connector never lets pass what another one refuses";
+            self.warn("requires-nothing", None, self.spans.name, message, hint);
+        }
+    }
+
+    fn never_matches(&mut self) {
+        if never_matches(self.policy, &self.connector) {
+            let message = format!(
+                "\"{}\" can never match: none of its recipient domains is one of \"accepted-domains\"",
+                self.connector.name
+            );
+            let hint = "an inbound connector sees only mail to accepted domains";
+            self.warn(
+                "never-matches",
+                Some("from"),
+                self.spans.selectors,
+                message,
+                hint,
+            );
+        }
+    }
+
+    fn leaves_own_domain_open(&mut self, inbound: &Inbound) {
+        if !inbound.require.source_ips.is_empty() || inbound.require.needs_certificate() {
+            return;
+        }
+        let (policy, connector) = (self.policy, self.connector);
+        for pattern in own_domains(policy, &connector) {
+            let span = entry_span(self.problems.document(), self.spans.selectors, &pattern);
+            let list = Path::Root.field("connectors");
+            let from = list.element(self.index);
+            let from = from.field("from");
+            let message = format!(
+                "\"{pattern}\" is your own domain, and anybody may still send as it: TLS alone tells nothing about the sender"
+            );
+            let hint = Some("require \"source-ips\" or \"certificate-names\" too".into());
+            self.problems.warning(
+                "own-domain-unprotected",
+                from.field("sender-domains"),
+                span,
+                message,
+                hint,
+            );
+        }
+    }
+
+    fn is_unsatisfiable(&mut self) -> bool {
+        let Some(other) = unsatisfiable_with(self.policy, &self.connector) else {
+            return false;
+        };
+        let message = format!(
+            "no message can satisfy both \"{}\" and \"{other}\": their \"source-ips\" have no address in common",
+            self.connector.name
+        );
+        let hint = "widen one of them, or let the wider connector except this mail";
+        self.warn(
+            "unsatisfiable-overlap",
+            None,
+            self.spans.name,
+            message,
+            hint,
+        );
+        true
+    }
+
+    fn is_refused_by_wider(&mut self) {
+        if let Some(other) = refused_by_wider(self.policy, &self.connector) {
+            let message = format!(
+                "mail that \"{}\" lets pass is refused by the wider \"{other}\", whose \"source-ips\" it need not come from",
+                self.connector.name
+            );
+            let hint =
+                "let the wider connector except this mail, or add the partner's addresses to it";
+            self.warn("refused-by-wider", None, self.spans.name, message, hint);
         }
     }
 }
@@ -315,24 +400,70 @@ fn unsatisfiable_with(policy: &Policy, connector: &Connector) -> Option<String> 
     if sources.is_empty() || connector.mode != Mode::Enforce {
         return None;
     }
-    let context = witness(connector);
+    let others = with_same_witness(policy, connector, witness(connector), |matched| {
+        let others = &matched.inbound.require.source_ips;
+        !others.is_empty()
+            && !others
+                .iter()
+                .any(|other| sources.iter().any(|own| own.overlaps(&other)))
+    });
+    others.map(|(name, _)| name)
+}
+
+/// The wider enforced connector that refuses by address what this one lets pass by certificate or by address.
+fn refused_by_wider(policy: &Policy, connector: &Connector) -> Option<String> {
+    let Kind::Inbound(inbound) = &connector.kind else {
+        return None;
+    };
+    let (selectors, require) = (&connector.selectors, &inbound.require);
+    let by_certificate = !selectors.certificate_names.is_empty() || require.needs_certificate();
+    let ranges: Vec<Option<Prefix>> = match (&selectors.sender_ips, &require.source_ips) {
+        (by_address, _) if !by_address.is_empty() => by_address.iter().map(Some).collect(),
+        (_, by_address) if !by_address.is_empty() => by_address.iter().map(Some).collect(),
+        _ if by_certificate => alloc::vec![None],
+        _ => return None,
+    };
+    if connector.mode != Mode::Enforce {
+        return None;
+    }
+    ranges.iter().take(MAX_RANGES).find_map(|range| {
+        let mut context = witness(connector);
+        if let Some(range) = range {
+            context.client_ip = ClientAddress::Known(range.first().into());
+        }
+        let found = with_same_witness(policy, connector, context, |matched| {
+            let sources = &matched.inbound.require.source_ips;
+            let covers_all = |source: Prefix| match range {
+                Some(range) => source.covers(range),
+                None => source.len() == 0,
+            };
+            !sources.is_empty() && !sources.iter().any(covers_all)
+        });
+        found
+            .filter(|(_, is_wider)| *is_wider)
+            .map(|(name, _)| name)
+    })
+}
+
+/// Of the enforced connectors that match a message which this one is for, the first that is so, and whether it is
+/// less specific than this one.
+fn with_same_witness(
+    policy: &Policy,
+    connector: &Connector,
+    context: Context,
+    is_so: impl Fn(&Match) -> bool,
+) -> Option<(String, bool)> {
     let facts = Facts::new(&context, policy.rules.reads_header_from());
     let matching = policy.matching(&facts);
-    matching
+    let own = matching
         .iter()
-        .any(|matched| matched.connector.at == connector.at)
-        .then_some(())?;
-    matching
+        .find(|matched| matched.connector.at == connector.at)?;
+    let other = matching
         .iter()
         .filter(|matched| matched.connector.mode == Mode::Enforce)
-        .find(|matched| {
-            let others = &matched.inbound.require.source_ips;
-            !others.is_empty()
-                && !others
-                    .iter()
-                    .any(|other| sources.iter().any(|own| own.overlaps(&other)))
-        })
-        .map(|matched| String::from(matched.connector.name))
+        .filter(|matched| matched.connector.at != connector.at)
+        .find(|matched| is_so(matched))?;
+    Some((other.connector.name.into(), other.rank < own.rank))
 }
 
 /// The enforced connector that would decide about this one's mail if this one, in audit mode, did
@@ -344,15 +475,18 @@ fn lowers(policy: &Policy, connector: &Connector) -> Option<String> {
     let mut context = witness(connector);
     context.direction = Direction::Outbound;
     let facts = Facts::new(&context, false);
-    let claims = policy.claims(&facts).into_iter();
-    let behind = claims.filter(|(_, other, outbound)| {
-        let asked = outbound.protection();
-        other.mode == Mode::Enforce
-            && (asked.level != OPPORTUNISTIC.level || asked.dane == Dane::Mandatory)
-    });
-    behind
-        .max_by_key(|(rank, ..)| *rank)
-        .map(|(_, other, _)| other.name.into())
+    let claims = policy.claims(&facts);
+    let own = claims
+        .iter()
+        .find(|claim| claim.connector.at == connector.at)?;
+    let enforced = claims
+        .iter()
+        .filter(|claim| claim.connector.mode == Mode::Enforce);
+    let deciding = enforced.max_by_key(|claim| claim.rank)?;
+    let asked = deciding.outbound.protection();
+    let is_asked = asked.level != OPPORTUNISTIC.level || asked.dane == Dane::Mandatory;
+    // Beside one for the same mail it only looks on.
+    (is_asked && deciding.rank < own.rank).then(|| deciding.connector.name.into())
 }
 
 /// A message that the connector's selectors match, unless its own `except` stands against it.
@@ -362,33 +496,66 @@ fn witness(connector: &Connector) -> Context {
         pattern.map_or_else(String::new, |pattern| format!("a@{}", pattern.name()))
     };
     let selectors = &connector.selectors;
-    let names = selectors
-        .certificate_names
+    let names = certificate_names(connector)
         .iter()
         .map(|pattern| pattern.name().into());
     Context {
         direction: Direction::Inbound,
-        client_ip: selectors
-            .sender_ips
-            .iter()
-            .next()
-            .map(|p| IpAddress::from_ip(p.first())),
+        client_ip: match addresses(connector).next() {
+            Some(range) => ClientAddress::Known(range.first().into()),
+            None => ClientAddress::None,
+        },
         helo: None,
-        tls: Some(Tls {
-            version: u16::MAX,
+        security: SessionSecurity::Encrypted(Tls {
+            version: Some(u16::MAX),
             cipher: String::new(),
-            certificate: Some(Certificate {
-                dns_names: names.collect(),
+            certificate: PeerCertificate::Presented(Certificate {
+                dns_names: Some(names.collect()),
                 subject: String::new(),
                 issuer: String::new(),
-                sha256: (0, 0, 0, 0),
+                sha256: None,
+                key_sha256: None,
                 not_after: None,
-                trust: Trust::Trusted,
+                trust: Some(Trust::Trusted),
+                anchors: Some(anchors(connector)),
             }),
         }),
         mail_from: address(selectors.sender_domains),
         rcpt_to: address(selectors.recipient_domains),
-        header_from: None,
+        header_from: HeaderFrom::Pending,
         attributes: Vec::new(),
+    }
+}
+
+/// The addresses that a connector is for; else those that it requires.
+fn addresses<'a>(connector: &Connector<'a>) -> impl Iterator<Item = Prefix> + use<'a> {
+    match &connector.kind {
+        Kind::Inbound(inbound) if connector.selectors.sender_ips.is_empty() => {
+            inbound.require.source_ips.iter()
+        }
+        _ => connector.selectors.sender_ips.iter(),
+    }
+}
+
+/// The certificate names that a connector is for; else those that it requires.
+fn certificate_names<'a>(connector: &Connector<'a>) -> PatternSet<'a> {
+    match &connector.kind {
+        Kind::Inbound(inbound) if connector.selectors.certificate_names.is_empty() => {
+            inbound.require.certificate_names
+        }
+        _ => connector.selectors.certificate_names,
+    }
+}
+
+/// Authorities that a connector accepts.
+fn anchors(connector: &Connector) -> Vec<String> {
+    match &connector.kind {
+        Kind::Inbound(inbound) if !inbound.require.authorities.is_empty() => inbound
+            .require
+            .authorities
+            .iter()
+            .map(String::from)
+            .collect(),
+        _ => alloc::vec![PUBLIC.into()],
     }
 }

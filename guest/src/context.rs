@@ -5,14 +5,22 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
+use portcullis_types::{Certificate as CertificateJson, Sha256 as Digest, TLS_VERSIONS, mailbox};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::document::{Object, TLS_VERSIONS, choice, elements, parse_fingerprint, string};
+use crate::connector::Sha256;
 use crate::json::Node;
-use crate::names::mailbox;
-use crate::problems::{Path, Problems, shorten};
-use crate::{Certificate, Context, Direction, IpAddress, Tls, Trust};
+use crate::problems::{Path, Problems};
+use crate::reader::{Object, choice, elements, string};
+use crate::text::shorten;
+use crate::{
+    Certificate, ClientAddress, Context, Direction, HeaderFrom, PeerCertificate, SessionSecurity,
+    Tls, Trust,
+};
+
+/// What stands for a fact that the host cannot tell.
+const UNKNOWN: &str = "unknown";
 
 /// Reads a context; what is wrong with it is noted.
 pub fn read(node: Node, path: &Path, problems: &mut Problems) -> Option<Context> {
@@ -45,20 +53,30 @@ pub fn read(node: Node, path: &Path, problems: &mut Problems) -> Option<Context>
     let (rcpt_to, rcpt_to_path) = object.required("rcpt-to", problems)?;
     Some(Context {
         direction,
-        client_ip: object
-            .optional("client-ip")
-            .and_then(|(node, path)| ip(node, &path, problems)),
+        client_ip: match object.optional("client-ip") {
+            None => ClientAddress::None,
+            Some((node, _)) if is_unknown(node) => ClientAddress::Unknown,
+            Some((node, path)) => ClientAddress::Known(ip(node, &path, problems)?),
+        },
         helo: optional_string(&object, "helo", problems),
-        tls: object
-            .optional("tls")
-            .and_then(|(node, path)| tls(node, &path, problems)),
+        security: match object.optional("tls") {
+            None => SessionSecurity::Plaintext,
+            Some((node, _)) if is_unknown(node) => SessionSecurity::Unknown,
+            Some((node, path)) => SessionSecurity::Encrypted(tls(node, &path, problems)?),
+        },
         mail_from: mail_from.unwrap_or_default(),
         rcpt_to: address(rcpt_to, &rcpt_to_path, problems)?,
-        header_from: object
-            .optional("header-from")
-            .map(|(node, path)| addresses(node, &path, problems)),
+        header_from: match object.optional("header-from") {
+            None => HeaderFrom::Pending,
+            Some((node, _)) if is_unknown(node) => HeaderFrom::Unknown,
+            Some((node, path)) => HeaderFrom::Addresses(addresses(node, &path, problems)),
+        },
         attributes: Vec::new(),
     })
+}
+
+fn is_unknown(node: Node) -> bool {
+    node.string().as_deref() == Some(UNKNOWN)
 }
 
 fn optional_string<'p>(
@@ -109,48 +127,60 @@ fn addresses(node: Node, path: &Path, problems: &mut Problems) -> Vec<String> {
         .collect()
 }
 
-fn ip(node: Node, path: &Path, problems: &mut Problems) -> Option<IpAddress> {
+fn ip(node: Node, path: &Path, problems: &mut Problems) -> Option<crate::IpAddress> {
     let ip: IpAddr = parsed(node, path, "an IP address", problems, |text| {
         text.parse().ok()
     })?;
-    Some(IpAddress::from_ip(ip))
+    Some(ip.into())
 }
 
 fn tls(node: Node, path: &Path, problems: &mut Problems) -> Option<Tls> {
     let object = Object::read(node, path, &["version", "cipher", "certificate"], problems)?;
     let (version, version_path) = object.required("version", problems)?;
     Some(Tls {
-        version: choice(version, &version_path, &TLS_VERSIONS, problems)?,
+        version: match is_unknown(version) {
+            true => None,
+            false => Some(choice(version, &version_path, &TLS_VERSIONS, problems)?),
+        },
         cipher: optional_string(&object, "cipher", problems).unwrap_or_default(),
-        certificate: object
-            .optional("certificate")
-            .and_then(|(node, path)| certificate(node, &path, problems)),
+        certificate: match object.optional("certificate") {
+            None => PeerCertificate::None,
+            Some((node, _)) if is_unknown(node) => PeerCertificate::Unknown,
+            Some((node, path)) => PeerCertificate::Presented(certificate(node, &path, problems)?),
+        },
     })
 }
 
 fn certificate(node: Node, path: &Path, problems: &mut Problems) -> Option<Certificate> {
-    let known = [
+    const KNOWN: [&str; 9] = [
         "dns-names",
-        "subject",
-        "issuer",
         "sha256",
+        "key-sha256",
         "not-after",
         "trust",
+        "anchor",
+        "subject",
+        "issuer",
+        "unknown",
     ];
-    let object = Object::read(node, path, &known, problems)?;
-    let trusts = [
-        Trust::Trusted,
-        Trust::Expired,
-        Trust::UnknownIssuer,
-        Trust::NotYetValid,
-        Trust::Revoked,
-        Trust::Invalid,
-    ]
-    .map(|trust| (crate::decide::trust_name(trust), trust));
-    let (trust, trust_path) = object.required("trust", problems)?;
-    let sha256 = object
-        .optional("sha256")
-        .and_then(|(node, path)| parsed(node, &path, "64 hex digits", problems, parse_fingerprint));
+    const MAY_BE_UNKNOWN: usize = 6;
+    let object = Object::read(node, path, &KNOWN, problems)?;
+    let mut unknown = Vec::new();
+    if let Some((node, path)) = object.optional("unknown") {
+        let words: Vec<(&str, &str)> = KNOWN[..MAY_BE_UNKNOWN]
+            .iter()
+            .map(|it| (*it, *it))
+            .collect();
+        for (index, node) in elements(node, &path, problems).into_iter().enumerate() {
+            unknown.extend(choice(node, &path.element(index), &words, problems));
+        }
+    }
+    let is_known = |name: &str| !unknown.contains(&name);
+    let mut digest = |name| -> Option<Sha256> {
+        let (node, path) = object.optional(name).filter(|_| is_known(name))?;
+        parsed(node, &path, "64 hex digits", problems, Digest::parse).map(Sha256::from)
+    };
+    let (sha256, key_sha256) = (digest("sha256"), digest("key-sha256"));
     let not_after = object.optional("not-after").and_then(|(node, path)| {
         parsed(
             node,
@@ -160,15 +190,37 @@ fn certificate(node: Node, path: &Path, problems: &mut Problems) -> Option<Certi
             |text| OffsetDateTime::parse(text, &Rfc3339).ok(),
         )
     });
+    let trust = match is_known("trust") {
+        false => None,
+        true => Some(trust(&object, problems)?),
+    };
     Some(Certificate {
-        dns_names: object
-            .optional("dns-names")
-            .map(|(node, path)| strings(node, &path, problems))
-            .unwrap_or_default(),
+        dns_names: is_known("dns-names").then(|| {
+            let names = object.optional("dns-names");
+            names.map_or_else(Vec::new, |(node, path)| strings(node, &path, problems))
+        }),
         subject: optional_string(&object, "subject", problems).unwrap_or_default(),
         issuer: optional_string(&object, "issuer", problems).unwrap_or_default(),
-        sha256: sha256.unwrap_or_default(),
+        sha256,
+        key_sha256,
         not_after: not_after.map(OffsetDateTime::unix_timestamp),
-        trust: choice(trust, &trust_path, &trusts, problems)?,
+        anchors: match object.optional("anchor") {
+            _ if !is_known("anchor") => None,
+            None => CertificateJson::usual_anchors(trust.map(Into::into)),
+            Some((node, path)) => Some(match node.elements() {
+                Some(_) => strings(node, &path, problems),
+                None => alloc::vec![string(node, &path, problems)?.into()],
+            }),
+        },
+        trust,
     })
+}
+
+fn trust(object: &Object, problems: &mut Problems) -> Option<Trust> {
+    let (node, path) = object.required("trust", problems)?;
+    let words: Vec<(&str, Trust)> = portcullis_types::Trust::ALL
+        .iter()
+        .map(|trust| (trust.name(), Trust::from(*trust)))
+        .collect();
+    choice(node, &path, &words, problems)
 }

@@ -1,27 +1,29 @@
 //! Reading the rules document: JSON to [`Rules`], with every mistake noted where it stands.
 
-use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-use crate::ip::Prefix;
-use crate::json::{Member, Node, Span};
-use crate::names::{self, Pattern};
-use crate::problems::{Path, Problems, nearest, shorten};
-use crate::rules::{
-    Draft, DraftInbound, DraftKind, DraftOutbound, DraftReply, DraftRequirements, Fingerprint,
-    Lists, RulesWriter,
+use portcullis_types::{Sha256 as Digest, TLS_VERSIONS};
+
+use crate::connector::Sha256;
+use crate::draft::{
+    Draft, DraftInbound, DraftKind, DraftOutbound, DraftReply, DraftRequirements, Lists,
+    RulesWriter,
 };
+use crate::ip::Prefix;
+use crate::json::{Node, Span};
+use crate::names::{self, Pattern};
+use crate::problems::{Path, Problems};
+use crate::reader::{Object, choice, elements, list, string, wrong_type};
 use crate::suffixes::is_public_suffix;
-use crate::{Dane, Direction, Mode, MtaSts, Protection, Route, TlsLevel};
+use crate::text::shorten;
+use crate::{Dane, Direction, Host, Mode, MtaSts, Protection, Route, SmartHost, TlsLevel};
 
 /// RFC 5321 §4.5.3.1.5 leaves 512 bytes for a reply line; name and text share it.
-const LONGEST_NAME: usize = 100;
-const LONGEST_TEXT: usize = 250;
-
-const A_LIST: &str = "a list";
+const MAX_NAME: usize = 100;
+const MAX_TEXT: usize = 250;
 
 /// Where the parts of a connector stand, for checks that compare connectors.
 pub struct ConnectorSpans {
@@ -89,181 +91,6 @@ fn read_root<'a>(root: Node<'a>, document: &mut Document<'a>, problems: &mut Pro
     if let Some((node, path)) = object.optional("tests") {
         document.tests = elements(node, &path, problems);
     }
-}
-
-/// An object with its fields.
-pub struct Object<'a, 'p> {
-    node: Node<'a>,
-    path: &'p Path<'p>,
-    members: Vec<Member<'a>>,
-}
-
-impl<'a, 'p> Object<'a, 'p> {
-    /// The object, after noting fields that are not known or stand twice.
-    pub fn read(
-        node: Node<'a>,
-        path: &'p Path<'p>,
-        known: &[&str],
-        problems: &mut Problems,
-    ) -> Option<Self> {
-        let Some(members) = node.members() else {
-            wrong_type(node, path, "an object", problems);
-            return None;
-        };
-        let mut seen = alloc::vec![false; known.len()];
-        for member in &members {
-            let path = path.field(&member.key);
-            match known.iter().position(|name| *name == member.key) {
-                None => unknown_field(member, path, known, problems),
-                Some(number) if seen[number] => {
-                    let message = format!("\"{}\" stands here a second time", member.key);
-                    problems.error("duplicate-field", path, member.key_span, message, None);
-                }
-                Some(number) => seen[number] = true,
-            }
-        }
-        Some(Object {
-            node,
-            path,
-            members,
-        })
-    }
-
-    /// The value of a field, if it is there.
-    pub fn optional(&self, name: &'p str) -> Option<(Node<'a>, Path<'p>)> {
-        let member = self.members.iter().find(|member| member.key == name)?;
-        Some((member.value, self.path.field(name)))
-    }
-
-    /// The value of a field; its absence is noted.
-    pub fn required(&self, name: &'p str, problems: &mut Problems) -> Option<(Node<'a>, Path<'p>)> {
-        let found = self.optional(name);
-        if found.is_none() {
-            let Span { start, .. } = self.node.span();
-            let span = Span { start, len: 1 };
-            let message = format!("the field \"{name}\" is missing");
-            problems.error("missing-field", *self.path, span, message, None);
-        }
-        found
-    }
-
-    /// The string in a field that must be there.
-    pub fn required_string(&self, name: &'p str, problems: &mut Problems) -> Option<Cow<'a, str>> {
-        let (node, path) = self.required(name, problems)?;
-        string(node, &path, problems)
-    }
-
-    fn optional_boolean(&self, name: &'p str, problems: &mut Problems) -> Option<bool> {
-        let (node, path) = self.optional(name)?;
-        let value = node.boolean();
-        if value.is_none() {
-            wrong_type(node, &path, "true or false", problems);
-        }
-        value
-    }
-}
-
-fn unknown_field(member: &Member, path: Path, known: &[&str], problems: &mut Problems) {
-    let shown = shorten(&member.key);
-    // To look for a near name takes time, and nobody reads that many hints.
-    let near = if problems.is_full() {
-        None
-    } else {
-        nearest(&member.key, known)
-    };
-    let hint = match near {
-        Some(name) => format!("did you mean \"{name}\"?"),
-        None => format!("known here: {}", known.join(", ")),
-    };
-    let message = format!("unknown field \"{shown}\"");
-    problems.error("unknown-field", path, member.key_span, message, Some(hint));
-}
-
-/// Notes that a value is of another type.
-pub fn wrong_type(node: Node, path: &Path, wanted: &str, problems: &mut Problems) {
-    let message = format!("expected {wanted}, found {}", node.kind());
-    let text = node.string().filter(|_| wanted == A_LIST);
-    let hint = text.map(|text| format!("write [\"{}\"]", shorten(&text)));
-    problems.error("wrong-type", *path, node.span(), message, hint);
-}
-
-/// The string, or a note that it is none.
-pub fn string<'a>(node: Node<'a>, path: &Path, problems: &mut Problems) -> Option<Cow<'a, str>> {
-    let text = node.string();
-    if text.is_none() && node.kind() == "a string" {
-        let message = "the string has an escape in it that is no character".into();
-        problems.error("wrong-type", *path, node.span(), message, None);
-    } else if text.is_none() {
-        wrong_type(node, path, "a string", problems);
-    }
-    text
-}
-
-/// The elements, or a note that it is no list.
-pub fn elements<'a>(node: Node<'a>, path: &Path, problems: &mut Problems) -> Vec<Node<'a>> {
-    node.elements().unwrap_or_else(|| {
-        wrong_type(node, path, A_LIST, problems);
-        Vec::new()
-    })
-}
-
-/// The word for one of Exchange's TlsAuthLevel (Set-OutboundConnector).
-fn in_exchange(word: &str) -> Option<&'static str> {
-    let words = [
-        ("EncryptionOnly", "encrypt"),
-        ("CertificateValidation", "verify"),
-        ("DomainValidation", "name"),
-    ];
-    let found = words
-        .into_iter()
-        .find(|(own, _)| own.eq_ignore_ascii_case(word));
-    found.map(|(_, word)| word)
-}
-
-/// One of a few words, or a note which there are.
-pub fn choice<T: Copy>(
-    node: Node,
-    path: &Path,
-    choices: &[(&str, T)],
-    problems: &mut Problems,
-) -> Option<T> {
-    let text = string(node, path, problems)?;
-    let found = choices.iter().find(|(word, _)| *word == text);
-    if found.is_none() {
-        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-        let message = format!("\"{}\" is not one of: {}", shorten(&text), words.join(", "));
-        let hint = in_exchange(&text)
-            .filter(|word| words.contains(word))
-            .map(|word| format!("what Exchange calls {} is \"{word}\" here", shorten(&text)))
-            .or_else(|| nearest(&text, &words).map(|word| format!("did you mean \"{word}\"?")));
-        problems.error("unknown-value", *path, node.span(), message, hint);
-    }
-    found.map(|(_, value)| *value)
-}
-
-/// The strings of a list that must not be empty, each through `read`.
-fn list<T>(
-    node: Node,
-    path: &Path,
-    problems: &mut Problems,
-    read: fn(&str, Node, &Path, &mut Problems) -> Option<T>,
-) -> Vec<T> {
-    let nodes = elements(node, path, problems);
-    if nodes.is_empty() && node.elements().is_some() {
-        problems.error(
-            "empty-selector",
-            *path,
-            node.span(),
-            "the list is empty, so nothing could ever match it".into(),
-            Some("leave the field out, or name at least one".into()),
-        );
-    }
-    let read_one = |(index, node): (usize, Node)| {
-        let path = path.element(index);
-        let text = string(node, &path, problems)?;
-        read(&text, node, &path, problems)
-    };
-    nodes.into_iter().enumerate().filter_map(read_one).collect()
 }
 
 fn accepted_domain(
@@ -429,8 +256,8 @@ fn name(object: &Object, problems: &mut Problems) -> Option<(String, Span)> {
         "the name is empty".into()
     } else if name.chars().any(char::is_control) {
         "the name has a control character in it".into()
-    } else if name.chars().count() > LONGEST_NAME {
-        format!("the name has more than {LONGEST_NAME} characters")
+    } else if name.chars().count() > MAX_NAME {
+        format!("the name has more than {MAX_NAME} characters")
     } else {
         return Some((name.into(), node.span()));
     };
@@ -467,7 +294,7 @@ fn selectors(node: Node, path: &Path, direction: Direction, problems: &mut Probl
     let Some(object) = Object::read(node, path, known, problems) else {
         return selectors;
     };
-    if object.members.is_empty() {
+    if object.is_empty() {
         let message = "no selector is given, so it is not said which mail this is for".into();
         let hint = Some(format!("give at least one of: {}", known.join(", ")));
         problems.error("empty-selector", *path, node.span(), message, hint);
@@ -508,6 +335,8 @@ fn requirements(node: Node, path: &Path, problems: &mut Problems) -> DraftRequir
         "tls",
         "certificate-names",
         "certificate-fingerprints",
+        "certificate-keys",
+        "certificate-authorities",
         "source-ips",
     ];
     let mut require = DraftRequirements::default();
@@ -529,20 +358,17 @@ fn requirements(node: Node, path: &Path, problems: &mut Problems) -> DraftRequir
     if let Some((node, path)) = object.optional("certificate-fingerprints") {
         require.fingerprints = list(node, &path, problems, fingerprint);
     }
+    if let Some((node, path)) = object.optional("certificate-keys") {
+        require.keys = list(node, &path, problems, key);
+    }
+    if let Some((node, path)) = object.optional("certificate-authorities") {
+        require.authorities = list(node, &path, problems, authority);
+    }
     if let Some((node, path)) = object.optional("source-ips") {
         require.source_ips = list(node, &path, problems, prefix);
     }
     require
 }
-
-/// TLS versions by name, as TLS writes them.
-pub const TLS_VERSIONS: [(&str, u16); 5] = [
-    ("TLSv1", 0x0301),
-    ("TLSv1.0", 0x0301),
-    ("TLSv1.1", 0x0302),
-    ("TLSv1.2", 0x0303),
-    ("TLSv1.3", 0x0304),
-];
 
 fn min_version(node: Node, path: &Path, problems: &mut Problems) -> Option<u16> {
     if node.members().is_none() {
@@ -554,35 +380,57 @@ fn min_version(node: Node, path: &Path, problems: &mut Problems) -> Option<u16> 
     choice(node, &path, &TLS_VERSIONS, problems)
 }
 
-fn fingerprint(
+fn fingerprint(text: &str, node: Node, path: &Path, problems: &mut Problems) -> Option<Sha256> {
+    let hint = "64 hex digits, colons allowed: openssl x509 -noout -fingerprint -sha256";
+    digest(
+        text,
+        ("malformed-fingerprint", "fingerprint", hint),
+        node,
+        path,
+        problems,
+    )
+}
+
+fn key(text: &str, node: Node, path: &Path, problems: &mut Problems) -> Option<Sha256> {
+    let hint =
+        "64 hex digits: openssl x509 -noout -pubkey | openssl pkey -pubin -outform DER | sha256sum";
+    digest(
+        text,
+        ("malformed-key", "digest of a public key", hint),
+        node,
+        path,
+        problems,
+    )
+}
+
+/// A SHA-256 in hex digits; what is wrong has a code, a name for it and a hint.
+fn digest(
     text: &str,
+    (code, what, hint): (&'static str, &str, &str),
     node: Node,
     path: &Path,
     problems: &mut Problems,
-) -> Option<Fingerprint> {
-    let fingerprint = parse_fingerprint(text);
-    if fingerprint.is_none() {
-        let message = format!("\"{}\" is not a SHA-256 fingerprint", shorten(text));
-        let hint =
-            Some("64 hex digits, colons allowed: openssl x509 -noout -fingerprint -sha256".into());
-        problems.error("malformed-fingerprint", *path, node.span(), message, hint);
+) -> Option<Sha256> {
+    let digest = Digest::parse(text);
+    if digest.is_none() {
+        let message = format!("\"{}\" is not a SHA-256 {what}", shorten(text));
+        problems.error(code, *path, node.span(), message, Some(hint.into()));
     }
-    fingerprint
+    digest.map(Sha256::from)
 }
 
-/// Reads 64 hex digits; colons between them are allowed.
-pub fn parse_fingerprint(text: &str) -> Option<Fingerprint> {
-    let digits: Vec<u64> = text
-        .chars()
-        .filter(|c| *c != ':')
-        .map(|c| c.to_digit(16).map(u64::from))
-        .collect::<Option<_>>()?;
-    let word = |at: usize| {
-        digits[16 * at..16 * (at + 1)]
-            .iter()
-            .fold(0, |word, d| word << 4 | d)
-    };
-    (digits.len() == 64).then(|| (word(0), word(1), word(2), word(3)))
+/// The name of an authority in the host's configuration.
+fn authority(text: &str, node: Node, path: &Path, problems: &mut Problems) -> Option<String> {
+    let fits = !text.trim().is_empty()
+        && !text.chars().any(char::is_control)
+        && text.chars().count() <= MAX_NAME;
+    if !fits {
+        let message = format!("\"{}\" is not the name of an authority", shorten(text));
+        let hint =
+            Some("\"public\", or a name under [[trust.authority]] in the configuration".into());
+        problems.error("malformed-authority", *path, node.span(), message, hint);
+    }
+    fits.then(|| text.into())
 }
 
 fn reply(node: Node, path: &Path, problems: &mut Problems) -> DraftReply {
@@ -614,7 +462,7 @@ fn reply(node: Node, path: &Path, problems: &mut Problems) -> DraftReply {
         }
     }
     if let Some((node, path)) = object.optional("text") {
-        let fits = |text: &str| !text.chars().any(char::is_control) && text.len() <= LONGEST_TEXT;
+        let fits = |text: &str| !text.chars().any(char::is_control) && text.len() <= MAX_TEXT;
         match node.string().filter(|text| fits(text)) {
             Some(text) => reply.text = text.into(),
             None => wrong(
@@ -641,10 +489,10 @@ fn is_enhanced_code(text: &str) -> bool {
 fn outbound(object: &Object, problems: &mut Problems) -> DraftOutbound {
     let route = object.optional("route");
     let route = route.map_or(Route::Mx, |(node, path)| self::route(node, &path, problems));
-    let level = object.optional("tls");
-    let level = level
-        .and_then(|(node, path)| self::level(node, &path, problems))
-        .unwrap_or(TlsLevel::Opportunistic);
+    let tls = object.optional("tls");
+    let tls = tls
+        .map(|(node, path)| self::tls(node, &path, problems))
+        .unwrap_or_default();
     let mta_sts = object.optional("mta-sts").and_then(|(node, path)| {
         let modes = [
             ("opportunistic", MtaSts::Opportunistic),
@@ -654,7 +502,11 @@ fn outbound(object: &Object, problems: &mut Problems) -> DraftOutbound {
     });
     DraftOutbound {
         protection: Protection {
-            level,
+            level: tls.level.unwrap_or(TlsLevel::Opportunistic),
+            min_version: tls.min_version,
+            fingerprints: tls.fingerprints,
+            keys: tls.keys,
+            authorities: tls.authorities,
             dane: dane(object, &route, problems),
             mta_sts: mta_sts.unwrap_or(MtaSts::Opportunistic),
         },
@@ -673,10 +525,13 @@ fn dane(object: &Object, route: &Route, problems: &mut Problems) -> Dane {
     ];
     let dane = choice(node, &path, &modes, problems).unwrap_or(Dane::Opportunistic);
     if let (Dane::Mandatory, Route::SmartHosts(hosts)) = (dane, route)
-        && let Some(address) = hosts.iter().find(|host| host.starts_with('['))
+        && let Some(host) = hosts
+            .iter()
+            .find(|host| matches!(host.host, Host::Address(_)))
     {
+        let host = portcullis_types::SmartHost::from(host.clone());
         let message =
-            format!("mandatory DANE can never be met by {address}: TLSA records belong to a name");
+            format!("mandatory DANE can never be met by {host}: TLSA records belong to a name");
         let hint = Some("name the smart host, or set \"dane\" to \"opportunistic\"".into());
         problems.error("dane-without-name", path, node.span(), message, hint);
     }
@@ -699,7 +554,7 @@ fn route(node: Node, path: &Path, problems: &mut Problems) -> Route {
         })
 }
 
-fn smart_host(text: &str, node: Node, path: &Path, problems: &mut Problems) -> Option<String> {
+fn smart_host(text: &str, node: Node, path: &Path, problems: &mut Problems) -> Option<SmartHost> {
     let parsed = parse_smart_host(text);
     if parsed.is_none() {
         let message = format!("\"{}\" is not a host", shorten(text));
@@ -722,32 +577,92 @@ fn bracketed(text: &str) -> Option<String> {
     Some(format!("[{ip}]:{port}"))
 }
 
-/// The normal form of a smart host.
-fn parse_smart_host(text: &str) -> Option<String> {
+fn parse_smart_host(text: &str) -> Option<SmartHost> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (ip, rest) = rest.split_once(']')?;
             let ip: IpAddr = ip.parse().ok()?;
-            (format!("[{ip}]"), rest)
+            (Host::Address(ip.into()), rest)
         }
         None => {
             let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
-            (names::parse_domain(name).ok()?, port)
+            (Host::Name(names::parse_domain(name).ok()?), port)
         }
     };
     if port.is_empty() {
-        return Some(host);
+        return Some(SmartHost { host, port: None });
     }
     let digits = port.strip_prefix(':')?;
     let port: u16 = digits
         .parse()
         .ok()
         .filter(|_| digits.bytes().all(|b| b.is_ascii_digit()))?;
-    (port != 0).then(|| format!("{host}:{port}"))
+    (port != 0).then_some(SmartHost {
+        host,
+        port: Some(port),
+    })
 }
 
-fn level(node: Node, path: &Path, problems: &mut Problems) -> Option<TlsLevel> {
-    let object = Object::read(node, path, &["level", "names"], problems)?;
+/// What stands under `tls` of an outbound connector.
+#[derive(Default)]
+struct OutboundTls {
+    level: Option<TlsLevel>,
+    min_version: Option<u16>,
+    fingerprints: Vec<Sha256>,
+    keys: Vec<Sha256>,
+    authorities: Vec<String>,
+}
+
+fn tls(node: Node, path: &Path, problems: &mut Problems) -> OutboundTls {
+    const FIELDS: [&str; 6] = [
+        "level",
+        "names",
+        "min-version",
+        "certificate-fingerprints",
+        "certificate-keys",
+        "certificate-authorities",
+    ];
+    let mut tls = OutboundTls::default();
+    let Some(object) = Object::read(node, path, &FIELDS, problems) else {
+        return tls;
+    };
+    tls.level = level(&object, (node, path), problems);
+    if let Some((node, path)) = object.optional("min-version") {
+        tls.min_version = choice(node, &path, &TLS_VERSIONS, problems);
+    }
+    if let Some((node, path)) = object.optional("certificate-fingerprints") {
+        tls.fingerprints = list(node, &path, problems, fingerprint);
+    }
+    if let Some((node, path)) = object.optional("certificate-keys") {
+        tls.keys = list(node, &path, problems, key);
+    }
+    if let Some((node, path)) = object.optional("certificate-authorities") {
+        tls.authorities = list(node, &path, problems, authority);
+    }
+    // Where TLS is used only if it is offered, there is nothing that these could be required of.
+    if let Some(TlsLevel::Opportunistic) = tls.level {
+        for field in &FIELDS[2..] {
+            if let Some((node, path)) = object.optional(field) {
+                let message = format!("\"{field}\" needs a level that requires TLS");
+                let hint = Some("set \"level\" to \"encrypt\", \"verify\" or \"name\"".into());
+                problems.error(
+                    "requirement-without-level",
+                    path,
+                    node.span(),
+                    message,
+                    hint,
+                );
+            }
+        }
+    }
+    tls
+}
+
+fn level(
+    object: &Object,
+    (node, path): (Node, &Path),
+    problems: &mut Problems,
+) -> Option<TlsLevel> {
     let levels = [
         ("opportunistic", Level::Opportunistic),
         ("encrypt", Level::Encrypt),
@@ -786,4 +701,33 @@ enum Level {
     Encrypt,
     Verify,
     Name,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn smart_hosts_are_read() {
+        for (text, expected) in [
+            ("mx1.contosobank.com", Some("mx1.contosobank.com")),
+            (
+                "MX1.contosobank.com.:2525",
+                Some("mx1.contosobank.com:2525"),
+            ),
+            ("[203.0.113.9]:2525", Some("[203.0.113.9]:2525")),
+            ("[2001:db8::1]", Some("[2001:db8::1]")),
+            ("[nothing]", None),
+            ("[203.0.113.9]2525", None),
+            ("mx:0", None),
+            ("mx:99999", None),
+            ("*.x.com", None),
+            ("a b", None),
+            ("", None),
+        ] {
+            let parsed = parse_smart_host(text).map(portcullis_types::SmartHost::from);
+            let parsed = parsed.map(|host| host.to_string());
+            assert_eq!(parsed.as_deref(), expected, "{text}");
+        }
+    }
 }

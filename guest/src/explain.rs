@@ -5,17 +5,25 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Display;
 
-use crate::decide::{Failure, Rank, trust_name, version_name};
-use crate::facts::Facts;
-use crate::names::{Pattern, PatternSet, some_of};
-use crate::rules::{Connector, Fingerprint, Inbound, Kind, Outbound, Requirements, Selectors};
+use portcullis_types::Sha256;
+
+use crate::connector::{
+    Connector, Digests, Inbound, Kind, Outbound, Requirements, Selectors, Texts,
+};
+use crate::decide::{Matched, Rank};
+use crate::facts::{Facts, Identity, Known};
+use crate::names::PatternSet;
+use crate::order::sort_by;
+use crate::requirement::{Requirement, version_name};
+use crate::text::some_of;
+use crate::truth::Truth;
 use crate::{
-    Certificate, Consideration, Context, Dane, Description, Explanation, Mode, MtaSts, Policy,
-    RequirementOutcome, Route, SelectorOutcome, TlsLevel,
+    Certificate, Consideration, Context, Dane, Description, Explanation, Fact, HeaderFrom, Host,
+    Mode, MtaSts, Outcome, Policy, RequirementOutcome, Route, SelectorOutcome, SmartHost, TlsLevel,
 };
 
 /// How many connectors an explanation shows.
-const MOST_CONSIDERED: usize = 100;
+const MAX_CONSIDERED: usize = 100;
 
 impl Policy {
     pub(crate) fn explanation(&self, context: &Context) -> Explanation {
@@ -24,35 +32,45 @@ impl Policy {
             .rules
             .connectors()
             .filter(|c| c.direction() == context.direction);
-        let mut considered: Vec<(Option<Rank>, bool, Consideration)> = Vec::new();
+        let mut considered: Vec<(Matched, bool, Consideration)> = Vec::new();
         let mut others = 0;
         for connector in same_direction {
-            let rank = connector.rank(&facts);
+            let (matched, rank) = connector.matched(&facts);
             let selectors = selector_outcomes(&connector, &facts);
-            let near = selectors.iter().any(|outcome| outcome.matched);
-            if considered.len() >= MOST_CONSIDERED && rank.is_none() && !near {
+            let near = selectors
+                .iter()
+                .any(|outcome| outcome.matched == Outcome::Yes);
+            if considered.len() >= MAX_CONSIDERED && matched == Truth::No && !near {
                 others += 1;
                 continue;
             }
             let consideration = Consideration {
                 connector: connector.name.into(),
                 mode: connector.mode,
-                matched: rank.is_some() && connector.mode != Mode::Disabled,
-                requirements: match rank {
-                    Some(_) => requirement_outcomes(&connector, &facts),
-                    None => Vec::new(),
+                matched: match connector.mode {
+                    Mode::Disabled => Outcome::No,
+                    Mode::Enforce | Mode::Audit => matched.into(),
+                },
+                requirements: match matched.is_possible() {
+                    true => requirement_outcomes(&connector, &facts),
+                    false => Vec::new(),
                 },
                 selectors,
             };
-            considered.push((rank, near, consideration));
+            considered.push(((matched, rank), near, consideration));
         }
-        considered.sort_by(|(a, a_near, x), (b, b_near, y)| {
-            (y.matched, b, b_near)
-                .cmp(&(x.matched, a, a_near))
+        let is_matched = |consideration: &Consideration| match consideration.matched {
+            Outcome::Yes => 2,
+            Outcome::Unknown => 1,
+            Outcome::No => 0,
+        };
+        sort_by(&mut considered, |(a, a_near, x), (b, b_near, y)| {
+            (is_matched(y), b, b_near)
+                .cmp(&(is_matched(x), a, a_near))
                 .then_with(|| x.connector.cmp(&y.connector))
         });
-        others += considered.len().saturating_sub(MOST_CONSIDERED) as u32;
-        considered.truncate(MOST_CONSIDERED);
+        others += considered.len().saturating_sub(MAX_CONSIDERED) as u32;
+        considered.truncate(MAX_CONSIDERED);
         Explanation {
             verdict: self.decide(context),
             considered: considered
@@ -85,100 +103,143 @@ impl Policy {
 }
 
 impl Connector<'_> {
-    fn rank(&self, facts: &Facts) -> Option<Rank> {
+    fn matched(&self, facts: &Facts) -> Matched {
         match &self.kind {
-            Kind::Inbound(inbound) => self.inbound_rank(inbound, facts),
-            Kind::Outbound(_) => self.outbound_rank(facts),
+            Kind::Inbound(inbound) => self.inbound_matched(inbound, facts),
+            Kind::Outbound(_) => match self.outbound_rank(facts) {
+                Some(rank) => (Truth::Yes, rank),
+                None => (Truth::No, Rank::default()),
+            },
         }
     }
 }
 
 fn selector_outcomes(connector: &Connector, facts: &Facts) -> Vec<SelectorOutcome> {
-    let (field, header_from) = match &connector.kind {
-        Kind::Inbound(inbound) => ("from", inbound.match_header_from),
-        Kind::Outbound(_) => ("to", false),
+    let (field, header_from, authorities) = match &connector.kind {
+        Kind::Inbound(inbound) => (
+            "from",
+            inbound.match_header_from,
+            inbound.require.authorities,
+        ),
+        Kind::Outbound(_) => ("to", false, Texts::default()),
     };
     let mut outcomes = Vec::new();
     for (field, selectors) in [(field, &connector.selectors), ("except", &connector.except)] {
-        list_outcomes(field, selectors, facts, header_from, &mut outcomes);
+        let lists = ListOutcomes {
+            facts,
+            header_from,
+            authorities,
+        };
+        lists.of(field, selectors, &mut outcomes);
     }
     outcomes
 }
 
-fn list_outcomes(
-    field: &str,
-    selectors: &Selectors,
-    facts: &Facts,
+/// How the lists of selectors compare with the facts.
+struct ListOutcomes<'a> {
+    facts: &'a Facts<'a>,
     header_from: bool,
-    outcomes: &mut Vec<SelectorOutcome>,
-) {
-    let mut push = |name: &str, tried: Tried, fact: String| {
-        outcomes.push(SelectorOutcome {
-            selector: format!("{field}.{name}"),
-            matched: tried.matched.is_some(),
-            pattern: tried.matched.unwrap_or(tried.all),
-            fact,
-        });
-    };
-    let domains = |set: PatternSet, domains: &[Option<&str>]| Tried {
-        matched: set
-            .iter()
-            .filter_map(|pattern| {
-                let closest = domains.iter().map(|d| pattern.specificity(*d)).max()?;
-                (closest > 0).then_some((closest, pattern))
-            })
-            .max_by_key(|(closest, _)| *closest)
-            .map(|(_, pattern)| pattern.to_string()),
-        all: some_of(set.iter(), set.len()),
-    };
-    if !selectors.sender_domains.is_empty() {
-        let identities = facts
-            .identities()
-            .take(if header_from { usize::MAX } else { 1 });
-        let identities: Vec<Option<&str>> = identities.collect();
-        let fact = sender_fact(facts, header_from);
-        push(
-            "sender-domains",
-            domains(selectors.sender_domains, &identities),
-            fact,
-        );
-    }
-    if !selectors.sender_ips.is_empty() {
-        let longest = facts
-            .client_ip
-            .and_then(|ip| selectors.sender_ips.longest(ip));
-        let tried = Tried {
-            matched: longest.map(|prefix| prefix.to_string()),
-            all: some_of(
-                selectors.sender_ips.iter(),
-                selectors.sender_ips.iter().count(),
-            ),
+    authorities: Texts<'a>,
+}
+
+impl ListOutcomes<'_> {
+    fn of(&self, field: &str, selectors: &Selectors, outcomes: &mut Vec<SelectorOutcome>) {
+        let facts = self.facts;
+        let mut push = |name: &str, tried: Tried, fact: String| {
+            outcomes.push(SelectorOutcome {
+                selector: format!("{field}.{name}"),
+                matched: tried.matched.into(),
+                pattern: tried.pattern.unwrap_or(tried.all),
+                fact,
+            });
         };
-        push("sender-ips", tried, ip_fact(facts));
+        if !selectors.sender_domains.is_empty() {
+            let identities = if self.header_from { usize::MAX } else { 1 };
+            let identities: Vec<Identity> = facts.identities().take(identities).collect();
+            let fact = sender_fact(facts, self.header_from);
+            push(
+                "sender-domains",
+                domains(selectors.sender_domains, &identities),
+                fact,
+            );
+        }
+        if !selectors.sender_ips.is_empty() {
+            push("sender-ips", self.addresses(selectors), ip_fact(facts));
+        }
+        if !selectors.certificate_names.is_empty() {
+            let fact = certificate_fact(facts);
+            push("certificate-names", self.certificates(selectors), fact);
+        }
+        if !selectors.recipient_domains.is_empty() {
+            let recipient = Identity::Domain(facts.recipient.as_deref());
+            let tried = domains(selectors.recipient_domains, &[recipient]);
+            push("recipient-domains", tried, facts.context.rcpt_to.clone());
+        }
     }
-    if !selectors.certificate_names.is_empty() {
+
+    fn addresses(&self, selectors: &Selectors) -> Tried {
+        let longest = match self.facts.client_ip {
+            Known::Is(ip) => selectors.sender_ips.longest(ip),
+            Known::Absent | Known::Unknown => None,
+        };
+        let ranges = selectors.sender_ips.iter();
+        Tried {
+            matched: self.facts.client_ip.satisfies(|_| longest.is_some().into()),
+            pattern: longest.map(|prefix| prefix.to_string()),
+            all: some_of(ranges, selectors.sender_ips.iter().count()),
+        }
+    }
+
+    fn certificates(&self, selectors: &Selectors) -> Tried {
         let set = selectors.certificate_names;
-        let fits = |pattern: &Pattern<&str>| {
-            facts
-                .trusted_names()
-                .iter()
-                .any(|name| pattern.certificate_specificity(name) > 0)
-        };
-        let tried = Tried {
-            matched: set.iter().find(fits).map(|pattern| pattern.to_string()),
+        let names = || self.facts.certificate_names().iter();
+        let fitting = set
+            .iter()
+            .find(|pattern| names().any(|name| pattern.certificate_specificity(name) > 0));
+        let has_name = self.facts.has_name(|_| fitting.is_some());
+        let is_trusted = self.facts.is_trusted();
+        let matched = has_name
+            .and(is_trusted)
+            .and(self.facts.is_anchored(self.authorities));
+        Tried {
+            matched,
+            pattern: fitting
+                .filter(|_| matched == Truth::Yes)
+                .map(|pattern| pattern.to_string()),
             all: some_of(set.iter(), set.len()),
-        };
-        push("certificate-names", tried, certificate_fact(facts));
+        }
     }
-    if !selectors.recipient_domains.is_empty() {
-        let tried = domains(selectors.recipient_domains, &[facts.recipient.as_deref()]);
-        push("recipient-domains", tried, facts.context.rcpt_to.clone());
+}
+
+fn domains(set: PatternSet, identities: &[Identity]) -> Tried {
+    let closeness = |identity: &Identity, pattern: &crate::names::Pattern<&str>| match identity {
+        Identity::Domain(domain) => pattern.specificity(*domain),
+        Identity::Unknown => 0,
+    };
+    let closest = set
+        .iter()
+        .filter_map(|pattern| {
+            let closest = identities.iter().map(|it| closeness(it, &pattern)).max()?;
+            (closest > 0).then_some((closest, pattern))
+        })
+        .max_by_key(|(closest, _)| *closest)
+        .map(|(_, pattern)| pattern.to_string());
+    Tried {
+        matched: match &closest {
+            Some(_) => Truth::Yes,
+            None if identities.contains(&Identity::Unknown) => Truth::Unknown,
+            None => Truth::No,
+        },
+        pattern: closest,
+        all: some_of(set.iter(), set.len()),
     }
 }
 
 /// What came of a list.
 struct Tried {
-    matched: Option<String>,
+    matched: Truth,
+    /// The pattern that matched.
+    pattern: Option<String>,
     all: String,
 }
 
@@ -190,7 +251,8 @@ fn sender_fact(facts: &Facts, header_from: bool) -> String {
         &context.mail_from
     };
     match &context.header_from {
-        Some(addresses) if header_from => {
+        HeaderFrom::Unknown if header_from => format!("{envelope}; header From: {UNKNOWN}"),
+        HeaderFrom::Addresses(addresses) if header_from => {
             format!(
                 "{envelope}; header From: {}",
                 some_of(addresses.iter(), addresses.len())
@@ -201,29 +263,44 @@ fn sender_fact(facts: &Facts, header_from: bool) -> String {
 }
 
 fn ip_fact(facts: &Facts) -> String {
-    facts
-        .client_ip
-        .map_or_else(|| "not known".into(), |ip| ip.to_string())
+    match facts.client_ip {
+        Known::Is(ip) => ip.to_string(),
+        Known::Absent => "not known".into(),
+        Known::Unknown => UNKNOWN.into(),
+    }
 }
 
+/// What stands for a fact that the host cannot tell.
+const UNKNOWN: &str = "unknown";
+
+/// Who the certificate identifies.
 fn certificate_fact(facts: &Facts) -> String {
-    let Some(tls) = facts.tls() else {
-        return "the session is not encrypted".into();
-    };
-    let Some(certificate) = &tls.certificate else {
-        return "no certificate".into();
-    };
-    format!(
-        "{} ({})",
-        names_fact(certificate),
-        trust_name(certificate.trust)
-    )
+    match (facts.tls(), facts.certificate()) {
+        (Known::Absent, _) => "the session is not encrypted".into(),
+        (_, Known::Absent) => "no certificate".into(),
+        (_, Known::Unknown) => UNKNOWN.into(),
+        (_, Known::Is(certificate)) => {
+            let trust = certificate.trust.map_or(UNKNOWN, |trust| trust.name());
+            let anchors = foreign_anchors(certificate);
+            format!("{} ({trust}{anchors})", names_fact(certificate))
+        }
+    }
+}
+
+/// The authorities, where they are others than the ordinary roots.
+fn foreign_anchors(certificate: &Certificate) -> String {
+    match certificate.anchors.as_deref() {
+        Some([anchor]) if anchor == crate::connector::PUBLIC => String::new(),
+        Some([]) | None => String::new(),
+        Some(anchors) => format!(" by {}", some_of(anchors.iter(), anchors.len())),
+    }
 }
 
 fn names_fact(certificate: &Certificate) -> String {
-    match certificate.dns_names.len() {
-        0 => "a certificate without names".into(),
-        count => some_of(certificate.dns_names.iter(), count),
+    match certificate.dns_names.as_deref() {
+        None => UNKNOWN.into(),
+        Some([]) => "a certificate without names".into(),
+        Some(names) => some_of(names.iter(), names.len()),
     }
 }
 
@@ -231,66 +308,101 @@ fn requirement_outcomes(connector: &Connector, facts: &Facts) -> Vec<Requirement
     let Kind::Inbound(Inbound { require, .. }) = &connector.kind else {
         return Vec::new();
     };
-    Failure::ALL
+    Requirement::ALL
         .into_iter()
-        .filter(|failure| failure.is_guarded(require))
-        .map(|failure| RequirementOutcome {
-            requirement: failure.name().into(),
-            satisfied: !failure.holds(require, facts),
-            expected: expected(failure, require),
-            fact: fact(failure, facts),
+        .filter(|requirement| requirement.is_asked(require))
+        // That a chain must end at the ordinary roots goes without saying where it does.
+        .filter(|requirement| {
+            *requirement != Requirement::CertificateAuthority
+                || !require.authorities.is_empty()
+                || facts.is_trusted().is_possible()
+                    && facts.is_anchored(require.authorities) != Truth::Yes
+        })
+        .map(|requirement| RequirementOutcome {
+            requirement: requirement.name().into(),
+            satisfied: requirement.is_satisfied(require, facts).into(),
+            expected: expected(requirement, require),
+            fact: fact(requirement, facts),
         })
         .collect()
 }
 
-fn expected(failure: Failure, require: &Requirements) -> String {
-    match failure {
-        Failure::Tls => "an encrypted session".into(),
-        Failure::TlsVersion => format!("at least {}", version_name(require.min_version)),
-        Failure::CertificateMissing => "a client certificate".into(),
-        Failure::CertificateFingerprint => {
-            let shown = require.fingerprints().map(|pin| fingerprint(&pin));
-            some_of(shown, require.fingerprints().count())
-        }
-        Failure::CertificateUntrusted => "a certificate from a trusted authority".into(),
-        Failure::CertificateName => some_of(
+fn expected(requirement: Requirement, require: &Requirements) -> String {
+    match requirement {
+        Requirement::Tls => "an encrypted session".into(),
+        Requirement::TlsVersion => format!("at least {}", version_name(require.min_version)),
+        Requirement::CertificateMissing => "a client certificate".into(),
+        Requirement::CertificateFingerprint => digests(require.fingerprints),
+        Requirement::CertificateKey => digests(require.keys),
+        Requirement::CertificateUntrusted => "a certificate from a trusted authority".into(),
+        Requirement::CertificateAuthority => match require.authorities.is_empty() {
+            true => crate::connector::PUBLIC.into(),
+            false => some_of(require.authorities.iter(), require.authorities.len()),
+        },
+        Requirement::CertificateName => some_of(
             require.certificate_names.iter(),
             require.certificate_names.len(),
         ),
-        Failure::SourceIp => some_of(require.source_ips.iter(), require.source_ips.iter().count()),
+        Requirement::SourceIp => {
+            some_of(require.source_ips.iter(), require.source_ips.iter().count())
+        }
     }
 }
 
-fn fact(failure: Failure, facts: &Facts) -> String {
-    let encrypted = match facts.tls() {
-        None => "the session is not encrypted".into(),
-        Some(tls) => format!("{} with {}", version_name(tls.version), tls.cipher),
-    };
-    let Some(certificate) = facts.certificate() else {
-        return match failure {
-            Failure::Tls | Failure::TlsVersion => encrypted,
-            Failure::SourceIp => ip_fact(facts),
-            _ => "no certificate".into(),
-        };
-    };
-    match failure {
-        Failure::Tls | Failure::TlsVersion => encrypted,
-        Failure::CertificateMissing => certificate.subject.clone(),
-        Failure::CertificateFingerprint => fingerprint(&certificate.sha256),
-        Failure::CertificateUntrusted => trust_name(certificate.trust).into(),
-        Failure::CertificateName => names_fact(certificate),
-        Failure::SourceIp => ip_fact(facts),
+fn digests(pins: Digests) -> String {
+    some_of(pins.iter().map(Sha256::from), pins.len())
+}
+
+fn fact(requirement: Requirement, facts: &Facts) -> String {
+    match requirement {
+        Requirement::Tls | Requirement::TlsVersion => encryption_fact(facts),
+        Requirement::SourceIp => ip_fact(facts),
+        _ => match facts.certificate() {
+            Known::Absent => "no certificate".into(),
+            Known::Unknown => UNKNOWN.into(),
+            Known::Is(certificate) => fact_of_certificate(requirement, certificate),
+        },
     }
 }
 
-fn fingerprint(words: &Fingerprint) -> String {
-    let (a, b, c, d) = words;
-    format!("{a:016x}{b:016x}{c:016x}{d:016x}")
+fn encryption_fact(facts: &Facts) -> String {
+    match facts.tls() {
+        Known::Absent => "the session is not encrypted".into(),
+        Known::Unknown => UNKNOWN.into(),
+        Known::Is(tls) => {
+            let version = tls.version.map_or(UNKNOWN, version_name);
+            match tls.cipher.is_empty() {
+                true => version.into(),
+                false => format!("{version} with {}", tls.cipher),
+            }
+        }
+    }
+}
+
+fn fact_of_certificate(requirement: Requirement, certificate: &Certificate) -> String {
+    let digest = |digest: Option<crate::connector::Sha256>| {
+        digest.map_or_else(|| UNKNOWN.into(), |it| Sha256::from(it).to_string())
+    };
+    match requirement {
+        Requirement::CertificateFingerprint => digest(certificate.sha256),
+        Requirement::CertificateKey => digest(certificate.key_sha256),
+        Requirement::CertificateUntrusted => certificate
+            .trust
+            .map_or(UNKNOWN, |trust| trust.name())
+            .into(),
+        Requirement::CertificateAuthority => match certificate.anchors.as_deref() {
+            None => UNKNOWN.into(),
+            Some([]) => "none".into(),
+            Some(anchors) => some_of(anchors.iter(), anchors.len()),
+        },
+        Requirement::CertificateName => names_fact(certificate),
+        _ => certificate.subject.clone(),
+    }
 }
 
 fn describe(connector: &Connector) -> crate::Connector {
-    let (field, demands) = match &connector.kind {
-        Kind::Inbound(inbound) => ("from", demands(&inbound.require)),
+    let (field, requires) = match &connector.kind {
+        Kind::Inbound(inbound) => ("from", requires(&inbound.require)),
         Kind::Outbound(outbound) => ("to", delivery(outbound)),
     };
     let mut applies_to = selection(&connector.selectors, field);
@@ -309,11 +421,45 @@ fn describe(connector: &Connector) -> crate::Connector {
         direction: connector.direction(),
         mode: connector.mode,
         applies_to,
-        demands,
+        requires,
         comment: connector.comment.map(String::from),
         selects: patterns(&connector.selectors),
         delivery,
+        reads: reads(connector),
     }
+}
+
+/// The facts that a connector reads.
+fn reads(connector: &Connector) -> Vec<Fact> {
+    let lists = [&connector.selectors, &connector.except];
+    let has = |is_given: fn(&Selectors) -> bool| lists.iter().any(|list| is_given(list));
+    let mut facts = Vec::new();
+    let mut read = |fact, is_read: bool| {
+        if is_read && !facts.contains(&fact) {
+            facts.push(fact);
+        }
+    };
+    read(Fact::ClientIp, has(|list| !list.sender_ips.is_empty()));
+    read(Fact::MailFrom, has(|list| !list.sender_domains.is_empty()));
+    read(Fact::RcptTo, has(|list| !list.recipient_domains.is_empty()));
+    if let Kind::Inbound(inbound) = &connector.kind {
+        read(Fact::HeaderFrom, inbound.match_header_from);
+        let by_certificate = has(|list| !list.certificate_names.is_empty());
+        for fact in [
+            Fact::Tls,
+            Fact::Certificate,
+            Fact::CertificateNames,
+            Fact::CertificateTrust,
+            Fact::CertificateAnchors,
+        ] {
+            read(fact, by_certificate);
+        }
+        for requirement in Requirement::ALL {
+            read(requirement.fact(), requirement.is_asked(&inbound.require));
+        }
+    }
+    sort_by(&mut facts, |a, b| (*a as u8).cmp(&(*b as u8)));
+    facts
 }
 
 fn patterns(selectors: &Selectors) -> crate::Selectors {
@@ -364,18 +510,25 @@ fn selection(selectors: &Selectors, field: &str) -> String {
     parts.join(" and ")
 }
 
-fn demands(require: &Requirements) -> String {
-    let parts: Vec<String> = Failure::ALL
+fn requires(require: &Requirements) -> String {
+    let parts: Vec<String> = Requirement::ALL
         .into_iter()
-        .filter(|failure| failure.is_guarded(require))
-        .filter_map(|failure| {
-            Some(match failure {
-                Failure::Tls => "TLS".into(),
-                Failure::TlsVersion => expected(failure, require),
-                Failure::CertificateMissing | Failure::CertificateUntrusted => return None,
-                Failure::CertificateFingerprint => "a pinned certificate".into(),
-                Failure::CertificateName => format!("certificate {}", expected(failure, require)),
-                Failure::SourceIp => format!("source {}", expected(failure, require)),
+        .filter(|requirement| requirement.is_asked(require))
+        .filter_map(|requirement| {
+            Some(match requirement {
+                Requirement::Tls => "TLS".into(),
+                Requirement::TlsVersion => expected(requirement, require),
+                Requirement::CertificateMissing | Requirement::CertificateUntrusted => return None,
+                Requirement::CertificateFingerprint => "a pinned certificate".into(),
+                Requirement::CertificateKey => "a pinned key".into(),
+                Requirement::CertificateAuthority if require.authorities.is_empty() => return None,
+                Requirement::CertificateAuthority => {
+                    format!("a certificate by {}", expected(requirement, require))
+                }
+                Requirement::CertificateName => {
+                    format!("certificate {}", expected(requirement, require))
+                }
+                Requirement::SourceIp => format!("source {}", expected(requirement, require)),
             })
         })
         .collect();
@@ -398,6 +551,20 @@ fn delivery(outbound: &Outbound) -> String {
             )
         }
     };
+    if let Some(version) = protection.min_version {
+        level.push_str(&format!(", at least {}", version_name(version)));
+    }
+    if !protection.fingerprints.is_empty() {
+        level.push_str(", a pinned certificate");
+    }
+    if !protection.keys.is_empty() {
+        level.push_str(", a pinned key");
+    }
+    if !protection.authorities.is_empty() {
+        let authorities = protection.authorities.iter();
+        let names = some_of(authorities, protection.authorities.len());
+        level.push_str(&format!(", a certificate by {names}"));
+    }
     match protection.dane {
         Dane::Opportunistic => {}
         Dane::Mandatory => level.push_str(" and DANE"),
@@ -408,6 +575,20 @@ fn delivery(outbound: &Outbound) -> String {
     }
     match &outbound.route() {
         Route::Mx => format!("{level}, by MX"),
-        Route::SmartHosts(hosts) => format!("{level}, by {}", some_of(hosts.iter(), hosts.len())),
+        Route::SmartHosts(hosts) => {
+            let shown = hosts.iter().map(smart_host);
+            format!("{level}, by {}", some_of(shown, hosts.len()))
+        }
+    }
+}
+
+fn smart_host(smart_host: &SmartHost) -> String {
+    let host = match &smart_host.host {
+        Host::Name(name) => name.clone(),
+        Host::Address(address) => format!("[{}]", core::net::IpAddr::from(*address)),
+    };
+    match smart_host.port {
+        Some(port) => format!("{host}:{port}"),
+        None => host,
     }
 }

@@ -10,11 +10,13 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use crate::Mode;
-use crate::facts::Facts;
+use crate::connector::{Connector, Kind, Selectors};
+use crate::facts::{Facts, Identity, Known};
 use crate::ip::Prefix;
 use crate::names::{CertificateName, Pattern, PatternSet, parent};
+use crate::order::sort_by;
 use crate::pack::{At, Reader, Writer};
-use crate::rules::{Connector, Kind, Selectors};
+use crate::truth::Truth;
 
 /// What a key is a hash of.
 #[derive(Clone, Copy)]
@@ -125,13 +127,18 @@ pub struct Index {
     lengths: At,
     /// Which keys there are, a bit each.
     kinds: u32,
+    /// Inbound connectors that no look-up finds where the fact is unknown that they stand under: the certificate's
+    /// names, the client's address, the From header.
+    by_certificate: At,
+    by_address: At,
+    by_header: At,
     /// Whether an enabled connector looks at the From header.
     pub reads_header_from: bool,
 }
 
 impl Index {
     /// Bytes of [`Index::write_head`].
-    pub const HEAD: usize = 7 * 4;
+    pub const HEAD: usize = 10 * 4;
 
     /// Packs the tables of connectors that are packed already.
     pub fn write(writer: &mut Writer, connectors: &[At]) -> Self {
@@ -151,13 +158,17 @@ impl Index {
                 Kind::Outbound(_) => places.outbound(&connector),
                 Kind::Inbound(inbound) => {
                     index.reads_header_from |= inbound.match_header_from;
-                    places.inbound(&connector, sharing.least_shared(&connector.selectors));
+                    let list = sharing.least_shared(&connector.selectors);
+                    places.inbound(&connector, list, inbound.match_header_from);
                 }
             }
         }
         index.kinds = places.kinds;
         index.always = write_list(writer, &places.always);
         index.anybody = write_list(writer, &places.anybody);
+        index.by_certificate = write_list(writer, &places.by_certificate);
+        index.by_address = write_list(writer, &places.by_address);
+        index.by_header = write_list(writer, &places.by_header);
         index.lengths = writer.at();
         for lengths in &mut places.lengths {
             lengths.sort_unstable_by(|a, b| b.cmp(a));
@@ -206,6 +217,9 @@ impl Index {
             self.anybody,
             self.lengths,
             self.kinds,
+            self.by_certificate,
+            self.by_address,
+            self.by_header,
             self.reads_header_from.into(),
         ] {
             writer.word(word);
@@ -221,6 +235,9 @@ impl Index {
             anybody: reader.word(),
             lengths: reader.word(),
             kinds: reader.word(),
+            by_certificate: reader.word(),
+            by_address: reader.word(),
+            by_header: reader.word(),
             reads_header_from: reader.word() != 0,
         }
     }
@@ -229,21 +246,29 @@ impl Index {
     pub fn inbound(&self, packed: Reader, facts: &Facts) -> Vec<At> {
         let mut found = Found::new(*self, packed);
         found.list(self.always);
-        for domain in facts.identities().flatten() {
-            found.names(domain, Key::Sender, Key::SenderBelow);
+        for identity in facts.identities() {
+            match identity {
+                Identity::Domain(Some(domain)) => {
+                    found.names(domain, Key::Sender, Key::SenderBelow);
+                }
+                Identity::Domain(None) => {}
+                Identity::Unknown => found.list(self.by_header),
+            }
         }
         if let Some(domain) = &facts.recipient {
             found.names(domain, Key::Recipient, Key::RecipientBelow);
         }
-        for CertificateName { name, wildcard } in facts.trusted_names() {
-            let whole = match wildcard {
-                true => Key::CertificateWildcard,
-                false => Key::Certificate,
-            };
-            found.names(name, whole, Key::CertificateBelow);
+        // A certificate that is not trusted identifies nobody.
+        if facts.is_trusted().is_possible() {
+            match facts.has_name(|_| true) {
+                Truth::Unknown => found.list(self.by_certificate),
+                Truth::Yes | Truth::No => found.certificate_names(facts),
+            }
         }
-        if let Some(ip) = facts.client_ip {
-            found.address(ip);
+        match facts.client_ip {
+            Known::Is(ip) => found.address(ip),
+            Known::Absent => {}
+            Known::Unknown => found.list(self.by_address),
         }
         found.finish()
     }
@@ -298,12 +323,21 @@ struct Places {
     entries: Vec<(u64, At)>,
     always: Vec<At>,
     anybody: Vec<At>,
+    by_certificate: Vec<At>,
+    by_address: Vec<At>,
+    by_header: Vec<At>,
     lengths: [Vec<u8>; 2],
     kinds: u32,
 }
 
 impl Places {
-    fn inbound(&mut self, connector: &Connector, list: Option<List>) {
+    fn inbound(&mut self, connector: &Connector, list: Option<List>, reads_header_from: bool) {
+        match list {
+            Some(List::Certificates) => self.by_certificate.push(connector.at),
+            Some(List::Addresses) => self.by_address.push(connector.at),
+            Some(List::Senders) if reads_header_from => self.by_header.push(connector.at),
+            Some(List::Senders | List::Recipients) | None => {}
+        }
         match list {
             Some(list) => self.put(connector, list),
             None => self.always.push(connector.at),
@@ -360,7 +394,7 @@ impl<'a> Found<'a> {
     }
 
     fn finish(mut self) -> Vec<At> {
-        self.places.sort_unstable();
+        sort_by(&mut self.places, u32::cmp);
         self.places.dedup();
         self.places
     }
@@ -393,6 +427,16 @@ impl<'a> Found<'a> {
         }
         if has_whole {
             self.key(suffix.key(whole));
+        }
+    }
+
+    fn certificate_names(&mut self, facts: &Facts) {
+        for CertificateName { name, wildcard } in facts.certificate_names() {
+            let whole = match wildcard {
+                true => Key::CertificateWildcard,
+                false => Key::Certificate,
+            };
+            self.names(name, whole, Key::CertificateBelow);
         }
     }
 

@@ -8,33 +8,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::IpAddress;
 use crate::pack::{Reader, Writer};
-use crate::problems::shorten;
-
-impl IpAddress {
-    /// The address in the interface's form; an IPv4-mapped IPv6 address becomes IPv4.
-    pub fn from_ip(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            IpAddr::V4(ip) => IpAddress::Ipv4(ip.to_bits()),
-            IpAddr::V6(ip) => {
-                let bits = ip.to_bits();
-                IpAddress::Ipv6(((bits >> 64) as u64, bits as u64))
-            }
-        }
-    }
-
-    /// The address in the standard library's form; an IPv4-mapped IPv6 address becomes IPv4.
-    pub fn to_ip(self) -> IpAddr {
-        match self {
-            IpAddress::Ipv4(bits) => IpAddr::V4(Ipv4Addr::from_bits(bits)),
-            IpAddress::Ipv6((high, low)) => {
-                let bits = u128::from(high) << 64 | u128::from(low);
-                IpAddr::V6(Ipv6Addr::from_bits(bits)).to_canonical()
-            }
-        }
-    }
-}
+use crate::text::shorten;
 
 /// A range of addresses: those that share the first `len` bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -246,8 +221,8 @@ impl<'a> PrefixSet<'a> {
     }
 
     /// How closely the closest range fits the address: its length plus one, or 0.
-    pub fn specificity(&self, ip: Option<IpAddr>) -> u16 {
-        ip.and_then(|ip| self.longest(ip))
+    pub fn specificity(&self, ip: IpAddr) -> u16 {
+        self.longest(ip)
             .map_or(0, |prefix| u16::from(prefix.len()) + 1)
     }
 }
@@ -368,8 +343,7 @@ mod tests {
             set.longest("10.1.2.3".parse().unwrap()),
             Some(prefix("10.1.0.0/16"))
         );
-        assert_eq!(set.specificity(Some("11.0.0.1".parse().unwrap())), 0);
-        assert_eq!(set.specificity(Some("fe80::1".parse().unwrap())), 1);
-        assert_eq!(set.specificity(None), 0);
+        assert_eq!(set.specificity("11.0.0.1".parse().unwrap()), 0);
+        assert_eq!(set.specificity("fe80::1".parse().unwrap()), 1);
     }
 }

@@ -18,31 +18,52 @@
 
 #![cfg_attr(target_arch = "wasm32", no_std)]
 #![warn(missing_docs)]
+// What only writes rules stands beside what reads them.
+#![cfg_attr(not(feature = "document"), allow(dead_code))]
 
 extern crate alloc;
 
+#[cfg(feature = "document")]
 mod cases;
+#[cfg(feature = "document")]
 mod check;
+mod connector;
+#[cfg(feature = "document")]
 mod context;
 mod decide;
+#[cfg(feature = "document")]
 mod document;
+#[cfg(feature = "document")]
+mod draft;
 mod explain;
 mod facts;
+#[cfg(feature = "document")]
 mod hash;
 mod index;
 mod ip;
+#[cfg(feature = "document")]
 mod json;
 mod names;
+mod order;
 mod pack;
+#[cfg(feature = "document")]
 mod problems;
+#[cfg(feature = "document")]
+mod reader;
+mod requirement;
 #[cfg(target_arch = "wasm32")]
 mod rt;
 mod rules;
+#[cfg(feature = "document")]
 mod suffixes;
+mod text;
+mod truth;
 
+use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+#[cfg(feature = "document")]
 mod bindings {
     #![allow(missing_docs, unsafe_code)]
     wit_bindgen::generate!({
@@ -56,15 +77,35 @@ mod bindings {
     use crate::component::Component;
 }
 
+#[cfg(not(feature = "document"))]
+mod bindings {
+    #![allow(missing_docs, unsafe_code)]
+    wit_bindgen::generate!({
+        path: "../wit",
+        world: "packed-policy",
+        additional_derives: [PartialEq],
+    });
+    #[cfg(target_arch = "wasm32")]
+    export!(Component);
+    #[cfg(target_arch = "wasm32")]
+    use crate::component::Component;
+}
+
 #[cfg(target_arch = "wasm32")]
 mod component;
 
 pub use bindings::exports::portcullis::policy::evaluation::{
-    Acceptance, Attribute, Certificate, Connector, Consideration, Context, Dane, Delivery,
-    Description, Direction, Explanation, Finding, IpAddress, Mode, MtaSts, Protection, Refusal,
-    RequirementOutcome, Route, SelectorOutcome, Selectors, Tls, TlsLevel, Trust, Verdict,
+    Acceptance, Attribute, Certificate, ClientAddress, Connector, Consideration, Context, Dane,
+    Delivery, Description, Direction, Explanation, Fact, Finding, HeaderFrom, Host, IpAddress,
+    Mode, MtaSts, Outcome, PeerCertificate, Protection, Refusal, RequirementOutcome, Route,
+    SelectorOutcome, Selectors, SessionSecurity, SmartHost, Tls, TlsLevel, Trust, Verdict,
 };
+#[cfg(feature = "document")]
 pub use bindings::exports::portcullis::policy::rules::{Problem, Severity, Summary};
+
+portcullis_types::conversions!(crate::bindings::exports::portcullis::policy::evaluation);
+#[cfg(feature = "document")]
+portcullis_types::rules_conversions!(crate::bindings::exports::portcullis::policy::rules);
 
 /// Rules that verdicts can be asked of.
 #[derive(Debug)]
@@ -77,6 +118,7 @@ impl Policy {
     ///
     /// # Errors
     /// All that is wrong with the document, warnings included, in its order.
+    #[cfg(feature = "document")]
     pub fn configure(document: &str) -> Result<(Policy, Summary), Vec<Problem>> {
         let mut problems = problems::Problems::new(document.trim_start_matches('\u{feff}'));
         let document::Document {
@@ -104,15 +146,15 @@ impl Policy {
         Ok((policy, summary))
     }
 
-    /// The rules as [`Policy::adopt`] takes them, without reading a document.
+    /// The rules in a form that needs no parsing, for [`Policy::load_packed`].
     pub fn packed(&self) -> &[u8] {
         self.rules.packed()
     }
 
-    /// A policy from what [`Policy::packed`] gave; `None` if these bytes are none of this version. They
-    /// are believed otherwise.
-    pub fn adopt(packed: Vec<u8>) -> Option<Policy> {
-        rules::Rules::adopt(packed).map(|rules| Policy { rules })
+    /// A policy of what [`Policy::packed`] has returned; `None` if these bytes are not rules of this layout. Otherwise
+    /// they are believed.
+    pub fn load_packed(packed: impl Into<Cow<'static, [u8]>>) -> Option<Policy> {
+        rules::Rules::load(packed.into()).map(|rules| Policy { rules })
     }
 
     /// Decides about one recipient of one message.

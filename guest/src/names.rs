@@ -6,12 +6,14 @@
 
 use alloc::borrow::Cow;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 
 use crate::pack::{Reader, Writer, text, word_of};
 
+use icu_normalizer::uts46::Uts46MapperBorrowed;
+use idna::punycode;
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 
 /// RFC 1035 §2.3.4, without the final dot.
@@ -118,12 +120,13 @@ impl<'a> CertificateName<'a> {
             Some(name) => (name, true),
             None => (text, false),
         };
-        let name = match lowered(name)? {
-            name if name.contains("xn--") => Cow::Owned(to_ascii(&name)?),
-            name => name,
-        };
+        let name = lowered(name)?;
         let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        let is_label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(is_part);
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(is_part)
+                && label.strip_prefix("xn--").is_none_or(is_a_label)
+        };
         let well_formed = name.len() <= 253 && name.split('.').all(is_label);
         well_formed.then_some(CertificateName { name, wildcard })
     }
@@ -133,41 +136,6 @@ impl core::fmt::Display for CertificateName<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter) -> core::fmt::Result {
         let wildcard = if self.wildcard { "*." } else { "" };
         write!(f, "{wildcard}{}", self.name)
-    }
-}
-
-/// The address in a text that people write for one: alone, in angle brackets, or behind a name. `None` if it could be
-/// read as an address of another domain, or is none.
-pub fn mailbox(text: &str) -> Option<&str> {
-    let trimmed = text.trim();
-    let inside = match trimmed.strip_suffix('>') {
-        Some(front) => {
-            let (before, inside) = front.rsplit_once('<')?;
-            (!before.contains(['<', '>'])).then_some(inside)?
-        }
-        None => trimmed,
-    };
-    let (local, domain) = inside.rsplit_once('@').unwrap_or(("", inside));
-    let is_foreign = |character: char| {
-        character.is_whitespace()
-            || character.is_control()
-            || matches!(character, '<' | '>' | ',' | ';' | '"' | '(' | ')')
-            || matches!(character, '\u{200b}'..='\u{200f}' | '\u{feff}')
-    };
-    // Within quotes a local part may hold all of them (RFC 5321 §4.1.2).
-    let is_bare = !local.starts_with('"');
-    let is_wrong = domain.contains(is_foreign)
-        || is_bare && (local.contains(is_foreign) || local.contains('@'));
-    (!is_wrong).then_some(inside)
-}
-
-/// The first of some names, and how many more there are.
-pub fn some_of<T: core::fmt::Display>(items: impl Iterator<Item = T>, count: usize) -> String {
-    const MOST: usize = 5;
-    let shown: Vec<String> = items.take(MOST).map(|item| item.to_string()).collect();
-    match count.saturating_sub(MOST) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 
@@ -182,7 +150,7 @@ pub fn address_domain(address: &str) -> Option<Cow<'_, str>> {
 fn lowered(domain: &str) -> Option<Cow<'_, str>> {
     let domain = tail(domain.strip_suffix('.').unwrap_or(domain));
     let domain = if !domain.is_ascii() {
-        Cow::Owned(to_ascii(domain).unwrap_or_else(|| to_ascii_by_label(domain)))
+        Cow::Owned(to_ascii(domain))
     } else if domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
         Cow::Owned(domain.to_ascii_lowercase())
     } else {
@@ -202,23 +170,46 @@ fn tail(domain: &str) -> &str {
     rest.find('.').map_or("", |dot| &rest[dot..])
 }
 
-fn to_ascii(domain: &str) -> Option<String> {
-    let ascii = Uts46::new().to_ascii(
-        domain.as_bytes(),
-        AsciiDenyList::EMPTY,
-        Hyphens::Allow,
-        DnsLength::Ignore,
-    );
-    // Mapping can bring forth a final dot: U+3002 is one.
-    let ascii = ascii.ok()?.into_owned();
-    Some(ascii.strip_suffix('.').map(String::from).unwrap_or(ascii))
+/// A-labels of a name that has other characters (RFC 5891 section 4.4, mapped as UTS 46 says). A label that cannot be
+/// mapped stays as it is: no pattern has one, and those above it count all the same. Otherwise a broken label in front
+/// would take a name out of the domain above it, and past that domain's connectors.
+fn to_ascii(domain: &str) -> String {
+    let mapper = Uts46MapperBorrowed::new();
+    let mut ascii = String::new();
+    for (number, label) in domain.split(DOTS).enumerate() {
+        if number > 0 {
+            ascii.push('.');
+        }
+        let mapped: String = mapper.map_normalize(label.chars()).collect();
+        match punycode::encode_str(&mapped) {
+            _ if mapped.contains(char::REPLACEMENT_CHARACTER) => {
+                ascii.push_str(&label.to_ascii_lowercase());
+            }
+            Some(encoded) if !mapped.is_ascii() => {
+                ascii.push_str("xn--");
+                ascii.push_str(&encoded);
+            }
+            _ => ascii.push_str(&mapped),
+        }
+    }
+    // The final dot may have been another one.
+    if ascii.ends_with('.') {
+        ascii.pop();
+    }
+    ascii
 }
 
-/// Where IDNA cannot read a label, the others count all the same: a broken label in front must not
-/// take a name out of the domain above it, and past that domain's connectors.
-fn to_ascii_by_label(domain: &str) -> String {
-    let label = |label: &str| to_ascii(label).unwrap_or_else(|| label.to_lowercase());
-    domain.split('.').map(label).collect::<Vec<_>>().join(".")
+/// What separates labels (UTS 46 section 2.3).
+const DOTS: [char; 4] = ['.', '\u{3002}', '\u{ff0e}', '\u{ff61}'];
+
+/// Whether what follows `xn--` encodes a label in normal form (RFC 5890 section 2.3.2.1).
+fn is_a_label(encoded: &str) -> bool {
+    let Some(label) = punycode::decode_to_string(encoded) else {
+        return false;
+    };
+    let mapper = Uts46MapperBorrowed::new();
+    let mapped = mapper.map_normalize(label.chars());
+    !label.is_ascii() && mapped.eq(label.chars())
 }
 
 /// The normal form of a domain in the rules; the error says what is wrong with it.

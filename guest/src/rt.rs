@@ -4,17 +4,15 @@
 #![allow(unsafe_code)]
 
 use alloc::alloc::{GlobalAlloc, Layout};
+#[cfg(not(feature = "document"))]
 use alloc::vec::Vec;
 use core::cell::{Cell, UnsafeCell};
 
-// wasi-libc's allocator and memory functions; none of them imports anything.
+// wasi-libc's memory functions; none of them imports anything.
 #[link(name = "c")]
-unsafe extern "C" {
-    fn aligned_alloc(align: usize, size: usize) -> *mut u8;
-    fn free(pointer: *mut u8);
-}
+unsafe extern "C" {}
 
-/// Bytes for what a call allocates; more comes from the heap.
+/// Bytes for what a call allocates, as long as that is little; more comes from the heap.
 const ARENA: usize = 16 << 10;
 
 /// Memory of one call. All of it is given back at once when the next call begins: most calls touch
@@ -85,6 +83,7 @@ pub fn begin() {
     if MEMORY.stage.get() == Stage::Done {
         MEMORY.used.set(0);
         MEMORY.stage.set(Stage::Call);
+        heap::begin();
     }
 }
 
@@ -103,9 +102,11 @@ pub fn keep() {
 /// From here on, calls allocate for themselves only.
 pub fn keep_no_more() {
     MEMORY.stage.set(Stage::Done);
+    heap::stays();
 }
 
 /// What came as an argument, where it stays. To be called after [`keep`].
+#[cfg(not(feature = "document"))]
 pub fn kept(bytes: Vec<u8>) -> Vec<u8> {
     if MEMORY.holds(bytes.as_ptr().cast_mut()) {
         return bytes.clone();
@@ -113,23 +114,115 @@ pub fn kept(bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-struct Allocator;
+/// The heap of an evaluator that reads documents: wasi-libc's, which imports nothing.
+#[cfg(feature = "document")]
+mod heap {
+    use alloc::alloc::Layout;
 
-// SAFETY: the arena gives out each byte once a call; `aligned_alloc` gives memory of that size and
-// alignment or null, and `free` takes back what it gave. A component has one thread.
-unsafe impl GlobalAlloc for Allocator {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if let Some(pointer) = MEMORY.alloc(layout) {
-            return pointer;
-        }
-        // C asks for a multiple of the alignment (C11 §7.22.3.1).
+    unsafe extern "C" {
+        fn aligned_alloc(align: usize, size: usize) -> *mut u8;
+        fn free(pointer: *mut u8);
+    }
+
+    pub const TAKES_BACK: bool = true;
+
+    pub fn begin() {}
+
+    pub fn stays() {}
+
+    pub fn alloc(layout: Layout) -> *mut u8 {
+        // C asks for a multiple of the alignment (C11 section 7.22.3.1).
         let size = layout.pad_to_align().size();
+        // SAFETY: any size and any power of two as alignment are allowed.
         unsafe { aligned_alloc(layout.align().max(size_of::<usize>()), size) }
     }
 
+    /// # Safety
+    /// The pointer came from [`alloc`].
+    pub unsafe fn dealloc(pointer: *mut u8) {
+        unsafe { free(pointer) }
+    }
+}
+
+/// The heap of a policy that has its rules: a call needs it only for what does not fit into the arena, and nothing of it
+/// when the next one begins. So it only grows, and begins anew with each call.
+#[cfg(not(feature = "document"))]
+mod heap {
+    use alloc::alloc::Layout;
+    use core::arch::wasm32::{memory_grow, memory_size};
+    use core::cell::Cell;
+
+    pub const TAKES_BACK: bool = false;
+
+    const PAGE: usize = 64 << 10;
+
+    struct Heap {
+        /// The first byte of the heap that calls may use; 0 before there is any.
+        start: Cell<usize>,
+        /// The first byte that is not used.
+        next: Cell<usize>,
+        /// The end of the memory.
+        end: Cell<usize>,
+    }
+
+    // SAFETY: a component has one thread.
+    unsafe impl Sync for Heap {}
+
+    static HEAP: Heap = Heap {
+        start: Cell::new(0),
+        next: Cell::new(0),
+        end: Cell::new(0),
+    };
+
+    pub fn begin() {
+        HEAP.next.set(HEAP.start.get());
+    }
+
+    pub fn stays() {
+        HEAP.start.set(HEAP.next.get());
+    }
+
+    pub fn alloc(layout: Layout) -> *mut u8 {
+        if HEAP.end.get() == 0 {
+            // Behind all that is there: a finished policy's rules are, too.
+            let end = memory_size::<0>() * PAGE;
+            HEAP.start.set(end);
+            HEAP.next.set(end);
+            HEAP.end.set(end);
+        }
+        let at = HEAP.next.get().next_multiple_of(layout.align());
+        let Some(end) = at.checked_add(layout.size()) else {
+            return core::ptr::null_mut();
+        };
+        if end > HEAP.end.get() {
+            let pages = (end - HEAP.end.get()).div_ceil(PAGE);
+            if memory_grow::<0>(pages) == usize::MAX {
+                return core::ptr::null_mut();
+            }
+            HEAP.end.set(HEAP.end.get() + pages * PAGE);
+        }
+        HEAP.next.set(end);
+        at as *mut u8
+    }
+
+    /// # Safety
+    /// None: nothing is given back.
+    pub unsafe fn dealloc(_: *mut u8) {}
+}
+
+struct Allocator;
+
+// SAFETY: the arena gives out each byte once a call, and so does the heap, or takes back what it gave. A component has
+// one thread.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        MEMORY.alloc(layout).unwrap_or_else(|| heap::alloc(layout))
+    }
+
+    #[inline(always)]
     unsafe fn dealloc(&self, pointer: *mut u8, _: Layout) {
-        if !MEMORY.holds(pointer) {
-            unsafe { free(pointer) }
+        if heap::TAKES_BACK && !MEMORY.holds(pointer) {
+            unsafe { heap::dealloc(pointer) }
         }
     }
 
@@ -210,4 +303,36 @@ impl<T> Once<T> {
         // SAFETY: as above.
         unsafe { *self.0.get() = Some(value) }
     }
+}
+
+/// Where a host finds the rules of a finished policy, and what it puts there: `portcullis build` writes the place and
+/// the length of the rules behind the mark, into the component itself.
+#[cfg(not(feature = "document"))]
+#[repr(C)]
+struct Embedded {
+    mark: [u8; 16],
+    start: u32,
+    length: u32,
+}
+
+#[cfg(not(feature = "document"))]
+#[used]
+static EMBEDDED: Embedded = Embedded {
+    mark: *b"portcullis rules",
+    start: 0,
+    length: 0,
+};
+
+/// The rules that stand in the component itself, if it is a finished policy.
+#[cfg(not(feature = "document"))]
+pub fn embedded_rules() -> Option<&'static [u8]> {
+    // What stands there was written after this was compiled.
+    // SAFETY: a reference to a static can be read.
+    let embedded = unsafe { core::ptr::read_volatile(&raw const EMBEDDED) };
+    if embedded.length == 0 {
+        return None;
+    }
+    let start = embedded.start as usize as *const u8;
+    // SAFETY: whoever has written the place has put the rules there, behind all that this program uses of its memory.
+    Some(unsafe { core::slice::from_raw_parts(start, embedded.length as usize) })
 }

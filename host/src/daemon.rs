@@ -24,6 +24,7 @@ use crate::egress::partner::{Means, Outbound};
 use crate::egress::path::Admission;
 use crate::egress::path::Exit;
 use crate::egress::pool::Pool;
+use crate::frontend::ask::Asking;
 use crate::frontend::expiry::Expiring;
 use crate::frontend::smtp::accept;
 use crate::frontend::smtp::limits::Doors;
@@ -32,11 +33,12 @@ use crate::frontend::smtp::listener::Listener;
 use crate::frontend::smtp::listener::Server;
 use crate::frontend::smtp::listener::Settings;
 use crate::observe::metrics::Metrics;
+use crate::observe::policies::Observing;
 use crate::observe::redact;
-use crate::tls::{Pair, SOON, ServerTls, TlsError, read_roots};
+use crate::tls::{Pair, SOON, ServerTls, TlsError, read_authorities};
 use crate::watch::{Changed, Files, Subject, Watch};
-use portcullis::sandbox::{Builder, Cache, Compiler, Sandbox};
-use portcullis::store::{Outcome, Policies, TenantSource, Update};
+use portcullis::store::{Outcome, Store, TenantSource, Update};
+use portcullis::{Compiler, Engine, EngineError};
 
 /// How often certificates are looked at.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -84,21 +86,9 @@ impl Daemon {
         purpose: Purpose,
     ) -> anyhow::Result<Self> {
         let hangup = signal(SignalKind::hangup())?;
-        let cache = match config.sandbox.cache_folder() {
-            None => None,
-            // A cache that is made for somebody else is of no use to the one who will run.
-            Some(folder) if purpose == Purpose::Check && !is_ours(&folder) => None,
-            Some(folder) => match Cache::open(&folder) {
-                Ok(cache) => Some(Arc::new(cache)),
-                Err(error) if config.sandbox.cache.is_some() => bail!(error),
-                Err(error) => {
-                    tracing::warn!(%error, "compiled policies are not kept");
-                    None
-                }
-            },
-        };
-        let sandbox = Sandbox::new(config.sandbox.limits(), cache.clone(), compiler)?;
-        let (policies, late) = Policies::new(sandbox, Builder::new(cache, compiler)?);
+        let metrics = Arc::new(metrics());
+        let engine = engine(&config, compiler, purpose, metrics.clone())?;
+        let (policies, late) = Store::new(engine);
         let policies = Arc::new(policies);
         redact::tell(&config.log);
         let Read { settings, errors } = Read::new(&config, None)?;
@@ -109,8 +99,11 @@ impl Daemon {
         let listeners = listeners(&config, outbound.as_ref());
         let server = Arc::new(Server {
             hostname: config.hostname.as_str().into(),
-            policies,
-            metrics: Arc::new(metrics()),
+            asking: Arc::new(Asking {
+                policies,
+                metrics,
+                expiring: Expiring::default(),
+            }),
             settings: ArcSwap::from_pointee(settings),
             partial: match purpose {
                 Purpose::Run => partial(&config),
@@ -118,7 +111,6 @@ impl Daemon {
             },
             doors: Arc::new(Doors::default()),
             headers: Room::default(),
-            expiring: Expiring::default(),
             stopping: watch::Sender::new(false),
         });
         let mut daemon = Daemon {
@@ -175,7 +167,7 @@ impl Daemon {
         let ends = pairs
             .iter()
             .map(|(path, pair)| (path.as_path(), pair.not_after));
-        self.server.metrics.certificates(ends);
+        self.server.asking.metrics.certificates(ends);
         for (path, pair) in &pairs {
             for warning in &pair.warnings {
                 tracing::warn!("{warning}");
@@ -203,7 +195,7 @@ impl Daemon {
                 );
             }
         }
-        for bad in settings.roots.bad_crls() {
+        for bad in settings.authorities.public().bad_crls() {
             tracing::warn!(file = %bad.path.display(), "revocation list: {}", bad.reason);
         }
     }
@@ -233,7 +225,7 @@ impl Daemon {
             };
             self.enter(outcome).await;
         }
-        self.server.policies.snapshot().is_complete()
+        self.server.asking.policies.snapshot().is_complete()
     }
 
     /// Takes mail until it is told to stop.
@@ -261,7 +253,7 @@ impl Daemon {
         }
         if let Some(metrics) = &self.config.metrics {
             let address = metrics.address;
-            let serving = http::serve(self.server.metrics.clone(), address).await;
+            let serving = http::serve(self.server.asking.metrics.clone(), address).await;
             serving.with_context(|| format!("cannot listen on {address}"))?;
         }
         ready();
@@ -319,7 +311,7 @@ impl Daemon {
                 Ok(config) => self.take(config),
                 Err(error) => {
                     refused += 1;
-                    tracing::error!(%error, "the configuration was not taken; the old one stays in force");
+                    tracing::error!(%error, "new configuration rejected; previous version remains active");
                 }
             }
         }
@@ -328,7 +320,7 @@ impl Daemon {
         match apart(move || Read::new(&config, Some(&before))).await? {
             Ok(Read { settings, errors }) => {
                 for error in &errors {
-                    tracing::error!(%error, "not taken; what was in force stays");
+                    tracing::error!(%error, "not reloaded; previous version remains active");
                 }
                 refused += errors.len() + self.exchange_way_out(&settings).await?;
                 self.server.settings.store(Arc::new(settings));
@@ -336,15 +328,12 @@ impl Daemon {
             }
             Err(error) => {
                 refused += 1;
-                tracing::error!(%error, "the settings were not taken; the old ones stay in force");
+                tracing::error!(%error, "settings not reloaded; previous version remains active");
             }
         }
         match refused {
-            0 => tracing::info!("settings in force"),
-            refused => tracing::warn!(
-                refused,
-                "settings were read again, and not all of them are in force"
-            ),
+            0 => tracing::info!("configuration reloaded"),
+            refused => tracing::warn!(refused, "configuration reloaded in part"),
         }
         self.update_policies(None).await;
         Ok(())
@@ -389,7 +378,7 @@ impl Daemon {
         for tenant in &self.config.tenants {
             if !has(&config.tenants, &tenant.name) {
                 tracing::info!(tenant = tenant.name, "tenant removed");
-                self.server.metrics.forget(&tenant.name);
+                self.server.asking.metrics.forget(&tenant.name);
             }
         }
         let listeners = match is_same {
@@ -409,12 +398,12 @@ impl Daemon {
         let Some(outbound) = &self.outbound else {
             return Ok(0);
         };
-        let (config, roots, before) = (
+        let (config, authorities, before) = (
             self.config.clone(),
-            settings.roots.clone(),
+            settings.authorities.clone(),
             outbound.means(),
         );
-        let errors = match apart(move || Means::new(&config, roots, Some(&before))).await? {
+        let errors = match apart(move || Means::new(&config, authorities, Some(&before))).await? {
             Ok((means, errors)) => {
                 outbound.exchange(means);
                 errors
@@ -422,7 +411,7 @@ impl Daemon {
             Err(error) => vec![error],
         };
         for error in &errors {
-            tracing::error!(%error, "not taken for the way out; what was in force stays");
+            tracing::error!(%error, "not reloaded for delivery; previous version remains active");
         }
         Ok(errors.len())
     }
@@ -442,7 +431,7 @@ impl Daemon {
 
     /// Looks at the policies of these tenants, or of all.
     async fn update_policies(&mut self, only: Option<&BTreeSet<usize>>) {
-        let policies = self.server.policies.clone();
+        let policies = self.server.asking.policies.clone();
         let update = policies.update(&self.sources, only).await;
         self.missing += update.late;
         if update.late > 0 {
@@ -457,29 +446,32 @@ impl Daemon {
     /// Takes what came of a file that took long to read.
     async fn enter(&mut self, outcome: Outcome) {
         self.missing = self.missing.saturating_sub(1);
-        let policies = self.server.policies.clone();
+        let policies = self.server.asking.policies.clone();
         let update = policies.enter(&self.sources, outcome).await;
         self.note(update);
     }
 
     fn note(&self, update: Update) {
         for tenant in &update.changed {
-            self.server.metrics.policy_updated(tenant, true);
-            self.server.metrics.policy_failing(tenant, false);
-            tracing::info!(%tenant, "policy in force");
+            self.server.asking.metrics.policy_updated(tenant, true);
+            self.server.asking.metrics.policy_failing(tenant, false);
+            tracing::info!(%tenant, "policy loaded");
         }
-        let policies = self.server.policies.snapshot();
+        let policies = self.server.asking.policies.snapshot();
         for error in &update.errors {
-            self.server.metrics.policy_updated(&error.tenant, false);
+            self.server
+                .asking
+                .metrics
+                .policy_updated(&error.tenant, false);
             let tenant = policies.named(&error.tenant);
-            let stays = tenant.is_some_and(|tenant| tenant.policy.is_some());
+            let stays = tenant.is_some_and(|tenant| tenant.has_policy());
             let cause = error.cause.to_string();
             tracing::error!(
                 tenant = error.tenant,
-                "policy not taken, {}: {}",
+                "new policy rejected; {}: {}",
                 match stays {
-                    true => "what was in force stays",
-                    false => "and there is none yet: its mail is deferred until this is mended",
+                    true => "previous version remains active",
+                    false => "there is no previous version, so its mail is deferred",
                 },
                 crate::observe::redact::words(&cause)
             );
@@ -499,6 +491,7 @@ impl Daemon {
         settings.extend(
             roots
                 .chain(trust.additional_roots.iter())
+                .chain(trust.authority.iter().flat_map(|it| it.roots.iter()))
                 .map(PathBuf::as_path),
         );
         if self.config.dns.servers.is_empty() {
@@ -540,6 +533,35 @@ fn sources(config: &Config) -> Vec<TenantSource> {
     config.tenants.iter().map(TenantSource::from).collect()
 }
 
+/// What policies run on. A cache that nobody has asked for is not worth failing for.
+fn engine(
+    config: &Config,
+    compiler: Compiler,
+    purpose: Purpose,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<Engine> {
+    let sandbox = &config.sandbox;
+    let observer = Arc::new(Observing(metrics));
+    let builder = || {
+        Engine::builder()
+            .limits(sandbox.limits())
+            .compiler(compiler.clone())
+            .observer(observer.clone())
+    };
+    // A cache that is made for somebody else is of no use to the one who will run.
+    let is_usable = |folder: &PathBuf| purpose == Purpose::Run || is_ours(folder);
+    let Some(folder) = sandbox.cache_folder().filter(is_usable) else {
+        return Ok(builder().build()?);
+    };
+    match builder().cache_directory(folder).build() {
+        Err(EngineError::Cache(error)) if sandbox.cache_directory.is_none() => {
+            tracing::warn!(%error, "compiled policies are not kept");
+            Ok(builder().build()?)
+        }
+        built => Ok(built?),
+    }
+}
+
 /// The numbers that are shown.
 fn metrics() -> Metrics {
     let mut metrics = Metrics::default();
@@ -565,8 +587,8 @@ struct Read {
 impl Read {
     /// Reads certificates and roots. What cannot be read is taken from `before`, and told.
     fn new(config: &Config, before: Option<&Settings>) -> Result<Self, TlsError> {
-        let known = before.map(|before| &before.roots);
-        let (roots, mut errors) = read_roots(&config.trust, known)?;
+        let known = before.map(|before| &before.authorities);
+        let (authorities, mut errors) = read_authorities(&config.trust, known)?;
         let mut tls = HashMap::new();
         for (number, listener) in config.listeners.iter().enumerate() {
             if listener.certificate.is_empty() || listener.tls == config::TlsMode::None {
@@ -574,14 +596,14 @@ impl Read {
             }
             let files = listener.certificate.iter().zip(listener.key.iter());
             let known = before.and_then(|before| before.tls.get(&number));
-            let found = match ServerTls::from_files(files, roots.clone(), known) {
+            let found = match ServerTls::from_files(files, authorities.clone(), known) {
                 Ok((found, more)) => {
                     errors.extend(more);
                     Some(found)
                 }
                 Err(error) => {
                     errors.push(error);
-                    known.map(|known| known.with_roots(roots.clone()))
+                    known.map(|known| known.with_authorities(authorities.clone()))
                 }
             };
             if let Some(found) = found {
@@ -594,7 +616,7 @@ impl Read {
             .any(config::Listener::wants_client_names);
         let names = wanted.then(|| names(config, before)).flatten();
         let settings = Settings {
-            roots,
+            authorities,
             limits: config.limits.clone(),
             timeouts: config.timeouts.clone(),
             tls,
@@ -663,7 +685,7 @@ fn tell_of_journal(partial: &Partial, error: &std::io::Error) {
     tracing::error!(
         journal = %partial.place().unwrap_or(Path::new("")).display(),
         %error,
-        "what is delivered cannot be remembered ([delivery] state); each message goes one way only"
+        "what is delivered cannot be remembered ([delivery] state-directory); each message goes one way only"
     );
 }
 
@@ -696,7 +718,7 @@ fn outbound(config: &Config, settings: &Settings) -> anyhow::Result<Option<Arc<O
     if config.listeners.iter().all(|own| own.outbound.is_none()) {
         return Ok(None);
     }
-    let (means, _) = Means::new(config, settings.roots.clone(), None)?;
+    let (means, _) = Means::new(config, settings.authorities.clone(), None)?;
     Ok(Some(Arc::new(Outbound::new(config, means))))
 }
 

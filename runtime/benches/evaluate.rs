@@ -6,11 +6,10 @@
 #![allow(clippy::expect_used, missing_docs)]
 
 use std::hint::black_box;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use portcullis::sandbox::{Builder, Cache, Compiler, Instance, Limits, Module, Sandbox, interface};
+use portcullis::{Compiler, Context, Engine, Limits, PeerCertificate, Policy, Tls};
 use portcullis_evaluator as native;
 use tokio::runtime::Runtime;
 
@@ -63,77 +62,62 @@ fn sizes() -> Vec<usize> {
 
 /// A message for one connector, which it satisfies: the sender's domain is that of `number`, which is
 /// to be a multiple of 5.
-fn native_context(number: usize) -> native::Context {
-    native::Context {
-        direction: native::Direction::Inbound,
-        client_ip: Some(native::IpAddress::Ipv4(0x0A00_0001)),
-        helo: Some(format!("mail.partner{number}.example")),
-        tls: Some(native::Tls {
-            version: 0x0304,
+fn context(number: usize) -> Context {
+    let client_ip: std::net::IpAddr = [10, 0, 0, 1].into();
+    let from = format!("alice@mail.partner{number}.example");
+    Context::inbound(client_ip, from, "bob@contoso.com")
+        .helo(format!("mail.partner{number}.example"))
+        .tls(Tls {
+            version: Some(0x0304),
             cipher: "TLS13_AES_256_GCM_SHA384".into(),
-            certificate: None,
-        }),
-        mail_from: format!("alice@mail.partner{number}.example"),
-        rcpt_to: "bob@contoso.com".into(),
-        header_from: None,
-        attributes: Vec::new(),
-    }
+            certificate: PeerCertificate::None,
+        })
 }
 
-fn context(number: usize) -> Arc<interface::Context> {
-    let native = native_context(number);
-    Arc::new(interface::Context {
-        direction: interface::Direction::Inbound,
-        client_ip: Some(interface::IpAddress::Ipv4(0x0A00_0001)),
-        helo: native.helo,
-        tls: native.tls.map(|tls| interface::Tls {
-            version: tls.version,
-            cipher: tls.cipher,
-            certificate: None,
-        }),
-        mail_from: native.mail_from,
-        rcpt_to: native.rcpt_to,
-        header_from: None,
-        attributes: Vec::new(),
-    })
+fn native_context(number: usize) -> native::Context {
+    let json = context(number).to_json();
+    portcullis_types::parse_context(&json)
+        .expect("our own JSON")
+        .into()
 }
 
-fn sandbox(cache: Option<Arc<Cache>>) -> Sandbox {
-    let limits = Limits {
-        memory: 4 << 30,
-        module: 1 << 30,
-        instances: 10,
-        ..Limits::default()
+fn engine(cache: Option<&std::path::Path>) -> Engine {
+    let mut limits = Limits::default();
+    limits.memory = 4 << 30;
+    limits.policy_size = 1 << 30;
+    limits.instances = 10;
+    let builder = Engine::builder()
+        .limits(limits)
+        .compiler(Compiler::InProcess);
+    let builder = match cache {
+        Some(folder) => builder.cache_directory(folder),
+        None => builder,
     };
-    Sandbox::new(limits, cache, Compiler::Here).expect("a sandbox")
+    builder.build().expect("an engine")
 }
 
 fn evaluate(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
-    let builder = Builder::new(None, Compiler::Here).expect("a builder");
-    let sandbox = sandbox(None);
+    let engine = engine(None);
     let mut group = criterion.benchmark_group("evaluate");
     // What crossing the boundary costs by itself: a policy that decides nothing.
     let nothing = portcullis_tests::modules::Module::new("(i32.const 0)").component();
     let nothing = runtime
-        .block_on(sandbox.load("nothing", nothing))
+        .block_on(engine.load_component("nothing", nothing))
         .expect("a policy");
     group.bench_function("boundary", |bencher| {
-        bencher.iter_custom(|iterations| {
-            runtime.block_on(warm(&sandbox, &nothing, &[context(0)], iterations))
-        });
+        bencher
+            .iter_custom(|iterations| runtime.block_on(warm(&nothing, &[context(0)], iterations)));
     });
     for size in sizes() {
         let document = rules(size);
         let (policy, _) = native::Policy::configure(&document).expect("the rules are good");
         let rules = runtime
-            .block_on(builder.read(document))
+            .block_on(engine.read(document))
             .expect("the rules are good");
-        let component = runtime
-            .block_on(builder.component(rules.packed.clone()))
-            .expect("the rules are good");
-        let module = runtime
-            .block_on(sandbox.load("bench", component))
+        let component = engine.build("bench", &rules).expect("a component");
+        let policy_of_file = runtime
+            .block_on(engine.load_component("bench", component))
             .expect("a policy");
         // One context again and again, and as many as keep the caches busy.
         let spread = |number: usize| number * 7919 % size / 5 * 5;
@@ -156,50 +140,34 @@ fn evaluate(criterion: &mut Criterion) {
         });
         group.bench_function(BenchmarkId::new("warm", size), |bencher| {
             bencher.iter_custom(|iterations| {
-                runtime.block_on(warm(&sandbox, &module, &contexts[1..2], iterations))
+                runtime.block_on(warm(&policy_of_file, &contexts[1..2], iterations))
             });
         });
         group.bench_function(BenchmarkId::new("warm-spread", size), |bencher| {
             bencher.iter_custom(|iterations| {
-                runtime.block_on(warm(&sandbox, &module, &contexts, iterations))
+                runtime.block_on(warm(&policy_of_file, &contexts, iterations))
             });
         });
-        let mut modules = vec![("fresh", module)];
-        if let Ok(shared) = runtime.block_on(sandbox.adopt("shared", rules.packed))
-            && size <= 1000
-        {
-            modules.push(("fresh-shared", shared));
-        }
-        for (name, module) in modules {
-            group.bench_function(BenchmarkId::new(name, size), |bencher| {
-                bencher.iter_custom(|iterations| {
-                    runtime.block_on(timed(iterations, async |_| {
-                        let mut instance =
-                            Instance::new(&sandbox, &module).await.expect("an instance");
-                        instance
-                            .evaluate(black_box(&contexts[1]))
-                            .await
-                            .expect("a verdict")
-                    }))
-                });
+        group.bench_function(BenchmarkId::new("fresh", size), |bencher| {
+            bencher.iter_custom(|iterations| {
+                runtime.block_on(timed(iterations, async |_| {
+                    let mut session = policy_of_file.session();
+                    let answer = session.try_decide(black_box(&contexts[1]));
+                    answer.await.expect("a verdict")
+                }))
             });
-        }
+        });
     }
     group.finish();
 }
 
 /// Evaluations by one instance, of these contexts in turn.
-async fn warm(
-    sandbox: &Sandbox,
-    module: &Arc<Module>,
-    contexts: &[Arc<interface::Context>],
-    iterations: u64,
-) -> Duration {
-    let mut instance = Instance::new(sandbox, module).await.expect("an instance");
+async fn warm(policy: &Policy, contexts: &[Context], iterations: u64) -> Duration {
+    let mut session = policy.session();
     timed(iterations, async |number| {
         let facts = &contexts[number as usize % contexts.len()];
-        instance
-            .evaluate(black_box(facts))
+        session
+            .try_decide(black_box(facts))
             .await
             .expect("a verdict")
     })
@@ -210,22 +178,15 @@ async fn warm(
 fn load(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let folder = tempfile::tempdir().expect("a folder");
-    let cache = Arc::new(Cache::open(&folder.path().join("cache")).expect("a cache"));
-    let builder = Builder::new(Some(cache.clone()), Compiler::Here).expect("a builder");
-    let sandbox = sandbox(Some(cache));
+    let engine = engine(Some(&folder.path().join("cache")));
     let mut group = criterion.benchmark_group("load");
     group.sample_size(10);
     for size in sizes() {
         let document = rules(size);
         let build = async || {
-            let rules = builder
-                .read(document.clone())
-                .await
-                .expect("the rules are good");
-            builder
-                .component(rules.packed)
-                .await
-                .expect("the rules are good")
+            let rules = engine.read(document.clone());
+            let rules = rules.await.expect("the rules are good");
+            engine.build("bench", &rules).expect("a component")
         };
         let component = runtime.block_on(build());
         println!(
@@ -242,7 +203,8 @@ fn load(criterion: &mut Criterion) {
         std::fs::write(&path, component).expect("a file");
         let load = async || {
             let component = std::fs::read(&path).expect("a file");
-            sandbox.load("bench", component).await.expect("a policy")
+            let loaded = engine.load_component("bench", component);
+            loaded.await.expect("a policy")
         };
         runtime.block_on(load());
         group.bench_function(BenchmarkId::new("load", size), |bencher| {

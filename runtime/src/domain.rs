@@ -23,3 +23,15 @@ pub(crate) fn is_or_under(name: &str, base: &str) -> bool {
     name.strip_suffix(base)
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
+
+/// A host name in normal form; a wildcard is none, nor is a label that begins or ends with a hyphen (RFC 1123 §2.1).
+pub fn host_name(text: &str) -> Option<String> {
+    let is_part = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_');
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(is_part)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    normal_domain(text).filter(|name| name.len() <= 253 && name.split('.').all(is_label))
+}

@@ -21,40 +21,30 @@ use futures_util::FutureExt;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
-use self::cases::{Cases, CasesError};
+use portcullis_types::{Problem, Severity};
+
+use self::cases::Cases;
+pub use self::cases::CasesError;
 pub use self::file::Stamp;
 use self::places::Places;
+use crate::context::Context;
+use crate::decision::Decision;
 use crate::domain::normal_domain;
-use crate::sandbox::interface::{Refusal, Verdict};
-use crate::sandbox::{BuildError, Builder, LoadError, Module, Problem, Rules, Sandbox, Severity};
+use crate::engine::{Engine, QUICK};
+use crate::observer::Observer;
+use crate::sandbox::documents::{DocumentError, Rules};
+use crate::sandbox::loader::Loader;
+use crate::sandbox::policy::{LoadError, LoadedPolicy};
+use crate::sandbox::timeout::within;
+use crate::session::Session;
 use crate::text::one_line;
 
 /// How long an update waits for the next file to be read.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long a rules document may take beside those that are read quickly. With one that takes longer it is begun anew
-/// among those that are slow.
-const QUICK: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The largest file of cases.
-const MOST_TESTS: (usize, &str) = (1 << 20, "the limit of tests");
-
-/// The stable name of the failure that stands in a verdict where no policy could be asked.
-pub const POLICY_UNAVAILABLE: &str = "policy-unavailable";
-
-/// The verdict where no policy could be asked: fail closed, softly.
-pub fn unavailable() -> Verdict {
-    Verdict::Defer(Refusal {
-        connector: None,
-        failed: POLICY_UNAVAILABLE.into(),
-        code: 451,
-        enhanced: "4.3.0".into(),
-        text: "the policy for this recipient is not available now, try again later".into(),
-        audit: Vec::new(),
-    })
-}
+const MAX_TESTS: (usize, &str) = (1 << 20, "the limit of tests");
 
 /// An organization, and the files that its policy is taken from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,8 +64,8 @@ pub struct TenantSource {
 pub struct Tenant {
     /// The name, for logs and metrics.
     pub name: Arc<str>,
-    /// The policy in force; `None` if it has not loaded yet, which defers the tenant's mail.
-    pub policy: Option<Arc<Module>>,
+    /// The policy loaded; `None` if it has not loaded yet, which defers the tenant's mail.
+    pub(crate) policy: Option<Arc<LoadedPolicy>>,
     /// Where it was taken from; `None` if the file as it is now was not taken.
     source: Option<Source>,
     /// When the reading of that file was begun, as they are counted.
@@ -113,7 +103,7 @@ impl Stamps {
 /// What was found in a tenant's file.
 struct Loaded {
     source: Source,
-    policy: Arc<Module>,
+    policy: Arc<LoadedPolicy>,
 }
 
 /// A tenant with the files that its policy is taken from.
@@ -147,19 +137,49 @@ impl Tenant {
     /// Whether its policy can be asked, as far as can be seen.
     fn is_at_hand(&self) -> bool {
         let policy = self.policy.as_ref();
-        policy.is_some_and(|policy| policy.is_at_hand())
+        policy.is_some_and(|policy| policy.code.is_available())
+    }
+
+    /// Whether it has a policy.
+    pub fn has_policy(&self) -> bool {
+        self.policy.is_some()
     }
 
     /// Whether the policy decides alike about all recipients of a domain, as rules do.
     pub fn decides_by_domain(&self) -> bool {
         let policy = self.policy.as_ref();
-        policy.is_some_and(|policy| policy.is_of_rules())
+        policy.is_some_and(|policy| policy.is_built_in)
     }
 
     /// Whether the policy's verdict can depend on the From header.
     pub fn reads_header(&self) -> bool {
         let policy = self.policy.as_ref();
         policy.is_some_and(|policy| policy.description.reads_header_from)
+    }
+}
+
+/// The evaluations of one SMTP session, by the policies of any tenants.
+pub struct TenantSession(Session);
+
+impl TenantSession {
+    /// Drops what belongs to policies that are no longer active.
+    pub fn retain_active(&mut self, tenants: &Table) {
+        self.0.retain_active(|policy| {
+            let mut active = tenants.by_name.values();
+            active.any(|tenant| {
+                tenant
+                    .policy
+                    .as_ref()
+                    .is_some_and(|active| Arc::ptr_eq(active, policy))
+            })
+        });
+    }
+
+    /// Decides by the policy of a tenant. If it gives no answer, the decision defers the mail, and the observer hears
+    /// why.
+    pub async fn decide(&mut self, tenant: &Tenant, context: &Context) -> Decision {
+        let policy = tenant.policy.as_ref();
+        self.0.decide(&tenant.name, policy, context).await
     }
 }
 
@@ -260,13 +280,13 @@ pub enum Cause {
         /// All that is wrong.
         problems: Vec<Problem>,
     },
-    /// The document could not be built.
+    /// The document could not be read.
     #[error("{}: {source}", path.display())]
-    Build {
+    Document {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: BuildError,
+        source: DocumentError,
     },
     /// The component was not loaded.
     #[error(transparent)]
@@ -316,10 +336,9 @@ pub struct Update {
 }
 
 /// The policies of all tenants.
-pub struct Policies {
+pub struct Store {
     current: ArcSwap<Table>,
-    sandbox: Sandbox,
-    builder: Builder,
+    engine: Engine,
     /// Exchanges go one after another.
     exchanging: tokio::sync::Mutex<()>,
     places: Places,
@@ -343,16 +362,15 @@ struct Again {
     notify: Notify,
 }
 
-impl Policies {
-    /// No tenants yet, and where outcomes come that an update has not waited for; [`Policies::enter`] takes
+impl Store {
+    /// No tenants yet, and where outcomes come that an update has not waited for; [`Store::enter`] takes
     /// them.
-    pub fn new(sandbox: Sandbox, builder: Builder) -> (Self, UnboundedReceiver<Outcome>) {
+    pub fn new(engine: Engine) -> (Self, UnboundedReceiver<Outcome>) {
         let (late, outcomes) = unbounded_channel();
         let at_a_time = std::thread::available_parallelism().map_or(1, usize::from) + 1;
-        let policies = Policies {
+        let policies = Store {
             current: ArcSwap::default(),
-            sandbox,
-            builder,
+            engine,
             exchanging: tokio::sync::Mutex::new(()),
             places: Places::default(),
             quick: Arc::new(Semaphore::new(at_a_time)),
@@ -369,9 +387,9 @@ impl Policies {
         self.current.load_full()
     }
 
-    /// Where the policies run.
-    pub fn sandbox(&self) -> &Sandbox {
-        &self.sandbox
+    /// A session, whose transactions ask the policies of any tenants.
+    pub fn session(&self) -> TenantSession {
+        TenantSession(Session::new(self.engine.loader.engine.clone()))
     }
 
     /// Brings the tenants in line with the configuration and the files: all of them, or only those with
@@ -424,7 +442,12 @@ impl Policies {
     async fn exchange(&self, table: Table, exchange: Exchange, late: usize) -> Update {
         self.current.store(Arc::new(table));
         for policy in exchange.replaced {
-            self.sandbox.forget(&policy).await;
+            self.engine
+                .loader
+                .engine
+                .code_cache
+                .evict(&policy.code)
+                .await;
         }
         Update {
             late,
@@ -470,7 +493,7 @@ impl Policies {
         }
         let mut outcomes = HashMap::new();
         // As long as one after another ends, the next is waited for too.
-        while let Ok(Some(ended)) = timeout(PATIENCE, loading.join_next()).await {
+        while let Some(Some(ended)) = within(TIMEOUT, loading.join_next()).await {
             if let Ok(outcome) = ended {
                 outcomes.insert(outcome.number, outcome);
             }
@@ -488,6 +511,10 @@ impl Policies {
         (outcomes, late)
     }
 
+    fn observer(&self) -> &Arc<dyn Observer> {
+        &self.engine.loader.engine.observer
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Files, Arc<Again>>> {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -498,7 +525,7 @@ impl Policies {
         &self,
         number: usize,
         tenant: TenantSource,
-        known: Option<(Source, Arc<Module>)>,
+        known: Option<(Source, Arc<LoadedPolicy>)>,
         replaces: bool,
         again: &Again,
     ) -> Outcome {
@@ -566,7 +593,7 @@ impl Policies {
         path: &Path,
         work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
     ) -> Result<T, Cause> {
-        let done = self.places.with(path, PATIENCE, work).await;
+        let done = self.places.with(path, TIMEOUT, work).await;
         done.map_err(|source| Cause::Read {
             path: path.to_owned(),
             source,
@@ -578,7 +605,7 @@ impl Policies {
         &self,
         tenant: &TenantSource,
         stamps: Result<Stamps, Cause>,
-        known: Option<(Source, Arc<Module>)>,
+        known: Option<(Source, Arc<LoadedPolicy>)>,
         replaces: bool,
     ) -> Result<Loaded, Cause> {
         let known =
@@ -593,11 +620,14 @@ impl Policies {
                 policy: policy.clone(),
             });
         }
-        let most = (self.sandbox.limits().module, "[sandbox] module");
+        let most = (
+            self.engine.limits().policy_size,
+            "the limit of a policy's size",
+        );
         let bytes = self.read(&tenant.policy, most).await?;
         let digest = digest_of(&bytes);
         let tests = match &tenant.tests {
-            Some(path) => Some((path, self.read(path, MOST_TESTS).await?)),
+            Some(path) => Some((path, self.read(path, MAX_TESTS).await?)),
             None => None,
         };
         let passed = tests.as_ref().map(|(_, bytes)| digest_of(bytes));
@@ -633,34 +663,35 @@ impl Policies {
     /// do, and it passes its cases. Tells whether it answers none.
     async fn try_out(
         &self,
-        policy: &Arc<Module>,
+        policy: &Arc<LoadedPolicy>,
         replaces: bool,
         tests: Option<(&Path, &[u8])>,
     ) -> Result<bool, CasesError> {
         let mut is_mute = false;
-        if !policy.is_of_rules()
-            && let Err(error) = cases::probe(&self.sandbox, policy, replaces).await
+        if !policy.is_built_in
+            && let Err(error) = cases::probe(&self.engine.loader, policy, replaces).await
         {
             if replaces {
                 return Err(error);
             }
             // There is nothing better that could stay in force.
-            tracing::error!("{}", one_line(&error.to_string()));
+            let error = error.to_string();
+            self.observer().mute(&policy.name, &one_line(&error));
             is_mute = true;
         }
         if let Some((path, bytes)) = tests {
             let cases = Cases::read(path, bytes)?;
-            cases.run(&self.sandbox, policy).await?;
+            cases.run(&self.engine.loader, policy).await?;
         }
         Ok(is_mute)
     }
 
-    async fn load_bytes(&self, path: &Path, bytes: Vec<u8>) -> Result<Arc<Module>, Cause> {
+    async fn load_bytes(&self, path: &Path, bytes: Vec<u8>) -> Result<Arc<LoadedPolicy>, Cause> {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("wasm") => {
                 let _turn = self.slow.acquire().await;
                 let name = path.display().to_string();
-                Ok(self.sandbox.load(&name, bytes).await?)
+                Ok(self.engine.loader.component(&name, bytes).await?)
             }
             Some("json") => self.load_document(path, bytes).await,
             _ => Err(Cause::Kind {
@@ -671,21 +702,24 @@ impl Policies {
     }
 
     /// Reads a document among those that are quick to read; among those that are slow, if it is none of them.
-    async fn read_document(&self, document: String) -> Result<Rules, BuildError> {
+    async fn read_document(&self, document: String) -> Result<Rules, DocumentError> {
         let quick = {
             let _turn = self.quick.acquire().await;
-            self.builder.read_within(QUICK, document.clone()).await
+            self.engine
+                .documents
+                .read_within(QUICK, document.clone())
+                .await
         };
         match quick {
-            Err(BuildError::TooLong(_)) => {
+            Err(DocumentError::TooLong(_)) => {
                 let _turn = self.slow.acquire().await;
-                self.builder.read(document).await
+                self.engine.documents.read(document).await
             }
             outcome => outcome,
         }
     }
 
-    async fn load_document(&self, path: &Path, bytes: Vec<u8>) -> Result<Arc<Module>, Cause> {
+    async fn load_document(&self, path: &Path, bytes: Vec<u8>) -> Result<Arc<LoadedPolicy>, Cause> {
         let name = path.display().to_string();
         let path = path.to_owned();
         let Ok(document) = String::from_utf8(bytes) else {
@@ -694,25 +728,19 @@ impl Policies {
         };
         match self.read_document(document).await {
             Ok(rules) => {
-                for warning in &rules.summary.warnings {
-                    let Problem {
-                        line,
-                        column,
-                        message,
-                        ..
-                    } = warning;
-                    tracing::warn!("{}:{line}:{column}: {}", path.display(), one_line(message));
+                if !rules.summary.warnings.is_empty() {
+                    self.observer().warned(&name, &rules.summary.warnings);
                 }
                 // Many large policies that change at once are compiled one after another.
-                let _turn = match Builder::compiles(&rules.packed) {
+                let _turn = match Loader::compiles(&rules.packed) {
                     true => Some(self.slow.acquire().await),
                     false => None,
                 };
-                let loading = self.builder.load(&self.sandbox, &name, rules.packed);
+                let loading = self.engine.loader.packed(&name, rules.packed);
                 Ok(loading.await?)
             }
-            Err(BuildError::Rejected(problems)) => Err(Cause::Rejected { path, problems }),
-            Err(source) => Err(Cause::Build { path, source }),
+            Err(DocumentError::Rejected(problems)) => Err(Cause::Rejected { path, problems }),
+            Err(source) => Err(Cause::Document { path, source }),
         }
     }
 }
@@ -727,7 +755,7 @@ fn digest_of(bytes: &[u8]) -> [u8; 32] {
 #[derive(Default)]
 struct Exchange {
     update: Update,
-    replaced: Vec<Arc<Module>>,
+    replaced: Vec<Arc<LoadedPolicy>>,
 }
 
 impl Exchange {

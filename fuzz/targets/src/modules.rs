@@ -1,46 +1,40 @@
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use portcullis::sandbox::interface::{Context, Direction};
-use portcullis::sandbox::{Compiler, Instance, Limits, Sandbox};
+use portcullis::{Compiler, Context, Engine, HeaderFrom, Limits};
 
-/// Small, so that what a module may do is soon done.
-static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| {
-    let limits = Limits {
-        memory: 4 << 20,
-        evaluation: Duration::from_millis(20),
-        instances: 4,
-        module: 1 << 20,
-        ..Limits::default()
-    };
-    Sandbox::new(limits, None, Compiler::Here).expect("a sandbox")
+/// Small, so that what a component may do is soon done.
+static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
+    let mut limits = Limits::default();
+    limits.memory = 4 << 20;
+    limits.evaluation = Duration::from_millis(20);
+    limits.instances = 4;
+    limits.policy_size = 1 << 20;
+    let builder = Engine::builder().limits(limits);
+    builder
+        .compiler(Compiler::InProcess)
+        .build()
+        .expect("an engine")
 });
 
-/// Any module is refused or loaded, and whatever it does then, it answers or fails.
+/// Any component is refused or loaded, and whatever it does then, it answers or fails.
 pub fn modules(input: &[u8]) {
     crate::runtime().block_on(async {
-        let Ok(module) = SANDBOX.load("fuzzed", input.to_vec()).await else {
+        let Ok(policy) = ENGINE.load_component("fuzzed", input.to_vec()).await else {
             return;
         };
-        if let Ok(mut instance) = Instance::new(&SANDBOX, &module).await {
-            let context = Arc::new(context());
-            // An answer or a failure; the second question meets what the first has left.
-            let _ = instance.evaluate(&context).await;
-            let _ = instance.explain(&context).await;
-            let _ = instance.evaluate(&context).await;
-        }
+        let mut session = policy.session();
+        let context = context();
+        // An answer or a failure; the second evaluation meets what the first has left.
+        session.decide(&context).await;
+        let _ = session.explain(&context).await;
+        session.decide(&context).await;
     });
 }
 
 fn context() -> Context {
-    Context {
-        direction: Direction::Inbound,
-        client_ip: None,
-        helo: Some("client.example".into()),
-        tls: None,
-        mail_from: "sender@client.example".into(),
-        rcpt_to: "recipient@x.test".into(),
-        header_from: Some(vec!["sender@client.example".into()]),
-        attributes: Vec::new(),
-    }
+    let sender = "sender@client.example";
+    Context::inbound(None, sender, "recipient@x.test")
+        .helo("client.example")
+        .header_from(HeaderFrom::Addresses(vec![sender.into()]))
 }

@@ -5,10 +5,10 @@ pub fn packed(input: &[u8]) {
     if let Ok(document) = std::str::from_utf8(input)
         && let Ok((policy, _)) = Policy::configure(document)
     {
-        let again = Policy::adopt(policy.packed().to_vec()).expect("our own rules");
+        let again = Policy::load_packed(policy.packed().to_vec()).expect("our own rules");
         let described = |policy: &Policy| format!("{:?}", policy.describe(0, u32::MAX));
         assert_eq!(described(&policy), described(&again));
     } else {
-        Policy::adopt(input.to_vec());
+        Policy::load_packed(input.to_vec());
     }
 }

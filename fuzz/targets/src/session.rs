@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use std::time::Duration;
 
-use portcullis::sandbox::Compiler;
+use portcullis::Compiler;
 use portcullis_server::config::Config;
 use portcullis_server::daemon::{Daemon, Purpose};
 use portcullis_tests::Pki;
@@ -96,7 +96,7 @@ fn start() -> Servers {
     let (ready, is_ready) = mpsc::channel();
     std::thread::spawn(move || {
         crate::runtime().block_on(async {
-            let daemon = Daemon::new(config, None, Compiler::Here, Purpose::Run)
+            let daemon = Daemon::new(config, None, Compiler::InProcess, Purpose::Run)
                 .await
                 .expect("a daemon");
             let ready = move || ready.send(()).expect("somebody waits");

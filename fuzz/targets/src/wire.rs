@@ -1,5 +1,6 @@
 //! Octets of SMTP.
 
+use portcullis::{Decision, Direction, Refusal, Verdict};
 use portcullis_server::smtp::address::Address;
 use portcullis_server::smtp::command::Command;
 use portcullis_server::smtp::data::{DataDecoder, DataEncoder};
@@ -105,7 +106,21 @@ pub fn replies(input: &[u8]) {
         check(&reply);
         Capabilities::from_ehlo(&reply);
     }
-    let reply = Reply::from_policy(code, enhanced, text, permanent);
+    let refusal = Refusal {
+        connector: None,
+        failed: "tls".into(),
+        code,
+        enhanced: enhanced.into(),
+        text: text.into(),
+        audit: Vec::new(),
+    };
+    let verdict = match permanent {
+        true => Verdict::Reject(refusal),
+        false => Verdict::Defer(refusal),
+    };
+    let decision = Decision::new(verdict, Direction::Inbound).expect("a refusal can be said");
+    let refusal = decision.refusal().expect("it is one");
+    let reply = Reply::from_policy(refusal.code, refusal.enhanced, refusal.text);
     assert_eq!(reply.is_permanent(), permanent);
     check(&reply);
 }

@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// If the address cannot be listened on.
 pub async fn serve(metrics: Arc<Metrics>, address: SocketAddr) -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
-    tracing::info!(metrics = %listener.local_addr()?, "showing metrics");
+    tracing::info!(metrics = %listener.local_addr()?, "metrics server listening");
     tokio::spawn(answer(metrics, listener));
     Ok(())
 }

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{output, paint, policy, report};
-use portcullis::sandbox::{BuildError, Builder, Rules};
+use portcullis::{DocumentError, Limits};
 
 /// Make one self-contained component of a rules document
 ///
@@ -32,20 +32,20 @@ impl Build {
             let path = self.rules.display().to_string();
             output::tell(&report::problems(&path, &document, problems, colour));
         };
-        let builder = Builder::new(policy::default_cache(), policy::compiler())?;
-        let rules = match builder.read(document.clone()).await {
+        let engine = policy::engine(Limits::default())?;
+        let rules = match engine.read(document.clone()).await {
             Ok(rules) => rules,
-            Err(BuildError::Rejected(problems)) => {
+            Err(DocumentError::Rejected(problems)) => {
                 show(&problems);
                 return Ok(ExitCode::from(1));
             }
             Err(error) => return Err(error.into()),
         };
-        let Rules { packed, summary } = rules;
+        let summary = &rules.summary;
         if !summary.warnings.is_empty() {
             show(&summary.warnings);
         }
-        let component = builder.component(packed).await?;
+        let component = engine.build(&self.rules.display().to_string(), &rules)?;
         write(&self.output, &component)
             .with_context(|| format!("cannot write {}", self.output.display()))?;
         output::tell(&format!(

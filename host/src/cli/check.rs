@@ -6,8 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{Format, output, paint, policy, report};
-use portcullis::json::ProblemJson;
-use portcullis::sandbox::{BuildError, Builder};
+use portcullis::{DocumentError, Limits};
 
 /// Show the problems of a rules document
 ///
@@ -27,16 +26,15 @@ impl Check {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let document = policy::read_document(&self.rules)?;
-        let builder = Builder::new(policy::default_cache(), policy::compiler())?;
-        let (problems, code) = match builder.check(document.clone()).await {
+        let engine = policy::engine(Limits::default())?;
+        let (problems, code) = match engine.check(document.clone()).await {
             Ok(summary) => (summary.warnings, ExitCode::SUCCESS),
-            Err(BuildError::Rejected(problems)) => (problems, ExitCode::from(1)),
+            Err(DocumentError::Rejected(problems)) => (problems, ExitCode::from(1)),
             Err(error) => return Err(error.into()),
         };
         match self.format {
             Format::Json => {
-                let json: Vec<ProblemJson> = problems.iter().map(ProblemJson::from).collect();
-                output::json(&json)?;
+                output::json(&problems)?;
             }
             Format::Text => {
                 let colour = paint::wanted(&std::io::stdout());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use portcullis::sandbox::{self, CompileLimits};
+use portcullis::{CompileLimits, compile};
 
 /// Compile a component from standard input to standard output
 #[derive(Args)]
@@ -23,7 +23,7 @@ impl Compile {
             time: Duration::from_secs(self.seconds),
             memory: self.bytes,
         };
-        sandbox::compile(limits, std::io::stdin(), std::io::stdout().lock())?;
+        compile(limits, std::io::stdin(), std::io::stdout().lock())?;
         Ok(ExitCode::SUCCESS)
     }
 }

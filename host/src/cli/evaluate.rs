@@ -2,7 +2,6 @@
 
 use std::io::{self, BufRead, BufWriter, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -10,14 +9,10 @@ use serde::Serialize;
 
 use super::paint::printable_lines;
 use super::{PolicyArgs, output};
-use crate::frontend::ask;
-use portcullis::json::{self, VerdictJson};
-use portcullis::sandbox::Instance;
-use portcullis::sandbox::interface::Context;
-use portcullis::store::unavailable;
+use portcullis::{Context, Decision, PolicySession};
 
 /// No context is longer; a line that is has no end in sight.
-const LONGEST_LINE: usize = 1 << 20;
+const MAX_LINE: usize = 1 << 20;
 
 /// Evaluate contexts: one JSON object a line in, one verdict a line out
 ///
@@ -41,7 +36,7 @@ impl Evaluate {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let open = self.policy.open(super::EVALUATING).await?;
-        let mut instance = open.instance().await?;
+        let mut session = open.session();
         let mut input = io::stdin().lock();
         let mut output = BufWriter::new(io::stdout().lock());
         let mut line = Vec::new();
@@ -51,7 +46,7 @@ impl Evaluate {
                 Line::End => break,
                 Line::Blank => continue,
                 Line::Whole => match parse(&line) {
-                    Ok(context) => evaluate(&mut instance, context, &mut output).await?,
+                    Ok(context) => evaluate(&mut session, &context, &mut output).await?,
                     Err(error) => {
                         code = ExitCode::from(1);
                         write_line(
@@ -65,7 +60,7 @@ impl Evaluate {
                 },
                 Line::TooLong => {
                     code = ExitCode::from(1);
-                    let error = format!("the line is longer than {LONGEST_LINE} bytes");
+                    let error = format!("the line is longer than {MAX_LINE} bytes");
                     write_line(
                         &mut output,
                         &BadLine {
@@ -83,29 +78,20 @@ impl Evaluate {
 
 fn parse(line: &[u8]) -> Result<Context, String> {
     let text = std::str::from_utf8(line).map_err(|error| error.to_string())?;
-    json::parse_context(text)
+    Context::from_json(text)
 }
 
 /// A policy that fails defers, as in a session, and the next line finds a fresh instance.
 async fn evaluate(
-    instance: &mut Instance,
-    context: Context,
+    session: &mut PolicySession,
+    context: &Context,
     output: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let direction = context.direction;
-    let answer = instance.evaluate(&Arc::new(context)).await;
-    // As a session judges it.
-    let answer = answer
-        .map_err(|error| error.to_string())
-        .and_then(|verdict| {
-            ask::check(&verdict, direction)?;
-            Ok(verdict)
-        });
-    match answer {
-        Ok(verdict) => write_line(output, &VerdictJson::from(&verdict)),
+    match session.try_decide(context).await {
+        Ok(decision) => write_line(output, decision.verdict()),
         Err(error) => {
-            output::tell(&format!("{}\n", printable_lines(&error)));
-            write_line(output, &VerdictJson::from(&unavailable()))
+            output::tell(&format!("{}\n", printable_lines(&error.to_string())));
+            write_line(output, Decision::unavailable(error).verdict())
         }
     }
 }
@@ -136,7 +122,7 @@ fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Line> {
         let end = buffer.iter().position(|byte| *byte == b'\n');
         let part = &buffer[..end.unwrap_or(buffer.len())];
         length += part.len();
-        if length <= LONGEST_LINE {
+        if length <= MAX_LINE {
             line.extend_from_slice(part);
         }
         let consumed = part.len() + usize::from(end.is_some());
@@ -147,7 +133,7 @@ fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Line> {
         }
     }
     Ok(match length {
-        _ if length > LONGEST_LINE => Line::TooLong,
+        _ if length > MAX_LINE => Line::TooLong,
         _ if line.iter().all(u8::is_ascii_whitespace) => Line::Blank,
         _ => Line::Whole,
     })

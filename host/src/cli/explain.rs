@@ -5,21 +5,18 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 
 use super::paint::{self, Paint, printable};
 use super::{Format, PolicyArgs, output, policy};
-use crate::frontend::ask;
-use portcullis::domain::normal_domain;
-use portcullis::json::{self, ExplanationJson};
-use portcullis::sandbox::interface::{
-    Certificate, Consideration, Context, Dane, Direction, Explanation, Finding, Mode, MtaSts,
-    Protection, Refusal, Route, Tls, TlsLevel, Verdict,
+use portcullis::{
+    Certificate, ClientAddress, Consideration, Context, Dane, Decision, Direction, Explanation,
+    HeaderFrom, Mode, MtaSts, Outcome, PeerCertificate, Protection, Refusal, Route, Security,
+    Sha256, SmartHost, Tls, TlsLevel, Trust, Verdict, mailbox, normal_domain, tls_version,
+    tls_version_name,
 };
-use portcullis::store::unavailable;
 
 /// For an explanation, which looks at every connector while a person waits, in milliseconds.
 const EXPLAINING: u64 = 10_000;
@@ -93,28 +90,27 @@ impl Explain {
                 None
             }
         };
-        let open = self.policy.open(EXPLAINING).await?;
-        let accepted = &open.module.description.accepted_domains;
+        let policy = self.policy.open(EXPLAINING).await?;
+        let accepted = &policy.description().accepted_domains;
         let context = match context {
             Some(context) => context,
             None => self.context_of_options(self.direction(accepted))?,
         };
-        let context = Arc::new(context);
-        let mut explanation = open.instance().await?.explain(&context).await?;
-        if let Err(reason) = ask::check(&explanation.verdict, context.direction) {
+        let mut explanation = policy.session().explain(&context).await?;
+        let verdict = explanation.verdict.clone();
+        if let Err(reason) = Decision::new(verdict, context.direction()) {
             output::tell(&format!(
                 "{}: {}; mail is deferred for that\n",
                 self.policy.policy.display(),
                 printable(&reason)
             ));
-            explanation.verdict = unavailable();
+            explanation.verdict = Decision::unavailable(None).into_verdict();
         }
         match self.format {
-            Format::Json => output::json(&ExplanationJson::from(&explanation))?,
+            Format::Json => output::json(&explanation)?,
             Format::Text => {
                 let paint = Paint(paint::wanted(&std::io::stdout()));
-                let lists = open.module.description.total > 0 || open.module.is_of_rules();
-                let explanation = cleaned(explanation);
+                let lists = policy.description().total > 0 || policy.is_built_in();
                 output::result(&text(&context, &explanation, lists, paint))?;
             }
         }
@@ -141,7 +137,9 @@ impl Explain {
             .clone()
             .ok_or_else(|| anyhow!("say who the mail is to: --to ADDRESS, or --context FILE"))?;
         let address = |option: &'static str, text: &str| {
-            json::mailbox(text).map_err(|error| anyhow!("{option}: {error}"))
+            mailbox(text).map(str::to_owned).ok_or_else(|| {
+                anyhow!("{option}: {text:?} is not an address such as \"alice@contosobank.com\"")
+            })
         };
         let header_from: anyhow::Result<Vec<String>> = self
             .header_from
@@ -158,59 +156,59 @@ impl Explain {
                 )
             }
         };
-        Ok(Context {
-            direction,
-            client_ip: self.ip.map(json::ip_address),
-            helo: None,
-            tls: self.session()?,
-            mail_from: from,
-            rcpt_to: address("--to", &to)?,
-            header_from: (!header_from.is_empty()).then_some(header_from),
-            attributes: Vec::new(),
-        })
+        let to = address("--to", &to)?;
+        let context = match (direction, self.ip) {
+            (Direction::Inbound, ip) => Context::inbound(ip, from, to),
+            (Direction::Outbound, None) => Context::outbound(from, to),
+            (Direction::Outbound, Some(ip)) => {
+                Context::outbound(from, to).client_address(ClientAddress::Known(ip))
+            }
+        };
+        Ok(context
+            .security(self.session()?)
+            .header_from(match header_from.is_empty() {
+                true => HeaderFrom::Pending,
+                false => HeaderFrom::Addresses(header_from),
+            }))
     }
 
-    fn session(&self) -> anyhow::Result<Option<Tls>> {
+    fn session(&self) -> anyhow::Result<Security> {
         let version = match &self.tls {
             Some(version) => version.as_str(),
             // A certificate is shown in TLS only.
             None if !self.cert_name.is_empty() => "TLSv1.3",
-            None => return Ok(None),
+            None => return Ok(Security::Plaintext),
         };
         let name = if version.starts_with("TLS") {
             version.to_owned()
         } else {
             format!("TLSv{version}")
         };
-        let number = json::tls_version(&name)
+        let number = tls_version(&name)
             .ok_or_else(|| anyhow!("--tls {version}: not a version such as 1.2 or TLSv1.3"))?;
-        Ok(Some(Tls {
-            version: number,
+        Ok(Security::Encrypted(Tls {
+            version: Some(number),
             cipher: "any cipher".into(),
             certificate: self.certificate()?,
         }))
     }
 
-    fn certificate(&self) -> anyhow::Result<Option<Certificate>> {
+    fn certificate(&self) -> anyhow::Result<PeerCertificate> {
         let Some(first) = self.cert_name.first() else {
-            return Ok(None);
+            return Ok(PeerCertificate::None);
         };
         let fingerprint = |text: &String| {
-            json::sha256(text).ok_or_else(|| anyhow!("--cert-sha256 {text}: not 64 hex digits"))
+            Sha256::parse(text).ok_or_else(|| anyhow!("--cert-sha256 {text}: not 64 hex digits"))
         };
-        Ok(Some(Certificate {
-            dns_names: self.cert_name.clone(),
+        let trust = Trust::from_name(&self.cert_trust)
+            .ok_or_else(|| anyhow!("--cert-trust {}: not a known outcome", self.cert_trust))?;
+        Ok(PeerCertificate::Presented(Certificate {
+            dns_names: Some(self.cert_name.clone()),
             subject: format!("CN={first}"),
-            issuer: String::new(),
-            sha256: self
-                .cert_sha256
-                .as_ref()
-                .map(fingerprint)
-                .transpose()?
-                .unwrap_or_default(),
-            not_after: None,
-            trust: json::trust(&self.cert_trust)
-                .ok_or_else(|| anyhow!("--cert-trust {}: not a known outcome", self.cert_trust))?,
+            sha256: self.cert_sha256.as_ref().map(fingerprint).transpose()?,
+            trust: Some(trust),
+            anchors: Certificate::usual_anchors(Some(trust)),
+            ..Certificate::default()
         }))
     }
 }
@@ -225,66 +223,7 @@ fn read_context(path: &Path) -> anyhow::Result<Context> {
     } else {
         policy::read_document(path)?
     };
-    json::parse_context(&text).map_err(|error| anyhow!("{}: {error}", path.display()))
-}
-
-/// The explanation without what a terminal would obey.
-fn cleaned(mut explanation: Explanation) -> Explanation {
-    let clean = |text: &mut String| *text = printable(text);
-    let findings = |audit: &mut Vec<Finding>| {
-        for Finding { connector, failed } in audit {
-            clean(connector);
-            clean(failed);
-        }
-    };
-    match &mut explanation.verdict {
-        Verdict::Accept(acceptance) => {
-            acceptance.connectors.iter_mut().for_each(clean);
-            findings(&mut acceptance.audit);
-        }
-        Verdict::Reject(refusal) | Verdict::Defer(refusal) => {
-            [&mut refusal.enhanced, &mut refusal.text]
-                .into_iter()
-                .for_each(clean);
-            findings(&mut refusal.audit);
-        }
-        Verdict::Deliver(delivery) => {
-            if let Route::SmartHosts(hosts) = &mut delivery.route {
-                hosts.iter_mut().for_each(clean);
-            }
-            for protection in [Some(&mut delivery.tls), delivery.audit_tls.as_mut()]
-                .into_iter()
-                .flatten()
-            {
-                if let TlsLevel::Name(names) = &mut protection.level {
-                    names.iter_mut().for_each(clean);
-                }
-            }
-            findings(&mut delivery.audit);
-        }
-    }
-    for considered in &mut explanation.considered {
-        clean(&mut considered.connector);
-        for outcome in &mut considered.selectors {
-            [
-                &mut outcome.selector,
-                &mut outcome.pattern,
-                &mut outcome.fact,
-            ]
-            .into_iter()
-            .for_each(clean);
-        }
-        for outcome in &mut considered.requirements {
-            [
-                &mut outcome.requirement,
-                &mut outcome.expected,
-                &mut outcome.fact,
-            ]
-            .into_iter()
-            .for_each(clean);
-        }
-    }
-    explanation
+    Context::from_json(&text).map_err(|error| anyhow!("{}: {error}", path.display()))
 }
 
 /// Whether an accepted domain, `*.domain` for all below as well, covers a domain in normal form.
@@ -303,7 +242,7 @@ fn text(context: &Context, explanation: &Explanation, lists: bool, paint: Paint)
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{}", message_line(context));
     let _ = writeln!(text, "{}", verdict_line(&explanation.verdict, lists, paint));
-    for finding in audit(&explanation.verdict) {
+    for finding in explanation.verdict.audit() {
         let _ = writeln!(
             text,
             "  in audit only: connector \"{}\" would have refused it ({})",
@@ -315,7 +254,7 @@ fn text(context: &Context, explanation: &Explanation, lists: bool, paint: Paint)
         consideration(&mut text, considered, paint);
     }
     if explanation.considered.is_empty() {
-        let direction = json::direction_name(context.direction);
+        let direction = context.direction();
         let _ = match lists {
             true => writeln!(text, "\nThe policy has no connectors for {direction} mail."),
             false => writeln!(
@@ -335,48 +274,46 @@ fn text(context: &Context, explanation: &Explanation, lists: bool, paint: Paint)
 }
 
 fn message_line(context: &Context) -> String {
-    let session = match &context.tls {
-        None => "not encrypted".to_owned(),
-        Some(tls) => match &tls.certificate {
-            None => format!(
-                "{}, no client certificate",
-                json::tls_version_name(tls.version)
-            ),
-            Some(certificate) => format!(
-                "{}, client certificate {} ({})",
-                json::tls_version_name(tls.version),
-                certificate.dns_names.join(", "),
-                json::trust_name(certificate.trust)
-            ),
-        },
-    };
-    match context.direction {
-        Direction::Outbound if context.mail_from.is_empty() => {
-            format!("Mail to <{}>", context.rcpt_to)
-        }
-        Direction::Outbound => {
-            format!(
-                "Mail from <{}> to <{}>, on its way out",
-                context.mail_from, context.rcpt_to
-            )
-        }
+    let (from, to) = (printable(context.mail_from()), printable(context.rcpt_to()));
+    match context.direction() {
+        Direction::Outbound if from.is_empty() => format!("Mail to <{to}>"),
+        Direction::Outbound => format!("Mail from <{from}> to <{to}>, on its way out"),
         Direction::Inbound => format!(
-            "Mail from <{}> to <{}>, client {}, {session}",
-            context.mail_from,
-            context.rcpt_to,
-            client(context)
+            "Mail from <{from}> to <{to}>, client {}, {}",
+            client(context.client_ip()),
+            session(context.session_security())
         ),
     }
 }
 
-fn client(context: &Context) -> String {
-    use portcullis::sandbox::interface::IpAddress;
-    match context.client_ip {
-        None => "not known".into(),
-        Some(IpAddress::Ipv4(bits)) => std::net::Ipv4Addr::from_bits(bits).to_string(),
-        Some(IpAddress::Ipv6((high, low))) => {
-            std::net::Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)).to_string()
-        }
+fn client(address: ClientAddress) -> String {
+    match address {
+        ClientAddress::Known(ip) => ip.to_string(),
+        ClientAddress::None => "not known".into(),
+        ClientAddress::Unknown => "unknown".into(),
+    }
+}
+
+fn session(security: &Security) -> String {
+    let tls = match security {
+        Security::Plaintext => return "not encrypted".into(),
+        Security::Unknown => return "encrypted or not".into(),
+        Security::Encrypted(tls) => tls,
+    };
+    let version = tls.version.map_or("TLS", |version| {
+        tls_version_name(version).unwrap_or("unknown")
+    });
+    match &tls.certificate {
+        PeerCertificate::None => format!("{version}, no client certificate"),
+        PeerCertificate::Unknown => format!("{version}, with or without a client certificate"),
+        PeerCertificate::Presented(certificate) => format!(
+            "{version}, client certificate {} ({})",
+            match &certificate.dns_names {
+                Some(names) => printable(&names.join(", ")),
+                None => "for unknown names".into(),
+            },
+            certificate.trust.map_or("unknown", |trust| trust.name())
+        ),
     }
 }
 
@@ -414,13 +351,19 @@ fn verdict_line(verdict: &Verdict, lists: bool, paint: Paint) -> String {
         Verdict::Deliver(delivery) => {
             let route = match &delivery.route {
                 Route::Mx => "by MX".to_owned(),
-                Route::SmartHosts(hosts) => format!("by {}", hosts.join(", then ")),
+                Route::SmartHosts(hosts) => {
+                    let hosts: Vec<String> = hosts.iter().map(SmartHost::to_string).collect();
+                    format!("by {}", hosts.join(", then "))
+                }
             };
             let audited = delivery
                 .audit_tls
                 .as_ref()
                 .map_or_else(String::new, |protection| {
-                    format!("; in audit only: {}", protection_text(protection))
+                    let by = delivery.audit_connector.as_ref();
+                    let by =
+                        by.map_or_else(String::new, |name| format!(" by connector \"{name}\""));
+                    format!("; in audit only{by}: {}", protection_text(protection))
                 });
             format!(
                 "{} {route}, {}{audited}",
@@ -453,23 +396,30 @@ pub fn protection_text(protection: &Protection) -> String {
         MtaSts::Opportunistic => "",
         MtaSts::None => ", MTA-STS is not looked at",
     };
-    format!("{level}{dane}{mta_sts}")
-}
-
-fn audit(verdict: &Verdict) -> &[Finding] {
-    match verdict {
-        Verdict::Accept(acceptance) => &acceptance.audit,
-        Verdict::Reject(refusal) | Verdict::Defer(refusal) => &refusal.audit,
-        Verdict::Deliver(delivery) => &delivery.audit,
+    let mut more = String::new();
+    if let Some(name) = protection.min_version.and_then(tls_version_name) {
+        more.push_str(&format!(", at least {name}"));
     }
+    if !protection.fingerprints.is_empty() {
+        more.push_str(", a pinned certificate");
+    }
+    if !protection.keys.is_empty() {
+        more.push_str(", a pinned key");
+    }
+    if !protection.authorities.is_empty() {
+        let names = protection.authorities.join(" or ");
+        more.push_str(&format!(", a certificate by {names}"));
+    }
+    format!("{level}{more}{dane}{mta_sts}")
 }
 
 fn consideration(text: &mut String, considered: &Consideration, paint: Paint) {
     let state = match (considered.matched, considered.mode) {
         (_, Mode::Disabled) => "is disabled",
-        (true, Mode::Audit) => "is for this mail, in audit only",
-        (true, _) => "is for this mail",
-        (false, _) => "is not for this mail",
+        (Outcome::Yes, Mode::Audit) => "is for this mail, in audit only",
+        (Outcome::Yes, _) => "is for this mail",
+        (Outcome::Unknown, _) => "may be for this mail",
+        (Outcome::No, _) => "is not for this mail",
     };
     let _ = writeln!(
         text,
@@ -477,10 +427,10 @@ fn consideration(text: &mut String, considered: &Consideration, paint: Paint) {
         paint.strong(&considered.connector)
     );
     for outcome in &considered.selectors {
-        let (mark, verb) = if outcome.matched {
-            ("=", "fits")
-        } else {
-            ("≠", "does not fit")
+        let (mark, verb) = match outcome.matched {
+            Outcome::Yes => ("=", "fits"),
+            Outcome::No => ("≠", "does not fit"),
+            Outcome::Unknown => ("?", "may fit"),
         };
         let _ = writeln!(
             text,
@@ -492,10 +442,10 @@ fn consideration(text: &mut String, considered: &Consideration, paint: Paint) {
         );
     }
     for outcome in &considered.requirements {
-        let mark = if outcome.satisfied {
-            paint.good("✓").to_string()
-        } else {
-            paint.bad("✗").to_string()
+        let mark = match outcome.satisfied {
+            Outcome::Yes => paint.good("✓").to_string(),
+            Outcome::No => paint.bad("✗").to_string(),
+            Outcome::Unknown => paint.dim("?").to_string(),
         };
         let _ = writeln!(
             text,
@@ -508,31 +458,18 @@ fn consideration(text: &mut String, considered: &Consideration, paint: Paint) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portcullis::sandbox::interface::Trust;
 
     #[test]
     fn the_null_sender_is_shown_as_such() {
-        let context = Context {
-            direction: Direction::Inbound,
-            client_ip: None,
-            helo: None,
-            tls: Some(Tls {
-                version: 0x0303,
-                cipher: String::new(),
-                certificate: Some(Certificate {
-                    dns_names: vec!["a.example".into()],
-                    subject: String::new(),
-                    issuer: String::new(),
-                    sha256: (0, 0, 0, 0),
-                    not_after: None,
-                    trust: Trust::Expired,
-                }),
+        let context = Context::inbound(None, "", "b@contoso.com").tls(Tls {
+            version: Some(0x0303),
+            cipher: String::new(),
+            certificate: PeerCertificate::Presented(Certificate {
+                dns_names: Some(vec!["a.example".into()]),
+                trust: Some(Trust::Expired),
+                ..Certificate::default()
             }),
-            mail_from: String::new(),
-            rcpt_to: "b@contoso.com".into(),
-            header_from: None,
-            attributes: Vec::new(),
-        };
+        });
         assert_eq!(
             message_line(&context),
             "Mail from <> to <b@contoso.com>, client not known, TLSv1.2, client certificate a.example (expired)"

@@ -7,8 +7,8 @@ use clap::Args;
 
 use super::paint::{self, Paint, printable};
 use super::{Format, PolicyArgs, output};
-use portcullis::json::{ConnectorJson, direction_name, mode_name};
-use portcullis::sandbox::interface::{Connector, Mode};
+use portcullis::{Connector, Direction, Fact, Mode};
+use serde::Serialize;
 
 /// The widest column of names; what is longer stands out of it.
 const WIDEST: usize = 60;
@@ -35,8 +35,8 @@ impl List {
             .await?;
         match self.format {
             Format::Json => {
-                let json: Vec<ConnectorJson> = connectors.iter().map(ConnectorJson::from).collect();
-                output::json(&json)?;
+                let listed: Vec<Listed> = connectors.iter().map(Listed::from).collect();
+                output::json(&listed)?;
             }
             Format::Text => {
                 let paint = Paint(paint::wanted(&std::io::stdout()));
@@ -44,6 +44,34 @@ impl List {
             }
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A connector in a list.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Listed<'a> {
+    name: &'a str,
+    direction: Direction,
+    mode: Mode,
+    applies_to: &'a str,
+    requires: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comment: Option<&'a str>,
+    reads: &'a [Fact],
+}
+
+impl<'a> From<&'a Connector> for Listed<'a> {
+    fn from(connector: &'a Connector) -> Self {
+        Listed {
+            name: &connector.name,
+            direction: connector.direction,
+            mode: connector.mode,
+            applies_to: &connector.applies_to,
+            requires: &connector.requires,
+            comment: connector.comment.as_deref(),
+            reads: &connector.reads,
+        }
     }
 }
 
@@ -59,10 +87,10 @@ fn table(connectors: &[Connector], paint: Paint) -> String {
         let name = format!("{:width$}", printable(&connector.name));
         let line = format!(
             "{:8}  {:8}  {} → {}",
-            direction_name(connector.direction),
-            mode_name(connector.mode),
+            connector.direction,
+            connector.mode,
             printable(&connector.applies_to),
-            printable(&connector.demands)
+            printable(&connector.requires)
         );
         // Writing to a string cannot fail.
         let _ = match connector.mode {

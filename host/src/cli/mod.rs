@@ -21,7 +21,10 @@ use paint::printable_lines;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::ConfigError;
-use portcullis::sandbox::{MOST_STACK, OWN_STACK};
+use portcullis::MAX_STACK;
+
+/// What threads need of their stacks beside a policy that runs on them, in bytes.
+const OWN_STACK: usize = 2 << 20;
 
 /// Partner connectors for secure mail flow, as a sandboxed WebAssembly policy.
 #[derive(Parser)]
@@ -53,7 +56,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let runtime = match self.command {
             Command::Run(_) => tokio::runtime::Builder::new_multi_thread()
-                .thread_stack_size(MOST_STACK + OWN_STACK)
+                .thread_stack_size(MAX_STACK + OWN_STACK)
                 .enable_all()
                 .build()?,
             _ => tokio::runtime::Builder::new_current_thread()

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 
-use portcullis::text::steers;
+use portcullis::is_control_or_bidi;
 
 /// What an error of writing results begins with.
 pub const UNWRITABLE: &str = "cannot write to standard output";
@@ -89,7 +89,7 @@ impl<F: Formatter> Formatter for Printable<F> {
         fragment: &str,
     ) -> io::Result<()> {
         let mut rest = fragment;
-        while let Some(at) = rest.find(steers) {
+        while let Some(at) = rest.find(is_control_or_bidi) {
             let (plain, steering) = rest.split_at(at);
             writer.write_all(plain.as_bytes())?;
             let mut characters = steering.chars();

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 
 use clap::builder::styling::{AnsiColor, Style};
 
-use portcullis::text::steers;
+use portcullis::is_control_or_bidi;
 
 /// Whether to colour what goes to this stream: a terminal, and no `NO_COLOR` (no-color.org).
 pub fn wanted(stream: &impl IsTerminal) -> bool {
@@ -16,7 +16,7 @@ pub fn wanted(stream: &impl IsTerminal) -> bool {
 
 /// A text of a module's on one line of a terminal: some characters could say anything there.
 pub fn printable(text: &str) -> String {
-    let shown = |c: char| if steers(c) { '\u{fffd}' } else { c };
+    let shown = |c: char| if is_control_or_bidi(c) { '\u{fffd}' } else { c };
     text.chars().map(shown).collect()
 }
 

@@ -1,76 +1,32 @@
 //! Opening what a command calls POLICY: a rules document or a component.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
 use super::{PolicyArgs, output, paint, report};
-use portcullis::sandbox::interface::Connector;
-use portcullis::sandbox::{
-    BuildError, Builder, Cache, CompileLimits, Compiler, Instance, Limits, Module, Sandbox,
+use portcullis::{
+    CompileLimits, Compiler, DocumentError, Engine, Limits, Policy, Priority, Rules, Subprocess,
 };
-
-/// How many connectors are asked for at a time.
-const WINDOW: u32 = 1000;
-
-/// A policy that can be asked.
-pub struct Open {
-    /// Where it runs.
-    pub sandbox: Sandbox,
-    /// The policy.
-    pub module: Arc<Module>,
-}
-
-impl Open {
-    /// A fresh instance.
-    pub async fn instance(&self) -> anyhow::Result<Instance> {
-        Ok(Instance::new(&self.sandbox, &self.module).await?)
-    }
-
-    /// All connectors, in the order of the document.
-    pub async fn connectors(&self) -> anyhow::Result<Vec<Connector>> {
-        let mut connectors = Vec::new();
-        for first in (0..self.module.description.total).step_by(WINDOW as usize) {
-            // A fresh instance for each window: what one allocates is given back.
-            let window = self.instance().await?.describe(first, WINDOW).await?;
-            let count = window.connectors.len();
-            if count > WINDOW as usize {
-                bail!("the policy describes more connectors than it was asked for");
-            }
-            connectors.extend(window.connectors);
-            // A module may have said that there are more.
-            if count < WINDOW as usize {
-                break;
-            }
-        }
-        Ok(connectors)
-    }
-}
 
 impl PolicyArgs {
     /// Loads the policy; a document is built first. An evaluation has so many milliseconds, unless the command line
     /// says otherwise.
-    pub async fn open(&self, time_limit: u64) -> anyhow::Result<Open> {
-        let limits = Limits {
-            memory: self.memory << 20,
-            evaluation: Duration::from_millis(self.time_limit.unwrap_or(time_limit)),
-            instances: 4,
-            ..Limits::default()
-        };
-        let cache = default_cache();
-        let sandbox = Sandbox::new(limits, cache.clone(), compiler())?;
+    pub async fn open(&self, time_limit: u64) -> anyhow::Result<Policy> {
+        let mut limits = Limits::default();
+        limits.memory = self.memory << 20;
+        limits.evaluation = Duration::from_millis(self.time_limit.unwrap_or(time_limit));
+        limits.instances = 4;
+        let engine = engine(limits)?;
         let name = self.policy.display().to_string();
-        let module = match extension(&self.policy)? {
-            Kind::Component => sandbox.load(&name, read(&self.policy)?).await?,
+        Ok(match extension(&self.policy)? {
+            Kind::Component => engine.load_component(&name, read(&self.policy)?).await?,
             Kind::Document => {
-                let builder = Builder::new(cache, compiler())?;
-                let packed = read_rules(&self.policy, &builder).await?;
-                builder.load(&sandbox, &name, packed).await?
+                let rules = read_rules(&self.policy, &engine).await?;
+                engine.load_rules(&name, &rules).await?
             }
-        };
-        Ok(Open { sandbox, module })
+        })
     }
 }
 
@@ -107,11 +63,11 @@ pub fn read_document(path: &Path) -> anyhow::Result<String> {
     })
 }
 
-async fn read_rules(path: &Path, builder: &Builder) -> anyhow::Result<Arc<[u8]>> {
+async fn read_rules(path: &Path, engine: &Engine) -> anyhow::Result<Rules> {
     let document = read_document(path)?;
-    match builder.read(document.clone()).await {
-        Ok(rules) => Ok(rules.packed),
-        Err(BuildError::Rejected(problems)) => {
+    match engine.read(document.clone()).await {
+        Ok(rules) => Ok(rules),
+        Err(DocumentError::Rejected(problems)) => {
             let colour = paint::wanted(&std::io::stderr());
             let name = path.display().to_string();
             output::tell(&report::problems(&name, &document, &problems, colour));
@@ -121,19 +77,29 @@ async fn read_rules(path: &Path, builder: &Builder) -> anyhow::Result<Arc<[u8]>>
     }
 }
 
-/// Modules are compiled in a process of their own.
-pub fn compiler() -> Compiler {
-    Compiler::Apart(CompileLimits::default())
+/// Components are compiled in a process of their own: by this program, even if its file has been replaced meanwhile.
+pub fn compiler(limits: CompileLimits) -> Compiler {
+    Compiler::Subprocess(Subprocess {
+        program: "/proc/self/exe".into(),
+        arguments: vec!["compile".into()],
+        limits,
+    })
 }
 
-/// The compile cache of this user; none if there is no place for it, which costs only time.
-pub fn default_cache() -> Option<Arc<Cache>> {
-    let folder = crate::config::default_cache_folder()?;
-    match Cache::open(&folder) {
-        Ok(cache) => Some(Arc::new(cache)),
-        Err(error) => {
-            tracing::debug!(%error, "no compile cache");
-            None
+/// An engine for one command. Somebody waits for it.
+pub fn engine(limits: Limits) -> anyhow::Result<Engine> {
+    let builder = || {
+        Engine::builder()
+            .limits(limits.clone())
+            .compiler(compiler(CompileLimits::default()))
+            .priority(Priority::Normal)
+    };
+    // The compile cache of this user. Without one it only takes longer.
+    if let Some(folder) = crate::config::default_cache_folder() {
+        match builder().cache_directory(folder).build() {
+            Ok(engine) => return Ok(engine),
+            Err(error) => tracing::debug!(%error, "no compile cache"),
         }
     }
+    Ok(builder().build()?)
 }

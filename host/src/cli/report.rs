@@ -4,7 +4,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::paint::printable;
 use crate::config::ConfigError;
-use portcullis::sandbox::{Problem, Severity};
+use portcullis::{Problem, Severity};
 
 /// More of a line than this is cut away around the place.
 const WIDEST: usize = 160;

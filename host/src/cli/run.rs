@@ -10,14 +10,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::policy::compiler;
 use super::{Format, output, paint};
 use crate::config::Config;
 use crate::daemon::{Daemon, Purpose};
 use crate::demo::Demo;
 use crate::observe::writer;
-use portcullis::sandbox::Compiler;
 
-/// Take mail, and ask policies about it
+/// Run the SMTP proxy
 ///
 /// Without a configuration it works at once on an embedded default: 127.0.0.1 port 2525, a
 /// certificate made on the spot, example connectors, mail kept in a Maildir ./mail.
@@ -68,7 +68,7 @@ impl Run {
                 output::result(&config.show()?)?;
                 return Ok(ExitCode::SUCCESS);
             }
-            let compiler = Compiler::Apart(config.sandbox.compile_limits());
+            let compiler = compiler(config.sandbox.compile_limits());
             let daemon = Daemon::new(config, None, compiler, self.purpose()).await?;
             if !self.check_config {
                 let introduce = || output::tell(&format!("{}\n", demo.introduction()));
@@ -81,7 +81,7 @@ impl Run {
             output::result(&config.show()?)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let compiler = Compiler::Apart(config.sandbox.compile_limits());
+        let compiler = compiler(config.sandbox.compile_limits());
         let purpose = self.purpose();
         let mut daemon = Daemon::new(config, Some(path.clone()), compiler, purpose).await?;
         if self.check_config {

@@ -19,9 +19,8 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use self::problem::Problem;
-pub use self::values::{client_key, fingerprint};
-use portcullis::sandbox::{self, CompileLimits};
-use portcullis::store::TenantSource;
+pub use self::values::client_key;
+use portcullis::{CompileLimits, TenantSource};
 
 /// A configuration file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -287,10 +286,10 @@ pub struct Sandbox {
     pub instances: Option<u32>,
     /// Memory of all instances that sessions keep between two questions.
     #[serde(with = "values::optional_size")]
-    pub kept: Option<ByteSize>,
+    pub retained_memory: Option<ByteSize>,
     /// Size of a component or rules document.
     #[serde(with = "values::optional_size")]
-    pub module: Option<ByteSize>,
+    pub policy_size: Option<ByteSize>,
     /// Compiled code of policies that is in memory at a time.
     #[serde(with = "values::optional_size")]
     pub code: Option<ByteSize>,
@@ -301,25 +300,23 @@ pub struct Sandbox {
     #[serde(with = "values::optional_size")]
     pub compile_memory: Option<ByteSize>,
     /// Folder of compiled policies; owned by this user, mode 0700.
-    pub cache: Option<PathBuf>,
+    pub cache_directory: Option<PathBuf>,
 }
 
 impl Sandbox {
     /// With the defaults filled in.
-    pub fn limits(&self) -> sandbox::Limits {
-        let defaults = sandbox::Limits::default();
-        let bytes =
-            |size: Option<ByteSize>, default| size.map_or(default, |size| size.as_u64() as usize);
-        sandbox::Limits {
-            memory: bytes(self.memory, defaults.memory),
-            evaluation: self.evaluation.unwrap_or(defaults.evaluation),
-            stack: bytes(self.stack, defaults.stack),
-            table_elements: self.table_elements.unwrap_or(defaults.table_elements),
-            instances: self.instances.unwrap_or(defaults.instances),
-            kept: bytes(self.kept, defaults.kept),
-            module: bytes(self.module, defaults.module),
-            code: self.code.map_or(defaults.code, |size| size.as_u64()),
-        }
+    pub fn limits(&self) -> portcullis::Limits {
+        let mut limits = portcullis::Limits::default();
+        let bytes = |size: ByteSize| size.as_u64() as usize;
+        limits.memory = self.memory.map_or(limits.memory, bytes);
+        limits.evaluation = self.evaluation.unwrap_or(limits.evaluation);
+        limits.stack = self.stack.map_or(limits.stack, bytes);
+        limits.table_elements = self.table_elements.unwrap_or(limits.table_elements);
+        limits.instances = self.instances.unwrap_or(limits.instances);
+        limits.retained_memory = self.retained_memory.map_or(limits.retained_memory, bytes);
+        limits.policy_size = self.policy_size.map_or(limits.policy_size, bytes);
+        limits.code = self.code.map_or(limits.code, |size| size.as_u64());
+        limits
     }
 
     /// What it may take to compile a component.
@@ -335,7 +332,7 @@ impl Sandbox {
 
     /// The folder of compiled policies.
     pub fn cache_folder(&self) -> Option<PathBuf> {
-        self.cache.clone().or_else(default_cache_folder)
+        self.cache_directory.clone().or_else(default_cache_folder)
     }
 }
 
@@ -377,7 +374,7 @@ pub struct Delivery {
     /// The port of MTA-STS policy servers.
     pub mta_sts_port: u16,
     /// Folder in which MTA-STS policies are kept.
-    pub state: Option<PathBuf>,
+    pub state_directory: Option<PathBuf>,
     /// Networks that mail is sent to although they belong to this machine or its link only.
     #[serde(with = "values::networks")]
     pub private_networks: Vec<IpNet>,
@@ -392,7 +389,7 @@ impl Default for Delivery {
             address_family: AddressFamily::Any,
             port: 25,
             mta_sts_port: 443,
-            state: None,
+            state_directory: None,
             private_networks: Vec::new(),
         }
     }
@@ -401,7 +398,7 @@ impl Default for Delivery {
 impl Delivery {
     /// The folder of what outlives the process: the configured one, systemd's, or the user's.
     pub fn state_folder(&self) -> Option<PathBuf> {
-        self.state.clone().or_else(default_state_folder)
+        self.state_directory.clone().or_else(default_state_folder)
     }
 }
 
@@ -455,7 +452,7 @@ pub struct Connections {
     /// To partners, at a time, by one route and with one protection.
     pub per_route: usize,
     /// That are kept idle, in all.
-    pub kept: usize,
+    pub max_idle: usize,
     /// How long one is kept idle.
     #[serde(with = "values::duration")]
     pub idle: Duration,
@@ -470,7 +467,7 @@ impl Default for Connections {
     fn default() -> Self {
         Connections {
             per_route: 20,
-            kept: 200,
+            max_idle: 200,
             idle: Duration::from_secs(20),
             lifetime: Duration::from_secs(300),
             messages: 100,
@@ -488,6 +485,21 @@ pub struct Trust {
     pub additional_roots: Paths,
     /// Folder of revocation lists (PEM or DER).
     pub crls: Option<PathBuf>,
+    /// Authorities that connectors name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub authority: Vec<Authority>,
+}
+
+/// An authority that is trusted where a connector names it (`certificate-authorities`).
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Authority {
+    /// Its name in rules.
+    pub name: String,
+    /// Its root certificates (PEM).
+    pub roots: Paths,
+    /// The tenants whose rules may name it; all, if absent.
+    pub tenants: Option<Vec<String>>,
 }
 
 /// A file, or a list of files.
@@ -648,7 +660,7 @@ impl Config {
         }
         self.delivery.certificate.iter_mut().for_each(absolute);
         self.delivery.key.iter_mut().for_each(absolute);
-        self.delivery.state.iter_mut().for_each(absolute);
+        self.delivery.state_directory.iter_mut().for_each(absolute);
         self.dns.trust_anchor.iter_mut().for_each(absolute);
         self.tenants
             .iter_mut()
@@ -661,8 +673,13 @@ impl Config {
             .iter_mut()
             .for_each(|paths| paths.iter_mut().for_each(absolute));
         trust.additional_roots.iter_mut().for_each(absolute);
+        let roots = trust
+            .authority
+            .iter_mut()
+            .flat_map(|it| it.roots.iter_mut());
+        roots.for_each(absolute);
         trust.crls.iter_mut().for_each(absolute);
-        self.sandbox.cache.iter_mut().for_each(absolute);
+        self.sandbox.cache_directory.iter_mut().for_each(absolute);
     }
 }
 

@@ -49,12 +49,12 @@ impl Config {
         sandbox.stack = octets(limits.stack);
         sandbox.table_elements = Some(limits.table_elements);
         sandbox.instances = Some(limits.instances);
-        sandbox.kept = octets(limits.kept);
-        sandbox.module = octets(limits.module);
+        sandbox.retained_memory = octets(limits.retained_memory);
+        sandbox.policy_size = octets(limits.policy_size);
         sandbox.code = Some(bytesize::ByteSize(limits.code));
         sandbox.compile_time = Some(compiling.time);
         sandbox.compile_memory = Some(bytesize::ByteSize(compiling.memory));
-        config.delivery.state = self.delivery.state_folder();
+        config.delivery.state_directory = self.delivery.state_folder();
         for listener in &mut config.listeners {
             listener.client_names = Some(listener.wants_client_names());
         }

@@ -8,10 +8,10 @@ use bytesize::ByteSize;
 
 use super::problem::Key::{self, Name, Number};
 use super::problem::Wrong;
-use super::{Config, Delivery, Listener, NextHop, Outbound, TlsMode, fingerprint};
-use crate::tls::names;
-use portcullis::domain::normal_domain;
-use portcullis::sandbox;
+use super::{Config, Delivery, Listener, NextHop, Outbound, TlsMode};
+use portcullis::normal_domain;
+use portcullis::tls::PUBLIC;
+use portcullis::{MAX_STACK, Sha256, is_well_formed};
 
 type Outcome = Result<(), Wrong>;
 
@@ -40,17 +40,49 @@ impl Config {
         }
         self.validate_tenants()?;
         self.validate_delivery()?;
+        self.validate_authorities()?;
         self.validate_senders()?;
         self.validate_sandbox()?;
         self.validate_limits()?;
         self.validate_addresses()
     }
 
+    fn validate_authorities(&self) -> Outcome {
+        let mut names = HashSet::new();
+        for (number, authority) in self.trust.authority.iter().enumerate() {
+            let at = |key| [Name("trust"), Name("authority"), Number(number), Name(key)];
+            let name = &authority.name;
+            if name.trim().is_empty() || name.chars().any(char::is_control) {
+                return wrong(at("name"), format!("{name:?} is not a name"));
+            }
+            if name == PUBLIC {
+                let text = "\"public\" is the name of the ordinary roots (trust.roots)";
+                return wrong(at("name"), text);
+            }
+            if !names.insert(name) {
+                return wrong(
+                    at("name"),
+                    format!("there is an authority {name:?} already"),
+                );
+            }
+            if authority.roots.is_empty() {
+                return wrong(at("roots"), "an authority needs root certificates");
+            }
+            let tenants = authority.tenants.iter().flatten();
+            let mut unknown =
+                tenants.filter(|name| self.tenants.iter().all(|it| it.name != **name));
+            if let Some(tenant) = unknown.next() {
+                return wrong(at("tenants"), format!("there is no tenant {tenant:?}"));
+            }
+        }
+        Ok(())
+    }
+
     fn validate_sandbox(&self) -> Outcome {
         let limits = self.sandbox.limits();
         let at = |key| [Name("sandbox"), Name(key)];
-        if limits.stack > sandbox::MOST_STACK {
-            let most = ByteSize(sandbox::MOST_STACK as u64);
+        if limits.stack > MAX_STACK {
+            let most = ByteSize(MAX_STACK as u64);
             return wrong(at("stack"), format!("the stack must be at most {most}"));
         }
         if limits.evaluation < Duration::from_millis(1) {
@@ -258,13 +290,13 @@ impl Outbound {
             );
         }
         for (number, name) in self.certificate_names.iter().enumerate() {
-            if !names::is_well_formed(name) {
+            if !is_well_formed(name) {
                 let message = format!("{name:?} is not a certificate name");
                 return wrong([Name("certificate-names"), Number(number)], message);
             }
         }
         for (number, text) in self.certificate_fingerprints.iter().enumerate() {
-            if fingerprint(text).is_none() {
+            if Sha256::parse(text).is_none() {
                 let message = format!("{text:?} is not a SHA-256 in hexadecimal");
                 return wrong([Name("certificate-fingerprints"), Number(number)], message);
             }

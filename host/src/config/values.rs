@@ -9,15 +9,6 @@ use ipnet::IpNet;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serializer};
 
-/// A SHA-256 in the interface's form, from 64 hexadecimal digits with or without colons.
-pub fn fingerprint(text: &str) -> Option<(u64, u64, u64, u64)> {
-    let digits: String = text.chars().filter(|c| *c != ':').collect();
-    let is_hex = digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    let word = |at: usize| u64::from_str_radix(digits.get(at..at + 16)?, 16).ok();
-    is_hex.then_some(())?;
-    Some((word(0)?, word(16)?, word(32)?, word(48)?))
-}
-
 /// The key under which sessions of one client are counted: an IPv4 address, or an IPv6 /64, which is
 /// what one customer has.
 pub fn client_key(ip: IpAddr) -> IpAddr {

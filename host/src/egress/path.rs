@@ -9,10 +9,10 @@ use crate::egress::client::Sender;
 use crate::egress::next_hop::{Client, Handover, NextHop, Offer};
 use crate::egress::partner::{Lane, Outbound};
 use crate::smtp::reply::Reply;
-use crate::tls::names;
-use portcullis::domain::normal_domain;
-use portcullis::sandbox::interface::{Direction, Tls, Trust};
+use portcullis::normal_domain;
 use portcullis::store::{Table, Tenant};
+use portcullis::tls::PUBLIC;
+use portcullis::{Certificate, Direction, Sha256, Trust, any_satisfies};
 
 /// The way out of a listener.
 pub enum Exit {
@@ -105,7 +105,7 @@ impl Exit {
 /// Who may send to partners: the organization's own servers.
 pub struct Admission {
     config: config::Outbound,
-    fingerprints: Vec<(u64, u64, u64, u64)>,
+    fingerprints: Vec<Sha256>,
 }
 
 impl Admission {
@@ -115,23 +115,30 @@ impl Admission {
         Admission {
             fingerprints: fingerprints
                 .iter()
-                .filter_map(|text| config::fingerprint(text))
+                .filter_map(|text| Sha256::parse(text))
                 .collect(),
             config: config.clone(),
         }
     }
 
     /// Whether a client is one of the organization's own servers.
-    pub fn admits(&self, client: std::net::IpAddr, tls: Option<&Tls>) -> bool {
+    pub fn admits(&self, client: std::net::IpAddr, certificate: Option<&Certificate>) -> bool {
         if self.config.clients.iter().any(|net| net.contains(&client)) {
             return true;
         }
-        let Some(certificate) = tls.and_then(|tls| tls.certificate.as_ref()) else {
+        let Some(certificate) = certificate else {
             return false;
         };
-        self.fingerprints.contains(&certificate.sha256)
-            || certificate.trust == Trust::Trusted
-                && names::any_satisfies(&certificate.dns_names, &self.config.certificate_names)
+        let is_public = |anchors: &Vec<String>| anchors.iter().any(|anchor| anchor == PUBLIC);
+        certificate
+            .sha256
+            .is_some_and(|own| self.fingerprints.contains(&own))
+            || certificate.trust == Some(Trust::Trusted)
+                && certificate.anchors.as_ref().is_some_and(is_public)
+                && any_satisfies(
+                    certificate.dns_names.as_deref().unwrap_or_default(),
+                    &self.config.certificate_names,
+                )
     }
 
     /// The tenant whose policy decides about a sender's mail.

@@ -153,7 +153,7 @@ impl Pool {
         let mut state = self.lock();
         let worn =
             idle.messages >= self.limits.messages || idle.born.elapsed() >= self.limits.lifetime;
-        if worn || state.generation != generation || state.idle >= self.limits.kept {
+        if worn || state.generation != generation || state.idle >= self.limits.max_idle {
             return Some(idle);
         }
         let Some(lane) = state.lanes.get_mut(key) else {

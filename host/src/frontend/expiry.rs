@@ -5,15 +5,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use moka::sync::Cache;
 
 use crate::tls::SOON;
-use portcullis::sandbox::interface::{Context, Trust, Verdict};
 use portcullis::store::Tenant;
+use portcullis::{Certificate, Context, Sha256, Trust, Verdict};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Certificates of which it is known that they were told of today.
 const MOST: u64 = 10_000;
 
 /// The certificates that were told of in the last day, by their SHA-256.
-pub struct Expiring(Cache<(u64, u64, u64, u64), ()>);
+pub struct Expiring(Cache<Sha256, ()>);
 
 impl Default for Expiring {
     fn default() -> Self {
@@ -28,9 +28,11 @@ impl Expiring {
         let Verdict::Accept(acceptance) = verdict else {
             return;
         };
-        let tls = context.tls.as_ref();
-        let certificate = tls.and_then(|tls| tls.certificate.as_ref());
-        let Some(certificate) = certificate.filter(|it| it.trust == Trust::Trusted) else {
+        let is_trusted = |it: &&Certificate| it.trust == Some(Trust::Trusted);
+        let Some(certificate) = context.certificate().filter(is_trusted) else {
+            return;
+        };
+        let Some(digest) = certificate.sha256 else {
             return;
         };
         let Some(connector) = acceptance.connectors.first() else {
@@ -43,11 +45,14 @@ impl Expiring {
             Some(end) => (end - now).div_euclid(day),
             None => return,
         };
-        if days >= SOON || self.0.contains_key(&certificate.sha256) {
+        if days >= SOON || self.0.contains_key(&digest) {
             return;
         }
-        self.0.insert(certificate.sha256, ());
-        let names = certificate.dns_names.first();
+        self.0.insert(digest, ());
+        let names = certificate
+            .dns_names
+            .as_ref()
+            .and_then(|names| names.first());
         tracing::warn!(
             tenant = %tenant.name,
             connector,

@@ -7,8 +7,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use portcullis::sandbox::interface::{Finding, Verdict};
-use portcullis::store::POLICY_UNAVAILABLE;
+use portcullis::{Finding, POLICY_UNAVAILABLE, Verdict};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -17,26 +16,29 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 /// The reasons that the specification names.
-const FAILED: [&str; 8] = [
+const FAILED: [&str; 11] = [
     "tls",
     "tls-version",
     "certificate-missing",
     "certificate-untrusted",
     "certificate-name",
     "certificate-fingerprint",
+    "certificate-key",
+    "certificate-authority",
     "source-ip",
+    "fact-unavailable",
     POLICY_UNAVAILABLE,
 ];
 
 /// Why a policy gave no answer.
 const POLICY_FAILURES: [&str; 8] = [
     "trap",
-    "time-out",
+    "timeout",
     "out-of-memory",
     "stack-overflow",
     "not-loaded",
-    "busy",
-    "no-slot",
+    "throttled",
+    "pool-exhausted",
     "invalid",
 ];
 
@@ -128,7 +130,11 @@ impl Metrics {
         let decisions = self.decisions.clone();
         registry.register("decisions", "Decisions about a recipient", decisions);
         let audited = self.audited.clone();
-        registry.register("audited", "Refusals that audit mode held back", audited);
+        registry.register(
+            "audit_findings",
+            "Refusals that audit mode held back",
+            audited,
+        );
         let failures = self.policy_failures.clone();
         let help = "Evaluations without an answer, which defer mail";
         registry.register("policy_failures", help, failures);
@@ -136,7 +142,7 @@ impl Metrics {
         let help = "Whether a policy has failed many times in a row";
         registry.register("policy_failing", help, failing);
         let updates = self.policy_updates.clone();
-        registry.register("policy_updates", "Policy files taken or not taken", updates);
+        registry.register("policy_updates", "Policy files loaded or rejected", updates);
         let messages = self.messages.clone();
         registry.register(
             "messages",
@@ -153,7 +159,7 @@ impl Metrics {
         let open = self.sessions_open.clone();
         registry.register("sessions_open", "SMTP sessions now", open);
         let away = self.turned_away.clone();
-        registry.register("turned_away", "Connections over a limit", away);
+        registry.register("connections_rejected", "Connections over a limit", away);
         let lost = super::writer::lost_lines();
         registry.register("log_lines_lost", "Log lines that were not written", lost);
     }
@@ -208,7 +214,7 @@ impl Metrics {
     pub fn policy_updated(&self, tenant: &str, taken: bool) {
         let update = PolicyUpdate {
             tenant: tenant.into(),
-            outcome: if taken { "taken" } else { "not-taken" },
+            outcome: if taken { "loaded" } else { "rejected" },
         };
         self.policy_updates.get_or_create(&update).inc();
     }
@@ -245,7 +251,7 @@ impl Metrics {
                 failure,
             });
         }
-        for outcome in ["taken", "not-taken"] {
+        for outcome in ["loaded", "rejected"] {
             self.policy_updates.remove(&PolicyUpdate {
                 tenant: tenant.clone(),
                 outcome,

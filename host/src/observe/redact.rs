@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use crate::config::{Clients, Log, Mailboxes};
 use crate::smtp::address::quoted_string_length;
-use portcullis::text::one_line;
+use portcullis::one_line;
 
 /// Characters of what others say that are told.
 const MOST_WORDS: usize = 2000;

@@ -6,8 +6,7 @@ use std::net::IpAddr;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
-use portcullis::json::{tls_version_name, trust_name};
-use portcullis::sandbox::interface::{Tls, Trust};
+use portcullis::{PeerCertificate, Tls, tls_version_name};
 
 /// What a Received field tells.
 pub struct Trace<'a> {
@@ -46,21 +45,18 @@ impl Trace<'_> {
             let _ = write!(
                 field,
                 "\t(using {} with cipher {}; ",
-                tls_version_name(tls.version),
+                tls.version.and_then(tls_version_name).unwrap_or("unknown"),
                 atom(&tls.cipher)
             );
             let _ = match &tls.certificate {
-                None => write!(field, "no client certificate)\r\n"),
-                Some(certificate) => {
-                    let worth = match certificate.trust {
-                        Trust::Trusted => "trusted",
-                        trust => trust_name(trust),
-                    };
-                    let name = certificate
-                        .dns_names
-                        .first()
-                        .map_or("without a name", String::as_str);
-                    write!(field, "client certificate {} {worth})\r\n", atom(name))
+                PeerCertificate::None | PeerCertificate::Unknown => {
+                    write!(field, "no client certificate)\r\n")
+                }
+                PeerCertificate::Presented(certificate) => {
+                    let trust = certificate.trust.map_or("unknown", |trust| trust.name());
+                    let mut names = certificate.dns_names.iter().flatten();
+                    let name = names.next().map_or("without a name", String::as_str);
+                    write!(field, "client certificate {} {trust})\r\n", atom(name))
                 }
             };
         }

@@ -4,85 +4,17 @@
 //! Limits on writing: 20 lines of 512 octets with CRLF (§4.5.3.1.5), ASCII only. Limits on
 //! reading: 4 KiB a line, 200 lines and 64 KiB a reply.
 
-use std::fmt;
-use std::str::FromStr;
-
 use memchr::memchr;
+pub use portcullis::{EnhancedCode, EnhancedCodeError};
 use thiserror::Error;
 
 const MAX_WRITTEN_LINES: usize = 20;
 const MAX_WRITTEN_LINE: usize = 512;
+/// What is left for the transaction's id in a reply line (RFC 5321 §4.5.3.1.5).
+const MAX_OWN_TEXT: usize = 440;
 const MAX_READ_LINES: usize = 200;
 const MAX_READ_LINE: usize = 4 * 1024;
 const MAX_READ_REPLY: usize = 64 * 1024;
-
-/// An enhanced status code such as `5.7.1` (RFC 3463 §2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct EnhancedCode {
-    class: u8,
-    subject: u16,
-    detail: u16,
-}
-
-/// The text is not an enhanced status code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("not an enhanced status code")]
-pub struct EnhancedCodeError;
-
-impl EnhancedCode {
-    /// Whether the code may stand in a reply with this code: both have one class (RFC 2034 §4).
-    fn fits(self, code: u16) -> bool {
-        matches!(self.class, 2 | 4 | 5)
-            && self.subject <= 999
-            && self.detail <= 999
-            && u16::from(self.class) == code / 100
-    }
-}
-
-impl From<(u8, u16, u16)> for EnhancedCode {
-    fn from((class, subject, detail): (u8, u16, u16)) -> Self {
-        Self {
-            class,
-            subject,
-            detail,
-        }
-    }
-}
-
-impl FromStr for EnhancedCode {
-    type Err = EnhancedCodeError;
-
-    fn from_str(text: &str) -> Result<Self, EnhancedCodeError> {
-        let mut parts = text.split('.');
-        let class = match parts.next() {
-            Some("2") => 2,
-            Some("4") => 4,
-            Some("5") => 5,
-            _ => return Err(EnhancedCodeError),
-        };
-        let subject = parts.next().and_then(sub_code).ok_or(EnhancedCodeError)?;
-        let detail = parts.next().and_then(sub_code).ok_or(EnhancedCodeError)?;
-        if parts.next().is_some() {
-            return Err(EnhancedCodeError);
-        }
-        Ok(Self::from((class, subject, detail)))
-    }
-}
-
-/// One to three digits without leading zeros (RFC 3463 §2).
-fn sub_code(text: &str) -> Option<u16> {
-    let padded = text.len() > 1 && text.starts_with('0');
-    if padded || text.len() > 3 || !text.bytes().all(|octet| octet.is_ascii_digit()) {
-        return None;
-    }
-    text.parse().ok()
-}
-
-impl fmt::Display for EnhancedCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.class, self.subject, self.detail)
-    }
-}
 
 /// A reply to a command. Its code is always a valid one from 200 to 559.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,27 +76,34 @@ impl Reply {
         self.cause.as_deref()
     }
 
-    /// A refusal with values from a policy module, which are not trusted.
-    ///
-    /// A code of the wrong class becomes 550 or 451, an enhanced code that does not parse or is of
-    /// another class becomes 5.7.1 or 4.7.1, and a text with nothing to read becomes "refused by
-    /// policy".
-    pub fn from_policy(code: u16, enhanced: &str, text: &str, permanent: bool) -> Self {
-        let (class, fallback) = if permanent { (5, 550) } else { (4, 451) };
-        let code = if is_reply_code(code) && code / 100 == class {
-            code
-        } else {
-            fallback
-        };
-        let enhanced = match enhanced.parse::<EnhancedCode>() {
-            Ok(enhanced) if enhanced.fits(code) => enhanced,
-            _ if permanent => EnhancedCode::from((5, 7, 1)),
-            _ => EnhancedCode::from((4, 7, 1)),
-        };
+    /// The reply of a policy. A text with nothing to read becomes "refused by policy".
+    pub fn from_policy(code: u16, enhanced: EnhancedCode, text: &str) -> Self {
+        let text: String = text.chars().take(MAX_OWN_TEXT).collect();
         let readable = text.chars().any(|character| character.is_alphanumeric());
-        let text = if readable { text } else { "refused by policy" };
-        let lines: Vec<String> = written_lines(text).map(printable).collect();
-        Self::new(code, enhanced, lines.join("\n"))
+        let text = if readable {
+            text.trim()
+        } else {
+            "refused by policy"
+        };
+        Self::new(code, enhanced, text)
+    }
+
+    /// The same reply with the transaction's id, by which it is found in the log.
+    pub fn with_id(&self, id: &str) -> Self {
+        let text = self.text();
+        let mark = format!(" [{id}]");
+        if text.ends_with(&mark) {
+            return self.clone();
+        }
+        // Of several lines, which another server has written, the last one has it.
+        let (before, last) = match text.rsplit_once('\n') {
+            Some((before, last)) => (format!("{before}\n"), last),
+            None => (String::new(), text),
+        };
+        let last = &last[..last.floor_char_boundary(MAX_OWN_TEXT.min(last.len()))];
+        let class = (self.code() / 100) as u8;
+        let enhanced = self.enhanced().unwrap_or_else(|| (class, 0, 0).into());
+        Reply::new(self.code(), enhanced, format!("{before}{last}{mark}"))
     }
 
     /// The three-digit code.
@@ -529,34 +468,22 @@ mod tests {
     }
 
     #[test]
-    fn policy_values_are_checked() {
-        for (code, enhanced, text, permanent, expected) in [
-            (554, "5.7.0", "No", true, "554 5.7.0 No\r\n"),
-            (421, "4.3.2", "Later", false, "421 4.3.2 Later\r\n"),
-            (450, "5.7.0", "No", true, "550 5.7.0 No\r\n"),
-            (550, "5.7.0", "No", false, "451 4.7.1 No\r\n"),
-            (590, "5.7.0", "No", true, "550 5.7.0 No\r\n"),
-            (0, "", " \u{0}\n.", true, "550 5.7.1 refused by policy\r\n"),
-            (55, "5.7.1\r\n250 x", "拒绝", true, "550 5.7.1 JuJue\r\n"),
-            (
-                550,
-                "5.7.1",
-                "a\r\n250 b",
-                true,
-                "550-5.7.1 a\r\n550 5.7.1 250 b\r\n",
-            ),
-        ] {
-            let reply = Reply::from_policy(code, enhanced, text, permanent);
-            assert_eq!(wire(&reply), expected);
-            assert_eq!(
-                (reply.is_permanent(), reply.is_transient()),
-                (permanent, !permanent)
-            );
+    fn a_reply_tells_its_transaction_once() {
+        let reply = Reply::new(550, (5, 7, 1), "no").with_id("abc.1");
+        assert_eq!(reply.text(), "no [abc.1]");
+        assert_eq!(reply.with_id("abc.1"), reply);
+        let long = Reply::new(550, (5, 7, 1), "x".repeat(2000)).with_id("abc.1");
+        let mut wire = Vec::new();
+        long.write(&mut wire);
+        assert!(wire.len() <= 512 && wire.ends_with(b" [abc.1]\r\n"));
+    }
+
+    #[test]
+    fn a_policy_without_a_text_has_one() {
+        for text in ["", "  ", "--"] {
+            let reply = Reply::from_policy(550, (5, 7, 1).into(), text);
+            assert_eq!(reply.text(), "refused by policy");
         }
-        assert_eq!(
-            Reply::from_policy(550, "", "a\u{7}b\nc\r", true).text(),
-            "a?b\nc?"
-        );
     }
 
     #[test]

@@ -8,8 +8,9 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 use tokio_rustls::TlsConnector;
 
+use super::curves;
+use super::error::TlsError;
 use super::files::Pair;
-use super::{TlsError, curves};
 
 /// What a client needs for handshakes. Any certificate completes one: what it is worth is judged afterwards.
 #[derive(Clone)]

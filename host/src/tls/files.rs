@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::TlsError;
+use super::error::TlsError;
 
 /// A certificate chain with its key.
 pub struct Pair {

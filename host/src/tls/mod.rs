@@ -2,13 +2,14 @@
 
 mod client;
 mod curves;
+mod error;
 mod files;
 mod roots;
 
 pub use client::ClientTls;
+pub use error::TlsError;
 pub use files::{Pair, certificates};
-pub use portcullis::tls::{Anchors, Purpose, Roots, certificate, is_provable, names};
-pub use roots::read_roots;
+pub use roots::read_authorities;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,41 +20,17 @@ use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, ServerConnection};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use portcullis::sandbox::interface::Tls;
-use portcullis::tls::{self, AnyPeer};
+use portcullis::tls::{self, AnyPeer, Authorities, certificate};
+use portcullis::{Tls, satisfies};
 
 /// A certificate that has fewer days left than this is about to be a problem.
 pub const SOON: i64 = 21;
-
-/// TLS cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file cannot be read, or is not what it should be.
-    #[error("{}: {reason}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The TLS provider lacks what is needed.
-    #[error("TLS cannot be used: {0}")]
-    Provider(rustls::Error),
-    /// The certificate and the key cannot be used.
-    #[error("{}: the certificate cannot be used: {source}", path.display())]
-    Config {
-        /// The certificate's file.
-        path: PathBuf,
-        /// Why.
-        source: rustls::Error,
-    },
-}
 
 /// What a listener needs for handshakes.
 #[derive(Clone)]
 pub struct ServerTls {
     config: Arc<ServerConfig>,
-    roots: Roots,
+    authorities: Authorities,
     pairs: Arc<[(PathBuf, Pair)]>,
 }
 
@@ -65,7 +42,7 @@ impl ServerTls {
     /// Names the file and what is wrong with it, if there is nothing from before.
     pub fn from_files<'a>(
         files: impl IntoIterator<Item = (&'a PathBuf, &'a PathBuf)>,
-        roots: Roots,
+        authorities: Authorities,
         before: Option<&ServerTls>,
     ) -> Result<(Self, Vec<TlsError>), TlsError> {
         let (mut pairs, mut errors) = (Vec::new(), Vec::new());
@@ -82,14 +59,14 @@ impl ServerTls {
                 (pair, _) => pairs.push((certificate.clone(), pair?)),
             }
         }
-        Ok((ServerTls::new(pairs, roots)?, errors))
+        Ok((ServerTls::new(pairs, authorities)?, errors))
     }
 
     /// From chains and their keys, each with its file.
     ///
     /// # Errors
     /// If one of them cannot be used.
-    pub fn new(pairs: Vec<(PathBuf, Pair)>, roots: Roots) -> Result<Self, TlsError> {
+    pub fn new(pairs: Vec<(PathBuf, Pair)>, authorities: Authorities) -> Result<Self, TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let verifier = Arc::new(AnyPeer::new(&provider));
         let resolver = ByName::new(&pairs, &provider)?;
@@ -106,15 +83,15 @@ impl ServerTls {
         config.send_tls13_tickets = 0;
         Ok(ServerTls {
             config: Arc::new(config),
-            roots,
+            authorities,
             pairs: pairs.into(),
         })
     }
 
-    /// The same certificates, with which peers are judged by these roots.
-    pub fn with_roots(&self, roots: Roots) -> Self {
+    /// The same certificates, with which peers are verified with these authorities.
+    pub fn with_authorities(&self, authorities: Authorities) -> Self {
         ServerTls {
-            roots,
+            authorities,
             ..self.clone()
         }
     }
@@ -132,7 +109,7 @@ impl ServerTls {
                 Some(Ok((_, own))) => certificate::dns_names(&own),
                 _ => Vec::new(),
             };
-            names.iter().any(|name| names::satisfies(name, wanted))
+            names.iter().any(|name| satisfies(name, wanted))
         };
         self.pairs.iter().any(is_for)
     }
@@ -144,7 +121,7 @@ impl ServerTls {
 
     /// The facts of a session whose handshake is done.
     pub fn facts(&self, session: &ServerConnection) -> Tls {
-        tls::facts(session, &self.roots)
+        tls::facts(session, &self.authorities)
     }
 }
 
@@ -178,7 +155,7 @@ impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let wanted = hello.server_name();
         let is_for = |names: &[String]| {
-            wanted.is_some_and(|wanted| names.iter().any(|name| names::satisfies(name, wanted)))
+            wanted.is_some_and(|wanted| names.iter().any(|name| satisfies(name, wanted)))
         };
         let schemes = hello.signature_schemes();
         let checkable =

@@ -3,20 +3,68 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use portcullis::tls::{BadCrl, Crl, Roots, crls_of};
+use portcullis::tls::{Authorities, Authority, BadCrl, Crl, Roots, crls_of};
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::TlsError;
+use super::error::TlsError;
 use super::files::{certificates, wrong};
 use crate::config;
+
+/// Reads the ordinary roots, and those of authorities by name. What cannot be read now stays as it was `before`, which
+/// the errors tell.
+///
+/// # Errors
+/// Names the file and what is wrong with it, if there is nothing from before.
+pub fn read_authorities(
+    config: &config::Trust,
+    before: Option<&Authorities>,
+) -> Result<(Authorities, Vec<TlsError>), TlsError> {
+    let (public, mut errors) = read_roots(config, before.map(Authorities::public))?;
+    let mut named = Vec::new();
+    for authority in &config.authority {
+        let known = before.and_then(|before| {
+            let mut known = before.named().iter();
+            known.find(|known| *known.name == *authority.name)
+        });
+        let roots = match (roots_of(authority, &public), known) {
+            (Err(error), Some(known)) => {
+                errors.push(error);
+                known.roots.clone()
+            }
+            (roots, _) => roots?,
+        };
+        named.push(Authority {
+            name: authority.name.as_str().into(),
+            roots,
+            tenants: authority.tenants.clone(),
+        });
+    }
+    Ok((Authorities::new(public, named), errors))
+}
+
+/// The roots of an authority. Its certificates can be revoked by the same lists.
+fn roots_of(authority: &config::Authority, public: &Roots) -> Result<Roots, TlsError> {
+    let mut anchors = Vec::new();
+    for path in authority.roots.iter() {
+        anchors.extend(authorities(path)?);
+    }
+    let lists = (public.crls().to_vec(), Vec::new());
+    Roots::new(anchors, lists).map_err(|error| {
+        let name = Path::new(&authority.name);
+        wrong(
+            name,
+            format!("the roots of this authority cannot be used: {error}"),
+        )
+    })
+}
 
 /// Reads what the configuration names. Certificates and revocation lists are two things: those of which the files
 /// cannot be read now stay as they were `before`, which the errors tell.
 ///
 /// # Errors
 /// Names the file and what is wrong with it, if there is nothing from before.
-pub fn read_roots(
+fn read_roots(
     config: &config::Trust,
     before: Option<&Roots>,
 ) -> Result<(Roots, Vec<TlsError>), TlsError> {

@@ -1,11 +1,13 @@
-//! Compiling, which a hostile module can make take long or much, or crash.
+//! Compiling, which hostile input can make slow, large or crash.
 //!
-//! A compiler that is at work cannot be stopped. So it works in a process of its own, `portcullis compile`,
-//! whose time and memory the kernel counts; it ends with the process that waits for it.
+//! A compiler that is at work cannot be stopped. So it works in a process of its own, whose time and memory the kernel
+//! limits; it ends with the process that waits for it.
 
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -15,27 +17,45 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use wasmtime::component::Component;
 use wasmtime::{Engine, Result, bail, format_err};
 
-use super::cache::{self, Entry};
-use super::engine::base_config;
+use super::background::{Cancel, Priority, run_in_pool};
+use super::disk_cache::{self, Entry};
 use super::inspect;
-use super::workshop::{Cancel, together};
+use super::limits::base_config;
 use crate::text::one_line;
 
-/// What a compiled module may have, in bytes.
-const MOST_CODE: u64 = 1 << 30;
+/// What a compiled component may have, in bytes.
+const MAX_CODE: u64 = 1 << 30;
 /// What is read of a compiler's last words, in bytes.
-const MOST_WORDS: u64 = 4 << 10;
+const MAX_WORDS: u64 = 4 << 10;
 
-/// Where modules are compiled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What compiles components.
+///
+/// Compilers have been crashed and made to eat memory by hostile input. A program that loads components of others
+/// compiles them in a process of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Compiler {
-    /// In this process, whatever it takes.
-    Here,
-    /// In a process of its own. The program that runs must be `portcullis`.
-    Apart(CompileLimits),
+    /// Only the built-in evaluator is compiled, in this process. That is enough for rules documents and for policies
+    /// that `portcullis build` has made of them; other components are not loaded.
+    BuiltInOnly,
+    /// All components are compiled in this process: for those who trust them.
+    InProcess,
+    /// All components are compiled by a program.
+    Subprocess(Subprocess),
 }
 
-/// What it may take to compile a module.
+/// A program that compiles: it calls [`compile`] with its standard input and output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subprocess {
+    /// The program.
+    pub program: PathBuf,
+    /// Its first arguments; the time in seconds and the memory in bytes follow.
+    pub arguments: Vec<OsString>,
+    /// What it may take.
+    pub limits: CompileLimits,
+}
+
+/// What it may take to compile a component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompileLimits {
     /// Processor time, in whole seconds.
@@ -59,43 +79,60 @@ const CLOCK: u32 = 4;
 
 impl Compiler {
     /// How long a compiler is waited for.
-    pub(super) fn patience(self) -> Duration {
+    pub fn timeout(&self) -> Duration {
         match self {
-            Compiler::Here => Duration::MAX,
-            Compiler::Apart(limits) => limits.time.saturating_mul(CLOCK),
+            Compiler::BuiltInOnly | Compiler::InProcess => Duration::MAX,
+            Compiler::Subprocess(it) => it.limits.time.saturating_mul(CLOCK),
+        }
+    }
+
+    /// How long reading a document may take.
+    pub fn reading_time(&self) -> Duration {
+        match self {
+            Compiler::BuiltInOnly | Compiler::InProcess => Duration::MAX,
+            Compiler::Subprocess(it) => it.limits.time,
+        }
+    }
+
+    /// How many bytes of memory reading a document may take.
+    pub fn reading_memory(&self) -> usize {
+        match self {
+            Compiler::BuiltInOnly | Compiler::InProcess => usize::MAX,
+            Compiler::Subprocess(it) => usize::try_from(it.limits.memory).unwrap_or(usize::MAX),
         }
     }
 
     /// Compiles a component, and keeps the outcome if it has a place in the cache.
-    pub(super) fn compile(
-        self,
+    pub fn compile(
+        &self,
         engine: &Engine,
         entry: Option<&Entry>,
-        module: &[u8],
+        component: &[u8],
+        priority: Priority,
         cancel: &Cancel,
     ) -> Result<Component> {
         let code = match self {
-            Compiler::Here => here(engine, module)?,
-            Compiler::Apart(limits) => apart(limits, module, cancel)?,
+            Compiler::BuiltInOnly | Compiler::InProcess => here(engine, component, priority)?,
+            Compiler::Subprocess(program) => apart(program, component, cancel)?,
         };
         match entry {
             Some(entry) => entry.keep(engine, &code),
-            None => cache::component(engine, &code),
+            None => disk_cache::component(engine, &code),
         }
     }
 }
 
 /// Hostile bytes have made compilers panic before; that ends here.
-fn here(engine: &Engine, module: &[u8]) -> Result<Vec<u8>> {
-    let compile = || together(|| engine.precompile_component(module));
+fn here(engine: &Engine, component: &[u8], priority: Priority) -> Result<Vec<u8>> {
+    let compile = || run_in_pool(priority, || engine.precompile_component(component));
     catch_unwind(AssertUnwindSafe(compile))
-        .unwrap_or_else(|_| Err(format_err!("the compiler panicked over this module")))
+        .unwrap_or_else(|_| Err(format_err!("the compiler panicked over this component")))
 }
 
-fn apart(limits: CompileLimits, module: &[u8], cancel: &Cancel) -> Result<Vec<u8>> {
-    // The program that runs, even if its file has been replaced meanwhile.
-    let mut child = Command::new("/proc/self/exe")
-        .arg("compile")
+fn apart(program: &Subprocess, component: &[u8], cancel: &Cancel) -> Result<Vec<u8>> {
+    let limits = program.limits;
+    let mut child = Command::new(&program.program)
+        .args(&program.arguments)
         .arg(limits.time.as_secs().max(1).to_string())
         .arg(limits.memory.to_string())
         .env_clear()
@@ -107,9 +144,9 @@ fn apart(limits: CompileLimits, module: &[u8], cancel: &Cancel) -> Result<Vec<u8
     cancel.began(&child);
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let (code, words) = thread::scope(|scope| {
-        scope.spawn(|| hand_over(stdin, module));
-        let words = scope.spawn(|| read(stderr, MOST_WORDS));
-        let code = read(stdout, MOST_CODE + 1);
+        scope.spawn(|| hand_over(stdin, component));
+        let words = scope.spawn(|| read(stderr, MAX_WORDS));
+        let code = read(stdout, MAX_CODE + 1);
         (code, words.join().unwrap_or_default())
     });
     cancel.ended();
@@ -117,16 +154,16 @@ fn apart(limits: CompileLimits, module: &[u8], cancel: &Cancel) -> Result<Vec<u8
     if !status.success() {
         bail!("{}", reason(status, limits, &words));
     }
-    if code.len() as u64 > MOST_CODE {
-        bail!("it is more than {} MiB when compiled", MOST_CODE >> 20);
+    if code.len() as u64 > MAX_CODE {
+        bail!("it is more than {} MiB when compiled", MAX_CODE >> 20);
     }
     Ok(code)
 }
 
 /// A compiler that has ended reads no more, which its status explains.
-fn hand_over(stdin: Option<ChildStdin>, module: &[u8]) {
+fn hand_over(stdin: Option<ChildStdin>, component: &[u8]) {
     if let Some(mut stdin) = stdin {
-        let _ = stdin.write_all(module);
+        let _ = stdin.write_all(component);
     }
 }
 
@@ -154,20 +191,24 @@ fn reason(status: ExitStatus, limits: CompileLimits, words: &[u8]) -> String {
             bytesize::ByteSize(limits.memory)
         ),
         _ => format!(
-            "the compiler crashed over this module ({status}): {}",
+            "the compiler crashed over this component ({status}): {}",
             words.lines().next().unwrap_or_default()
         ),
     }
 }
 
-/// Does what `portcullis compile` is for: compiles the component that is read, within limits.
+/// What a [`Subprocess`] does: confines this process, and compiles the component that is read within these limits.
 ///
 /// # Errors
 /// If it cannot be compiled.
-pub fn compile(limits: CompileLimits, mut module: impl Read, mut code: impl Write) -> Result<()> {
+pub fn compile(
+    limits: CompileLimits,
+    mut component: impl Read,
+    mut code: impl Write,
+) -> Result<()> {
     confine(limits)?;
     let mut bytes = Vec::new();
-    module.read_to_end(&mut bytes)?;
+    component.read_to_end(&mut bytes)?;
     let engine = Engine::new(&base_config())?;
     match engine.precompile_component(&bytes) {
         Ok(compiled) => Ok(code.write_all(&compiled)?),

@@ -4,9 +4,22 @@ use wasmparser::{BinaryReaderError, Parser, Payload, Validator, WasmFeatures};
 
 use crate::text::one_line;
 
-/// What every policy exports, without the version.
-const EVALUATION: &str = "portcullis:policy/evaluation";
-const VERSION: &str = "0.1.0";
+/// The version of the interface. The build script reads it from `wit/policy.wit`.
+pub const VERSION: &str = env!("PORTCULLIS_INTERFACE_VERSION");
+
+/// What every policy exports.
+pub const EVALUATION: &str = concat!(
+    "portcullis:policy/evaluation@",
+    env!("PORTCULLIS_INTERFACE_VERSION")
+);
+/// What the built-in evaluator exports besides.
+pub const PACKED_RULES: &str = concat!(
+    "portcullis:policy/packed-rules@",
+    env!("PORTCULLIS_INTERFACE_VERSION")
+);
+
+/// Without the version.
+const INTERFACE: &str = "portcullis:policy/evaluation";
 
 /// The WASI 0.2 packages that have an empty world behind them.
 const EMPTY_WORLD: [&str; 5] = [
@@ -17,9 +30,10 @@ const EMPTY_WORLD: [&str; 5] = [
     "wasi:random/",
 ];
 
-/// Why a module is no policy for this host.
+/// Why a component is no policy for this host.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+#[non_exhaustive]
+pub enum Rejection {
     /// The bytes are not WebAssembly, or damaged.
     #[error("this is not a WebAssembly component: {0}")]
     Malformed(String),
@@ -34,15 +48,13 @@ pub enum Refused {
     )]
     Import(String),
     /// It is for another version of the interface.
-    #[error("this module exports {found}, and this host speaks {EVALUATION}@{VERSION}")]
+    #[error("this module exports {found}, and this host speaks {EVALUATION}")]
     Version {
         /// The export that it has.
         found: String,
     },
     /// It is no policy.
-    #[error(
-        "this module does not export {EVALUATION}@{VERSION}, so it is not a policy (see wit/policy.wit)"
-    )]
+    #[error("this module does not export {EVALUATION}, so it is not a policy (see wit/policy.wit)")]
     NoPolicy,
 }
 
@@ -55,19 +67,19 @@ pub struct Inspected {
 
 /// Looks at a component from outside. Whether it is valid, its compiler finds out: that can take very long
 /// and very much memory.
-pub fn inspect(bytes: &[u8]) -> Result<Inspected, Refused> {
+pub fn inspect(bytes: &[u8]) -> Result<Inspected, Rejection> {
     let (imports, exports) = names(bytes)?;
     if let Some(import) = imports.iter().find(|import| !is_given(import)) {
-        return Err(Refused::Import(one_line(import).into()));
+        return Err(Rejection::Import(one_line(import).into()));
     }
     let version = |export: &String| {
         let (name, version) = export.split_once('@').unwrap_or((export, ""));
-        (name == EVALUATION).then(|| version.to_owned())
+        (name == INTERFACE).then(|| version.to_owned())
     };
     match exports.iter().find_map(version) {
-        None => Err(Refused::NoPolicy),
-        Some(version) if version != VERSION => Err(Refused::Version {
-            found: one_line(&format!("{EVALUATION}@{version}")).into(),
+        None => Err(Rejection::NoPolicy),
+        Some(version) if version != VERSION => Err(Rejection::Version {
+            found: one_line(&format!("{INTERFACE}@{version}")).into(),
         }),
         Some(_) => Ok(Inspected {
             uses_wasi: !imports.is_empty(),
@@ -85,24 +97,24 @@ fn is_given(import: &str) -> bool {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn validate(bytes: &[u8]) -> Result<(), Refused> {
+pub fn validate(bytes: &[u8]) -> Result<(), Rejection> {
     let mut validator = Validator::new_with_features(WasmFeatures::default());
     validator.validate_all(bytes).map_err(malformed)?;
     Ok(())
 }
 
-fn malformed(error: BinaryReaderError) -> Refused {
+fn malformed(error: BinaryReaderError) -> Rejection {
     // It may quote the module, whatever that has in its names.
-    Refused::Malformed(one_line(&error.to_string()).into())
+    Rejection::Malformed(one_line(&error.to_string()).into())
 }
 
 /// The names of the outermost imports and exports.
-fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), Refused> {
+fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), Rejection> {
     if !bytes.starts_with(b"\0asm") {
-        return Err(Refused::Malformed("it does not begin as one".into()));
+        return Err(Rejection::Malformed("it does not begin as one".into()));
     }
     if Parser::is_core_wasm(bytes) {
-        return Err(Refused::CoreModule);
+        return Err(Rejection::CoreModule);
     }
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
     let mut depth = 0;
@@ -130,7 +142,7 @@ fn names(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), Refused> {
 mod tests {
     use super::*;
 
-    fn inspect_text(text: &str) -> Result<Inspected, Refused> {
+    fn inspect_text(text: &str) -> Result<Inspected, Rejection> {
         inspect(&wat::parse_str(text).unwrap())
     }
 
@@ -145,24 +157,24 @@ mod tests {
             ),
             (
                 format!(r#"(component (import "wasi:sockets/tcp@0.2.0" (instance)) {policy})"#),
-                Err(Refused::Import("wasi:sockets/tcp@0.2.0".into())),
+                Err(Rejection::Import("wasi:sockets/tcp@0.2.0".into())),
             ),
             (
                 format!(r#"(component (import "wasi:cli/stdout@0.3.0" (instance)) {policy})"#),
-                Err(Refused::Import("wasi:cli/stdout@0.3.0".into())),
+                Err(Rejection::Import("wasi:cli/stdout@0.3.0".into())),
             ),
             (
                 format!(r#"(component (import "wasi:http/types@0.2.0" (instance)) {policy})"#),
-                Err(Refused::Import("wasi:http/types@0.2.0".into())),
+                Err(Rejection::Import("wasi:http/types@0.2.0".into())),
             ),
             (
                 r#"(component (instance $i) (export "portcullis:policy/evaluation@0.2.0" (instance $i)))"#.into(),
-                Err(Refused::Version {
+                Err(Rejection::Version {
                     found: "portcullis:policy/evaluation@0.2.0".into(),
                 }),
             ),
-            ("(component)".into(), Err(Refused::NoPolicy)),
-            ("(module)".into(), Err(Refused::CoreModule)),
+            ("(component)".into(), Err(Rejection::NoPolicy)),
+            ("(module)".into(), Err(Rejection::CoreModule)),
         ] {
             assert_eq!(inspect_text(&text), expected, "{text}");
         }
@@ -177,7 +189,7 @@ mod tests {
             b"hello",
             &component[..component.len() - 1],
         ] {
-            assert!(matches!(inspect(bytes), Err(Refused::Malformed(_))));
+            assert!(matches!(inspect(bytes), Err(Rejection::Malformed(_))));
         }
     }
 }

@@ -1,28 +1,27 @@
 //! Policies as WebAssembly components in a sandbox.
 //!
-//! A [`Sandbox`] loads a component once into a [`Module`]; each SMTP session then gets
-//! [`Instance`]s of its own. Whatever a module does (trap, loop, eat memory, recurse), the outcome is
-//! a typed error that names it, and everybody else goes on. [`Builder`] turns a rules document into
-//! a component with the rules inside.
+//! Whatever a policy does (trap, loop, allocate, recurse), the outcome is a typed error that names it, and all others go
+//! on.
 
-mod bindings;
-mod build;
-mod cache;
-mod compiler;
-mod engine;
-mod inspect;
-mod instance;
-mod module;
-mod shelf;
-mod wasi;
-mod workshop;
+pub mod admission;
+pub mod background;
+pub mod code;
+pub mod code_cache;
+pub mod compiler;
+pub mod disk_cache;
+pub mod documents;
+pub mod embed;
+pub mod engine;
+pub mod evaluator;
+pub mod failure;
+pub mod inspect;
+pub mod instance;
+pub mod limits;
+pub mod linker;
+pub mod loader;
+pub mod policy;
+pub mod state;
+pub mod timeout;
+pub mod wasi;
 
-pub use bindings::evaluator::exports::portcullis::policy::rules::{Problem, Severity, Summary};
-pub use bindings::policy::exports::portcullis::policy::evaluation as interface;
-pub use build::{BuildError, Builder, Rules};
-pub use cache::{Cache, CacheError};
-pub use compiler::{CompileLimits, Compiler, compile};
-pub use engine::{Limits, MOST_STACK, OWN_STACK, Sandbox, SandboxError};
-pub use inspect::Refused;
-pub use instance::{EvaluationError, Failure, Instance};
-pub use module::{LoadError, Module};
+pub use failure::EvaluationError;

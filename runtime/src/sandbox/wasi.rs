@@ -1,5 +1,5 @@
-//! The empty world for modules that ask for WASI 0.2: no files, no sockets, no environment. What they print goes to the
-//! log at debug level, and the end of it to whoever hears that they have failed.
+//! The empty world for policies that import WASI 0.2: no files, no sockets, no environment. The observer gets what they
+//! print, and the error of a failed evaluation has the end of it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,61 +7,59 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
-use wasmtime::Engine;
-use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime::component::ResourceTable;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::clocks::WasiClocksView;
-use wasmtime_wasi::p2::bindings::clocks::monotonic_clock;
-use wasmtime_wasi::p2::{DynPollable, OutputStream, Pollable, StreamResult};
-use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView};
 
-use super::instance::State;
+use crate::observer::Observer;
 
 /// What one call may write or be given, and what of it is logged or kept, in bytes. The host's own work in a call is not
 /// interrupted.
-const MOST: usize = 4096;
+const MAX_OUTPUT: usize = 4096;
 
-/// How many resources a module may hold: streams, descriptors, timers.
-const MOST_RESOURCES: usize = 256;
+/// How many resources a policy may hold: streams, descriptors, timers.
+const MAX_RESOURCES: usize = 256;
 
-/// How finely a module can tell time. It has less than this for an answer, so it cannot measure its
+/// How finely a policy can tell time. It has less than this for an answer, so it cannot measure its
 /// neighbours by what they leave it of the machine.
-const TICK: Duration = Duration::from_secs(1);
+pub const TICK: Duration = Duration::from_secs(1);
 
-/// A module's view of the world.
-pub struct World {
+/// A policy's view of the world.
+pub struct WasiState {
     context: WasiCtx,
     table: ResourceTable,
     written: Written,
 }
 
-/// What a module has written last.
+/// What a policy has written last.
 type Written = Arc<Mutex<VecDeque<u8>>>;
 
-impl World {
-    /// An empty world; `module` names the source of what is printed.
-    pub fn new(module: &str) -> Self {
+impl WasiState {
+    /// An empty world; `policy` names the source of what is printed.
+    pub fn new(policy: &str, observer: &Arc<dyn Observer>) -> Self {
         let written = Written::default();
         let output = Output {
-            module: module.into(),
+            policy: policy.into(),
+            observer: observer.clone(),
             written: written.clone(),
         };
         let mut table = ResourceTable::new();
-        table.set_max_capacity(MOST_RESOURCES);
-        World {
+        table.set_max_capacity(MAX_RESOURCES);
+        WasiState {
             context: WasiCtx::builder()
                 .stdout(output.clone())
                 .stderr(output)
                 .wall_clock(CoarseClock::default())
                 .monotonic_clock(CoarseClock::default())
-                .max_random_size(MOST as u64)
+                .max_random_size(MAX_OUTPUT as u64)
                 .build(),
             table,
             written,
         }
     }
 
-    /// The end of what the module has written, which is forgotten then.
+    /// The end of what the policy has written, which is forgotten then.
     pub fn take_written(&self) -> String {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let octets: Vec<u8> = written.drain(..).collect();
@@ -74,52 +72,6 @@ impl World {
             ctx: &mut self.context,
             table: &mut self.table,
         }
-    }
-}
-
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        self.world().view()
-    }
-}
-
-/// The linker that all modules share; what may be asked of it is decided before, see `inspect`.
-pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
-    let mut linker = Linker::new(engine);
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    linker.allow_shadowing(true);
-    monotonic_clock::add_to_linker::<State, HasTimers>(&mut linker, |state| Timers(state))?;
-    linker.allow_shadowing(false);
-    Ok(linker)
-}
-
-/// The monotonic clock, whose timers go by ticks as well.
-struct Timers<'a>(&'a mut State);
-
-struct HasTimers;
-
-impl HasData for HasTimers {
-    type Data<'a> = Timers<'a>;
-}
-
-impl monotonic_clock::Host for Timers<'_> {
-    fn now(&mut self) -> wasmtime::Result<u64> {
-        self.0.clocks().now()
-    }
-
-    fn resolution(&mut self) -> wasmtime::Result<u64> {
-        self.0.clocks().resolution()
-    }
-
-    fn subscribe_instant(&mut self, when: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        let now = monotonic_clock::Host::now(&mut self.0.clocks())?;
-        self.subscribe_duration(when.saturating_sub(now))
-    }
-
-    fn subscribe_duration(&mut self, nanoseconds: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        let tick = TICK.as_nanos() as u64;
-        let ticks = nanoseconds.div_ceil(tick).saturating_mul(tick);
-        self.0.clocks().subscribe_duration(ticks)
     }
 }
 
@@ -160,7 +112,8 @@ impl HostMonotonicClock for CoarseClock {
 
 #[derive(Clone)]
 struct Output {
-    module: Arc<str>,
+    policy: Arc<str>,
+    observer: Arc<dyn Observer>,
     written: Written,
 }
 
@@ -182,14 +135,14 @@ impl StdoutStream for Output {
 
 impl OutputStream for Output {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        let kept = &bytes[bytes.len().saturating_sub(MOST)..];
+        let kept = &bytes[bytes.len().saturating_sub(MAX_OUTPUT)..];
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let surplus = (written.len() + kept.len()).saturating_sub(MOST);
+        let surplus = (written.len() + kept.len()).saturating_sub(MAX_OUTPUT);
         let surplus = surplus.min(written.len());
         written.drain(..surplus);
         written.extend(kept);
-        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MOST)]);
-        tracing::debug!(module = %self.module, output = text.trim_end(), "the module printed");
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_OUTPUT)]);
+        self.observer.printed(&self.policy, text.trim_end());
         Ok(())
     }
 
@@ -198,7 +151,7 @@ impl OutputStream for Output {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(MOST)
+        Ok(MAX_OUTPUT)
     }
 }
 

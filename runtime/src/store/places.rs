@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use crate::sandbox::timeout::within;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
 
 /// Files of one folder that are looked at at a time, and files of all folders: fewer than there are threads for it.
 const OF_FOLDER: usize = 32;
@@ -51,7 +51,7 @@ impl Places {
         // Who has had no turn asks nobody.
         let has_answered = Arc::new(AtomicBool::new(true));
         let folder = self.folder(path.parent().unwrap_or(path));
-        let done = timeout(patience, async {
+        let done = within(patience, async {
             let turns = (
                 folder.acquire_owned().await,
                 self.all.clone().acquire_owned().await,
@@ -68,8 +68,8 @@ impl Places {
             done.unwrap_or_else(|error| Err(io::Error::other(error)))
         });
         match done.await {
-            Ok(outcome) => outcome,
-            Err(_) => {
+            Some(outcome) => outcome,
+            None => {
                 let mut stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
                 stuck.insert(path.to_owned(), has_answered);
                 Err(silent())

@@ -1,60 +1,60 @@
 //! The facts of a peer's certificate: its names, and whether its chain is trusted.
 
-use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::CertificateDer;
-use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::Roots;
+use super::authorities::Authorities;
+pub use super::octets::{dns_names, sha256};
 use super::path::Purpose;
+use super::roots::Roots;
 use super::verifier::is_provable;
-use crate::sandbox::interface::{Certificate, Trust};
+use portcullis_types::{Certificate, Sha256, Trust};
 
-/// The facts of a chain, the client's own certificate first.
-pub fn facts(chain: &[CertificateDer<'_>], roots: &Roots) -> Certificate {
-    let nothing = Certificate {
-        dns_names: Vec::new(),
-        subject: String::new(),
-        issuer: String::new(),
-        sha256: (0, 0, 0, 0),
-        not_after: None,
-        trust: Trust::Invalid,
+/// The facts of a client's chain, its own certificate first.
+pub fn facts(chain: &[CertificateDer<'_>], authorities: &Authorities) -> Certificate {
+    let worthless = Certificate {
+        dns_names: Some(Vec::new()),
+        trust: Some(Trust::Invalid),
+        anchors: Some(Vec::new()),
+        ..Certificate::default()
     };
-    let Some((own, Ok((_, parsed)))) = chain
-        .first()
-        .map(|own| (own, X509Certificate::from_der(own)))
-    else {
-        return nothing;
+    let parsed = chain.first().map(|own| X509Certificate::from_der(own));
+    let (Some(own), Some(Ok((_, parsed)))) = (chain.first(), parsed) else {
+        return Certificate {
+            sha256: Some(Sha256::default()),
+            key_sha256: Some(Sha256::default()),
+            ..worthless
+        };
     };
     let described = Certificate {
         subject: parsed.subject().to_string(),
         issuer: parsed.issuer().to_string(),
         not_after: Some(parsed.validity().not_after.timestamp()),
-        ..nothing
+        ..worthless
     };
     if !is_provable(own) {
-        // Nobody knows whether the client has the key, so it may be somebody else's certificate.
-        return described;
+        // Nobody knows whether the client has the key, so it may be somebody else's certificate: no pin may fit it.
+        return Certificate {
+            sha256: Some(Sha256::default()),
+            key_sha256: Some(Sha256::default()),
+            ..described
+        };
     }
-    let judgement = roots.judge(chain, Purpose::Peer);
+    let verification = authorities.verify(chain, Purpose::Peer);
     Certificate {
-        dns_names: names(&parsed, judgement.constrains_names),
-        sha256: sha256(own),
-        trust: judgement.trust,
+        dns_names: Some(names(&parsed, verification.constrains_names)),
+        sha256: Some(sha256(own)),
+        key_sha256: Some(sha256(parsed.public_key().raw)),
+        trust: Some(verification.trust),
+        anchors: Some(verification.anchors),
         ..described
     }
 }
 
-fn sha256(certificate: &[u8]) -> (u64, u64, u64, u64) {
-    let digest = digest(&SHA256, certificate);
-    let mut words = digest
-        .as_ref()
-        .as_chunks()
-        .0
-        .iter()
-        .map(|bytes| u64::from_be_bytes(*bytes));
-    let mut next = || words.next().unwrap_or_default();
-    (next(), next(), next(), next())
+/// The SHA-256 of a certificate's public key (subjectPublicKeyInfo, RFC 5280 section 4.1.2.7).
+pub fn key_sha256(certificate: &CertificateDer<'_>) -> Option<Sha256> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(sha256(parsed.public_key().raw))
 }
 
 /// Whether the chain of a receiving server ends at a root.
@@ -63,19 +63,6 @@ pub fn trust_of_server(chain: &[CertificateDer<'_>], roots: &Roots) -> Trust {
         true => roots.judge(chain, Purpose::Server).trust,
         false => Trust::Invalid,
     }
-}
-
-/// The SAN dNSNames. They are IA5Strings (RFC 5280 §4.2.1.6): what has other characters is no name.
-pub fn dns_names(certificate: &X509Certificate) -> Vec<String> {
-    let alternative = certificate.subject_alternative_name().ok().flatten();
-    alternative
-        .iter()
-        .flat_map(|extension| &extension.value.general_names)
-        .filter_map(|name| match name {
-            GeneralName::DNSName(name) if name.is_ascii() => Some((*name).to_owned()),
-            _ => None,
-        })
-        .collect()
 }
 
 /// The SAN dNSNames; where there is no SAN at all, the subject's CN. Constraints are held against the SAN only

@@ -20,8 +20,8 @@ use openssl_sys as ffi;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::roots::digest_of;
-use crate::sandbox::interface::Trust;
+use super::octets::{digest_of, dns_names};
+use portcullis_types::Trust;
 
 /// Authorities between a certificate and its root.
 const DEPTH: i32 = 10;
@@ -468,7 +468,7 @@ fn respects_excluded_names(path: &[X509Certificate]) -> bool {
     let Some((own, authorities)) = path.split_first() else {
         return true;
     };
-    let names = super::certificate::dns_names(own);
+    let names = dns_names(own);
     let wildcards: Vec<&str> = names
         .iter()
         .filter_map(|name| name.strip_prefix("*."))

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{Context, SHA256};
 use moka::sync::Cache;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
+use super::octets::digest_of;
 use super::path::{Anchors, BadCrl, Crl, Judgement, Purpose};
 
 /// Judgements that are kept, and for how long: servers and clients show the same chain again and again.
@@ -90,16 +90,4 @@ impl Roots {
     pub fn store(&self) -> &Arc<RootCertStore> {
         &self.0.store
     }
-}
-
-/// The digest of several runs of octets, in which none can pass for the end of another.
-pub(super) fn digest_of<'a>(runs: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
-    for run in runs {
-        context.update(&(run.len() as u64).to_be_bytes());
-        context.update(run);
-    }
-    let mut digest = [0; 32];
-    digest.copy_from_slice(context.finish().as_ref());
-    digest
 }

@@ -1,19 +1,18 @@
 //! Inbound connectors: what a partner needs, or whether this one would pass.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::anyhow;
 use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 
 use super::{Outcome, Validate};
-use crate::cli::policy::Open;
 use crate::egress::partner::probe::{Check, Status, certificate_report, left};
-use crate::tls::{Roots, SOON, certificate, certificates};
-use portcullis::json;
-use portcullis::sandbox::interface::{
-    Certificate, Connector, Consideration, Context, Direction, Explanation, Tls,
+use crate::tls::{SOON, certificates};
+use portcullis::tls::{Authorities, certificate};
+use portcullis::{
+    Certificate, Connector, Consideration, Context, Explanation, Outcome as Truth, PeerCertificate,
+    Policy, Security, Tls, Trust, tls_version, tls_version_name,
 };
 
 /// How a partner stands before a connector.
@@ -43,35 +42,36 @@ impl Validate {
     /// Tries a partner, or tells what one would need.
     pub(super) async fn try_inbound(
         &self,
-        open: &Open,
+        policy: &Policy,
         connector: &Connector,
-        roots: &Roots,
+        authorities: &Authorities,
         outcome: &mut Outcome,
     ) -> anyhow::Result<()> {
         let given = self.ip.is_some()
             || self.tls.is_some()
             || self.client_cert.is_some()
             || self.from.is_some();
-        let context = Arc::new(self.mail_of(open, connector, roots)?);
-        let explanation = open.instance().await?.explain(&context).await?;
+        let context = self.mail_of(policy, connector, authorities)?;
+        let explanation = policy.session().explain(&context).await?;
         let considered = own(&explanation, connector);
         let mut checks = Vec::new();
         if let Some(path) = &self.client_cert {
             checks.push(self.certificate_check(path)?);
         }
         match considered {
-            Some(considered) if considered.matched => {
+            Some(considered) if considered.matched == Truth::Yes => {
                 // Of a session without TLS or a certificate nothing more can be said.
                 let mut is_missing = false;
                 checks.extend(considered.requirements.iter().map(|requirement| {
                     if is_missing
-                        && !requirement.satisfied
+                        && requirement.satisfied != Truth::Yes
                         && is_of_session(&requirement.requirement)
                     {
                         let name = name_of(&requirement.requirement);
                         return Check::new(name, Status::None, &requirement.expected);
                     }
-                    is_missing |= !requirement.satisfied && is_of_session(&requirement.requirement);
+                    is_missing |= requirement.satisfied != Truth::Yes
+                        && is_of_session(&requirement.requirement);
                     if !given {
                         return Check::new(
                             name_of(&requirement.requirement),
@@ -82,7 +82,12 @@ impl Validate {
                     check(requirement)
                 }));
                 if given {
-                    outcome.valid = Some(considered.requirements.iter().all(|r| r.satisfied));
+                    outcome.valid = Some(
+                        considered
+                            .requirements
+                            .iter()
+                            .all(|r| r.satisfied == Truth::Yes),
+                    );
                 }
             }
             _ if given => {
@@ -97,16 +102,15 @@ impl Validate {
         }
         outcome.partner = Some(Partner {
             tried: given.then(|| Tried {
-                from: context.mail_from.clone(),
-                to: context.rcpt_to.clone(),
+                from: context.mail_from().to_owned(),
+                to: context.rcpt_to().to_owned(),
                 ip: self.ip.map(|ip| ip.to_string()),
                 tls: context
-                    .tls
-                    .as_ref()
-                    .map(|tls| json::tls_version_name(tls.version)),
+                    .session_tls()
+                    .and_then(|tls| tls_version_name(tls.version?)),
             }),
             checks,
-            to: context.rcpt_to.clone(),
+            to: context.rcpt_to().to_owned(),
         });
         Ok(())
     }
@@ -114,9 +118,9 @@ impl Validate {
     /// Mail that the connector is for, as far as the options do not say otherwise.
     fn mail_of(
         &self,
-        open: &Open,
+        policy: &Policy,
         connector: &Connector,
-        roots: &Roots,
+        authorities: &Authorities,
     ) -> anyhow::Result<Context> {
         let selects = &connector.selects;
         let at = |patterns: &[String]| {
@@ -124,7 +128,7 @@ impl Validate {
             let domain = pattern.strip_prefix("*.").unwrap_or(pattern);
             Some(format!("postmaster@{domain}"))
         };
-        let accepted = &open.module.description.accepted_domains;
+        let accepted = &policy.description().accepted_domains;
         let to = self
             .to
             .clone()
@@ -133,42 +137,38 @@ impl Validate {
         let from = self.sender().map(str::to_owned);
         let range = selects.sender_ips.first();
         let address = range.and_then(|range| range.split('/').next()?.parse().ok());
-        Ok(Context {
-            direction: Direction::Inbound,
-            client_ip: self.ip.or(address).map(json::ip_address),
-            helo: None,
-            tls: self.session(connector, roots)?,
-            mail_from: from
-                .or_else(|| at(&selects.sender_domains))
-                .unwrap_or_default(),
-            rcpt_to: to.unwrap_or_else(|| "postmaster".into()),
-            header_from: None,
-            attributes: Vec::new(),
-        })
+        let from = from.or_else(|| at(&selects.sender_domains));
+        let to = to.unwrap_or_else(|| "postmaster".into());
+        let context = Context::inbound(self.ip.or(address), from.unwrap_or_default(), to);
+        Ok(context.security(self.session(connector, authorities)?))
     }
 
-    fn session(&self, connector: &Connector, roots: &Roots) -> anyhow::Result<Option<Tls>> {
+    fn session(
+        &self,
+        connector: &Connector,
+        authorities: &Authorities,
+    ) -> anyhow::Result<Security> {
         let identified = &connector.selects.certificate_names;
         let shown = match &self.client_cert {
-            Some(path) => Some(facts(path, roots)?),
+            Some(path) => PeerCertificate::Presented(facts(path, authorities)?),
             // The connector is for mail that shows such a certificate.
-            None if !identified.is_empty() => Some(like(identified)),
-            None => None,
+            None if !identified.is_empty() => PeerCertificate::Presented(like(identified)),
+            None => PeerCertificate::None,
         };
         let version = match &self.tls {
             Some(version) => version.as_str(),
-            None if shown.is_some() => "TLSv1.3",
-            None => return Ok(None),
+            None if shown != PeerCertificate::None => "TLSv1.3",
+            None => return Ok(Security::Plaintext),
         };
         let version = if version.starts_with("TLS") {
             version.to_owned()
         } else {
             format!("TLSv{version}")
         };
-        let number = json::tls_version(&version)
+        let number = tls_version(&version)
             .ok_or_else(|| anyhow!("--tls {version}: not a version such as 1.2 or TLSv1.3"))?;
-        Ok(Some(Tls {
-            version: number,
+        Ok(Security::Encrypted(Tls {
+            version: Some(number),
             cipher: "any cipher".into(),
             certificate: shown,
         }))
@@ -211,9 +211,9 @@ fn is_of_session(requirement: &str) -> bool {
     requirement.starts_with("tls") || requirement.starts_with("certificate")
 }
 
-fn check(requirement: &portcullis::sandbox::interface::RequirementOutcome) -> Check {
+fn check(requirement: &portcullis::RequirementOutcome) -> Check {
     let name = name_of(&requirement.requirement);
-    if requirement.satisfied {
+    if requirement.satisfied == Truth::Yes {
         return Check::new(name, Status::Ok, &requirement.fact);
     }
     let detail = format!("{}; wanted: {}", requirement.fact, requirement.expected);
@@ -225,13 +225,15 @@ fn check(requirement: &portcullis::sandbox::interface::RequirementOutcome) -> Ch
 
 /// The requirement's stable name; that of a policy of somebody else's is "requirement".
 fn name_of(requirement: &str) -> &'static str {
-    const KNOWN: [&str; 7] = [
+    const KNOWN: [&str; 9] = [
         "tls",
         "tls-version",
         "certificate-missing",
         "certificate-untrusted",
         "certificate-name",
         "certificate-fingerprint",
+        "certificate-key",
+        "certificate-authority",
         "source-ip",
     ];
     KNOWN
@@ -258,6 +260,10 @@ fn hint(requirement: &str) -> Option<&'static str> {
         "certificate-fingerprint" => {
             "the partner has another certificate now: agree on its SHA-256 anew"
         }
+        "certificate-key" => "the partner has another key now: agree on its SHA-256 anew",
+        "certificate-authority" => {
+            "the partner's certificate comes from another authority than agreed"
+        }
         "source-ip" => {
             "ask the partner for all addresses that it sends from, and put them into \"source-ips\""
         }
@@ -269,19 +275,17 @@ fn chain(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     Ok(certificates(path)?)
 }
 
-fn facts(path: &Path, roots: &Roots) -> anyhow::Result<Certificate> {
-    Ok(certificate::facts(&chain(path)?, roots))
+fn facts(path: &Path, authorities: &Authorities) -> anyhow::Result<Certificate> {
+    Ok(certificate::facts(&chain(path)?, authorities))
 }
 
 /// A trusted certificate with these names.
 fn like(names: &[String]) -> Certificate {
     let name = |pattern: &String| pattern.strip_prefix("*.").unwrap_or(pattern).to_owned();
     Certificate {
-        dns_names: names.iter().map(name).collect(),
-        subject: String::new(),
-        issuer: String::new(),
-        sha256: (0, 0, 0, 0),
-        not_after: None,
-        trust: portcullis::sandbox::interface::Trust::Trusted,
+        dns_names: Some(names.iter().map(name).collect()),
+        trust: Some(Trust::Trusted),
+        anchors: Certificate::usual_anchors(Some(Trust::Trusted)),
+        ..Certificate::default()
     }
 }

@@ -5,8 +5,7 @@ use std::fmt::Write;
 use super::Outcome;
 use crate::cli::paint::printable;
 use crate::egress::partner::probe::Check;
-use portcullis::json;
-use portcullis::sandbox::interface::{Direction, Mode};
+use portcullis::{Direction, Mode};
 
 /// A letter for each connector.
 pub fn text(outcomes: &[Outcome]) -> String {
@@ -20,13 +19,13 @@ fn letter(outcome: &Outcome) -> String {
         .partner
         .as_ref()
         .is_some_and(|it| it.checks.is_empty());
-    if outcome.mode == json::mode_name(Mode::Disabled) || asks_nothing {
+    if outcome.mode == Mode::Disabled || asks_nothing {
         return format!(
             "The connector \"{}\" asks nothing of anybody.\n",
             printable(&outcome.connector)
         );
     }
-    let is_inbound = outcome.direction == json::direction_name(Direction::Inbound);
+    let is_inbound = outcome.direction == Direction::Inbound;
     let applies_to = printable(&outcome.applies_to);
     // Writing to a string cannot fail.
     let _ = match is_inbound {
@@ -38,7 +37,7 @@ fn letter(outcome: &Outcome) -> String {
         let _ = writeln!(text, "- {}", printable(&line));
     }
     text.push('\n');
-    let is_audited = outcome.mode == json::mode_name(Mode::Audit);
+    let is_audited = outcome.mode == Mode::Audit;
     text.push_str(match (is_inbound, is_audited) {
         (true, false) => "Anything else is refused; the reply says what is missing.\n",
         (false, false) => "Otherwise the mail waits at our side, and is returned to its sender in the end.\n",
@@ -59,12 +58,12 @@ fn demands(outcome: &Outcome, is_inbound: bool) -> Vec<String> {
         return vec![
             "is reached by the DNS or under the name that we have agreed on, and offers STARTTLS"
                 .into(),
-            format!("satisfies: {}", outcome.demands),
+            format!("satisfies: {}", outcome.requires),
         ];
     };
     let demands: Vec<String> = partner.checks.iter().map(demand).collect();
     match demands.is_empty() {
-        true => vec![outcome.demands.clone()],
+        true => vec![outcome.requires.clone()],
         false => demands,
     }
 }

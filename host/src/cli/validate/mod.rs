@@ -15,12 +15,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::paint::{self, Paint};
-use super::policy::Open;
 use super::{Format, PolicyArgs, output};
 use crate::config::Config;
 use crate::smtp::address::Address;
-use portcullis::json::{direction_name, mode_name};
-use portcullis::sandbox::interface::{Connector, Direction};
+use portcullis::{Connector, Direction, Mode, Policy};
 
 /// Try connectors out before they are relied on
 ///
@@ -72,13 +70,13 @@ pub struct Validate {
 #[serde(rename_all = "kebab-case")]
 struct Outcome {
     connector: String,
-    direction: &'static str,
-    mode: &'static str,
+    direction: Direction,
+    mode: Mode,
     /// Whether it would work; absent where there is nothing to try.
     #[serde(skip_serializing_if = "Option::is_none")]
     valid: Option<bool>,
     applies_to: String,
-    demands: String,
+    requires: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     routes: Vec<outbound::Route>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,11 +90,11 @@ impl Outcome {
     fn new(connector: &Connector) -> Self {
         Outcome {
             connector: connector.name.clone(),
-            direction: direction_name(connector.direction),
-            mode: mode_name(connector.mode),
+            direction: connector.direction,
+            mode: connector.mode,
             valid: None,
             applies_to: connector.applies_to.clone(),
-            demands: connector.demands.clone(),
+            requires: connector.requires.clone(),
             routes: Vec::new(),
             partner: None,
             note: None,
@@ -120,19 +118,19 @@ impl Validate {
         let to = self.to.as_deref().map(Address::parse).transpose();
         let to = to.with_context(|| format!("--to {}", self.to.as_deref().unwrap_or_default()))?;
         let config = self.config()?;
-        let open = self.policy.open(super::EVALUATING).await?;
-        let connectors = self.chosen(&open, to.as_ref()).await?;
+        let policy = self.policy.open(super::EVALUATING).await?;
+        let connectors = self.chosen(&policy, to.as_ref()).await?;
         if connectors.is_empty() {
             bail!("there is no enabled connector to validate");
         }
-        let (roots, _) = crate::tls::read_roots(&config.trust, None)?;
-        let mut way_out = outbound::WayOut::new(&config, roots.clone());
+        let (authorities, _) = crate::tls::read_authorities(&config.trust, None)?;
+        let mut way_out = outbound::WayOut::new(&config, authorities.clone());
         let mut outcomes = Vec::new();
         for connector in &connectors {
             let mut outcome = Outcome::new(connector);
             match connector.direction {
                 Direction::Inbound => {
-                    self.try_inbound(&open, connector, &roots, &mut outcome)
+                    self.try_inbound(&policy, connector, &authorities, &mut outcome)
                         .await?;
                 }
                 Direction::Outbound if self.letter => {}
@@ -167,8 +165,12 @@ impl Validate {
     }
 
     /// The connectors that are named; else the one for --to; else all that are enabled.
-    async fn chosen(&self, open: &Open, to: Option<&Address>) -> anyhow::Result<Vec<Connector>> {
-        let mut all = open.connectors().await?;
+    async fn chosen(
+        &self,
+        policy: &Policy,
+        to: Option<&Address>,
+    ) -> anyhow::Result<Vec<Connector>> {
+        let mut all = policy.connectors().await?;
         for name in &self.connectors {
             if !all.iter().any(|connector| connector.name == *name) {
                 bail!("there is no connector {name:?}; `portcullis list` names them");
@@ -177,12 +179,10 @@ impl Validate {
         if !self.connectors.is_empty() {
             all.retain(|connector| self.connectors.contains(&connector.name));
         } else if let Some(to) = to {
-            let name = outbound::connector_for(open, to, self.sender()).await?;
+            let name = outbound::connector_for(policy, to, self.sender()).await?;
             all.retain(|connector| connector.name == name);
         } else {
-            all.retain(|connector| {
-                connector.mode != portcullis::sandbox::interface::Mode::Disabled
-            });
+            all.retain(|connector| connector.mode != Mode::Disabled);
         }
         Ok(all)
     }

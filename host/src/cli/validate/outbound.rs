@@ -9,17 +9,14 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
 use super::Outcome;
-use crate::cli::policy::Open;
 use crate::config::{Config, Timeouts};
 use crate::egress::client::Sender;
 use crate::egress::partner::probe::{Check, Report, Status};
 use crate::egress::partner::{Lane, Means, Outbound};
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::command::MailParameters;
-use crate::tls::Roots;
-use portcullis::sandbox::interface::{
-    Connector, Context, Delivery, Direction, Route as VerdictRoute, Verdict,
-};
+use portcullis::tls::Authorities;
+use portcullis::{Connector, Context, Delivery, Policy, Route as VerdictRoute, Verdict};
 
 /// Domains of one connector that are tried.
 const MOST_DOMAINS: usize = 5;
@@ -37,16 +34,16 @@ pub struct Route {
 /// The way out, made ready when the first outbound connector needs it.
 pub struct WayOut<'a> {
     config: &'a Config,
-    roots: Roots,
+    authorities: Authorities,
     outbound: Option<Arc<Outbound>>,
 }
 
 impl<'a> WayOut<'a> {
     /// Not ready yet.
-    pub fn new(config: &'a Config, roots: Roots) -> Self {
+    pub fn new(config: &'a Config, authorities: Authorities) -> Self {
         WayOut {
             config,
-            roots,
+            authorities,
             outbound: None,
         }
     }
@@ -55,7 +52,7 @@ impl<'a> WayOut<'a> {
         if let Some(outbound) = &self.outbound {
             return Ok(outbound.clone());
         }
-        let (means, _) = Means::new(self.config, self.roots.clone(), None)?;
+        let (means, _) = Means::new(self.config, self.authorities.clone(), None)?;
         let outbound = Arc::new(Outbound::new(self.config, means));
         self.outbound = Some(outbound.clone());
         Ok(outbound)
@@ -178,21 +175,13 @@ fn base(pattern: &str) -> &str {
 
 /// The connector that decides about mail to an address.
 pub async fn connector_for(
-    open: &Open,
+    policy: &Policy,
     to: &Address,
     from: Option<&str>,
 ) -> anyhow::Result<String> {
-    let context = Arc::new(Context {
-        direction: Direction::Outbound,
-        client_ip: None,
-        helo: None,
-        tls: None,
-        mail_from: from.unwrap_or_default().to_owned(),
-        rcpt_to: to.as_str().to_owned(),
-        header_from: None,
-        attributes: Vec::new(),
-    });
-    match open.instance().await?.evaluate(&context).await? {
+    let context = Context::outbound(from.unwrap_or_default(), to.as_str());
+    let decision = policy.session().try_decide(&context).await?;
+    match decision.into_verdict() {
         Verdict::Deliver(delivery) => delivery.connector.ok_or_else(|| {
             anyhow!("no connector is for {to}: its mail goes by MX, with TLS if it is offered")
         }),

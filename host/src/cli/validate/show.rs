@@ -69,7 +69,7 @@ fn block(text: &mut String, outcome: &Outcome, paint: Paint) {
         text,
         "  {} → {}",
         printable(&outcome.applies_to),
-        printable(&outcome.demands)
+        printable(&outcome.requires)
     );
     if let Some(note) = &outcome.note {
         let _ = writeln!(text, "  {}", printable(note));

@@ -157,7 +157,7 @@ impl Delivery {
             return Reply::new(451, (4, 3, 0), "the message was given up");
         };
         match self.keep(unfinished).await {
-            Ok(name) => Reply::new(250, (2, 0, 0), format!("kept as {name}")),
+            Ok(name) => Reply::new(250, (2, 0, 0), format!("stored as {name}")),
             Err(error) => self.failed(&error),
         }
     }

@@ -3,10 +3,10 @@
 //! Nothing is queued here: the next hop's reply is our reply, and `250` is never said before it.
 
 mod address;
+mod client;
 mod maildir;
 mod server;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,33 +17,9 @@ use crate::egress::client::{Finished, NotBegun, Relay, Sender};
 use crate::egress::pool::{Lease, Pool};
 use crate::smtp::address::Address;
 use crate::smtp::reply::{Capabilities, Reply, SizeLimit};
+pub use client::{Client, ClientName};
 use maildir::{Delivery, Maildir};
 use server::Server;
-
-/// Who the client is, for a next hop that is told.
-pub struct Client {
-    /// The client's address and port.
-    pub address: SocketAddr,
-    /// The address that the client connected to.
-    pub local: SocketAddr,
-    /// The argument of EHLO or HELO.
-    pub helo: String,
-    /// Whether it was EHLO.
-    pub esmtp: bool,
-    /// What its address is called.
-    pub name: ClientName,
-}
-
-/// What a client's address is called.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ClientName {
-    /// A name in the DNS that leads back to the address.
-    Confirmed(Arc<str>),
-    /// There is no such name.
-    None,
-    /// Nobody has looked, or had an answer.
-    Unknown,
-}
 
 /// What EHLO may announce: what the next hop can keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

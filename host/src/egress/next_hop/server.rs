@@ -7,10 +7,10 @@ use arc_swap::ArcSwap;
 use proxy_header::{ProxiedAddress, ProxyHeader};
 use rustls::pki_types::ServerName;
 
+use super::client::{Client, ClientName};
 use crate::config;
 use crate::egress::client::{CONNECT, Cause, HopFailure, Manner, Relay, Told};
 use crate::egress::next_hop::address::Place;
-use crate::egress::next_hop::{Client, ClientName};
 use crate::tls::ClientTls;
 
 /// A server, as configured.

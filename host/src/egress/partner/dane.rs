@@ -7,8 +7,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::egress::partner::dns::{Dns, DnsError, Tlsa};
 use crate::egress::partner::failure::{ResultType, Unprotected};
-use crate::tls::{Anchors, Purpose, certificate, is_provable, names};
-use portcullis::sandbox::interface::{Dane, Trust};
+use portcullis::tls::{Anchors, Purpose, certificate, is_provable};
+use portcullis::{Dane, Trust};
 
 /// What a server's TLSA records demand.
 #[derive(Clone, Debug, Default)]
@@ -208,7 +208,9 @@ fn is_issued_by(
         Some(Ok((_, own))) => certificate::dns_names(&own),
         _ => Vec::new(),
     };
-    carried
-        .iter()
-        .any(|name| identities.iter().any(|own| names::satisfies(name, own)))
+    carried.iter().any(|name| {
+        identities
+            .iter()
+            .any(|own| portcullis::satisfies(name, own))
+    })
 }

@@ -31,12 +31,13 @@ use crate::egress::dial;
 use crate::egress::pool::{Lease, Pool, Turn};
 use crate::smtp::connection::Stream;
 use crate::smtp::reply::Reply;
-use crate::tls::{ClientTls, Pair, Roots, TlsError};
+use crate::tls::{ClientTls, Pair, TlsError};
 pub use dns::{Dns, SetupError};
 pub use failure::{Failure, ResultType, Unprotected};
-use portcullis::sandbox::interface::{Dane, MtaSts, Protection};
+use portcullis::tls::Authorities;
+use portcullis::{Dane, MtaSts, Protection, tls_version_name};
 pub use route::{Candidate, Lane, Target};
-use verify::Demands;
+use verify::Requirements;
 
 /// What a server that did not get ready in its time was doing.
 const READY: &str = "getting ready";
@@ -58,7 +59,7 @@ pub struct Means {
     pub config: Arc<config::Delivery>,
     timeouts: Arc<config::Timeouts>,
     dns: Arc<Dns>,
-    roots: Roots,
+    authorities: Authorities,
     tls: ClientTls,
     mta_sts: Arc<mta_sts::Policies>,
 }
@@ -82,7 +83,7 @@ impl Means {
     /// If the DNS cannot be asked, or the certificate cannot be used, and there is nothing from before.
     pub fn new(
         config: &config::Config,
-        roots: Roots,
+        authorities: Authorities,
         before: Option<&Means>,
     ) -> Result<(Self, Vec<MeansError>), MeansError> {
         let delivery = &config.delivery;
@@ -124,7 +125,7 @@ impl Means {
             config: Arc::new(delivery.clone()),
             timeouts: Arc::new(config.timeouts.clone()),
             dns,
-            roots,
+            authorities,
             tls,
             mta_sts,
         };
@@ -135,7 +136,7 @@ impl Means {
     async fn mta_sts_of(&self, domain: &str) -> mta_sts::Standing {
         let reach = mta_sts::Reach {
             dns: self.dns.clone(),
-            roots: self.roots.clone(),
+            roots: self.authorities.public().clone(),
             delivery: self.config.clone(),
         };
         self.mta_sts.of(&reach, domain).await
@@ -150,7 +151,7 @@ impl Means {
     fn is_same(&self, other: &Means) -> bool {
         self.config == other.config
             && Arc::ptr_eq(&self.dns, &other.dns)
-            && self.roots == other.roots
+            && self.authorities == other.authorities
             && self.tls == other.tls
     }
 
@@ -271,7 +272,7 @@ impl Outbound {
             };
             tracing::info!(
                 connector = lane.connector,
-                "a server was left: {}",
+                "server skipped: {}",
                 crate::observe::redact::words(&failure.to_string())
             );
             trouble = Some(failure.or(trouble));
@@ -325,8 +326,8 @@ impl Outbound {
         tracing::info!(
             hop = %relay.place(),
             connector = lane.connector,
-            level = portcullis::json::level_name(&lane.protection.level),
-            tls = portcullis::json::tls_version_name(reached.version.map_or(0, u16::from)),
+            level = lane.protection.level.name(),
+            tls = reached.version.map(u16::from).and_then(tls_version_name).unwrap_or("unknown"),
             dane = server.dane.needs_tls(),
             mta_sts = server.mta_sts,
             audit,
@@ -343,13 +344,13 @@ impl Outbound {
         server: &Approach,
         audit: Option<&Protection>,
     ) -> Result<(Relay, Reached), Failure> {
-        let demands = server.demands();
-        match self.try_tls(means, server, &demands, audit).await {
+        let requirements = server.requirements();
+        match self.try_tls(means, server, &requirements, audit).await {
             Err(Failure::Unprotected { why, .. })
-                if !demands.need_tls() && why.result == ResultType::ValidationFailure =>
+                if !requirements.need_tls() && why.result == ResultType::ValidationFailure =>
             {
                 let told = why.to_string();
-                tracing::warn!(hop = %server.place, why = &*crate::observe::redact::words(&told), "TLS is offered and does not work, going on without");
+                tracing::warn!(hop = %server.place, why = &*crate::observe::redact::words(&told), "STARTTLS failed; continuing in plaintext (opportunistic)");
                 let relay = self.greeted(means, server).await?;
                 let reached = Reached {
                     version: None,
@@ -365,7 +366,7 @@ impl Outbound {
         &self,
         means: &Means,
         server: &Approach,
-        demands: &Demands<'_>,
+        requirements: &Requirements<'_>,
         audit: Option<&Protection>,
     ) -> Result<(Relay, Reached), Failure> {
         let mut relay = self.greeted(means, server).await?;
@@ -374,7 +375,7 @@ impl Outbound {
             why,
         };
         if let Err(why) = self.start_tls(means, server, &mut relay).await? {
-            if demands.need_tls() || why.result != ResultType::StarttlsNotSupported {
+            if requirements.need_tls() || why.result != ResultType::StarttlsNotSupported {
                 relay.quit().await;
                 return Err(unprotected(why));
             }
@@ -391,12 +392,15 @@ impl Outbound {
         let chain = session
             .and_then(|session| session.peer_certificates())
             .unwrap_or_default();
-        let judge = |demands: &Demands| demands.judge(chain, &means.roots);
+        let version = session.and_then(|session| session.protocol_version());
+        let judge = |requirements: &Requirements| {
+            requirements.verify(chain, version.map(u16::from), &means.authorities)
+        };
         let reached = Reached {
-            version: session.and_then(|session| session.protocol_version()),
+            version,
             audit: audit.and_then(|audited| judge(&server.audited(audited)).err()),
         };
-        if let Err(why) = judge(demands) {
+        if let Err(why) = judge(requirements) {
             relay.quit().await;
             return Err(unprotected(why));
         }
@@ -533,18 +537,18 @@ pub struct Approach {
 }
 
 impl Approach {
-    fn demands(&self) -> Demands<'_> {
-        self.demands_at(&self.protection)
+    fn requirements(&self) -> Requirements<'_> {
+        self.requirements_at(&self.protection)
     }
 
     /// What an audited connector would ask for.
-    fn audited<'a>(&'a self, audited: &'a Protection) -> Demands<'a> {
-        self.demands_at(audited)
+    fn audited<'a>(&'a self, audited: &'a Protection) -> Requirements<'a> {
+        self.requirements_at(audited)
     }
 
-    fn demands_at<'a>(&'a self, protection: &'a Protection) -> Demands<'a> {
-        Demands {
-            level: &protection.level,
+    fn requirements_at<'a>(&'a self, protection: &'a Protection) -> Requirements<'a> {
+        Requirements {
+            protection,
             dane: &self.dane,
             mta_sts: self.mta_sts,
             host: self.candidate.name.as_deref(),

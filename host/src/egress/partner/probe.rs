@@ -13,12 +13,13 @@ use crate::egress::client::{Cause, HopFailure, Sender};
 use crate::egress::partner::dane::Demand;
 use crate::egress::partner::failure::{Failure, ResultType, Unprotected};
 use crate::egress::partner::mta_sts::Mode;
-use crate::egress::partner::verify::Demands;
+use crate::egress::partner::verify::Requirements;
 use crate::egress::partner::{Approach, Lane, Means, Outbound, Servers, Target};
 use crate::smtp::address::Address;
 use crate::smtp::reply::Reply;
-use crate::tls::{SOON, certificate, names};
-use portcullis::sandbox::interface::{Dane, MtaSts, TlsLevel, Trust};
+use crate::tls::SOON;
+use portcullis::tls::{Purpose, certificate};
+use portcullis::{Dane, MtaSts, TlsLevel, Trust, any_satisfies, tls_version_name};
 
 /// What came of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -246,11 +247,11 @@ impl Outbound {
         report
             .checks
             .push(Check::new("connect", Status::Ok, detail));
-        let demands = server.demands();
+        let requirements = server.requirements();
         match self.start_tls(means, server, &mut relay).await {
             Ok(Ok(())) => {}
             Ok(Err(why)) => {
-                report.without_tls(&demands, &why);
+                report.without_tls(&requirements, &why);
                 relay.quit().await;
                 return report;
             }
@@ -261,9 +262,12 @@ impl Outbound {
         }
         if let Some(session) = relay.tls_session() {
             let suite = session.negotiated_cipher_suite();
+            let version = session.protocol_version().map(u16::from);
             let detail = format!(
                 "{} with {}",
-                portcullis::json::tls_version_name(session.protocol_version().map_or(0, u16::from)),
+                version
+                    .and_then(tls_version_name)
+                    .unwrap_or("an unknown version"),
                 suite
                     .and_then(|suite| suite.suite().as_str())
                     .unwrap_or("an unknown cipher")
@@ -272,7 +276,7 @@ impl Outbound {
                 .checks
                 .push(Check::new("starttls", Status::Ok, detail));
             let chain = session.peer_certificates().unwrap_or_default();
-            report.look_at(chain, &demands, server, means);
+            report.look_at((chain, version), &requirements, server, means);
         }
         relay.quit().await;
         report
@@ -280,9 +284,9 @@ impl Outbound {
 }
 
 impl ServerReport {
-    fn without_tls(&mut self, demands: &Demands, why: &Unprotected) {
+    fn without_tls(&mut self, requirements: &Requirements, why: &Unprotected) {
         self.reached = Some("plaintext");
-        self.valid = !demands.need_tls();
+        self.valid = !requirements.need_tls();
         let status = if self.valid {
             Status::Warning
         } else {
@@ -299,19 +303,19 @@ impl ServerReport {
     /// The certificates, and what they are worth.
     fn look_at(
         &mut self,
-        chain: &[rustls::pki_types::CertificateDer<'_>],
-        demands: &Demands,
+        (chain, version): (&[rustls::pki_types::CertificateDer<'_>], Option<u16>),
+        requirements: &Requirements,
         server: &Approach,
         means: &Means,
     ) {
-        let trust = certificate::trust_of_server(chain, &means.roots);
+        let trust = means.authorities.verify(chain, Purpose::Server).trust;
         self.certificate = chain.first().and_then(|own| certificate_report(own));
-        let wanted = match demands.level {
+        let wanted = match &requirements.protection.level {
             TlsLevel::Name(wanted) => Some(wanted),
             _ => None,
         };
         let named = self.certificate.as_ref().is_some_and(|certificate| {
-            wanted.is_some_and(|wanted| names::any_satisfies(&certificate.names, wanted))
+            wanted.is_some_and(|wanted| any_satisfies(&certificate.names, wanted))
         });
         self.reached = Some(match (trust, named) {
             (Trust::Trusted, true) => "name",
@@ -322,12 +326,12 @@ impl ServerReport {
             self.checks.push(certificate.check());
         }
         self.checks.push(dane_check(server, chain));
-        match demands.judge(chain, &means.roots) {
+        match requirements.verify(chain, version, &means.authorities) {
             Ok(()) => {
                 self.valid = true;
                 let detail = format!(
                     "{} is asked for, {} is reached",
-                    portcullis::json::level_name(demands.level),
+                    requirements.protection.level.name(),
                     self.reached.unwrap_or("nothing")
                 );
                 self.checks.push(Check::new("level", Status::Ok, detail));
@@ -401,7 +405,10 @@ fn dane_check(server: &Approach, chain: &[rustls::pki_types::CertificateDer<'_>]
             "there are TLSA records, but none that SMTP uses: TLS is asked for",
         ),
         Demand::Records { records, .. } => {
-            match server.dane.judge(chain, &server.demands().identities()) {
+            match server
+                .dane
+                .judge(chain, &server.requirements().identities())
+            {
                 Ok(()) => {
                     let detail = format!(
                         "the certificate is what the {} asked for",

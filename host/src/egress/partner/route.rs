@@ -7,9 +7,9 @@ use crate::config::AddressFamily;
 use crate::egress::dial::interleaved;
 use crate::egress::partner::dns::{Dns, DnsError};
 use crate::egress::partner::failure::Failure;
-use crate::tls::names;
-use portcullis::domain::normal_domain;
-use portcullis::sandbox::interface::{Dane, Delivery, Protection, Route, TlsLevel};
+use portcullis::host_name;
+use portcullis::{Delivery, Protection, Route};
+use portcullis::{Host, SmartHost};
 
 /// How many servers of a route are tried, and how many addresses of each.
 const MOST_HOSTS: usize = 8;
@@ -40,24 +40,6 @@ pub enum Target {
     SmartHosts(Vec<SmartHost>),
 }
 
-/// A smart host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SmartHost {
-    /// Its name or address.
-    pub host: Host,
-    /// Its port, unless it is the usual one.
-    pub port: Option<u16>,
-}
-
-/// A name or an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Host {
-    /// A name, as A-labels.
-    Name(String),
-    /// An address.
-    Address(IpAddr),
-}
-
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         match self {
@@ -71,105 +53,13 @@ impl std::fmt::Display for Target {
     }
 }
 
-impl std::fmt::Display for SmartHost {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        match &self.host {
-            Host::Name(name) => f.write_str(name)?,
-            Host::Address(ip) => write!(f, "[{ip}]")?,
-        }
-        match self.port {
-            Some(port) => write!(f, ":{port}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl SmartHost {
-    /// Reads `name`, `name:port`, `[address]` or `[address]:port`.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (host, rest) = match text.strip_prefix('[') {
-            Some(rest) => {
-                let (address, rest) = rest.split_once(']')?;
-                (Host::Address(address.parse().ok()?), rest)
-            }
-            None => {
-                let (name, rest) = text.split_at(text.find(':').unwrap_or(text.len()));
-                (Host::Name(host_name(name)?), rest)
-            }
-        };
-        let port = match rest.strip_prefix(':') {
-            Some(port) => Some(port.parse().ok().filter(|port| *port != 0)?),
-            None if rest.is_empty() => None,
-            None => return None,
-        };
-        Some(SmartHost { host, port })
-    }
-}
-
-/// A host name in normal form; a wildcard is none, nor is a label that begins or ends with a hyphen (RFC 1123 §2.1).
-fn host_name(text: &str) -> Option<String> {
-    let is_part = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_');
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(is_part)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    normal_domain(text).filter(|name| name.len() <= 253 && name.split('.').all(is_label))
-}
-
 impl Lane {
-    /// Whether a verdict can be carried out at all, whoever the recipient is.
-    ///
-    /// # Errors
-    /// What in it can never be.
-    pub fn check(delivery: &Delivery) -> Result<(), String> {
-        let connector = delivery.connector.as_deref().unwrap_or("no connector");
-        let protections = [Some(&delivery.tls), delivery.audit_tls.as_ref()];
-        for protection in protections.into_iter().flatten() {
-            if let TlsLevel::Name(wanted) = &protection.level {
-                let malformed = wanted.iter().find(|name| !names::is_well_formed(name));
-                if wanted.is_empty() || malformed.is_some() {
-                    let name = malformed.map_or("none at all", String::as_str);
-                    return Err(format!(
-                        "the policy ({connector}) asks for a certificate name that no certificate can have: {name}"
-                    ));
-                }
-            }
-        }
-        let Route::SmartHosts(hosts) = &delivery.route else {
-            return Ok(());
-        };
-        let parsed: Vec<Option<SmartHost>> =
-            hosts.iter().map(|host| SmartHost::parse(host)).collect();
-        if parsed.is_empty() || parsed.iter().any(Option::is_none) {
-            return Err(format!(
-                "the policy ({connector}) names smart hosts that cannot be: {}",
-                match &hosts[..] {
-                    [] => "none at all".to_owned(),
-                    hosts => hosts.join(", "),
-                }
-            ));
-        }
-        let by_address = |host: &SmartHost| matches!(host.host, Host::Address(_));
-        if delivery.tls.dane == Dane::Mandatory && parsed.iter().flatten().all(by_address) {
-            return Err(format!(
-                "the policy ({connector}) makes DANE mandatory, and its smart hosts have no names that TLSA records could be at"
-            ));
-        }
-        Ok(())
-    }
-
     /// The lane of a verdict that can be carried out, for a recipient's domain or address literal; `None` if no mail
     /// can go there.
     pub fn new(delivery: Delivery, domain: &str) -> Option<Lane> {
         let target = match &delivery.route {
             Route::Mx => target_of(domain)?,
-            Route::SmartHosts(hosts) => {
-                let hosts: Option<Vec<_>> =
-                    hosts.iter().map(|host| SmartHost::parse(host)).collect();
-                Target::SmartHosts(hosts?)
-            }
+            Route::SmartHosts(hosts) => Target::SmartHosts(hosts.clone()),
         };
         let key = format!("{target:?} {:?} {:?}", delivery.tls, delivery.audit_tls);
         Some(Lane {
@@ -458,29 +348,6 @@ async fn exchangers(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn smart_hosts_are_read() {
-        for (text, expected) in [
-            ("mx1.contosobank.com", Some("mx1.contosobank.com")),
-            (
-                "MX1.contosobank.com.:2525",
-                Some("mx1.contosobank.com:2525"),
-            ),
-            ("[203.0.113.9]:2525", Some("[203.0.113.9]:2525")),
-            ("[2001:db8::1]", Some("[2001:db8::1]")),
-            ("[nothing]", None),
-            ("[203.0.113.9]2525", None),
-            ("mx:0", None),
-            ("mx:99999", None),
-            ("*.x.com", None),
-            ("a b", None),
-            ("", None),
-        ] {
-            let parsed = SmartHost::parse(text).map(|host| host.to_string());
-            assert_eq!(parsed.as_deref(), expected, "{text}");
-        }
-    }
 
     #[test]
     fn the_target_of_a_domain_is_a_name_or_an_address() {

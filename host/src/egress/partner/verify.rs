@@ -5,13 +5,13 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::egress::partner::dane;
 use crate::egress::partner::failure::{ResultType, Unprotected};
-use crate::tls::{Roots, certificate, names};
-use portcullis::sandbox::interface::{TlsLevel, Trust};
+use portcullis::tls::{Authorities, Purpose, certificate, is_provable};
+use portcullis::{Protection, Sha256, TlsLevel, Trust, any_satisfies, tls_version_name};
 
-/// All that a server must show before it is given mail; every part of it must hold.
-pub struct Demands<'a> {
-    /// The connector's level.
-    pub level: &'a TlsLevel,
+/// All that a server must satisfy before mail is sent to it; every part of it must hold.
+pub struct Requirements<'a> {
+    /// The connector's protection.
+    pub protection: &'a Protection,
     /// The server's own TLSA records.
     pub dane: &'a dane::Demand,
     /// Whether an MTA-STS policy in mode enforce applies (RFC 8461 §5).
@@ -23,10 +23,15 @@ pub struct Demands<'a> {
     pub domains: &'a [String],
 }
 
-impl Demands<'_> {
+impl Requirements<'_> {
     /// Whether plaintext is out of the question.
     pub fn need_tls(&self) -> bool {
-        !matches!(self.level, TlsLevel::Opportunistic) || self.mta_sts || self.dane.needs_tls()
+        let protection = self.protection;
+        let opportunistic = matches!(protection.level, TlsLevel::Opportunistic)
+            && protection.min_version.is_none()
+            && !self.pins()
+            && protection.authorities.is_empty();
+        !opportunistic || self.mta_sts || self.dane.needs_tls()
     }
 
     /// The names that the server may have beside that of its TLSA records.
@@ -35,33 +40,113 @@ impl Demands<'_> {
         self.host.into_iter().chain(domains).collect()
     }
 
-    /// Holds the certificates that a server showed against the demands, its own first.
+    fn pins(&self) -> bool {
+        !self.protection.fingerprints.is_empty() || !self.protection.keys.is_empty()
+    }
+
+    /// Verifies the certificates that a server presented, its own first, and the TLS version.
     ///
     /// # Errors
     /// What it does not satisfy.
-    pub fn judge(&self, chain: &[CertificateDer<'_>], roots: &Roots) -> Result<(), Unprotected> {
+    pub fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        version: Option<u16>,
+        authorities: &Authorities,
+    ) -> Result<(), Unprotected> {
         self.dane.judge(chain, &self.identities())?;
-        let by_name = match self.level {
-            TlsLevel::Opportunistic | TlsLevel::Encrypt => None,
-            TlsLevel::Verify => Some(None),
-            TlsLevel::Name(wanted) => Some(Some(wanted)),
-        };
-        if by_name.is_some() || self.mta_sts {
-            is_trusted(chain, roots)?;
-        }
-        if let Some(Some(wanted)) = by_name {
-            carries(chain, wanted)?;
+        self.verify_version(version)?;
+        self.verify_pins(chain)?;
+        self.verify_trust(chain, authorities)?;
+        if let TlsLevel::Name(wanted) = &self.protection.level {
+            has_name(chain, wanted)?;
         }
         if self.mta_sts {
             let host = self.host.unwrap_or_default().to_owned();
-            carries(chain, &[host])?;
+            is_trusted(certificate::trust_of_server(chain, authorities.public()))?;
+            has_name(chain, &[host])?;
+        }
+        Ok(())
+    }
+
+    fn verify_version(&self, version: Option<u16>) -> Result<(), Unprotected> {
+        let Some(least) = self.protection.min_version else {
+            return Ok(());
+        };
+        if version.is_some_and(|version| version >= least) {
+            return Ok(());
+        }
+        let name = |version| tls_version_name(version).unwrap_or("an unknown version");
+        let detail = format!(
+            "the session is {}, at least {} is required",
+            version.map_or("not encrypted", name),
+            name(least)
+        );
+        Err(Unprotected::new(ResultType::ValidationFailure, detail))
+    }
+
+    fn verify_pins(&self, chain: &[CertificateDer<'_>]) -> Result<(), Unprotected> {
+        let Protection {
+            fingerprints, keys, ..
+        } = self.protection;
+        // A key that nobody here knows proves nothing.
+        let own = chain.first().filter(|own| is_provable(own));
+        let fits = |pins: &[Sha256], digest: Option<Sha256>| {
+            pins.is_empty() || digest.is_some_and(|digest| pins.contains(&digest))
+        };
+        let detail = if !fits(fingerprints, own.map(|own| certificate::sha256(own))) {
+            "the server's certificate is not one that was agreed on"
+        } else if !fits(keys, own.and_then(certificate::key_sha256)) {
+            "the server's certificate has another key than those that were agreed on"
+        } else {
+            return Ok(());
+        };
+        Err(Unprotected::new(ResultType::ValidationFailure, detail))
+    }
+
+    /// The chain of a pinned certificate need not be trusted, unless authorities are named.
+    fn verify_trust(
+        &self,
+        chain: &[CertificateDer<'_>],
+        authorities: &Authorities,
+    ) -> Result<(), Unprotected> {
+        let wanted = &self.protection.authorities;
+        let by_level = matches!(self.protection.level, TlsLevel::Verify | TlsLevel::Name(_));
+        if !wanted.is_empty() {
+            return is_anchored(chain, authorities, wanted);
+        }
+        if by_level && !self.pins() {
+            is_trusted(certificate::trust_of_server(chain, authorities.public()))?;
         }
         Ok(())
     }
 }
 
-fn is_trusted(chain: &[CertificateDer<'_>], roots: &Roots) -> Result<(), Unprotected> {
-    let (result, detail) = match certificate::trust_of_server(chain, roots) {
+/// Whether the chain ends at one of these authorities.
+fn is_anchored(
+    chain: &[CertificateDer<'_>],
+    authorities: &Authorities,
+    wanted: &[String],
+) -> Result<(), Unprotected> {
+    let verification = authorities.verify(chain, Purpose::Server);
+    if verification
+        .anchors
+        .iter()
+        .any(|anchor| wanted.contains(anchor))
+    {
+        return Ok(());
+    }
+    is_trusted(verification.trust)?;
+    let detail = format!(
+        "the server's certificate comes from {}, not from {}",
+        shorten(&verification.anchors),
+        shorten(wanted)
+    );
+    Err(Unprotected::new(ResultType::CertificateNotTrusted, detail))
+}
+
+fn is_trusted(trust: Trust) -> Result<(), Unprotected> {
+    let (result, detail) = match trust {
         Trust::Trusted => return Ok(()),
         Trust::Expired => (
             ResultType::CertificateExpired,
@@ -88,12 +173,12 @@ fn is_trusted(chain: &[CertificateDer<'_>], roots: &Roots) -> Result<(), Unprote
 }
 
 /// RFC 9525 §2: only the subject's alternative names count.
-fn carries(chain: &[CertificateDer<'_>], wanted: &[String]) -> Result<(), Unprotected> {
+fn has_name(chain: &[CertificateDer<'_>], wanted: &[String]) -> Result<(), Unprotected> {
     let parsed = chain
         .first()
         .and_then(|own| X509Certificate::from_der(own).ok());
     let carried = parsed.map_or_else(Vec::new, |(_, own)| certificate::dns_names(&own));
-    if names::any_satisfies(&carried, wanted) {
+    if any_satisfies(&carried, wanted) {
         return Ok(());
     }
     let shown = match &carried[..] {

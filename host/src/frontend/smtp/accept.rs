@@ -65,7 +65,7 @@ async fn handle(
     let _inmate = match entered {
         Ok(inmate) => inmate,
         Err(full) => {
-            server.metrics.turned_away(full.name());
+            server.asking.metrics.turned_away(full.name());
             return turn_away(connection, client, full).await;
         }
     };
@@ -76,7 +76,7 @@ async fn handle(
         let handshake = connection.accept_tls(&acceptor);
         timeout(settings.timeouts.handshake, handshake).await??;
     }
-    let _open = server.metrics.session();
+    let _open = server.asking.metrics.session();
     let session = Session::new(server, listener, settings, connection, client, local);
     let id = session.id().to_owned();
     let client = redact::client(client.ip());
@@ -116,10 +116,10 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 async fn turn_away(mut connection: Connection, client: SocketAddr, full: Full) -> io::Result<()> {
     let text = match full {
-        Full::House => "too many sessions, come again later",
-        Full::Client => "too many sessions from your address, come again later",
+        Full::House => "too many connections, try again later",
+        Full::Client => "too many connections from your address, try again later",
     };
-    tracing::warn!(client = %redact::client(client.ip()), reason = text, "turned away");
+    tracing::warn!(client = %redact::client(client.ip()), reason = text, "connection rejected");
     connection.queue(&Reply::new(421, (4, 7, 0), text));
     timeout(LAST_WORD, connection.close_gently()).await?;
     Ok(())

@@ -13,11 +13,10 @@ use crate::config::{self};
 use crate::egress::partial::Partial;
 use crate::egress::partner::Dns;
 use crate::egress::path::Exit;
-use crate::frontend::expiry::Expiring;
+use crate::frontend::ask::Asking;
 use crate::frontend::smtp::limits::{Doors, Room};
-use crate::observe::metrics::Metrics;
 use crate::tls::ServerTls;
-use portcullis::store::Policies;
+use portcullis::tls::Authorities;
 
 const BACKLOG: u32 = 1024;
 
@@ -25,20 +24,16 @@ const BACKLOG: u32 = 1024;
 pub struct Server {
     /// Our name.
     pub hostname: Arc<str>,
-    /// Who decides.
-    pub policies: Arc<Policies>,
+    /// The policies, and what is counted of their answers.
+    pub asking: Arc<Asking>,
     /// What a reload of the configuration exchanges; a session keeps what it began with.
     pub settings: ArcSwap<Settings>,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
     /// What became of messages whose recipients ended differently.
     pub partial: Partial,
     /// Who is inside.
     pub doors: Arc<Doors>,
     /// The memory for long headers.
     pub headers: Room,
-    /// Whose certificates are about to run out.
-    pub expiring: Expiring,
     /// Whether sessions are to end.
     pub stopping: watch::Sender<bool>,
 }
@@ -46,7 +41,7 @@ pub struct Server {
 /// What a reload of the configuration exchanges.
 pub struct Settings {
     /// Whose certificates are trusted.
-    pub roots: crate::tls::Roots,
+    pub authorities: Authorities,
     /// What a session may use.
     pub limits: config::Limits,
     /// How long to wait.

@@ -2,6 +2,7 @@
 //! here, so the way to the name server need not be trusted.
 
 pub mod answer;
+mod error;
 mod server;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -19,6 +20,8 @@ use moka::sync::Cache;
 use tokio::time::timeout;
 
 use self::answer::{Data, MOST_ALIASES, Name};
+pub use self::error::DnsError;
+use self::error::text_of;
 pub use self::server::stripping;
 use self::server::{Ability, Server};
 use crate::config;
@@ -174,25 +177,6 @@ pub struct Answer<T> {
     pub name: String,
     /// Whether it is an alias because a DNAME stands above it: then it has no records of its own.
     pub is_renamed: bool,
-}
-
-/// A question has no answer.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum DnsError {
-    /// The name does not exist.
-    #[error("{0} does not exist in the DNS")]
-    NoSuchName(String),
-    /// DNSSEC says that the answer is forged, or is itself broken.
-    #[error("the DNS answer for {0} is not what its zone has signed")]
-    Bogus(String),
-    /// There was no usable answer.
-    #[error("the DNS has no answer for {name}: {reason}")]
-    Failed {
-        /// What was asked for.
-        name: String,
-        /// Why.
-        reason: String,
-    },
 }
 
 /// The DNS cannot be asked.
@@ -570,15 +554,5 @@ fn reverse_name(ip: IpAddr) -> String {
             let labels: Vec<String> = digits.chars().rev().map(String::from).collect();
             format!("{}.ip6.arpa", labels.join("."))
         }
-    }
-}
-
-/// A name without its final dot, in lower case.
-fn text_of(name: &impl std::fmt::Display) -> String {
-    let text = name.to_string().to_ascii_lowercase();
-    match text.strip_suffix('.') {
-        Some(without) if !without.is_empty() => without.to_owned(),
-        _ if text.is_empty() => ".".to_owned(),
-        _ => text,
     }
 }

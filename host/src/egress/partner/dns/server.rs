@@ -27,10 +27,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
+use super::error::{DnsError, text_of};
 use crate::egress::partner::dns::answer::{
     Answered, MOST_ALIASES, Malformed, Name, finished, malformed,
 };
-use crate::egress::partner::dns::{DnsError, text_of};
 
 /// The UDP payload that is not fragmented (DNS flag day 2020).
 const PAYLOAD: u16 = 1232;

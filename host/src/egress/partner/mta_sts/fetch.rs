@@ -21,9 +21,8 @@ use crate::egress::partner::failure::{ResultType, Unprotected};
 use crate::egress::partner::mta_sts::policy::Policy;
 use crate::egress::partner::mta_sts::{Reach, Trouble};
 use crate::egress::partner::reachable;
-use crate::tls::{Roots, certificate};
-use portcullis::json::trust_name;
-use portcullis::sandbox::interface::Trust;
+use portcullis::Trust;
+use portcullis::tls::{Roots, certificate};
 
 /// RFC 8461 §3.3 suggests a minute; a client is waiting for its reply to RCPT.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -123,7 +122,7 @@ async fn request(
     match certificate::trust_of_server(chain, roots) {
         Trust::Trusted => {}
         other => {
-            let text = format!("the certificate of {host} is {}", trust_name(other));
+            let text = format!("the certificate of {host} is {}", other.name());
             return Err(Unprotected::new(ResultType::StsWebpkiInvalid, text));
         }
     }

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use crate::config;
 use crate::egress::partner::dns::{Dns, DnsError};
 use crate::egress::partner::failure::{ResultType, Unprotected};
-use crate::tls::Roots;
 pub use policy::{Mode, Policy};
+use portcullis::tls::Roots;
 
 /// Domains whose state is kept in memory.
 const MOST_DOMAINS: u64 = 10_000;

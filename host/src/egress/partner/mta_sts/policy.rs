@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use portcullis::domain::normal_domain;
+use portcullis::normal_domain;
 
 /// RFC 8461 §3.2: the longest time that a policy may be kept.
 const LONGEST: u64 = 31_557_600;

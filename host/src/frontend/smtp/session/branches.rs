@@ -179,7 +179,7 @@ impl Session {
         let client = Client {
             address: self.client,
             local: self.local,
-            helo: self.context.helo.clone().unwrap_or_default(),
+            helo: self.context.helo_name().unwrap_or_default().to_owned(),
             esmtp: self.esmtp,
             name,
         };

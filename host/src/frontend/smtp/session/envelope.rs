@@ -5,13 +5,13 @@ use std::sync::Arc;
 use crate::egress::partial::{Digest, Group, Turn};
 use crate::egress::partner::Lane;
 use crate::egress::path::{Exit, Way};
-use crate::frontend::ask;
+use crate::frontend::ask::Request;
 use crate::frontend::smtp::session::{Recipient, Session, Transaction};
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::command::MailParameters;
 use crate::smtp::reply::Reply;
-use portcullis::sandbox::interface::{Direction, Verdict};
 use portcullis::store::{Table, Tenant};
+use portcullis::{Decision, Direction, Verdict, normal_domain};
 
 /// Why a sender or a recipient is not taken, for log and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,8 +79,8 @@ impl NotTaken {
 
 impl Session {
     pub(super) async fn mail(&mut self, from: ReversePath, parameters: MailParameters) -> Reply {
-        if self.context.helo.is_none() {
-            return Reply::new(503, (5, 5, 1), "say EHLO first");
+        if self.context.helo_name().is_none() {
+            return Reply::new(503, (5, 5, 1), "send EHLO first");
         }
         if self.transaction.is_some() {
             return Reply::new(503, (5, 5, 1), "a transaction is under way; RSET ends it");
@@ -89,11 +89,10 @@ impl Session {
         if let Err(not_taken) = self.may_send(&parameters) {
             return self.refuse(not_taken, from.as_str(), None, None);
         }
-        let policies = self.server.policies.snapshot();
-        self.instances.retain_in_force(&policies);
+        let policies = self.server.asking.policies.snapshot();
+        self.asker.retain_active(&policies);
         self.transactions += 1;
-        self.context_mut().mail_from = from.as_str().into();
-        self.context_mut().header_from = None;
+        self.context.set_mail_from(from.as_str());
         self.transaction = Some(Transaction {
             id: format!("{}.{}", self.id, self.transactions),
             policies,
@@ -116,7 +115,7 @@ impl Session {
         if let Exit::Partners { admission, .. } = &self.listener.exit
             && !admission
                 .load()
-                .admits(self.client.ip(), self.context.tls.as_ref())
+                .admits(self.client.ip(), self.context.certificate())
         {
             let text = "relay denied: neither your address nor your certificate is known here";
             return Err(NotTaken::new(Reason::RelayDenied, 550, (5, 7, 1), text));
@@ -136,7 +135,7 @@ impl Session {
     pub(super) async fn rcpt(&mut self, to: Address) -> Reply {
         self.pipelines |= self.connection.has_unread();
         let Some(transaction) = &self.transaction else {
-            return Reply::new(503, (5, 5, 1), "say MAIL first");
+            return Reply::new(503, (5, 5, 1), "send MAIL first");
         };
         if transaction.chunks.is_some() {
             return Reply::new(503, (5, 5, 1), "the message has begun");
@@ -165,7 +164,7 @@ impl Session {
         }
         let transaction = self.transaction.as_ref();
         let id = transaction.map_or(&*self.id, |transaction| &*transaction.id);
-        self.server.metrics.not_taken(reason.name());
+        self.server.asking.metrics.not_taken(reason.name());
         if reason != Reason::Policy {
             let envelope = [Some(from), to];
             let client = self.client.ip();
@@ -188,7 +187,7 @@ impl Session {
                 "{what} refused"
             );
         }
-        ask::with_id(&reply, id)
+        reply.with_id(id)
     }
 
     async fn take_recipient(
@@ -201,7 +200,7 @@ impl Session {
                 Reason::Syntax,
                 503,
                 (5, 5, 1),
-                "say MAIL first",
+                "send MAIL first",
             ));
         };
         if !to.is_ascii() && !transaction.parameters.smtputf8 {
@@ -222,24 +221,22 @@ impl Session {
                 "send again for this recipient: what its policy makes of the header is told by itself",
             ));
         }
-        Arc::make_mut(&mut self.context).rcpt_to = to.as_str().into();
-        let verdict = self
-            .instances
-            .decide(&of, &self.context, &transaction.id)
-            .await;
-        ask::log(
-            &of,
-            &self.context,
-            self.client.ip(),
-            &verdict,
-            &transaction.id,
-        );
-        self.server.expiring.look(&of, &self.context, &verdict);
-        if let Some(reply) = ask::refusal(&verdict, &transaction.id) {
+        self.context.set_rcpt_to(to.as_str());
+        let id = transaction.id.clone();
+        let decision = self.ask(&of, &id).await;
+        if let Some(reply) = refusal(&decision, &id) {
             let reason = Reason::Policy;
             return Err(NotTaken { reply, reason });
         }
-        let way = Arc::new(way(verdict, to)?);
+        let Some(transaction) = &self.transaction else {
+            return Err(NotTaken::new(
+                Reason::Syntax,
+                503,
+                (5, 5, 1),
+                "send MAIL first",
+            ));
+        };
+        let way = Arc::new(way(decision.into_verdict(), to)?);
         let recipient = Recipient {
             lane: self.lane_of(&way, to),
             digest: Digest::of_recipient(transaction.from.as_str(), to.as_str()),
@@ -266,6 +263,18 @@ impl Session {
             }
         }
         Ok(reply)
+    }
+
+    /// Asks a tenant's policy about the context as it is.
+    pub(super) async fn ask(&mut self, tenant: &Tenant, transaction: &str) -> Decision {
+        let request = Request {
+            tenant,
+            context: &self.context,
+            authorities: &self.settings.authorities,
+            session: &self.id,
+            transaction,
+        };
+        self.asker.ask(request).await
     }
 
     /// A recipient that a server behind us could read as somebody else's is decided on by the wrong policy.
@@ -342,7 +351,7 @@ fn responsible<'a>(
 ) -> Result<&'a Arc<Tenant>, NotTaken> {
     match exit {
         Exit::NextHop(_) => of_recipient(&transaction.policies, to).ok_or_else(|| {
-            let text = "relay denied: nobody here receives mail for this domain";
+            let text = "relay access denied";
             NotTaken::new(Reason::RelayDenied, 550, (5, 7, 1), text)
         }),
         Exit::Partners { admission, .. } => {
@@ -364,8 +373,15 @@ fn responsible<'a>(
 fn of_recipient<'a>(policies: &'a Table, to: &Address) -> Option<&'a Arc<Tenant>> {
     match to.domain() {
         None => policies.first(),
-        Some(domain) => policies.tenant(&portcullis::domain::normal_domain(domain)?),
+        Some(domain) => policies.tenant(&normal_domain(domain)?),
     }
+}
+
+/// The reply to mail that a policy refuses.
+pub(super) fn refusal(decision: &Decision, id: &str) -> Option<Reply> {
+    let refusal = decision.refusal()?;
+    let reply = Reply::from_policy(refusal.code, refusal.enhanced, refusal.text);
+    Some(reply.with_id(id))
 }
 
 /// The way that a verdict demands.

@@ -1,21 +1,20 @@
 //! DATA and BDAT: the message, from the client to whoever takes it.
 
-use std::sync::Arc;
-
 use bytes::Buf;
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 
 use crate::egress::next_hop::ClientName;
 use crate::egress::partial::Digest;
-use crate::frontend::ask;
 use crate::frontend::smtp::receiver::{Incoming, Progress};
 use crate::frontend::smtp::session::{End, Next, Session, Transaction};
 use crate::smtp::data::DataDecoder;
 use crate::smtp::header;
 use crate::smtp::received::Trace;
 use crate::smtp::reply::Reply;
-use portcullis::sandbox::interface::Direction;
+use portcullis::{Direction, HeaderFrom};
+
+use super::envelope::refusal;
 
 impl Session {
     pub(super) async fn data(&mut self) -> Next {
@@ -203,7 +202,7 @@ impl Session {
         let Some(transaction) = &self.transaction else {
             return Ok(());
         };
-        if self.context.direction == Direction::Outbound {
+        if self.context.direction() == Direction::Outbound {
             return Ok(());
         }
         // Those who share a transaction are decided on together.
@@ -217,28 +216,18 @@ impl Session {
             // What cannot be read clearly is held against the rules in every way that it could be read.
             Err(error) => match header::plausible_addresses(fields) {
                 Some(addresses) => (addresses, Some(error)),
-                None => return Err(ask::with_id(&unreadable(error, None), &transaction.id)),
+                None => return Err(unreadable(error, None).with_id(&transaction.id)),
             },
         };
-        let context = Arc::make_mut(&mut self.context);
-        context.header_from = Some(addresses);
-        context.rcpt_to = recipient.address.as_str().into();
-        let verdict = self
-            .instances
-            .decide(&recipient.tenant, &self.context, &transaction.id)
-            .await;
-        ask::log(
-            &recipient.tenant,
-            &self.context,
-            self.client.ip(),
-            &verdict,
-            &transaction.id,
-        );
-        match (ask::refusal(&verdict, &transaction.id), unclear) {
+        let (tenant, id) = (recipient.tenant.clone(), transaction.id.clone());
+        self.context
+            .set_header_from(HeaderFrom::Addresses(addresses));
+        self.context.set_rcpt_to(recipient.address.as_str());
+        let decision = self.ask(&tenant, &id).await;
+        match (refusal(&decision, &id), unclear) {
             (None, _) => Ok(()),
             (Some(reply), Some(error)) if reply.is_permanent() => {
-                let reply = unreadable(error, Some(&reply));
-                Err(ask::with_id(&reply, &transaction.id))
+                Err(unreadable(error, Some(&reply)).with_id(&id))
             }
             (Some(reply), _) => Err(reply),
         }
@@ -258,9 +247,9 @@ impl Session {
                 ClientName::Confirmed(name) => Some(name),
                 _ => None,
             },
-            helo: self.context.helo.as_deref().unwrap_or_default(),
+            helo: self.context.helo_name().unwrap_or_default(),
             esmtp: self.esmtp,
-            tls: self.context.tls.as_ref(),
+            tls: self.context.session_tls(),
             smtputf8: transaction.parameters.smtputf8,
             hostname: &self.server.hostname,
             id: &transaction.id,
@@ -332,11 +321,11 @@ impl Session {
             cause = told(reply.cause().unwrap_or_default()),
             "message"
         );
-        self.server.metrics.message(reply.code());
+        self.server.asking.metrics.message(reply.code());
         if reply.is_positive() {
             self.commands = 0;
         }
-        let reply = ask::with_id(&reply, &transaction.id);
+        let reply = reply.with_id(&transaction.id);
         self.reset().await;
         reply
     }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::egress::next_hop::{ClientName, Handover};
 use crate::egress::partial::{Body, Digest, Group};
 use crate::egress::path::Way;
-use crate::frontend::ask::Instances;
+use crate::frontend::ask::Asker;
 use crate::frontend::smtp::listener::{Listener, Server, Settings};
 use crate::frontend::smtp::receiver::Incoming;
 use crate::frontend::smtp::spool::Spool;
@@ -28,9 +28,8 @@ use crate::smtp::connection::{Connection, Line};
 use crate::smtp::reply::Reply;
 use branches::Branch;
 use envelope::{NotTaken, Reason};
-use portcullis::json::ip_address;
-use portcullis::sandbox::interface::Context;
 use portcullis::store::{Table, Tenant};
+use portcullis::{ClientAddress, Context, Direction, HeaderFrom, Security};
 
 /// RFC 5321 §4.5.3.1.4 says 512; extensions add to MAIL and RCPT, and nobody needs more than this.
 const COMMAND_LINE: usize = 2048;
@@ -118,9 +117,8 @@ pub struct Session {
     pipelines: bool,
     /// Whether it has said SMTPUTF8 at the last MAIL.
     smtputf8: bool,
-    /// Shared with the policy while that reads it, so that nothing is copied.
-    context: Arc<Context>,
-    instances: Instances,
+    context: Context,
+    asker: Asker,
     transaction: Option<Transaction>,
     /// A connection to the next hop that is this client's alone, between two transactions.
     kept: Option<Handover>,
@@ -139,17 +137,13 @@ impl Session {
         client: SocketAddr,
         local: SocketAddr,
     ) -> Self {
-        let instances = Instances::new(server.policies.sandbox().clone(), server.metrics.clone());
-        let context = Arc::new(Context {
-            direction: listener.exit.direction(),
-            client_ip: Some(ip_address(client.ip())),
-            helo: None,
-            tls: None,
-            mail_from: String::new(),
-            rcpt_to: String::new(),
-            header_from: None,
-            attributes: Vec::new(),
-        });
+        let asker = Asker::new(server.asking.clone());
+        let context = match listener.exit.direction() {
+            Direction::Inbound => Context::inbound(client.ip(), "", ""),
+            Direction::Outbound => {
+                Context::outbound("", "").client_address(ClientAddress::Known(client.ip()))
+            }
+        };
         let mut session = Session {
             id: new_id(),
             server,
@@ -165,7 +159,7 @@ impl Session {
             pipelines: false,
             smtputf8: false,
             context,
-            instances,
+            asker,
             transaction: None,
             kept: None,
             client_name: ClientName::Unknown,
@@ -190,10 +184,6 @@ impl Session {
             let (dns, ip) = (dns.clone(), self.client.ip());
             self.looking_up = Some(tokio::spawn(async move { dns.name_of(ip).await }));
         }
-    }
-
-    fn context_mut(&mut self) -> &mut Context {
-        Arc::make_mut(&mut self.context)
     }
 
     /// Speaks with the client to the end.
@@ -249,7 +239,7 @@ impl Session {
                 session = self.id,
                 client = %crate::observe::redact::client(self.client.ip()),
                 reason = reply.text(),
-                "session cut"
+                "session closed"
             );
         }
         end
@@ -379,7 +369,7 @@ impl Session {
         if offer.smtputf8 {
             lines.push("SMTPUTF8".into());
         }
-        if self.context.tls.is_none() && self.settings.tls(&self.listener).is_some() {
+        if self.context.session_tls().is_none() && self.settings.tls(&self.listener).is_some() {
             lines.push("STARTTLS".into());
         }
         Reply::plain(250, lines.join("\n"))
@@ -394,7 +384,7 @@ impl Session {
     fn greet(&mut self, name: String, esmtp: bool) {
         // A next hop that was told the client's name has to be told anew.
         self.kept = None;
-        self.context_mut().helo = Some(name);
+        self.context.set_helo(name);
         self.esmtp = esmtp;
     }
 
@@ -412,7 +402,7 @@ impl Session {
         let Some(tls) = self.settings.tls(&self.listener) else {
             return Reply::new(502, (5, 5, 1), "TLS is not offered here").into();
         };
-        if self.context.tls.is_some() {
+        if self.context.session_tls().is_some() {
             return Reply::new(503, (5, 5, 1), "the session is encrypted already").into();
         }
         if !self.connection.input.is_empty() {
@@ -445,7 +435,7 @@ impl Session {
         timeout(limit, self.connection.flush()).await??;
         timeout(limit, self.connection.accept_tls(&tls.acceptor())).await??;
         // RFC 3207 §4.2: what was said before is forgotten.
-        self.context_mut().helo = None;
+        self.context.set_helo(None);
         self.esmtp = false;
         self.note_tls();
         Ok(())
@@ -456,7 +446,8 @@ impl Session {
         let facts = session
             .zip(self.settings.tls(&self.listener))
             .map(|(session, tls)| tls.facts(session));
-        self.context_mut().tls = facts;
+        self.context
+            .set_security(facts.map_or(Security::Plaintext, Security::Encrypted));
     }
 
     async fn rset(&mut self) -> Reply {
@@ -468,7 +459,7 @@ impl Session {
     async fn reset(&mut self) {
         self.give_all_up().await;
         self.transaction = None;
-        self.context_mut().header_from = None;
+        self.context.set_header_from(HeaderFrom::Pending);
     }
 }
 

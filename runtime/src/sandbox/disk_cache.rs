@@ -1,8 +1,8 @@
-//! Compiled modules on disk.
+//! Compiled policies on disk.
 //!
-//! A compiled module is native code, so loading one is the single place of the host where `unsafe`
+//! A compiled policy is native code, so loading one is the single place of the host where `unsafe`
 //! cannot be avoided. An entry is taken only from a folder that nobody else can write, under the
-//! digest of its module and the engine's compatibility hash; it is believed as the program itself is.
+//! digest of its policy and the engine's compatibility hash; it is believed as the program itself is.
 //! What is no compiled module of this engine is compiled anew.
 
 #![allow(unsafe_code)]
@@ -22,19 +22,21 @@ use rustix::fs::{FlockOperation, flock};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-/// What a folder holds of modules that nobody here needs; those that were used last stay.
+use crate::observer::Observer;
+
+/// What a folder holds of policies that nobody here needs; those that were used last stay.
 const MOST_BYTES: u64 = 2 << 30;
-/// What the names of compiled modules end in.
+/// What the names of compiled policies end in.
 const EXTENSION: &str = ".cwasm";
 /// The file that everybody holds who has the folder.
 const LOCK: &str = "lock";
 /// After so many bytes more, the folder is looked through.
 const PRUNING_STEP: u64 = MOST_BYTES / 16;
 
-/// A folder of compiled modules.
-#[derive(Debug)]
-pub struct Cache {
+/// A folder of compiled policies.
+pub struct DiskCache {
     folder: PathBuf,
+    observer: Arc<dyn Observer>,
     lock: Lock,
     /// The files that are not to be removed, by name.
     needed: Mutex<HashMap<String, Weak<str>>>,
@@ -42,15 +44,16 @@ pub struct Cache {
     written: AtomicU64,
 }
 
-/// A module's place in the cache. As long as somebody has one, what stands there stays.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    cache: Arc<Cache>,
+/// A policy's place in the cache. As long as somebody has one, what stands there stays.
+#[derive(Clone)]
+pub struct Entry {
+    cache: Arc<DiskCache>,
     name: Arc<str>,
 }
 
 /// The folder cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CacheError {
     /// It cannot be made or looked at.
     #[error("the compile cache {}: {source}", folder.display())]
@@ -68,12 +71,12 @@ pub enum CacheError {
     },
 }
 
-impl Cache {
+impl DiskCache {
     /// Opens the folder; makes it if it is missing.
     ///
     /// # Errors
     /// If it cannot be made, or if others can write to it.
-    pub fn open(folder: &Path) -> Result<Self, CacheError> {
+    pub fn open(folder: &Path, observer: Arc<dyn Observer>) -> Result<Self, CacheError> {
         let failed = |source| CacheError::Io {
             folder: folder.into(),
             source,
@@ -92,17 +95,18 @@ impl Cache {
                 folder: folder.into(),
             });
         }
-        Ok(Cache {
+        Ok(DiskCache {
             lock: Lock::share(&folder.join(LOCK)).map_err(failed)?,
             folder: folder.into(),
+            observer,
             needed: Mutex::default(),
             written: AtomicU64::new(0),
         })
     }
 
-    /// The place of a module.
-    pub(super) fn entry(self: &Arc<Self>, engine: &Engine, module: &[u8]) -> Entry {
-        let name: Arc<str> = file_name(engine, module).into();
+    /// The place of a policy.
+    pub fn entry(self: &Arc<Self>, engine: &Engine, policy: &[u8]) -> Entry {
+        let name: Arc<str> = file_name(engine, policy).into();
         let mut needed = self.needed();
         let known = needed.get(&*name).and_then(Weak::upgrade);
         let name = known.unwrap_or_else(|| {
@@ -127,7 +131,8 @@ impl Cache {
         }
         self.written.store(0, Ordering::Relaxed);
         if let Err(error) = self.prune(MOST_BYTES) {
-            tracing::warn!(folder = %self.folder.display(), %error, "old compiled modules are not removed");
+            let what = format!("old compiled policies are not removed: {error}");
+            self.observer.cache_failed(&self.folder, &what);
         }
     }
 
@@ -135,7 +140,7 @@ impl Cache {
     fn prune(&self, most: u64) -> io::Result<()> {
         let mut needed = self.needed();
         needed.retain(|_, name| name.strong_count() > 0);
-        // Another daemon that has this folder needs modules that nobody here knows of.
+        // Another daemon that has this folder needs policies that nobody here knows of.
         let Some(_alone) = self.lock.alone()? else {
             return Ok(());
         };
@@ -224,22 +229,22 @@ fn stays(folder: &Path) -> io::Result<bool> {
 }
 
 impl Entry {
-    pub(super) fn name(&self) -> Arc<str> {
+    pub fn name(&self) -> Arc<str> {
         self.name.clone()
     }
 
-    pub(super) fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.cache.folder.join(&*self.name)
     }
 
     /// Bytes of what stands there; `None` if nothing does.
-    pub(super) fn size(&self) -> Option<u64> {
+    pub fn size(&self) -> Option<u64> {
         Some(fs::metadata(self.path()).ok()?.len())
     }
 
     /// The component, if it was compiled before. Its file is mapped, not read: what is not used of it
     /// takes no memory.
-    pub(super) fn load(&self, engine: &Engine) -> Option<Component> {
+    pub fn load(&self, engine: &Engine) -> Option<Component> {
         let path = self.path();
         if !path.exists() {
             return None;
@@ -253,17 +258,19 @@ impl Entry {
                 Some(component)
             }
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "a compiled module is rebuilt");
+                let what = format!("a compiled policy is damaged and is compiled again: {error:#}");
+                self.cache.observer.cache_failed(&path, &what);
                 None
             }
         }
     }
 
     /// Keeps what the compiler has made of the module.
-    pub(super) fn keep(&self, engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    pub fn keep(&self, engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
         let path = self.path();
         if let Err(error) = write(&path, code) {
-            tracing::warn!(path = %path.display(), %error, "a compiled module cannot be kept");
+            let what = format!("a compiled policy cannot be stored: {error}");
+            self.cache.observer.cache_failed(&path, &what);
         }
         self.cache.prune_at_times(code.len() as u64);
         match self.load(engine) {
@@ -274,13 +281,13 @@ impl Entry {
 }
 
 /// A component of what the compiler has just made.
-pub(super) fn component(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+pub fn component(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     // SAFETY: `compiler` is the only one to call this and `keep`, with what `precompile_component` has given
     // to it or to the same program.
     unsafe { Component::deserialize(engine, code) }
 }
 
-fn file_name(engine: &Engine, module: &[u8]) -> String {
+fn file_name(engine: &Engine, policy: &[u8]) -> String {
     let mut compatibility = Digest(Context::new(&SHA256));
     engine
         .precompile_compatibility_hash()
@@ -288,7 +295,7 @@ fn file_name(engine: &Engine, module: &[u8]) -> String {
     let engine = compatibility.0.finish();
     format!(
         "{}-{}{EXTENSION}",
-        hex(digest(&SHA256, module).as_ref()),
+        hex(digest(&SHA256, policy).as_ref()),
         hex(&engine.as_ref()[..8])
     )
 }
@@ -323,16 +330,27 @@ impl Hasher for Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::Compiler;
-    use crate::sandbox::workshop::Cancel;
+    use crate::observer::Nobody;
+    use crate::sandbox::background::{Cancel, Priority};
+    use crate::sandbox::compiler::Compiler;
+
+    fn open(folder: &Path) -> Result<DiskCache, CacheError> {
+        DiskCache::open(folder, Arc::new(Nobody))
+    }
 
     fn minimal_component() -> Vec<u8> {
         wat::parse_str("(component)").unwrap()
     }
 
     fn compile(entry: &Entry, engine: &Engine, component: &[u8]) {
-        Compiler::Here
-            .compile(engine, Some(entry), component, &Cancel::default())
+        Compiler::InProcess
+            .compile(
+                engine,
+                Some(entry),
+                component,
+                Priority::Low,
+                &Cancel::default(),
+            )
             .unwrap();
     }
 
@@ -347,7 +365,7 @@ mod tests {
     #[test]
     fn a_damaged_entry_is_rebuilt() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Arc::new(Cache::open(&folder.path().join("cache")).unwrap());
+        let cache = Arc::new(open(&folder.path().join("cache")).unwrap());
         let engine = Engine::default();
         let component = minimal_component();
         let entry = cache.entry(&engine, &component);
@@ -379,7 +397,7 @@ mod tests {
             (0o755, true),
         ] {
             fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(Cache::open(&path).is_ok(), is_taken, "{mode:o}");
+            assert_eq!(open(&path).is_ok(), is_taken, "{mode:o}");
         }
     }
 
@@ -387,25 +405,19 @@ mod tests {
     fn a_folder_that_others_can_write_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache");
-        Cache::open(&path).unwrap();
+        open(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o770)).unwrap();
-        assert!(matches!(
-            Cache::open(&path),
-            Err(CacheError::NotOurs { .. })
-        ));
+        assert!(matches!(open(&path), Err(CacheError::NotOurs { .. })));
         let link = folder.path().join("link");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(matches!(
-            Cache::open(&link),
-            Err(CacheError::NotOurs { .. })
-        ));
+        assert!(matches!(open(&link), Err(CacheError::NotOurs { .. })));
     }
 
     #[test]
     fn what_was_used_last_stays() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::open(&folder.path().join("cache")).unwrap();
+        let cache = open(&folder.path().join("cache")).unwrap();
         for (name, age) in [("a.cwasm", 3), ("b.cwasm", 1), ("c.cwasm", 2), ("other", 9)] {
             let path = cache.folder.join(name);
             fs::write(&path, [0; 10]).unwrap();
@@ -418,7 +430,7 @@ mod tests {
             names
         };
         let before = names();
-        let other = Cache::open(&cache.folder).unwrap();
+        let other = open(&cache.folder).unwrap();
         cache.prune(25).unwrap();
         assert_eq!(names(), before, "another daemon has the folder");
         drop(other);
@@ -430,7 +442,7 @@ mod tests {
     #[test]
     fn what_is_needed_stays() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Arc::new(Cache::open(&folder.path().join("cache")).unwrap());
+        let cache = Arc::new(open(&folder.path().join("cache")).unwrap());
         let engine = Engine::default();
         let component = minimal_component();
         let entry = cache.entry(&engine, &component);

@@ -105,27 +105,18 @@ mod tests {
                     "require": {{"certificate-names": ["{wanted}"]}}}}]}}"#
             );
             let (policy, _) = portcullis_evaluator::Policy::configure(&rules).expect("valid rules");
-            let context = portcullis_evaluator::Context {
-                direction: portcullis_evaluator::Direction::Inbound,
-                client_ip: None,
-                helo: None,
-                tls: Some(portcullis_evaluator::Tls {
-                    version: 0x0304,
-                    cipher: String::new(),
-                    certificate: Some(portcullis_evaluator::Certificate {
-                        dns_names: vec![presented.clone()],
-                        subject: String::new(),
-                        issuer: String::new(),
-                        sha256: (0, 0, 0, 0),
-                        not_after: None,
-                        trust: portcullis_evaluator::Trust::Trusted,
-                    }),
+            let context = crate::Context::inbound(None, "a@b.test", "c@d.test").tls(crate::Tls {
+                version: Some(0x0304),
+                cipher: String::new(),
+                certificate: crate::PeerCertificate::Presented(crate::Certificate {
+                    dns_names: Some(vec![presented.clone()]),
+                    trust: Some(crate::Trust::Trusted),
+                    anchors: Some(vec!["public".into()]),
+                    ..crate::Certificate::default()
                 }),
-                mail_from: "a@b.test".into(),
-                rcpt_to: "c@d.test".into(),
-                header_from: None,
-                attributes: Vec::new(),
-            };
+            });
+            let context = portcullis_types::parse_context(&context.to_json()).expect("JSON");
+            let context = portcullis_evaluator::Context::from(context);
             let accepted = matches!(
                 policy.evaluate(&context),
                 portcullis_evaluator::Verdict::Accept(_)

@@ -1,5 +1,4 @@
-//! Threads for what takes seconds: reading rules, compiling. Where there is less time than work, mail
-//! goes first.
+//! Threads for what takes seconds: reading documents, compiling.
 
 use std::num::NonZero;
 use std::process::Child;
@@ -10,8 +9,17 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::oneshot;
 
-/// How far these threads stand back, as `nice` counts.
-const STANDING_BACK: i32 = 10;
+/// The niceness of threads of low priority.
+const LOW: i32 = 10;
+
+/// How important work is beside what else the program does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// As important: somebody waits for it.
+    Normal,
+    /// Less: the program serves others meanwhile.
+    Low,
+}
 
 /// A piece of work did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -25,17 +33,21 @@ pub enum Stopped {
 }
 
 /// Does something on a thread of its own.
-pub async fn apart<T: Send + 'static>(
+///
+/// # Errors
+/// If there is no thread, or the work panics.
+pub async fn run_on_thread<T: Send + 'static>(
+    priority: Priority,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Stopped> {
     let (done, outcome) = oneshot::channel();
     let work = move || {
-        stand_back();
+        lower(priority);
         // Nobody waits any more if the program ends.
         let _ = done.send(work());
     };
     std::thread::Builder::new()
-        .name("workshop".into())
+        .name("policy-loader".into())
         .spawn(work)
         .map_err(Stopped::NoThread)?;
     outcome.await.map_err(|_| Stopped::Panicked)
@@ -98,24 +110,26 @@ impl Drop for CancelOnDrop {
 }
 
 /// Does something that may spread over several threads.
-pub fn together<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+pub fn run_in_pool<T: Send>(priority: Priority, work: impl FnOnce() -> T + Send) -> T {
     static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
-    match POOL.get_or_init(pool) {
+    match POOL.get_or_init(|| pool(priority)) {
         Some(pool) => pool.install(work),
         None => work(),
     }
 }
 
-fn pool() -> Option<ThreadPool> {
+fn pool(priority: Priority) -> Option<ThreadPool> {
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let pool = ThreadPoolBuilder::new()
         .num_threads(threads)
-        .thread_name(|_| "workshop".into())
-        .start_handler(|_| stand_back());
+        .thread_name(|_| "policy-compiler".into())
+        .start_handler(move |_| lower(priority));
     pool.build().ok()
 }
 
 /// On Linux this is the calling thread's own. Where it is not allowed, the work is done all the same.
-fn stand_back() {
-    let _ = rustix::process::setpriority_process(None, STANDING_BACK);
+fn lower(priority: Priority) {
+    if priority == Priority::Low {
+        let _ = rustix::process::setpriority_process(None, LOW);
+    }
 }

@@ -1,0 +1,47 @@
+//! What happens to policies, in the log and the numbers.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use portcullis::{Observer, Problem, one_line};
+
+use super::metrics::Metrics;
+
+/// Logs and counts.
+pub struct Observing(pub Arc<Metrics>);
+
+impl Observer for Observing {
+    fn failing(&self, tenant: &Arc<str>) {
+        self.0.policy_failing(tenant, true);
+        tracing::error!(%tenant, "policy keeps failing; all of its mail is deferred");
+    }
+
+    fn recovered(&self, tenant: &Arc<str>) {
+        self.0.policy_failing(tenant, false);
+        tracing::info!(%tenant, "policy recovered");
+    }
+
+    fn warned(&self, policy: &str, warnings: &[Problem]) {
+        for Problem {
+            line,
+            column,
+            message,
+            ..
+        } in warnings
+        {
+            tracing::warn!("{policy}:{line}:{column}: {}", one_line(message));
+        }
+    }
+
+    fn mute(&self, policy: &str, error: &str) {
+        tracing::error!(policy, "{error}");
+    }
+
+    fn printed(&self, policy: &str, text: &str) {
+        tracing::debug!(policy, output = text, "the policy printed");
+    }
+
+    fn cache_failed(&self, path: &Path, what: &str) {
+        tracing::warn!(path = %path.display(), "{what}");
+    }
+}

@@ -1,0 +1,204 @@
+//! A verdict that can be carried out.
+
+use portcullis_types::{
+    Dane, Delivery, Direction, Host, Refusal, Route, SmartHost, TlsLevel, Verdict,
+};
+
+use crate::domain::host_name;
+use crate::enhanced_code::EnhancedCode;
+use crate::names;
+use crate::sandbox::failure::EvaluationError;
+
+/// The stable name of the failure if no policy could be evaluated.
+pub const POLICY_UNAVAILABLE: &str = "policy-unavailable";
+
+/// A verdict on mail of one direction that can be carried out.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    verdict: Verdict,
+    error: Option<EvaluationError>,
+}
+
+/// The reply to mail that is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RefusalReply<'a> {
+    /// The SMTP reply code, of the class of the verdict.
+    pub code: u16,
+    /// The enhanced status code (RFC 3463), of the same class.
+    pub enhanced: EnhancedCode,
+    /// One printable line.
+    pub text: &'a str,
+}
+
+impl Decision {
+    /// The decision if no policy could be evaluated: the mail is deferred.
+    pub fn unavailable(error: impl Into<Option<EvaluationError>>) -> Self {
+        Decision {
+            error: error.into(),
+            verdict: Verdict::Defer(Refusal {
+                connector: None,
+                failed: POLICY_UNAVAILABLE.into(),
+                code: 451,
+                enhanced: "4.3.0".into(),
+                text: "the policy for this recipient is not available now, try again later".into(),
+                audit: Vec::new(),
+            }),
+        }
+    }
+
+    /// A verdict on mail of that direction.
+    ///
+    /// # Errors
+    /// Says why it cannot be carried out.
+    pub fn new(mut verdict: Verdict, asked: Direction) -> Result<Self, String> {
+        match (&mut verdict, asked) {
+            (Verdict::Accept(_), Direction::Outbound) => {
+                Err("the policy answers outbound mail with an inbound verdict".into())
+            }
+            (Verdict::Deliver(_), Direction::Inbound) => {
+                Err("the policy answers inbound mail with an outbound verdict".into())
+            }
+            (Verdict::Deliver(delivery), _) => {
+                check_delivery(delivery)?;
+                Ok(Decision {
+                    verdict,
+                    error: None,
+                })
+            }
+            _ => Ok(Decision {
+                verdict,
+                error: None,
+            }),
+        }
+    }
+
+    /// The verdict.
+    pub fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+
+    /// The verdict itself.
+    pub fn into_verdict(self) -> Verdict {
+        self.verdict
+    }
+
+    /// Why the policy gave no answer, if it gave none.
+    pub fn error(&self) -> Option<&EvaluationError> {
+        self.error.as_ref()
+    }
+
+    /// Whether no policy could be evaluated.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(&self.verdict, Verdict::Defer(refusal) if refusal.failed == POLICY_UNAVAILABLE)
+    }
+
+    /// The reply to mail that is refused; `None` if it is not.
+    pub fn refusal(&self) -> Option<RefusalReply<'_>> {
+        let (refusal, class, default) = match &self.verdict {
+            Verdict::Accept(_) | Verdict::Deliver(_) => return None,
+            Verdict::Reject(refusal) => (refusal, 5, (550, (5, 7, 1))),
+            Verdict::Defer(refusal) => (refusal, 4, (451, (4, 7, 1))),
+        };
+        Some(RefusalReply {
+            // RFC 5321 section 4.2.1: the second digit is at most 5.
+            code: match (100 * class..100 * class + 60).contains(&refusal.code) {
+                true => refusal.code,
+                false => default.0,
+            },
+            enhanced: match refusal.enhanced.parse::<EnhancedCode>() {
+                Ok(enhanced) if enhanced.fits(100 * class) => enhanced,
+                _ => default.1.into(),
+            },
+            text: &refusal.text,
+        })
+    }
+}
+
+/// Sees whether mail can be delivered so, and brings the names of smart hosts into normal form.
+fn check_delivery(delivery: &mut Delivery) -> Result<(), String> {
+    let connector = delivery.connector.as_deref().unwrap_or("no connector");
+    for protection in delivery.audit_tls.iter().chain([&delivery.tls]) {
+        if let TlsLevel::Name(wanted) = &protection.level {
+            let malformed = wanted.iter().find(|name| !names::is_well_formed(name));
+            if wanted.is_empty() || malformed.is_some() {
+                let name = malformed.map_or("none at all", String::as_str);
+                return Err(format!(
+                    "the policy ({connector}) asks for a certificate name that no certificate can have: {name}"
+                ));
+            }
+        }
+    }
+    let Route::SmartHosts(hosts) = &mut delivery.route else {
+        return Ok(());
+    };
+    let normal: Option<Vec<SmartHost>> = hosts.iter().map(normal_host).collect();
+    let normal = normal.filter(|hosts| !hosts.is_empty()).ok_or_else(|| {
+        let named: Vec<String> = hosts.iter().map(SmartHost::to_string).collect();
+        format!(
+            "the policy ({connector}) names smart hosts that cannot be: {}",
+            match &named[..] {
+                [] => "none at all".to_owned(),
+                named => named.join(", "),
+            }
+        )
+    })?;
+    *hosts = normal;
+    let by_address = |host: &SmartHost| matches!(host.host, Host::Address(_));
+    if delivery.tls.dane == Dane::Mandatory && hosts.iter().all(by_address) {
+        return Err(format!(
+            "the policy ({connector}) makes DANE mandatory, and its smart hosts have no names that TLSA records could be at"
+        ));
+    }
+    Ok(())
+}
+
+fn normal_host(smart_host: &SmartHost) -> Option<SmartHost> {
+    let host = match &smart_host.host {
+        Host::Name(name) => Host::Name(host_name(name)?),
+        Host::Address(address) => Host::Address(*address),
+    };
+    Some(SmartHost {
+        host,
+        port: smart_host.port,
+    })
+    .filter(|host| host.port != Some(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_a_policy_are_checked() {
+        for (code, enhanced, permanent, expected) in [
+            (554, "5.7.0", true, (554, "5.7.0")),
+            (421, "4.3.2", false, (421, "4.3.2")),
+            (450, "5.7.0", true, (550, "5.7.0")),
+            (550, "5.7.0", false, (451, "4.7.1")),
+            (590, "5.7.0", true, (550, "5.7.0")),
+            (0, "", true, (550, "5.7.1")),
+            (55, "5.7.1\r\n250 x", true, (550, "5.7.1")),
+        ] {
+            let refusal = Refusal {
+                connector: None,
+                failed: "tls".into(),
+                code,
+                enhanced: enhanced.into(),
+                text: "no".into(),
+                audit: Vec::new(),
+            };
+            let verdict = match permanent {
+                true => Verdict::Reject(refusal),
+                false => Verdict::Defer(refusal),
+            };
+            let decision = Decision::new(verdict, Direction::Inbound).unwrap();
+            let reply = decision.refusal().unwrap();
+            assert_eq!(
+                (reply.code, &*reply.enhanced.to_string()),
+                expected,
+                "{code}"
+            );
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The built-in evaluator, as built from `guest/`.
+
+use std::sync::LazyLock;
+
+use super::embed::{Template, TemplateError};
+use super::inspect::PACKED_RULES;
+
+/// The evaluator that reads documents.
+pub const DOCUMENTS: &[u8] = include_bytes!(env!("PORTCULLIS_EVALUATOR"));
+
+/// The evaluator that decides. It takes packed rules, and with rules inside it is a finished policy.
+pub const PACKED_POLICY: &[u8] = include_bytes!(env!("PORTCULLIS_PACKED_POLICY"));
+
+/// What the evaluator is called before it has rules.
+pub const NAME: &str = "the evaluator";
+
+/// What finished policies are made of.
+///
+/// # Errors
+/// If the evaluator was not built as it must be.
+pub fn template() -> Result<&'static Template, &'static TemplateError> {
+    static TEMPLATE: LazyLock<Result<Template, TemplateError>> =
+        LazyLock::new(|| Template::new(PACKED_POLICY, PACKED_RULES));
+    TEMPLATE.as_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> Vec<u8> {
+        let document = r#"{"connectors": [{"name": "a", "direction": "inbound",
+            "from": {"sender-domains": ["a.test"]}, "require": {"tls": true}}]}"#;
+        let (policy, _) = portcullis_evaluator::Policy::configure(document).unwrap();
+        policy.packed().to_vec()
+    }
+
+    #[test]
+    fn rules_are_found_again_in_what_is_made_of_them() {
+        let template = template().unwrap();
+        let large = vec![7; 300_000];
+        for rules in [&rules()[..], &large, &[1]] {
+            let policy = template.policy(rules).unwrap();
+            wasmparser::Validator::new_with_features(wasmparser::WasmFeatures::default())
+                .validate_all(&policy)
+                .unwrap();
+            assert_eq!(template.rules(&policy), Some(rules));
+        }
+        assert_eq!(template.rules(PACKED_POLICY), None);
+        assert_eq!(template.rules(DOCUMENTS), None);
+    }
+
+    #[test]
+    fn what_differs_anywhere_is_another_component() {
+        let template = template().unwrap();
+        let policy = template.policy(&rules()).unwrap();
+        for at in (0..policy.len()).step_by(997) {
+            let mut other = policy.clone();
+            other[at] ^= 1;
+            let found = template.rules(&other);
+            let is_in_rules = found.is_some_and(|found| template.policy(found).unwrap() == other);
+            assert!(found.is_none() || is_in_rules, "{at}");
+        }
+        for length in (0..policy.len()).step_by(4099) {
+            assert_eq!(template.rules(&policy[..length]), None);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_looked_at(bytes: Vec<u8>) {
+            template().unwrap().rules(&bytes);
+        }
+    }
+}

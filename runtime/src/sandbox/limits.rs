@@ -1,0 +1,124 @@
+//! What a policy may use, and the settings of wasmtime that follow from it.
+
+use std::time::Duration;
+
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
+};
+
+/// A call that runs on is interrupted this often, and yields to other tasks then.
+pub const TICKS: u32 = 10;
+
+/// The largest stack of an instance that can be asked for, in bytes.
+pub const MAX_STACK: usize = 2 << 20;
+/// What host functions need of the same stack, in bytes.
+const HOST_STACK: usize = 512 << 10;
+
+/// Core instances, memories and tables of a component. Python comes as some forty core modules that share
+/// one memory.
+const CORE_INSTANCES: u32 = 64;
+const MEMORIES: u32 = 2;
+const TABLES: u32 = 4;
+
+/// What a policy may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of linear memory that an instance may have, all memories together.
+    pub memory: usize,
+    /// Wall time of one evaluation.
+    pub evaluation: Duration,
+    /// Bytes of stack.
+    pub stack: usize,
+    /// Elements that all tables of an instance may have.
+    pub table_elements: usize,
+    /// Instances at a time.
+    pub instances: u32,
+    /// Bytes of memory of all instances that sessions retain between two evaluations.
+    pub retained_memory: usize,
+    /// Bytes that a component or document may have.
+    pub policy_size: usize,
+    /// Bytes of compiled code in memory, of all policies that are in the disk cache.
+    pub code: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            memory: 64 << 20,
+            evaluation: Duration::from_millis(50),
+            stack: 512 << 10,
+            table_elements: 100_000,
+            instances: 1000,
+            retained_memory: 1 << 30,
+            policy_size: 256 << 20,
+            code: 256 << 20,
+        }
+    }
+}
+
+/// What is the same for policies that run and for the evaluator while it reads documents.
+pub fn base_config() -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        .epoch_interruption(true)
+        // It would have the policy's own names in it.
+        .wasm_backtrace_max_frames(None)
+        // The concurrent call path costs every call, and no policy needs it.
+        .concurrency_support(false)
+        .cranelift_opt_level(OptLevel::Speed)
+        .memory_init_cow(true);
+    config
+}
+
+/// For policies that run.
+pub fn config(limits: &Limits) -> Config {
+    let mut config = base_config();
+    config
+        .max_wasm_stack(limits.stack)
+        .async_stack_size(limits.stack + HOST_STACK)
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(limits)));
+    config
+}
+
+fn pool(limits: &Limits) -> PoolingAllocationConfig {
+    let of_all = |of_one: u32| limits.instances.saturating_mul(of_one);
+    let mut pool = PoolingAllocationConfig::new();
+    // What one component may have, each of all instances can have: nobody takes what others need.
+    pool.total_component_instances(limits.instances)
+        .max_core_instances_per_component(CORE_INSTANCES)
+        .total_core_instances(of_all(CORE_INSTANCES))
+        .max_memories_per_component(MEMORIES)
+        .total_memories(of_all(MEMORIES))
+        .max_tables_per_component(TABLES)
+        .total_tables(of_all(TABLES))
+        .total_stacks(limits.instances)
+        .max_memory_size(limits.memory)
+        .table_elements(limits.table_elements)
+        .max_unused_warm_slots(limits.instances / 10)
+        // A slot is reset by copying back the few pages that were written, so that its next user finds all pages
+        // mapped.
+        .pagemap_scan(Enabled::Auto)
+        .linear_memory_keep_resident(64 << 10)
+        .table_keep_resident(16 << 10);
+    pool
+}
+
+/// Ticks as long as the engine lives.
+pub fn start_clock(engine: &Engine, period: Duration) -> std::io::Result<()> {
+    let engine = engine.weak();
+    let tick = move || {
+        loop {
+            std::thread::sleep(period);
+            match engine.upgrade() {
+                Some(engine) => engine.increment_epoch(),
+                None => return,
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("policy-clock".into())
+        .spawn(tick)?;
+    Ok(())
+}

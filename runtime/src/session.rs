@@ -1,0 +1,110 @@
+//! Evaluations of one SMTP session: an instance of each policy is retained between them.
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::context::Context;
+use crate::decision::Decision;
+use crate::sandbox::engine::Engine;
+use crate::sandbox::failure::{EvaluationError, Failure};
+use crate::sandbox::instance::Instance;
+use crate::sandbox::policy::LoadedPolicy;
+
+/// A session talks to few organizations; of one that talks to more the oldest instance is dropped.
+const MAX_INSTANCES: usize = 4;
+
+/// The instances of one session: one for each policy that it has asked. They live no longer than the session, so nothing
+/// can pass from one sender to another.
+pub struct Session {
+    engine: Engine,
+    retained: Vec<RetainedInstance>,
+}
+
+/// An instance between two evaluations.
+struct RetainedInstance {
+    instance: Instance,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Session {
+    pub(crate) fn new(engine: Engine) -> Self {
+        Session {
+            engine,
+            retained: Vec::new(),
+        }
+    }
+
+    /// Drops the instances of policies that are no longer active.
+    pub fn retain_active(&mut self, is_active: impl Fn(&Arc<LoadedPolicy>) -> bool) {
+        self.retained
+            .retain(|retained| is_active(retained.instance.policy()));
+    }
+
+    /// Decides. If the policy gives no answer, or one that cannot be carried out, the decision defers the mail, and the
+    /// observer hears why.
+    pub async fn decide(
+        &mut self,
+        tenant: &Arc<str>,
+        policy: Option<&Arc<LoadedPolicy>>,
+        context: &Context,
+    ) -> Decision {
+        let observer = self.engine.observer.clone();
+        match self.try_decide(policy, context).await {
+            Ok(decision) => {
+                if policy.is_some_and(|policy| policy.has_answered()) {
+                    observer.recovered(tenant);
+                }
+                decision
+            }
+            Err(error) => {
+                observer.failed(tenant, &error);
+                if policy.is_some_and(|policy| policy.has_failed()) {
+                    observer.failing(tenant);
+                }
+                Decision::unavailable(error)
+            }
+        }
+    }
+
+    /// Decides, and says why if the policy gives no answer.
+    ///
+    /// # Errors
+    /// If the policy does not answer, or with what cannot be carried out.
+    pub async fn try_decide(
+        &mut self,
+        policy: Option<&Arc<LoadedPolicy>>,
+        context: &Context,
+    ) -> Result<Decision, EvaluationError> {
+        let Some(policy) = policy else {
+            return Err(EvaluationError {
+                policy: "none".into(),
+                failure: Failure::NoPolicy,
+                wrote: String::new(),
+            });
+        };
+        let is_its = |retained: &RetainedInstance| Arc::ptr_eq(retained.instance.policy(), policy);
+        let retained = self.retained.iter().position(is_its);
+        let mut instance = match retained {
+            Some(at) => self.retained.swap_remove(at).instance,
+            None => Instance::new(&self.engine, policy).await?,
+        };
+        // An instance that fails is dropped: the next evaluation gets a fresh one.
+        let verdict = instance.evaluate(context).await?;
+        self.retain(instance);
+        Decision::new(verdict, context.direction())
+            .map_err(|reason| policy.failed(Failure::Invalid(reason)))
+    }
+
+    fn retain(&mut self, instance: Instance) {
+        if self.retained.len() >= MAX_INSTANCES {
+            self.retained.remove(0);
+        }
+        if let Some(permit) = instance.try_retain() {
+            self.retained.push(RetainedInstance {
+                instance,
+                _permit: permit,
+            });
+        }
+    }
+}
