@@ -7,9 +7,11 @@ pub mod daemon;
 pub mod dns;
 pub mod exim;
 pub mod forwarder;
+#[path = "../../guest/tests/support/generate.rs"]
 pub mod generate;
 pub mod https;
 pub mod load;
+#[path = "../../guest/tests/support/model.rs"]
 pub mod model;
 pub mod modules;
 pub mod openssl;
