@@ -49,13 +49,13 @@ FAULTS ?= 600
 faults: setup-tests
 	$(CARGO) build $(PROFILE) --locked --workspace --all-targets
 	PORTCULLIS_BIN=$(BINARY) PORTCULLIS_FAULTS=$(FAULTS) \
-		$(CARGO) test $(PROFILE) --locked --workspace --test faults -- --nocapture
+		$(CARGO) test $(PROFILE) --locked --workspace --test long -- --nocapture faults::
 
 SOAK ?= 7200
 soak: setup-tests
 	$(CARGO) build $(PROFILE) --locked --workspace --all-targets
 	PORTCULLIS_BIN=$(BINARY) PORTCULLIS_SOAK=$(SOAK) \
-		$(CARGO) test $(PROFILE) --locked --workspace --test soak -- --nocapture
+		$(CARGO) test $(PROFILE) --locked --workspace --test long -- --nocapture soak::
 
 # What testssl.sh has to say; TESTSSL chooses a part of it.
 tls:

@@ -17,7 +17,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::Value;
 
-const RULES: &str = include_str!("../../examples/rules.json");
+const RULES: &str = include_str!("../../../examples/rules.json");
 
 // Making garbage
 

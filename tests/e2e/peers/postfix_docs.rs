@@ -10,7 +10,7 @@ use portcullis_tests::postfix::Postfix;
 use portcullis_tests::sink::free_address;
 use portcullis_tests::{Behaviour, Client, Daemon, Dns, Partner, Pki};
 
-const DOCUMENT: &str = include_str!("../../docs/postfix.md");
+const DOCUMENT: &str = include_str!("../../../docs/postfix.md");
 
 // By what is in it and in no other, each block of the document is known.
 const LISTENER_BEHIND: &str = "next-hop = ";

@@ -12,7 +12,7 @@ use portcullis_tests::{Behaviour, Client, Daemon, Dns, Partner, Pki, run};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const DOCUMENT: &str = include_str!("../../docs/policies.md");
+const DOCUMENT: &str = include_str!("../../../docs/policies.md");
 
 /// The program of the document.
 fn program() -> &'static str {

@@ -1,0 +1,6 @@
+//! Beside mail servers and clients of others, by the settings that the manual gives for them.
+
+mod clients;
+mod postfix;
+mod postfix_docs;
+mod python_policy;
