@@ -21,14 +21,7 @@ pub fn binary() -> &'static Path {
             return path.into();
         }
         let built = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--release",
-                "--package",
-                "portcullis",
-                "--bin",
-                "portcullis",
-            ])
+            .args(["build", "--release", "--package", "portcullis-server"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .output()
             .expect("cargo can be run");
