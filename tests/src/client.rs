@@ -12,7 +12,7 @@ use rustls::{
     SupportedProtocolVersion,
 };
 
-use crate::daemon::PATIENCE;
+use crate::daemon::TIMEOUT;
 use crate::pki::Identity;
 
 /// A reply.
@@ -60,7 +60,7 @@ impl Client {
 
     fn try_connect(address: SocketAddr) -> io::Result<Client> {
         let stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
         Ok(Client {
             stream: Stream::Plain(stream),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Nothing that is waited for takes this long unless it never comes.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The program, built from the sources as they are.
 pub fn binary() -> &'static Path {
@@ -215,7 +215,7 @@ impl Daemon {
 
     /// Waits for the `times`th log line that contains `text`.
     pub fn wait_for_log_times(&self, text: &str, times: usize) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let (mut searched, mut missing) = (0, times);
         let mut lines = self.log.lines.lock().unwrap();
         loop {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::daemon::{PATIENCE, unpacked};
+use crate::daemon::{TIMEOUT, unpacked};
 use crate::sink::free_address;
 
 /// A running Exim.
@@ -120,7 +120,7 @@ impl Exim {
 
     /// Waits until its queue is empty.
     pub fn wait_until_idle(&self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !self.is_idle() {
             assert!(Instant::now() < deadline, "{}", self.log());
             // It tells nobody when its queue changes.
@@ -129,7 +129,7 @@ impl Exim {
     }
 
     fn wait_until_it_listens(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while TcpStream::connect(self.address).is_err() {
             let ended = self.child.try_wait().expect("a child");
             assert!(

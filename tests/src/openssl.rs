@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 
-use crate::daemon::PATIENCE;
+use crate::daemon::TIMEOUT;
 use crate::sink::free_address;
 
 /// What an authority's certificate says.
@@ -505,7 +505,7 @@ impl Server {
     }
 
     fn connect(&self) -> TcpStream {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         // It says nothing when it is ready, other than by accepting.
         loop {
             if let Ok(stream) = TcpStream::connect(self.address) {

@@ -45,7 +45,7 @@ impl Outcome {
 }
 
 /// Short times, so that partners who say nothing do not hold a test up.
-pub const TIMEOUTS: &str = "
+pub const SHORT_TIMEOUTS: &str = "
     [timeouts]
     connect = \"2s\"
     reply = \"2s\"
@@ -213,7 +213,7 @@ pub const LEVEL_RECORDS: &str = "
 impl Setting {
     /// Tries until it is so; what is asked must become so by itself.
     pub fn wait_until(&self, is_so: impl Fn(&Setting) -> bool) {
-        let deadline = std::time::Instant::now() + crate::daemon::PATIENCE;
+        let deadline = std::time::Instant::now() + crate::daemon::TIMEOUT;
         while !is_so(self) {
             assert!(std::time::Instant::now() < deadline, "it never came");
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::daemon::PATIENCE;
+use crate::daemon::TIMEOUT;
 
 /// A running Postfix.
 pub struct Postfix {
@@ -152,7 +152,7 @@ smtpd_peername_lookup = no
 
     /// Waits until its queue looks so.
     pub fn wait_for_queue(&self, looks_so: impl Fn(&str) -> bool) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let queue = self.queue();
             if looks_so(&queue) {
@@ -172,7 +172,7 @@ smtpd_peername_lookup = no
     /// Waits for a line of its log that contains `text`: another of its programs writes them down, later
     /// than a client has its reply.
     pub fn wait_for_log(&self, text: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let log = self.log();
             // The last line may not be whole yet.

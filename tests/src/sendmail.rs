@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::daemon::{PATIENCE, unpacked};
+use crate::daemon::{TIMEOUT, unpacked};
 use crate::sink::free_address;
 
 /// A running Sendmail.
@@ -63,7 +63,7 @@ impl Sendmail {
     }
 
     fn wait_until_it_listens(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while TcpStream::connect(self.address).is_err() {
             let ended = self.child.try_wait().expect("a child");
             assert!(
@@ -90,7 +90,7 @@ impl Sendmail {
                 .map(|entry| entry.expect("an entry").file_name())
                 .all(|name| name.to_string_lossy().starts_with('.'))
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !is_idle() {
             assert!(Instant::now() < deadline, "{}", self.log());
             // It tells nobody when its queue changes.

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 
-use crate::daemon::PATIENCE;
+use crate::daemon::TIMEOUT;
 
 /// A running smtp-sink that keeps what it is sent.
 pub struct SmtpSink {
@@ -41,7 +41,7 @@ impl SmtpSink {
             folder,
             address,
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         // It says nothing when it is ready, other than by accepting.
         while TcpStream::connect(address).is_err() {
             assert!(Instant::now() < deadline, "smtp-sink does not listen");

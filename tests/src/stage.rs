@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::modules::Module;
-use crate::{Action, Behaviour, Client, Daemon, Partner, Pki, Step, sink};
+use crate::{Action, Behaviour, Client, Daemon, MockServer, Pki, Step, sink};
 
 const RULES: &str = r#"{"connectors": [{"name": "closed", "direction": "inbound",
     "from": {"recipient-domains": ["closed.dest.test"]}, "require": {"tls": true}}]}"#;
@@ -20,7 +20,7 @@ pub struct Stage {
     daemon: Option<Daemon>,
     config: String,
     /// The next hop.
-    pub hop: Partner,
+    pub hop: MockServer,
     certificate: String,
 }
 
@@ -101,7 +101,7 @@ impl Stage {
         identity.write(folder.path(), "mx");
         fs::write(folder.path().join("rules.json"), RULES).expect("a file");
         fs::write(folder.path().join("hostile.wasm"), hostile(0)).expect("a file");
-        let hop = Partner::start(Behaviour::default());
+        let hop = MockServer::start(Behaviour::default());
         // The same after a restart.
         let config = config(sink::free_address(), hop.address);
         Stage {

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Instant;
 
-use portcullis_tests::daemon::PATIENCE;
+use portcullis_tests::daemon::TIMEOUT;
 use portcullis_tests::openssl::{AUTHORITY, Made, OWN, OpensslPartner, Wish, Workshop, s_client};
 use portcullis_tests::outbound::{Outcome, send};
 use portcullis_tests::{Client, Daemon, Pki, run, sink};
@@ -1483,7 +1483,7 @@ impl Several {
 
     /// The value for a file at the metrics address.
     fn expires(&self, file: &str) -> Option<i64> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         // It comes after the listeners.
         let mut stream = loop {
             match TcpStream::connect(self.metrics) {

@@ -1,8 +1,8 @@
 //! DANE (RFC 7672) and MTA-STS (RFC 8461): what a partner's own domain asks for.
 
-use portcullis_tests::outbound::{ONCE, Setting, TIMEOUTS};
+use portcullis_tests::outbound::{ONCE, SHORT_TIMEOUTS, Setting};
 use portcullis_tests::pki::{Identity, sha256};
-use portcullis_tests::{Behaviour, Dns, Https, Partner, Pki};
+use portcullis_tests::{Behaviour, Dns, Https, MockServer, Pki};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 const RULES: &str = r#"{"connectors": [
@@ -22,7 +22,7 @@ fn key_digest(certificate: &[u8]) -> String {
 
 struct World {
     setting: Setting,
-    partner: Partner,
+    partner: MockServer,
     identity: Identity,
 }
 
@@ -46,9 +46,9 @@ fn world_with(tlsa: &[String], identity: Identity) -> World {
     for data in tlsa {
         records.push_str(&format!("_{{port}}._tcp.mx.partner.test. TLSA {data}\n"));
     }
-    let more = format!("{TIMEOUTS}{ONCE}");
+    let more = format!("{SHORT_TIMEOUTS}{ONCE}");
     let setting = Setting::start(Pki::new(), RULES, &[&records], &more);
-    let partner = Partner::start_at(setting.address(2), Behaviour::with(&identity));
+    let partner = MockServer::start_at(setting.address(2), Behaviour::with(&identity));
     World {
         setting,
         partner,
@@ -220,8 +220,8 @@ fn policy(mode: &str, mx: &str, max_age: u32) -> String {
 struct StsWorld {
     setting: Setting,
     https: Https,
-    partner: Partner,
-    attacker: Partner,
+    partner: MockServer,
+    attacker: MockServer,
 }
 
 impl StsWorld {
@@ -232,14 +232,14 @@ impl StsWorld {
     fn start_with(pki: Pki, text: &str, host: impl Fn(&Pki) -> Identity) -> StsWorld {
         let https = Https::start(&host(&pki), text);
         let more = format!(
-            "{TIMEOUTS}{ONCE}\n[delivery]\nmta-sts-port = {}\n",
+            "{SHORT_TIMEOUTS}{ONCE}\n[delivery]\nmta-sts-port = {}\n",
             https.address.port()
         );
         let id = "_mta-sts.sts.test. 1 TXT \"v=STSv1; id=1;\"";
         let setting = Setting::start(pki, RULES, &[STS_RECORDS, id], &more);
         let right = setting.pki.trusted(&["mx.partner.test"]);
-        let partner = Partner::start_at(setting.address(2), Behaviour::with(&right));
-        let attacker = Partner::start_at(setting.address(3), Behaviour::default());
+        let partner = MockServer::start_at(setting.address(2), Behaviour::with(&right));
+        let attacker = MockServer::start_at(setting.address(3), Behaviour::default());
         StsWorld {
             setting,
             https,

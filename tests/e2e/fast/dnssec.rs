@@ -12,14 +12,14 @@ use hickory_resolver::proto::dnssec::rdata::sig::SigInput;
 use hickory_resolver::proto::dnssec::rdata::{DNSSECRData, RRSIG};
 use hickory_resolver::proto::op::{Message, Query, ResponseCode};
 use hickory_resolver::proto::rr::{RData, Record, RecordType, SerialNumber};
-use portcullis_tests::daemon::PATIENCE;
+use portcullis_tests::daemon::TIMEOUT;
 use portcullis_tests::forwarder::{
     Forwarder, ODD, Upstream, odd_cuts, odd_server, parse, parse_name,
 };
-use portcullis_tests::outbound::{ONCE, TIMEOUTS};
+use portcullis_tests::outbound::{ONCE, SHORT_TIMEOUTS};
 use portcullis_tests::pki::{Identity, sha256};
 use portcullis_tests::resolver::{Authority, Damage, Ds, Signing, Unbound, Zone};
-use portcullis_tests::{Behaviour, Client, Daemon, Https, Partner, Pki, sink};
+use portcullis_tests::{Behaviour, Client, Daemon, Https, MockServer, Pki, sink};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// A name server that is good for something, as the log says it.
@@ -328,8 +328,8 @@ struct World {
 /// A daemon that asks a resolver, and the partners that it finds.
 struct Relay {
     daemon: Daemon,
-    partner: Partner,
-    attacker: Partner,
+    partner: MockServer,
+    attacker: MockServer,
 }
 
 impl World {
@@ -387,7 +387,7 @@ impl World {
              servers = [{servers}]
              trust-anchor = \"root.key\"
              {dns}
-             {TIMEOUTS}{ONCE}
+             {SHORT_TIMEOUTS}{ONCE}
              [delivery]
              port = {port}
              state = \"state\"
@@ -411,8 +411,8 @@ impl World {
         let at = |host| SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), port));
         Relay {
             daemon,
-            partner: Partner::start_at(at(2), Behaviour::with(&self.identity)),
-            attacker: Partner::start_at(at(3), Behaviour::default()),
+            partner: MockServer::start_at(at(2), Behaviour::with(&self.identity)),
+            attacker: MockServer::start_at(at(3), Behaviour::default()),
         }
     }
 }
@@ -1072,7 +1072,7 @@ fn name_servers_that_fall_silent_are_passed_over() {
     let relay = world.relay(&servers, "timeout = \"1s\"", "");
     assert!(relay.send(false, "n.test").starts_with("250 "));
     is_up.store(false, Ordering::SeqCst);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let reply = relay.send(false, "u.n3.test");
         if reply.starts_with("250 ") {

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use portcullis_tests::exim::Exim;
 use portcullis_tests::outbound::Setting;
 use portcullis_tests::postfix::Postfix;
-use portcullis_tests::{Action, Behaviour, Client, Daemon, Partner, Pki, Step};
+use portcullis_tests::{Action, Behaviour, Client, Daemon, MockServer, Pki, Step};
 
 const RULES: &str = r#"{"connectors": []}"#;
 
@@ -42,7 +42,7 @@ enum Fate {
 /// A recipient, the server that answers for it, and what becomes of it.
 struct Case {
     recipient: String,
-    server: Partner,
+    server: MockServer,
     before: Fate,
     after: Fate,
 }
@@ -212,8 +212,8 @@ fn exim_attempt(line: &str) -> Option<(&str, State)> {
 
 type Start = fn(SocketAddr, SocketAddr) -> Mta;
 
-fn partner(setting: &Setting, host: u8, behaviour: Behaviour) -> Partner {
-    Partner::start_at(setting.address(host), behaviour)
+fn partner(setting: &Setting, host: u8, behaviour: Behaviour) -> MockServer {
+    MockServer::start_at(setting.address(host), behaviour)
 }
 
 /// The records of so many domains, `d0.test` and so on, whose exchangers are at 127.0.0.10 and so on.
@@ -226,7 +226,7 @@ fn records(count: u8) -> String {
 }
 
 /// How often a recipient has got the message.
-fn copies(server: &Partner, recipient: &str) -> usize {
+fn copies(server: &MockServer, recipient: &str) -> usize {
     let wanted = format!("<{recipient}>");
     let taken = server.taken();
     let all = taken.iter().flat_map(|message| &message.recipients);
@@ -234,7 +234,7 @@ fn copies(server: &Partner, recipient: &str) -> usize {
 }
 
 /// How many bounces name a recipient.
-fn bounces(home: &Partner, recipient: &str) -> usize {
+fn bounces(home: &MockServer, recipient: &str) -> usize {
     let taken = home.taken();
     let naming = taken.iter().filter(|bounce| {
         bounce
@@ -248,7 +248,7 @@ fn bounces(home: &Partner, recipient: &str) -> usize {
 }
 
 /// Waits until those who failed are in a bounce.
-fn wait_for_bounces(mta: &Mta, recipients: &[&str], home: &Partner) {
+fn wait_for_bounces(mta: &Mta, recipients: &[&str], home: &MockServer) {
     let attempts = mta.attempts(recipients);
     let failed = attempts
         .iter()
@@ -261,7 +261,7 @@ fn wait_for_bounces(mta: &Mta, recipients: &[&str], home: &Partner) {
 }
 
 /// Where every recipient is by now, against where it should be.
-fn judge(cases: &[Case], home: &Partner, fate: impl Fn(&Case) -> Fate, log: &str) {
+fn judge(cases: &[Case], home: &MockServer, fate: impl Fn(&Case) -> Fate, log: &str) {
     let mut wrong = Vec::new();
     for case in cases {
         let copies = copies(&case.server, &case.recipient);
@@ -698,9 +698,9 @@ fn lmtp() -> Behaviour {
 }
 
 fn mailboxes_all_take_it(start: Start) {
-    let server = Partner::start(lmtp());
+    let server = MockServer::start(lmtp());
     let mailboxes = Mailboxes::start(server.address);
-    let home = Partner::start(Behaviour::default());
+    let home = MockServer::start(Behaviour::default());
     let mta = start(mailboxes.daemon.address(), home.address);
     let recipients: Vec<String> = (0..30)
         .map(|number| format!("r{number}@dest.test"))
@@ -719,7 +719,7 @@ fn mailboxes_all_take_it(start: Start) {
 
 fn mailboxes_differ(start: Start, killed: bool) {
     let full = "452 4.2.2 full\r\n";
-    let server = Partner::start(
+    let server = MockServer::start(
         lmtp()
             .tells("<never-at-rcpt", Step::Rcpt, NEVER)
             .tells("<later-at-rcpt", Step::Rcpt, full)
@@ -727,7 +727,7 @@ fn mailboxes_differ(start: Start, killed: bool) {
             .tells("<later", Step::End, full),
     );
     let mut mailboxes = Mailboxes::start(server.address);
-    let home = Partner::start(Behaviour::default());
+    let home = MockServer::start(Behaviour::default());
     let mta = start(mailboxes.daemon.address(), home.address);
     let names = [
         ("taken-0", Fate::Delivered),
@@ -813,7 +813,7 @@ fn exim_learns_of_each_mailbox_too_when_we_are_killed() {
 /// Where LMTP has a reply for each, a client is told when all is well, and comes again otherwise.
 #[test]
 fn a_client_is_told_of_mailboxes_that_differ() {
-    let server = Partner::start(lmtp().tells("<later", Step::End, LATER));
+    let server = MockServer::start(lmtp().tells("<later", Step::End, LATER));
     let mailboxes = Mailboxes::start(server.address);
     let text = "Message-ID: <1@example.org>\r\nSubject: x\r\n\r\nx";
     let send = |to: &[&str]| {

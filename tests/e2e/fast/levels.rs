@@ -1,8 +1,8 @@
 //! Each level of protection against servers that are honest and ones that are not.
 
-use portcullis_tests::outbound::{LEVEL_RECORDS, LEVELS, ONCE, Outcome, Setting, TIMEOUTS};
+use portcullis_tests::outbound::{LEVEL_RECORDS, LEVELS, ONCE, Outcome, SHORT_TIMEOUTS, Setting};
 use portcullis_tests::pki::Identity;
-use portcullis_tests::{Action, Behaviour, Partner, Pki, Step};
+use portcullis_tests::{Action, Behaviour, MockServer, Pki, Step};
 use rcgen::ExtendedKeyUsagePurpose;
 
 const NAMES: [&str; 4] = ["opportunistic", "encrypt", "verify", "name"];
@@ -22,7 +22,7 @@ use Expected::{Deferred, Encrypted, Plain};
 
 struct World {
     setting: Setting,
-    partner: Partner,
+    partner: MockServer,
 }
 
 impl World {
@@ -31,9 +31,9 @@ impl World {
             Pki::new(),
             LEVELS,
             &[LEVEL_RECORDS],
-            &format!("{TIMEOUTS}{ONCE}"),
+            &format!("{SHORT_TIMEOUTS}{ONCE}"),
         );
-        let partner = Partner::start_at(setting.address(2), Behaviour::default());
+        let partner = MockServer::start_at(setting.address(2), Behaviour::default());
         World { setting, partner }
     }
 

@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Stdio};
 use std::time::Instant;
 
-use portcullis_tests::daemon::{PATIENCE, messages as messages_in};
+use portcullis_tests::daemon::{TIMEOUT, messages as messages_in};
 use portcullis_tests::sink::free_address;
-use portcullis_tests::{Action, Behaviour, Client, Daemon, Partner, Step, portcullis};
+use portcullis_tests::{Action, Behaviour, Client, Daemon, MockServer, Step, portcullis};
 use tempfile::TempDir;
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
@@ -16,7 +16,7 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
 const RULES: &str = r#"{"connectors": [{"name": "closed", "direction": "inbound",
     "from": {"recipient-domains": ["closed.dest.test"]}, "require": {"tls": true}}]}"#;
 
-fn config(hop: &Partner) -> String {
+fn config(hop: &MockServer) -> String {
     format!(
         r#"
 hostname = "mx.dest.test"
@@ -36,7 +36,7 @@ sessions-per-address = 1
 }
 
 /// Does all that is logged with mailboxes and addresses; gives the log.
-fn log_of_everything(daemon: &Daemon, hop: &Partner) -> Vec<String> {
+fn log_of_everything(daemon: &Daemon, hop: &MockServer) -> Vec<String> {
     daemon.take_log();
     let mut client = Client::connect_as(daemon.address(), CLIENT);
     client.expect("EHLO client.example", 250);
@@ -68,7 +68,7 @@ fn log_of_everything(daemon: &Daemon, hop: &Partner) -> Vec<String> {
 
 #[test]
 fn people_are_told_of_as_far_as_is_wanted() {
-    let hop = Partner::start(Behaviour::default());
+    let hop = MockServer::start(Behaviour::default());
     let discreet = config(&hop) + "[log]\nmailboxes = \"domain\"\nclients = \"network\"\n";
     let daemon = Daemon::start(&discreet, &[("rules.json", RULES)]);
     let told = log_of_everything(&daemon, &hop);
@@ -142,7 +142,7 @@ impl Unheard {
     }
 
     fn wait_until_it_listens(&self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while TcpStream::connect(self.metrics).is_err() {
             assert!(Instant::now() < deadline, "it does not listen");
             std::thread::yield_now();

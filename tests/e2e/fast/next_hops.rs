@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use portcullis_tests::sink::free_address;
-use portcullis_tests::{Action, Behaviour, Client, Daemon, Partner, Pki, SmtpSink, Step};
+use portcullis_tests::{Action, Behaviour, Client, Daemon, MockServer, Pki, SmtpSink, Step};
 
 fn config(next_hop: &str) -> String {
     format!(
@@ -211,7 +211,7 @@ impl Script {
     fn wait_for(&self, begin: &str) -> String {
         let next = || {
             self.lines
-                .recv_timeout(portcullis_tests::daemon::PATIENCE)
+                .recv_timeout(portcullis_tests::daemon::TIMEOUT)
                 .expect("the line comes")
         };
         std::iter::repeat_with(next)
@@ -463,7 +463,7 @@ fn what_a_next_hop_says_before_it_is_asked_counts_for_nothing() {
         (Step::End, "250 2.0.0 ok\r\n554 5.7.1 spam\r\n", 250),
         (Step::End, "250 2.0.0 ok\r\n421 4.3.2 bye\r\n", 250),
     ] {
-        let hop = Partner::start(Behaviour::default().but(step, Action::Say(said)));
+        let hop = MockServer::start(Behaviour::default().but(step, Action::Say(said)));
         let daemon = start(&format!("smtp = \"{}\"", hop.address));
         assert_eq!(send(&daemon, "one"), code, "{said}");
         hop.behave(Behaviour::default());

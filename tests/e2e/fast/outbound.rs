@@ -2,20 +2,20 @@
 
 use std::net::IpAddr;
 
-use portcullis_tests::outbound::{LEVEL_RECORDS, LEVELS, ONCE, Setting, TIMEOUTS, send};
-use portcullis_tests::{Action, Behaviour, Client, Daemon, Partner, Pki, Step};
+use portcullis_tests::outbound::{LEVEL_RECORDS, LEVELS, ONCE, SHORT_TIMEOUTS, Setting, send};
+use portcullis_tests::{Action, Behaviour, Client, Daemon, MockServer, Pki, Step};
 use rcgen::ExtendedKeyUsagePurpose;
 
 const PLAIN: &str = r#"{"connectors": []}"#;
 
-fn honest(setting: &Setting, host: u8, name: &str) -> Partner {
+fn honest(setting: &Setting, host: u8, name: &str) -> MockServer {
     let identity = setting.pki.trusted(&[name]);
-    Partner::start_at(setting.address(host), Behaviour::with(&identity))
+    MockServer::start_at(setting.address(host), Behaviour::with(&identity))
 }
 
 #[test]
 fn the_partners_reply_is_the_reply() {
-    let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], TIMEOUTS);
+    let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], SHORT_TIMEOUTS);
     let partner = honest(&setting, 2, "mx.partner.test");
     let outcome = setting.send("bob@name.test");
     let end = outcome.end.expect("an end");
@@ -35,7 +35,7 @@ fn the_partners_reply_is_the_reply() {
 
 #[test]
 fn recipients_share_a_connection_where_they_share_a_way() {
-    let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], TIMEOUTS);
+    let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], SHORT_TIMEOUTS);
     let partner = honest(&setting, 2, "mx.partner.test");
     let mut client = setting.client();
     client.expect("MAIL FROM:<alice@contoso.com>", 250);
@@ -70,9 +70,9 @@ fn recipients_share_a_connection_where_they_share_a_way() {
             LEVEL_RECORDS,
             "else.test. MX 1 mx.else.test.\nmx.else.test. A 127.0.0.3",
         ],
-        TIMEOUTS,
+        SHORT_TIMEOUTS,
     );
-    let _picky = Partner::start_at(setting.address(2), picky);
+    let _picky = MockServer::start_at(setting.address(2), picky);
     let other = honest(&setting, 3, "mx.else.test");
     let mut client = setting.client();
     client.expect("MAIL FROM:<alice@contoso.com>", 250);
@@ -99,7 +99,12 @@ fn servers_are_tried_in_order_and_never_below_the_level() {
          "tls": {"level": "name", "names": ["*.test"]}},
         {"name": "to verify", "direction": "outbound", "to": {"recipient-domains": ["verify.test"]},
          "tls": {"level": "verify"}}]}"#;
-    let setting = Setting::start(Pki::new(), rules, &[records], &format!("{TIMEOUTS}{ONCE}"));
+    let setting = Setting::start(
+        Pki::new(),
+        rules,
+        &[records],
+        &format!("{SHORT_TIMEOUTS}{ONCE}"),
+    );
     let one = honest(&setting, 2, "one.test");
     let two = honest(&setting, 3, "two.test");
     assert!(setting.send("a@name.test").is_delivered());
@@ -132,7 +137,7 @@ fn servers_are_tried_in_order_and_never_below_the_level() {
 
 #[test]
 fn smart_hosts_and_address_literals() {
-    let other = Partner::start(Behaviour::default());
+    let other = MockServer::start(Behaviour::default());
     let rules = format!(
         r#"{{"connectors": [
         {{"name": "to smart", "direction": "outbound", "to": {{"recipient-domains": ["smart.test"]}},
@@ -149,7 +154,12 @@ fn smart_hosts_and_address_literals() {
         mx.hosts.test. A 127.0.0.2
         dead.test. A 127.0.0.9
     ";
-    let setting = Setting::start(Pki::new(), &rules, &[records], &format!("{TIMEOUTS}{ONCE}"));
+    let setting = Setting::start(
+        Pki::new(),
+        &rules,
+        &[records],
+        &format!("{SHORT_TIMEOUTS}{ONCE}"),
+    );
     let smart = honest(&setting, 2, "mx.hosts.test");
     assert!(setting.send("a@smart.test").is_delivered());
     assert_eq!(smart.taken().len(), 1);
@@ -180,8 +190,13 @@ fn domains_without_servers() {
         mx.partner.test. A 127.0.0.2
         alias.test. CNAME address.test.
     ";
-    let setting = Setting::start(Pki::new(), PLAIN, &[records], &format!("{TIMEOUTS}{ONCE}"));
-    let partner = Partner::start_at(setting.address(2), Behaviour::default());
+    let setting = Setting::start(
+        Pki::new(),
+        PLAIN,
+        &[records],
+        &format!("{SHORT_TIMEOUTS}{ONCE}"),
+    );
+    let partner = MockServer::start_at(setting.address(2), Behaviour::default());
     setting.dns.fail("fails.test.");
     setting.dns.silence("silent.test.");
     setting.dns.break_signatures("broken.test.");
@@ -221,13 +236,13 @@ fn mail_never_comes_back_to_ourselves() {
         relay.contoso.com. A 127.0.0.9
         greets.test. A 127.0.0.4
     ";
-    let setting = Setting::start(Pki::new(), PLAIN, &[records], TIMEOUTS);
+    let setting = Setting::start(Pki::new(), PLAIN, &[records], SHORT_TIMEOUTS);
     let worse = honest(&setting, 2, "worse.test");
     let mirror = Behaviour {
         name: Some("relay.contoso.com"),
         ..Behaviour::default()
     };
-    let _mirror = Partner::start_at(setting.address(4), mirror);
+    let _mirror = MockServer::start_at(setting.address(4), mirror);
     for domain in ["own-name.test", "greets.test"] {
         let text = setting.send(&format!("a@{domain}")).text();
         assert!(text.starts_with("554 5.4.6 "), "{domain}: {text}");
@@ -323,10 +338,10 @@ fn the_senders_policy_decides() {
         Pki::new(),
         PLAIN,
         &[LEVEL_RECORDS],
-        &format!("{TIMEOUTS}{tenant}"),
+        &format!("{SHORT_TIMEOUTS}{tenant}"),
         &[("closed.json", closed)],
     );
-    let _partner = Partner::start_at(setting.address(2), Behaviour::default());
+    let _partner = MockServer::start_at(setting.address(2), Behaviour::default());
     for (sender, code) in [
         ("a@contoso.com", 250),
         ("a@mail.fabrikam.com", 451),
@@ -342,7 +357,7 @@ fn the_senders_policy_decides() {
 
 #[test]
 fn connections_are_reused_within_their_level_only() {
-    let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], TIMEOUTS);
+    let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], SHORT_TIMEOUTS);
     let partner = honest(&setting, 2, "mx.partner.test");
     for _ in 0..3 {
         assert!(setting.send("a@verify.test").is_delivered());
@@ -372,7 +387,7 @@ fn connections_are_reused_within_their_level_only() {
 
 #[test]
 fn a_connection_that_was_closed_meanwhile_costs_nothing() {
-    let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], TIMEOUTS);
+    let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], SHORT_TIMEOUTS);
     let partner = honest(&setting, 2, "mx.partner.test");
     assert!(setting.send("a@verify.test").is_delivered());
     for _ in 0..3 {
@@ -386,7 +401,7 @@ fn a_connection_that_was_closed_meanwhile_costs_nothing() {
 
 #[test]
 fn what_is_idle_too_long_is_let_go_politely() {
-    let idle = format!("{TIMEOUTS}\n[connections]\nidle = \"1s\"\n");
+    let idle = format!("{SHORT_TIMEOUTS}\n[connections]\nidle = \"1s\"\n");
     let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], &idle);
     let partner = honest(&setting, 2, "mx.partner.test");
     assert!(setting.send("a@verify.test").is_delivered());
@@ -403,7 +418,7 @@ fn our_certificate_is_shown_to_partners_who_pin_it() {
         &[ExtendedKeyUsagePurpose::ClientAuth],
     );
     let delivery = format!(
-        "{TIMEOUTS}\n[delivery]\ncertificate = \"client.pem\"\nkey = \"client.key\"\nsource-addresses = [\"127.0.0.7\"]\n"
+        "{SHORT_TIMEOUTS}\n[delivery]\ncertificate = \"client.pem\"\nkey = \"client.key\"\nsource-addresses = [\"127.0.0.7\"]\n"
     );
     let files = [
         ("client.pem", own.certificate_pem.as_str()),
@@ -414,14 +429,14 @@ fn our_certificate_is_shown_to_partners_who_pin_it() {
         demands_client: Some(setting.pki.root_pem.clone()),
         ..Behaviour::with(&setting.pki.trusted(&["mx.partner.test"]))
     };
-    let partner = Partner::start_at(setting.address(2), pinning.clone());
+    let partner = MockServer::start_at(setting.address(2), pinning.clone());
     assert!(setting.send("a@name.test").is_delivered());
     assert_eq!(
         partner.peers(),
         ["127.0.0.7".parse::<IpAddr>().expect("an address")]
     );
-    let without = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], TIMEOUTS);
-    let _partner = Partner::start_at(without.address(2), pinning);
+    let without = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], SHORT_TIMEOUTS);
+    let _partner = MockServer::start_at(without.address(2), pinning);
     let text = without.send("a@encrypt.test").text();
     assert!(text.starts_with("451 4.7.5 mx.partner.test"), "{text}");
 }
@@ -433,9 +448,9 @@ fn an_audited_connector_reports_and_delivers() {
         Pki::new(),
         &rules,
         &[LEVEL_RECORDS],
-        &format!("{TIMEOUTS}{ONCE}"),
+        &format!("{SHORT_TIMEOUTS}{ONCE}"),
     );
-    let partner = Partner::start_at(setting.address(2), Behaviour::default());
+    let partner = MockServer::start_at(setting.address(2), Behaviour::default());
     assert!(setting.send("a@encrypt.test").is_delivered());
     setting
         .daemon
@@ -452,7 +467,7 @@ fn an_audited_connector_reports_and_delivers() {
 
 #[test]
 fn changed_roots_hold_for_the_next_message() {
-    let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], TIMEOUTS);
+    let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], SHORT_TIMEOUTS);
     let partner = honest(&setting, 2, "mx.partner.test");
     assert!(setting.send("a@name.test").is_delivered());
     let other = Pki::new();

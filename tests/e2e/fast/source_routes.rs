@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use portcullis_tests::exim::Exim;
-use portcullis_tests::outbound::{Setting, TIMEOUTS};
+use portcullis_tests::outbound::{SHORT_TIMEOUTS, Setting};
 use portcullis_tests::postfix::Postfix;
 use portcullis_tests::sendmail::Sendmail;
 use portcullis_tests::sink::free_address;
-use portcullis_tests::{Action, Behaviour, Client, Daemon, Partner, Pki, Reply, Step};
+use portcullis_tests::{Action, Behaviour, Client, Daemon, MockServer, Pki, Reply, Step};
 
 /// Local parts that are refused at any tenant.
 const ROUTES: &[&str] = &[
@@ -149,7 +149,7 @@ const OPEN: &str = "allow-untrusted-routing = true";
 /// Where mail ends up behind the server that is behind us.
 struct World {
     port: u16,
-    ends: Vec<(&'static str, Partner)>,
+    ends: Vec<(&'static str, MockServer)>,
 }
 
 impl World {
@@ -159,7 +159,7 @@ impl World {
             let address = SocketAddr::from(([127, 0, 0, host], port));
             let hello = "250-here\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n";
             let behaviour = Behaviour::default().but(Step::Ehlo, Action::Say(hello));
-            (name, Partner::start_at(address, behaviour))
+            (name, MockServer::start_at(address, behaviour))
         };
         let ends = vec![
             end("contoso", 7),
@@ -561,9 +561,9 @@ const PRIVATE: &str = "[delivery]\nprivate-networks = [\"127.0.0.0/8\"]\n";
 #[test]
 fn partners_get_no_routes_either() {
     let records = "bank.test. MX 10 mx.bank.test.\nmx.bank.test. A 127.0.0.2";
-    let more = format!("{TIMEOUTS}{PRIVATE}");
+    let more = format!("{SHORT_TIMEOUTS}{PRIVATE}");
     let setting = Setting::start(Pki::new(), RULES, &[records], &more);
-    let bank = Partner::start_at(setting.address(2), Behaviour::default());
+    let bank = MockServer::start_at(setting.address(2), Behaviour::default());
     for local in [
         "bob%other.test",
         "other.test!bob",

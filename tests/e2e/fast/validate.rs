@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use portcullis_tests::outbound::{Setting, TIMEOUTS};
-use portcullis_tests::{Behaviour, Partner, Pki, run};
+use portcullis_tests::outbound::{SHORT_TIMEOUTS, Setting};
+use portcullis_tests::{Behaviour, MockServer, Pki, run};
 use serde_json::Value;
 
 const PARTNERS: [&str; 7] = [
@@ -34,7 +34,7 @@ fn rules() -> String {
 
 struct World {
     setting: Setting,
-    partners: Vec<Partner>,
+    partners: Vec<MockServer>,
 }
 
 fn world() -> World {
@@ -46,7 +46,7 @@ fn world() -> World {
             "{name}.test. MX 10 mx.{name}.test.\nmx.{name}.test. A 127.0.0.{host}\n"
         ));
     }
-    let setting = Setting::start(pki, &rules(), &[&records], TIMEOUTS);
+    let setting = Setting::start(pki, &rules(), &[&records], SHORT_TIMEOUTS);
     let trusted = |name: &str| Behaviour::with(&setting.pki.with_days(&[name], 60));
     let behaviours = [
         trusted("mx.healthy.test"),
@@ -58,10 +58,10 @@ fn world() -> World {
         Behaviour::with(&setting.pki.with_days(&["mx.soon.test"], 3)),
     ];
     let start = |(number, behaviour): (usize, Behaviour)| {
-        let partner = Partner::start_at(setting.address(number as u8 + 2), behaviour);
+        let partner = MockServer::start_at(setting.address(number as u8 + 2), behaviour);
         (PARTNERS[number] != "silent").then_some(partner)
     };
-    let partners: Vec<Partner> = behaviours
+    let partners: Vec<MockServer> = behaviours
         .into_iter()
         .enumerate()
         .filter_map(start)

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Output;
 
 use portcullis_evaluator::{Policy, Problem, Severity};
-use portcullis_tests::daemon::PATIENCE;
+use portcullis_tests::daemon::TIMEOUT;
 use portcullis_tests::modules::Module;
 use portcullis_tests::{Client, Daemon, Pki, portcullis, run};
 use proptest::collection::vec;
@@ -826,7 +826,7 @@ fn start() -> Daemon {
 /// Sends octets and no more; gives all that came back.
 fn exchange(address: SocketAddr, input: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).expect("the server accepts connections");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a time-out");
     // The server may hang up in the middle, which a client sees as an error of either kind.
     let sent = stream.write_all(input);
     let _ = sent.and_then(|()| stream.shutdown(Shutdown::Write));

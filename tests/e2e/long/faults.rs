@@ -7,8 +7,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use portcullis_tests::outbound::{Setting, TIMEOUTS};
-use portcullis_tests::{Behaviour, Client, Daemon, Fault, Load, Partner, Pki, Stage};
+use portcullis_tests::outbound::{SHORT_TIMEOUTS, Setting};
+use portcullis_tests::{Behaviour, Client, Daemon, Fault, Load, MockServer, Pki, Stage};
 
 /// Attempts that are made between one fault and the next.
 const BETWEEN: usize = 25;
@@ -27,7 +27,7 @@ fn every_message_is_accounted_for() {
             load.wait(BETWEEN);
         }
     });
-    let totals = account.settle(&stage.hop.forget());
+    let totals = account.reconcile(&stage.hop.forget());
     assert!(
         totals.confirmed > totals.messages / 2,
         "mail flows meanwhile"
@@ -46,9 +46,9 @@ fn partners() -> String {
 
 #[test]
 fn mail_for_partners_waits_while_the_dns_is_gone() {
-    let setting = Setting::start(Pki::new(), PARTNERS, &[&partners()], TIMEOUTS);
+    let setting = Setting::start(Pki::new(), PARTNERS, &[&partners()], SHORT_TIMEOUTS);
     let identity = setting.pki.trusted(&["mx.partner.test"]);
-    let partner = Partner::start_at(setting.address(2), Behaviour::with(&identity));
+    let partner = MockServer::start_at(setting.address(2), Behaviour::with(&identity));
     let to = |number: usize| format!("a@d{number}.test");
     for number in 0..3 {
         let outcome = setting.send(&to(number));
@@ -110,7 +110,7 @@ fn mail_flows_while_the_clock_is_set() {
     let year = |number: u32| log.iter().any(|line| line.starts_with(&number.to_string()));
     let years = (2020..2100).filter(|number| year(*number)).count();
     assert!(years >= 3, "the clock was not set");
-    let totals = account.settle(&stage.hop.forget());
+    let totals = account.reconcile(&stage.hop.forget());
     assert_eq!(totals.confirmed, totals.messages, "{totals}");
     eprintln!("the clock is set: {totals}");
 }

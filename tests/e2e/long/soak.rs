@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use portcullis_tests::daemon::PATIENCE;
+use portcullis_tests::daemon::TIMEOUT;
 use portcullis_tests::load::{SENDERS, Totals};
 use portcullis_tests::{Fault, Load, Stage, attack};
 
@@ -130,7 +130,7 @@ fn attack(address: SocketAddr, number: usize, inputs: &[Vec<u8>]) {
 fn pause_of_half_load(stage: &Stage, length: Duration) -> Duration {
     let load = Load::new(stage.daemon().address(), "full", Duration::ZERO);
     let account = load.run(|_| thread::sleep(length));
-    let messages = account.settle(&stage.hop.forget()).confirmed;
+    let messages = account.reconcile(&stage.hop.forget()).confirmed;
     eprintln!(
         "full load: {:.0} messages a second",
         messages as f64 / length.as_secs_f64()
@@ -161,7 +161,7 @@ fn round(
     );
     let mut account = quiet;
     account.add(troubled);
-    let totals = account.settle(&stage.hop.forget());
+    let totals = account.reconcile(&stage.hop.forget());
     let descriptors = settled(stage);
     // Nothing has gone wrong that must not.
     let log = stage.daemon().take_log();
@@ -179,7 +179,7 @@ fn round(
 /// The descriptors that stay when the last session has ended.
 fn settled(stage: &Stage) -> usize {
     stage.hop.hang_up();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut least = (stage.daemon().descriptors(), Instant::now());
     while least.1.elapsed() < Duration::from_secs(3) && Instant::now() < deadline {
         let now = stage.daemon().descriptors();

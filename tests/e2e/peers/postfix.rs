@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use portcullis_tests::outbound::{Setting, TIMEOUTS};
+use portcullis_tests::outbound::{SHORT_TIMEOUTS, Setting};
 use portcullis_tests::postfix::Postfix;
-use portcullis_tests::{Behaviour, Partner, Pki, sink};
+use portcullis_tests::{Behaviour, MockServer, Pki, sink};
 
 const RULES: &str = r#"{"connectors": [
     {"name": "To the bank", "direction": "outbound", "to": {"recipient-domains": ["bank.test"]},
@@ -36,11 +36,11 @@ smtp_tls_security_level = encrypt",
 
 #[test]
 fn a_queue_drains_and_what_is_not_safe_stays_with_the_reason() {
-    let setting = Setting::start(Pki::new(), RULES, &[RECORDS], TIMEOUTS);
+    let setting = Setting::start(Pki::new(), RULES, &[RECORDS], SHORT_TIMEOUTS);
     let right = setting.pki.trusted(&["mx.bank.test"]);
-    let bank = Partner::start_at(setting.address(2), Behaviour::with(&right));
+    let bank = MockServer::start_at(setting.address(2), Behaviour::with(&right));
     let wrong = setting.pki.trusted(&["mx.other.test"]);
-    let broker = Partner::start_at(setting.address(3), Behaviour::with(&wrong));
+    let broker = MockServer::start_at(setting.address(3), Behaviour::with(&wrong));
     let own = sender(&setting);
     for number in 0..5 {
         let text = format!("Subject: {number}\n\nto the bank\n.\nnot the end\n");
@@ -74,11 +74,11 @@ fn a_queue_drains_and_what_is_not_safe_stays_with_the_reason() {
 
 #[test]
 fn recipients_that_go_different_ways_all_get_their_mail() {
-    let setting = Setting::start(Pki::new(), RULES, &[RECORDS], TIMEOUTS);
+    let setting = Setting::start(Pki::new(), RULES, &[RECORDS], SHORT_TIMEOUTS);
     let bank = setting.pki.trusted(&["mx.bank.test"]);
-    let bank = Partner::start_at(setting.address(2), Behaviour::with(&bank));
+    let bank = MockServer::start_at(setting.address(2), Behaviour::with(&bank));
     let broker = setting.pki.trusted(&["mx.broker.test"]);
-    let broker = Partner::start_at(setting.address(3), Behaviour::with(&broker));
+    let broker = MockServer::start_at(setting.address(3), Behaviour::with(&broker));
     let own = sender(&setting);
     let to = ["a@bank.test", "b@broker.test", "c@bank.test"];
     own.submit("alice@contoso.com", &to, "Subject: x\n\nto all\n");
@@ -91,7 +91,7 @@ fn recipients_that_go_different_ways_all_get_their_mail() {
 
 #[test]
 fn a_partner_that_demands_tls() {
-    let setting = Setting::start(Pki::new(), RULES, &[RECORDS], TIMEOUTS);
+    let setting = Setting::start(Pki::new(), RULES, &[RECORDS], SHORT_TIMEOUTS);
     let folder = tempfile::tempdir().expect("a folder");
     let identity = setting.pki.trusted(&["mx.bank.test"]);
     identity.write(folder.path(), "mx");

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use portcullis_tests::exim::Exim;
-use portcullis_tests::partner::Taken;
+use portcullis_tests::mock_server::Taken;
 use portcullis_tests::postfix::Postfix;
 use portcullis_tests::sink::free_address;
-use portcullis_tests::{Behaviour, Client, Daemon, Dns, Partner, Pki};
+use portcullis_tests::{Behaviour, Client, Daemon, Dns, MockServer, Pki};
 
 const DOCUMENT: &str = include_str!("../../../docs/postfix.md");
 
@@ -158,7 +158,7 @@ fn assert_received(message: &Taken, client: &str, server: &str) {
 
 /// The organization's Postfix, with this service for mail from the Internet. It has mailboxes of contoso.com
 /// at `home`, and sends everybody else's mail there too.
-fn postfix_behind(home: &Partner, service: &str) -> (Postfix, SocketAddr) {
+fn postfix_behind(home: &MockServer, service: &str) -> (Postfix, SocketAddr) {
     let address = free_address();
     let service = instead(service, "127.0.0.1:10025", &address.to_string());
     let settings = format!(
@@ -186,7 +186,7 @@ fn each_block_is_tried() {
 
 #[test]
 fn postfix_behind_sees_each_client_by_xclient() {
-    let home = Partner::start(Behaviour::default());
+    let home = MockServer::start(Behaviour::default());
     let (postfix, address) = postfix_behind(&home, &block(SERVICE));
     let (daemon, _dns, _) = start(&listener_behind(address));
     assert_taken(&daemon, STRANGER, "bob@contoso.com");
@@ -203,7 +203,7 @@ fn postfix_behind_sees_each_client_by_xclient() {
 
 #[test]
 fn postfix_behind_without_xclient_relays_for_nobody() {
-    let home = Partner::start(Behaviour::default());
+    let home = MockServer::start(Behaviour::default());
     let service = block(SERVICE) + &block(WITHOUT_XCLIENT);
     let (_postfix, address) = postfix_behind(&home, &service);
     let listener = instead(&listener_behind(address), ", xclient = true", "");
@@ -217,7 +217,7 @@ fn postfix_behind_without_xclient_relays_for_nobody() {
 
 #[test]
 fn postfix_behind_without_xclient_and_without_those_lines_relays_for_the_world() {
-    let home = Partner::start(Behaviour::default());
+    let home = MockServer::start(Behaviour::default());
     let (_postfix, address) = postfix_behind(&home, &block(SERVICE));
     let listener = instead(&listener_behind(address), ", xclient = true", "");
     let (daemon, _dns, _) = start(&listener);
@@ -246,7 +246,7 @@ fn for_exim(address: SocketAddr) -> String {
 
 #[test]
 fn exim_behind_sees_each_client_by_the_proxy_protocol() {
-    let home = Partner::start(Behaviour::default());
+    let home = MockServer::start(Behaviour::default());
     let (submission, behind) = (free_address(), free_address());
     let options = block(EXIM_BEHIND);
     let options = instead(&options, "0.0.0.0.587", &for_exim(submission));
@@ -278,10 +278,10 @@ fn exim_behind_sees_each_client_by_the_proxy_protocol() {
 const REMOTE_SMTP: &str = "remote_smtp:\n  driver = smtp\n  allow_localhost\n";
 
 /// A daemon for mail to partners, and a partner.
-fn before() -> (Daemon, Dns, Partner) {
+fn before() -> (Daemon, Dns, MockServer) {
     let (daemon, dns, port) = start(&listener_before());
     let bank = SocketAddr::from(([127, 0, 0, 2], port));
-    let bank = Partner::start_at(bank, Behaviour::default());
+    let bank = MockServer::start_at(bank, Behaviour::default());
     (daemon, dns, bank)
 }
 
@@ -324,7 +324,7 @@ fn exim_before_sends_all_but_its_own_mail_through_it() {
 }
 
 /// The partner has the message, for its own recipient, from the organization's server by the daemon.
-fn assert_came(daemon: &Daemon, bank: &Partner) {
+fn assert_came(daemon: &Daemon, bank: &MockServer) {
     let taken = bank.wait_for(1);
     assert_eq!(taken[0].recipients, ["<a@bank.test>"]);
     let content = &taken[0].content;

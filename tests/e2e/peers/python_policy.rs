@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use portcullis_tests::daemon::unpacked;
 use portcullis_tests::sink::free_address;
-use portcullis_tests::{Behaviour, Client, Daemon, Dns, Partner, Pki, run};
+use portcullis_tests::{Behaviour, Client, Daemon, Dns, MockServer, Pki, run};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -151,7 +151,7 @@ fn explain_tells_its_verdicts() {
 /// A daemon with the policy, which takes mail and sends it, and a partner.
 struct Setting {
     daemon: Daemon,
-    bank: Partner,
+    bank: MockServer,
     _dns: Dns,
 }
 
@@ -160,7 +160,7 @@ fn start() -> Setting {
     let dns = Dns::start(&["bank.test. MX 10 mx.bank.test.\nmx.bank.test. A 127.0.0.2"]);
     let port = free_address().port();
     let bank = SocketAddr::from(([127, 0, 0, 2], port));
-    let bank = Partner::start_at(bank, Behaviour::with(&Pki::self_signed(&["mx.bank.test"])));
+    let bank = MockServer::start_at(bank, Behaviour::with(&Pki::self_signed(&["mx.bank.test"])));
     fs::write(folder.path().join("ca.pem"), &pki.root_pem).expect("a file");
     fs::write(folder.path().join("root.key"), dns.trust_anchor()).expect("a file");
     let config = format!(

@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
-use crate::daemon::PATIENCE;
+use crate::daemon::TIMEOUT;
 use crate::pki::Identity;
 
 /// Where in a session something happens.
@@ -47,7 +47,7 @@ pub enum Action {
     TakeAndCut,
 }
 
-/// How a partner behaves. The default is honest, without TLS.
+/// How a server behaves. The default is honest, without TLS.
 #[derive(Clone, Default)]
 pub struct Behaviour {
     /// The certificate chain; STARTTLS is offered with it.
@@ -124,22 +124,22 @@ struct Ledger {
     stop: AtomicBool,
 }
 
-/// A running partner.
-pub struct Partner {
+/// A running server.
+pub struct MockServer {
     /// Where it listens.
     pub address: SocketAddr,
     ledger: Arc<Ledger>,
     behaviour: Arc<Mutex<Behaviour>>,
 }
 
-impl Partner {
+impl MockServer {
     /// Starts one on a port of its own.
-    pub fn start(behaviour: Behaviour) -> Partner {
-        Partner::start_at("127.0.0.1:0".parse().expect("an address"), behaviour)
+    pub fn start(behaviour: Behaviour) -> MockServer {
+        MockServer::start_at("127.0.0.1:0".parse().expect("an address"), behaviour)
     }
 
     /// Starts one at an address.
-    pub fn start_at(address: SocketAddr, behaviour: Behaviour) -> Partner {
+    pub fn start_at(address: SocketAddr, behaviour: Behaviour) -> MockServer {
         let listener = TcpListener::bind(address).expect("the address is free");
         let address = listener.local_addr().expect("an address");
         let ledger = Arc::new(Ledger::default());
@@ -165,7 +165,7 @@ impl Partner {
                 });
             }
         });
-        Partner {
+        MockServer {
             address,
             ledger,
             behaviour,
@@ -199,7 +199,7 @@ impl Partner {
 
     /// Waits until it has taken that many messages.
     pub fn wait_for(&self, messages: usize) -> Vec<Taken> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut taken = self.ledger.taken.lock().unwrap();
         while taken.len() < messages {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -216,7 +216,7 @@ impl Partner {
 
     /// Waits until it has been given that command line.
     pub fn wait_for_command(&self, wanted: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut commands = self.ledger.commands.lock().unwrap();
         while !commands.iter().any(|line| line == wanted) {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -241,7 +241,7 @@ impl Partner {
     }
 }
 
-impl Drop for Partner {
+impl Drop for MockServer {
     fn drop(&mut self) {
         self.ledger.stop.store(true, Ordering::SeqCst);
         // It wakes up for one more connection.
