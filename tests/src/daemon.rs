@@ -74,19 +74,6 @@ fn cache() -> &'static Path {
     CACHE.get_or_init(|| binary().with_file_name("e2e-cache"))
 }
 
-/// A program that `scripts/setup.sh tests` has unpacked, because its package does not go together with
-/// another one that is installed.
-pub fn unpacked(path: &str) -> PathBuf {
-    let target = binary().ancestors().nth(2).expect("a target folder");
-    let folders = [
-        target,
-        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")),
-    ];
-    let mut paths = folders.iter().map(|folder| folder.join("tools").join(path));
-    let found = paths.find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("there is no {path}: please run scripts/setup.sh tests"))
-}
-
 /// A running daemon in a folder of its own.
 pub struct Daemon {
     child: Child,

@@ -17,6 +17,7 @@ pub mod openssl;
 pub mod outbound;
 pub mod pki;
 pub mod postfix;
+pub mod programs;
 pub mod resolver;
 pub mod sendmail;
 pub mod sink;

@@ -12,6 +12,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use crate::daemon::TIMEOUT;
+use crate::programs::missing;
 use crate::sink::free_address;
 
 /// What an authority's certificate says.
@@ -248,7 +249,8 @@ impl Workshop {
             .args(["-purpose", purpose])
             .arg(&own.certificate)
             .output();
-        output.expect("openssl is installed").status.success()
+        let output = output.unwrap_or_else(missing("openssl"));
+        output.status.success()
     }
 
     /// A chain to be shown.
@@ -307,7 +309,7 @@ fn done(command: &mut Command) -> Vec<u8> {
             command.env(variable, "unused");
         }
     }
-    let output = command.output().expect("openssl is installed");
+    let output = command.output().unwrap_or_else(missing("openssl"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {said}");
     output.stdout
@@ -354,7 +356,7 @@ pub fn s_client(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("openssl is installed");
+        .unwrap_or_else(missing("openssl"));
     let mut stdin = child.stdin.take().expect("standard input is a pipe");
     // It may have ended, where the handshake fails.
     let _ = stdin.write_all(input.as_bytes());
@@ -495,7 +497,7 @@ impl Server {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("openssl is installed");
+            .unwrap_or_else(missing("openssl"));
         let stdin = child.stdin.take().expect("standard input is a pipe");
         Server {
             child,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::daemon::TIMEOUT;
+use crate::programs::{installed, missing};
 
 /// A running Postfix.
 pub struct Postfix {
@@ -48,6 +49,7 @@ impl Postfix {
 
     /// Starts one with these further settings (main.cf) and services (master.cf).
     pub fn start_with(settings: &str, services: &str) -> Postfix {
+        installed("Postfix", "/usr/sbin/postfix");
         let folder = tempfile::tempdir().expect("a temporary folder");
         // Its programs run as several users.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -96,7 +98,7 @@ smtpd_peername_lookup = no
         )
         .expect("a file");
         let started = postfix.command("postfix").arg("start").output();
-        let started = started.expect("Postfix is installed (Debian package postfix)");
+        let started = started.unwrap_or_else(missing("Postfix"));
         assert!(
             started.status.success(),
             "{}{}{}",

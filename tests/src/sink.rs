@@ -9,6 +9,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use crate::daemon::TIMEOUT;
+use crate::programs::missing;
 
 /// A running smtp-sink that keeps what it is sent.
 pub struct SmtpSink {
@@ -35,7 +36,7 @@ impl SmtpSink {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("smtp-sink is installed (Debian package postfix)");
+            .unwrap_or_else(missing("smtp-sink"));
         let sink = SmtpSink {
             child,
             folder,

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
+use portcullis_tests::programs::missing;
 use portcullis_tests::{Daemon, Pki};
 
 const CONFIG: &str = r#"
@@ -63,7 +64,7 @@ fn swaks_to(daemon: &Daemon, listener: usize, options: &[&str]) -> (i32, String)
         ])
         .args(options)
         .output()
-        .expect("swaks is installed (Debian package swaks)");
+        .unwrap_or_else(missing("swaks"));
     let code = output.status.code().expect("swaks ends");
     (code, String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -145,7 +146,7 @@ fn openssl(daemon: &Daemon, options: &[&str], input: &str) -> Output {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("openssl is installed");
+        .unwrap_or_else(missing("openssl"));
     let mut stdin = child.stdin.take().expect("standard input is a pipe");
     stdin.write_all(input.as_bytes()).expect("openssl reads");
     // It goes on until the server closes.

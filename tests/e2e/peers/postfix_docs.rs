@@ -7,6 +7,7 @@ use std::process::Command;
 use portcullis_tests::exim::Exim;
 use portcullis_tests::mock_server::Taken;
 use portcullis_tests::postfix::Postfix;
+use portcullis_tests::programs::missing;
 use portcullis_tests::sink::free_address;
 use portcullis_tests::{Behaviour, Client, Daemon, Dns, MockServer, Pki};
 
@@ -131,7 +132,7 @@ fn send(daemon: &Daemon, from: &str, to: &str) -> (i32, String) {
         .args(["--ehlo", "client.example", "--tls-optional"])
         .args(["--from", "carol@partner.test", "--to", to])
         .output()
-        .expect("swaks is installed (Debian package swaks)");
+        .unwrap_or_else(missing("swaks"));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     (output.status.code().expect("swaks ends"), said)
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
-use portcullis_tests::daemon::unpacked;
+use portcullis_tests::programs::unpacked;
 use portcullis_tests::sink::free_address;
 use portcullis_tests::{Behaviour, Client, Daemon, Dns, MockServer, Pki, run};
 use serde_json::{Value, json};
@@ -37,7 +37,7 @@ fn commands() -> [&'static str; 2] {
 /// Runs a command of the document in a folder, with the tools that setup.sh has installed. These are not
 /// installed here: other tests run, and there may be no network.
 fn shell(folder: &Path, command: &str) {
-    let tool = unpacked("componentize-py/bin/componentize-py");
+    let tool = unpacked("componentize-py", "componentize-py/bin/componentize-py");
     let tools = tool.parent().expect("a folder of tools");
     let path = std::env::var("PATH").expect("a PATH");
     let output = Command::new("sh")
@@ -49,7 +49,7 @@ fn shell(folder: &Path, command: &str) {
         .expect("sh can be run");
     assert!(
         output.status.success(),
-        "{command} (scripts/setup.sh tests installs what it needs):\n{}{}",
+        "{command} (`make setup-tests` installs what it needs):\n{}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
