@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::Client;
+
 /// Nothing that is waited for takes this long unless it never comes.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -148,6 +150,21 @@ impl Daemon {
         self.addresses[0]
     }
 
+    /// A client of the first listener that has said EHLO.
+    pub fn client(&self) -> Client {
+        let mut client = Client::greeted(self.address());
+        client.hello(false, None);
+        client
+    }
+
+    /// The same from an address, by the PROXY protocol.
+    pub fn client_from(&self, address: &str) -> Client {
+        let address = address.parse().expect("an address");
+        let mut client = Client::connect_as(self.address(), address);
+        client.hello(false, None);
+        client
+    }
+
     /// The daemon's folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -254,6 +271,16 @@ impl Daemon {
 
     /// Ends it as a power cut would, and gives its folder.
     pub fn kill(mut self) -> TempDir {
+        self.cut()
+    }
+
+    /// Ends it as a power cut would, and starts it again with this configuration in the same folder.
+    pub fn restart(&mut self, config: &str) {
+        let folder = self.cut();
+        *self = Daemon::start_in(folder, config);
+    }
+
+    fn cut(&mut self) -> TempDir {
         self.child.kill().expect("the daemon is killed");
         self.child.wait().expect("the daemon ends");
         std::mem::replace(

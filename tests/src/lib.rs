@@ -3,9 +3,11 @@
 
 pub mod attack;
 pub mod client;
+pub mod config;
 pub mod daemon;
 pub mod dns;
 pub mod exim;
+pub mod fault_injector;
 pub mod forwarder;
 pub mod generate;
 pub mod https;
@@ -21,14 +23,16 @@ pub mod programs;
 pub mod resolver;
 pub mod sendmail;
 pub mod sink;
-pub mod stage;
+pub mod test_bed;
 
 pub use client::{Client, Reply};
+pub use config::{Config, Listener, NO_RULES};
 pub use daemon::{Daemon, portcullis, run};
 pub use dns::Dns;
+pub use fault_injector::{Fault, FaultInjector};
 pub use https::Https;
 pub use load::Load;
 pub use mock_server::{Action, Behaviour, MockServer, Step};
 pub use pki::Pki;
 pub use sink::SmtpSink;
-pub use stage::{Fault, Stage};
+pub use test_bed::TestBed;

@@ -10,19 +10,33 @@ use std::time::Instant;
 
 use portcullis_tests::daemon::TIMEOUT;
 use portcullis_tests::openssl::{AUTHORITY, Made, OWN, OpensslPartner, Wish, Workshop, s_client};
-use portcullis_tests::outbound::{Outcome, send};
-use portcullis_tests::{Client, Daemon, Pki, run, sink};
+use portcullis_tests::outbound::{ONCE, Outcome, send};
+use portcullis_tests::{Client, Config, Listener, NO_RULES, Pki, TestBed, run, sink};
 
 const PAST: (&str, &str) = ("20200101000000Z", "20210101000000Z");
 const NOW: (&str, &str) = ("20200101000000Z", "20480101000000Z");
 const FUTURE: (&str, &str) = ("20470101000000Z", "20480101000000Z");
+
+const SETTINGS: &str = "
+    [trust]
+    roots = \"ca.pem\"
+    [delivery]
+    state = \"state\"
+    private-networks = [\"127.0.0.0/8\"]
+    [dns]
+    servers = [\"127.0.0.1:9\"]
+    dnssec = false
+    timeout = \"1s\"
+    [connections]
+    messages = 1
+";
 
 /// Both directions: mail from `bank.test` needs a trusted certificate for `mail.a.test`, that from `shop.test` only
 /// TLS. Mail to `encrypt.test`, `verify.test` and `name.test` goes to the partner at that level.
 struct World {
     shop: Workshop,
     root: Made,
-    daemon: Daemon,
+    daemon: TestBed,
     partner: OpensslPartner,
 }
 
@@ -40,47 +54,24 @@ impl World {
         World::with_name("mail.a.test", "")
     }
 
-    /// With another name that is asked for, and more in `[trust]`; `crls` is a folder.
+    /// With another name that is asked for, and more settings (TOML tables); `crls` is a folder.
     fn with_name(name: &str, trust: &str) -> World {
         let shop = Workshop::new();
         let root = shop.ca("/C=DE/O=Root/CN=Root", "", None);
         let partner = OpensslPartner::start();
-        let pki = Pki::new();
+        let config = Config::new()
+            .listener(Listener::maildir().starttls())
+            .listener(Listener::outbound(
+                "clients = [\"127.0.0.1\"], tenant = \"contoso\"",
+            ))
+            .certificate(&Pki::new())
+            .tenant("contoso.com", &rules(name, &partner))
+            .with(SETTINGS)
+            .file("ca.pem", root.pem())
+            .with(trust);
         let folder = tempfile::tempdir().expect("a folder");
-        pki.trusted(&["mx.contoso.com"]).write(folder.path(), "mx");
-        fs::write(folder.path().join("ca.pem"), root.pem()).expect("a file");
-        fs::write(folder.path().join("rules.json"), rules(name, &partner)).expect("a file");
         fs::create_dir(folder.path().join("crls")).expect("a folder");
-        let config = format!(
-            r#"
-            hostname = "mx.contoso.com"
-            [[listener]]
-            address = "127.0.0.1:0"
-            certificate = "mx.pem"
-            key = "mx.key"
-            next-hop = {{ maildir = "mail" }}
-            [[listener]]
-            address = "127.0.0.1:0"
-            outbound = {{ clients = ["127.0.0.1"], tenant = "contoso" }}
-            [[tenant]]
-            name = "contoso"
-            domains = ["contoso.com"]
-            policy = "rules.json"
-            [trust]
-            roots = "ca.pem"
-            {trust}
-            [delivery]
-            state = "state"
-            private-networks = ["127.0.0.0/8"]
-            [dns]
-            servers = ["127.0.0.1:9"]
-            dnssec = false
-            timeout = "1s"
-            [connections]
-            messages = 1
-            "#
-        );
-        let daemon = Daemon::start_in(folder, &config);
+        let daemon = TestBed::start_in(folder, config, &[]);
         World {
             shop,
             root,
@@ -852,21 +843,10 @@ fn handshake_faults(world: &World, own: &Made, version: &'static str, case: &str
 #[test]
 fn a_next_hop_may_show_any_certificate() {
     let partner = OpensslPartner::start();
-    let config = format!(
-        r#"
-        hostname = "mx.contoso.com"
-        [[listener]]
-        address = "127.0.0.1:0"
-        next-hop = {{ smtp = "{}" }}
-        [[tenant]]
-        name = "contoso"
-        domains = ["contoso.com"]
-        policy = "rules.json"
-        [connections]
-        messages = 1
-        "#,
-        partner.address
-    );
+    let config = Config::new()
+        .listener(Listener::smtp(partner.address))
+        .tenant("contoso.com", NO_RULES)
+        .with(ONCE);
     let shop = Workshop::new();
     let show = |key, version| {
         let wish = Wish {
@@ -876,12 +856,11 @@ fn a_next_hop_may_show_any_certificate() {
         partner.show(shop.shown(&shop.make(&wish, None), &[], version));
     };
     show("P-256", "");
-    let daemon = Daemon::start(&config, &[("rules.json", r#"{"connectors": []}"#)]);
+    let daemon = TestBed::start(config);
     for (number, (key, versions)) in KEYS.iter().enumerate() {
         // It takes nothing in plaintext.
         show(key, versions[0]);
-        let mut client = Client::greeted(daemon.address());
-        client.hello(false, None);
+        let mut client = daemon.client();
         let rcpt = client.envelope("a@example.org", "bob@contoso.com");
         assert_eq!(rcpt.code, 250, "{key}: {rcpt:?} {}", partner.said());
         let end = client.data("Subject: x\r\n\r\nx");
@@ -1030,6 +1009,8 @@ fn what_is_no_name_never_matches() {
     }
 }
 
+const CRLS: &str = "[trust]\ncrls = \"crls\"";
+
 /// Revoked on either side, and told so.
 fn assert_revoked(world: &World, own: &Made, between: &[Made]) {
     let told = world.inbound(own, between, "").bank;
@@ -1055,7 +1036,7 @@ fn assert_trusted(world: &World, own: &Made, between: &[Made]) {
 
 #[test]
 fn revocation_lists_take_effect_while_it_runs() {
-    let world = World::with_name("mail.a.test", "crls = \"crls\"");
+    let world = World::with_name("mail.a.test", CRLS);
     let World {
         shop, root, daemon, ..
     } = &world;
@@ -1092,7 +1073,7 @@ fn revocation_lists_take_effect_while_it_runs() {
 
 #[test]
 fn a_revocation_list_that_is_no_good_is_told_and_makes_nothing_untrusted() {
-    let world = World::with_name("mail.a.test", "crls = \"crls\"");
+    let world = World::with_name("mail.a.test", CRLS);
     let World {
         shop, root, daemon, ..
     } = &world;
@@ -1128,7 +1109,7 @@ fn a_revocation_list_that_is_no_good_is_told_and_makes_nothing_untrusted() {
 
 #[test]
 fn a_forged_revocation_list_counts_for_nothing_and_hides_no_genuine_one() {
-    let world = World::with_name("mail.a.test", "crls = \"crls\"");
+    let world = World::with_name("mail.a.test", CRLS);
     let World {
         shop, root, daemon, ..
     } = &world;
@@ -1151,25 +1132,15 @@ fn a_forged_revocation_list_counts_for_nothing_and_hides_no_genuine_one() {
 
 /// What `run --check-config` says of a certificate and a key.
 fn check(folder: &Path, certificate: &str, key: &str) -> (Option<i32>, String) {
-    let config = format!(
-        r#"
-        hostname = "mx.contoso.com"
-        [[listener]]
-        address = "127.0.0.1:0"
-        certificate = "{certificate}"
-        key = "{key}"
-        next-hop = {{ maildir = "mail" }}
-        [[tenant]]
-        name = "contoso"
-        domains = ["contoso.com"]
-        policy = "rules.json"
-        [trust]
-        roots = "ca.pem"
-        "#
-    );
+    let listener = Listener::maildir()
+        .with(&format!("certificate = {certificate:?}"))
+        .with(&format!("key = {key:?}"));
+    let config = Config::new()
+        .listener(listener)
+        .tenant("contoso.com", NO_RULES)
+        .with("[trust]\nroots = \"ca.pem\"");
+    config.write(folder);
     let path = folder.join("portcullis.toml");
-    fs::write(&path, config).expect("a file");
-    fs::write(folder.join("rules.json"), r#"{"connectors": []}"#).expect("a file");
     let path = path.to_str().expect("a path");
     let output = run(&["run", "--check-config", "--config", path], b"");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -1427,7 +1398,7 @@ fn files_of_a_listener_that_do_not_work_are_named_in_one_sentence() {
 struct Several {
     shop: Workshop,
     root: Made,
-    daemon: Daemon,
+    daemon: TestBed,
     metrics: SocketAddr,
 }
 
@@ -1446,22 +1417,15 @@ impl Several {
             private(&folder.path().join(format!("{name}.pem")), made.pem());
             private(&folder.path().join(format!("{name}.key")), made.key_pem());
         }
-        fs::write(folder.path().join("ca.pem"), root.pem()).expect("a file");
-        let config = format!(
-            r#"
-            hostname = "mx.contoso.com"
-            [[listener]]
-            address = "127.0.0.1:0"
-            certificate = ["rsa.pem", "ecdsa.pem", "other.pem"]
-            key = ["rsa.key", "ecdsa.key", "other.key"]
-            next-hop = {{ maildir = "mail" }}
-            [trust]
-            roots = "ca.pem"
-            [metrics]
-            address = "{metrics}"
-            "#
-        );
-        let daemon = Daemon::start_in(folder, &config);
+        let listener = Listener::maildir()
+            .with(r#"certificate = ["rsa.pem", "ecdsa.pem", "other.pem"]"#)
+            .with(r#"key = ["rsa.key", "ecdsa.key", "other.key"]"#);
+        let config = Config::new()
+            .listener(listener)
+            .with("[trust]\nroots = \"ca.pem\"")
+            .file("ca.pem", root.pem())
+            .with(&format!("[metrics]\naddress = \"{metrics}\""));
+        let daemon = TestBed::start_in(folder, config, &[]);
         Several {
             shop,
             root,
@@ -1607,35 +1571,16 @@ fn a_list_of_certificates_needs_as_many_keys() {
 #[test]
 fn a_partners_certificate_that_runs_out_is_told_of_once() {
     let pki = Pki::new();
-    let folder = tempfile::tempdir().expect("a folder");
-    pki.trusted(&["mx.dest.test"]).write(folder.path(), "mx");
-    let files = [
-        ("ca.pem", pki.root_pem.as_str()),
-        (
-            "rules.json",
-            r#"{"connectors": [{"name": "Bank", "direction": "inbound",
-                "from": {"sender-domains": ["bank.test"]},
-                "require": {"certificate-names": ["mail.bank.test"]}}]}"#,
-        ),
-    ];
-    for (name, content) in files {
-        fs::write(folder.path().join(name), content).expect("a file");
-    }
-    let config = r#"
-        hostname = "mx.dest.test"
-        [[listener]]
-        address = "127.0.0.1:0"
-        certificate = "mx.pem"
-        key = "mx.key"
-        next-hop = { maildir = "mail" }
-        [[tenant]]
-        name = "dest"
-        domains = ["dest.test"]
-        policy = "rules.json"
-        [trust]
-        roots = "ca.pem"
-    "#;
-    let daemon = Daemon::start_in(folder, config);
+    let rules = r#"{"connectors": [{"name": "Bank", "direction": "inbound",
+        "from": {"sender-domains": ["bank.test"]},
+        "require": {"certificate-names": ["mail.bank.test"]}}]}"#;
+    let config = Config::new()
+        .hostname("mx.dest.test")
+        .listener(Listener::maildir().starttls())
+        .certificate(&pki)
+        .tenant("dest.test", rules)
+        .trust(&pki);
+    let daemon = TestBed::start(config);
     for days in [40, 5, 5] {
         let identity = pki.with_days(&["mail.bank.test"], days);
         for _ in 0..2 {

@@ -19,7 +19,9 @@ use portcullis_tests::forwarder::{
 use portcullis_tests::outbound::{ONCE, SHORT_TIMEOUTS};
 use portcullis_tests::pki::{Identity, sha256};
 use portcullis_tests::resolver::{Authority, Damage, Ds, Signing, Unbound, Zone};
-use portcullis_tests::{Behaviour, Client, Daemon, Https, MockServer, Pki, sink};
+use portcullis_tests::{
+    Behaviour, Client, Config, Https, Listener, MockServer, NO_RULES, Pki, TestBed, sink,
+};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// A name server that is good for something, as the log says it.
@@ -327,7 +329,7 @@ struct World {
 
 /// A daemon that asks a resolver, and the partners that it finds.
 struct Relay {
-    daemon: Daemon,
+    daemon: TestBed,
     partner: MockServer,
     attacker: MockServer,
 }
@@ -357,57 +359,31 @@ impl World {
         self.authority.resolver(validates, &odd)
     }
 
-    /// A relay that asks these name servers.
-    fn relay(&self, servers: &[SocketAddr], dns: &str, delivery: &str) -> Relay {
+    /// A relay that asks these name servers, with more settings (TOML tables).
+    fn relay(&self, servers: &[SocketAddr], more: &str) -> Relay {
         let port = self.port;
-        let servers: Vec<String> = servers
-            .iter()
-            .map(|server| format!("\"{server}\""))
-            .collect();
-        let servers = servers.join(", ");
+        let servers: Vec<String> = servers.iter().map(SocketAddr::to_string).collect();
         let listener = |tenant: &str| {
-            format!(
-                "[[listener]]
-                 address = \"127.0.0.1:0\"
-                 certificate = \"relay.pem\"
-                 key = \"relay.key\"
-                 outbound = {{ clients = [\"127.0.0.1\"], tenant = \"{tenant}\" }}
-                 [[tenant]]
-                 name = \"{tenant}\"
-                 domains = [\"{tenant}.com\"]
-                 policy = \"{tenant}.json\"\n"
-            )
+            let description = format!("clients = [\"127.0.0.1\"], tenant = \"{tenant}\"");
+            Listener::outbound(&description).starttls()
         };
-        let config = format!(
-            "hostname = \"relay.contoso.com\"
-             {}{}
-             [trust]
-             roots = \"ca.pem\"
-             [dns]
-             servers = [{servers}]
-             trust-anchor = \"root.key\"
-             {dns}
-             {SHORT_TIMEOUTS}{ONCE}
-             [delivery]
-             port = {port}
-             state = \"state\"
-             private-networks = [\"127.0.0.0/8\", \"::1\"]
-             {delivery}",
-            listener("contoso"),
-            listener("strict"),
-        );
-        let own = self.pki.trusted(&["relay.contoso.com"]);
-        let daemon = Daemon::start(
-            &config,
-            &[
-                ("contoso.json", r#"{"connectors": []}"#),
-                ("strict.json", STRICT),
-                ("ca.pem", &self.pki.root_pem),
-                ("root.key", self.authority.trust_anchor()),
-                ("relay.pem", &own.certificate_pem),
-                ("relay.key", &own.key_pem),
-            ],
-        );
+        let config = Config::new()
+            .hostname("relay.contoso.com")
+            .listener(listener("contoso"))
+            .listener(listener("strict"))
+            .certificate(&self.pki)
+            .tenant("contoso.com", NO_RULES)
+            .tenant("strict.com", STRICT)
+            .trust(&self.pki)
+            .with(&format!(
+                "[dns]\nservers = {servers:?}\ntrust-anchor = \"root.key\""
+            ))
+            .file("root.key", self.authority.trust_anchor())
+            .with(SHORT_TIMEOUTS)
+            .with(ONCE)
+            .partners_here(port)
+            .with(more);
+        let daemon = TestBed::start(config);
         let at = |host| SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), port));
         Relay {
             daemon,
@@ -495,7 +471,7 @@ impl Relay {
 fn a_resolver_on_loopback_that_validates_is_trusted() {
     let world = World::new();
     let unbound = world.unbound(true);
-    let relay = world.relay(&[unbound.address], "", "");
+    let relay = world.relay(&[unbound.address], "");
     relay.daemon.wait_for_log(TRUSTED);
     relay.expect(&cases(true));
     relay.expect_dane();
@@ -505,7 +481,7 @@ fn a_resolver_on_loopback_that_validates_is_trusted() {
 fn what_a_resolver_passes_on_is_validated_here() {
     let world = World::new();
     let unbound = world.unbound(false);
-    let relay = world.relay(&[unbound.address], "", "");
+    let relay = world.relay(&[unbound.address], "");
     relay.daemon.wait_for_log(PASSES);
     relay.expect(&cases(false));
     relay.expect_dane();
@@ -556,7 +532,7 @@ const EDNS_REFUSED: &str = "EDNS is refused";
 fn expect_no_dane(world: &World, how: &str) {
     let unbound = world.unbound(false);
     let between = stripping(how, unbound.address);
-    let relay = world.relay(&[between.address], "", "");
+    let relay = world.relay(&[between.address], "");
     relay.daemon.wait_for_log(STRIPS);
     let zones = [
         "n.test",
@@ -614,7 +590,7 @@ fn of_several_name_servers_the_able_one_is_asked() {
     let nobody = sink::free_address();
     for (others, is_told) in [(strips.address, STRIPS), (nobody, "does not answer")] {
         for servers in [[others, unbound.address], [unbound.address, others]] {
-            let relay = world.relay(&servers, "timeout = \"1s\"", "");
+            let relay = world.relay(&servers, "[dns]\ntimeout = \"1s\"");
             relay.daemon.wait_for_log(PASSES);
             relay.daemon.wait_for_log(is_told);
             relay.expect(&[
@@ -641,8 +617,8 @@ fn a_policy_behind_two_aliases_into_an_unsigned_zone_is_applied() {
             let text = format!("version: STSv1\r\nmode: enforce\r\nmx: {mx}\r\nmax_age: 86400\r\n");
             let host = world.pki.trusted(&[&format!("mta-sts.{domain}")]);
             let https = Https::start(&host, &text);
-            let more = format!("mta-sts-port = {}\n", https.address.port());
-            let relay = world.relay(&[unbound.address], "", &more);
+            let more = format!("[delivery]\nmta-sts-port = {}", https.address.port());
+            let relay = world.relay(&[unbound.address], &more);
             let reply = relay.send(false, domain);
             assert!(reply.starts_with("250 "), "{domain}: {reply}");
             assert_eq!(https.requests(), 1, "the policy was asked for");
@@ -1022,7 +998,7 @@ fn forged_answers_defer_mail_and_never_lead_it_astray() {
             }
         },
     );
-    let relay = world.relay(&[between.address], "", "");
+    let relay = world.relay(&[between.address], "");
     relay.daemon.wait_for_log(PASSES);
     let cases = FORGERIES
         .iter()
@@ -1044,8 +1020,8 @@ fn a_name_server_elsewhere_is_trusted_only_if_the_configuration_says_so() {
     let unbound = world.unbound(true);
     // Linux takes this address for this machine's; to the daemon it is not one on loopback.
     let server = SocketAddr::from((Ipv4Addr::UNSPECIFIED, unbound.address.port()));
-    for (dns, ability) in [("", PASSES), ("trust-ad = [\"0.0.0.0\"]", TRUSTED)] {
-        let relay = world.relay(&[server], dns, "");
+    for (more, ability) in [("", PASSES), ("[dns]\ntrust-ad = [\"0.0.0.0\"]", TRUSTED)] {
+        let relay = world.relay(&[server], more);
         relay.daemon.wait_for_log(ability);
         relay.expect(&[
             ("n.test".to_owned(), Way::Proven),
@@ -1069,7 +1045,7 @@ fn name_servers_that_fall_silent_are_passed_over() {
     };
     let (first, second) = (mortal(), mortal());
     let servers = [first.address, second.address, unbound.address];
-    let relay = world.relay(&servers, "timeout = \"1s\"", "");
+    let relay = world.relay(&servers, "[dns]\ntimeout = \"1s\"");
     assert!(relay.send(false, "n.test").starts_with("250 "));
     is_up.store(false, Ordering::SeqCst);
     let deadline = Instant::now() + TIMEOUT;

@@ -4,29 +4,15 @@ use std::path::Path;
 use std::thread;
 
 use portcullis_tests::daemon::messages;
-use portcullis_tests::{Client, Daemon};
-
-const CONFIG: &str = r#"
-hostname = "mx.contoso.com"
-[[listener]]
-address = "127.0.0.1:0"
-next-hop = { maildir = "mail" }
-[[tenant]]
-name = "contoso"
-domains = ["contoso.com"]
-policy = "rules.json"
-"#;
+use portcullis_tests::{Client, Config, Listener, NO_RULES, TestBed};
 
 const SENDERS: usize = 8;
 
-fn start() -> Daemon {
-    Daemon::start(CONFIG, &[("rules.json", r#"{"connectors": []}"#)])
-}
-
-fn greeted(daemon: &Daemon) -> Client {
-    let mut client = Client::greeted(daemon.address());
-    client.expect("EHLO client.example", 250);
-    client
+fn start() -> TestBed {
+    let config = Config::new()
+        .listener(Listener::maildir())
+        .tenant("contoso.com", NO_RULES);
+    TestBed::start(config)
 }
 
 /// A message whose first and last line tell its id; its length differs from that of others.
@@ -97,7 +83,7 @@ fn killed_at_any_moment_it_has_what_it_confirmed() {
     let mut confirmed_in_all = 0;
     for round in 0..30_usize {
         let daemon = start();
-        let clients: Vec<Client> = (0..SENDERS).map(|_| greeted(&daemon)).collect();
+        let clients: Vec<Client> = (0..SENDERS).map(|_| daemon.client()).collect();
         let (folder, confirmed) = thread::scope(|scope| {
             let senders: Vec<_> = clients
                 .into_iter()
@@ -126,7 +112,7 @@ fn killed_at_any_moment_it_has_what_it_confirmed() {
 fn a_client_that_goes_away_leaves_nothing() {
     let daemon = start();
     for end in ["", "half a line", "a line\r\n", "a line\r\n."] {
-        let mut client = greeted(&daemon);
+        let mut client = daemon.client();
         assert_eq!(client.envelope("a@example.org", "b@contoso.com").code, 250);
         client.expect("DATA", 354);
         client.send(format!("Subject: x\r\n\r\n{}{end}", "line\r\n".repeat(30_000)).as_bytes());
@@ -142,7 +128,7 @@ fn a_client_that_goes_away_leaves_nothing() {
 #[test]
 fn what_cannot_be_kept_is_not_confirmed() {
     let daemon = start();
-    let mut client = greeted(&daemon);
+    let mut client = daemon.client();
     for folder in ["mail/new", "mail/tmp"] {
         std::fs::remove_dir(daemon.folder().join(folder)).expect("the folder is removed");
         assert_eq!(client.envelope("a@example.org", "b@contoso.com").code, 250);

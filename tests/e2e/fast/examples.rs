@@ -4,36 +4,18 @@ use std::net::IpAddr;
 
 use portcullis_tests::client::Handshake;
 use portcullis_tests::pki::Identity;
-use portcullis_tests::{Client, Daemon, Pki, Reply};
+use portcullis_tests::{Client, Config, Daemon, Listener, Pki, Reply, TestBed};
 use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, EmailProtection, ServerAuth};
-
-const CONFIG: &str = r#"
-hostname = "mx.contoso.com"
-[[listener]]
-address = "127.0.0.1:0"
-certificate = "server.pem"
-key = "server.key"
-proxy-protocol = ["127.0.0.0/8"]
-next-hop = { maildir = "mail" }
-[[tenant]]
-name = "contoso"
-domains = ["contoso.com"]
-policy = "rules.json"
-[trust]
-roots = "ca.pem"
-"#;
 
 const BANK: &str = "203.0.113.7";
 
-fn start(pki: &Pki, rules: &str) -> Daemon {
-    let server = pki.trusted(&["mx.contoso.com"]);
-    let files = [
-        ("rules.json", rules),
-        ("ca.pem", &pki.root_pem),
-        ("server.pem", &server.certificate_pem),
-        ("server.key", &server.key_pem),
-    ];
-    Daemon::start(CONFIG, &files)
+fn start(pki: &Pki, rules: &str) -> TestBed {
+    let config = Config::new()
+        .listener(Listener::maildir().starttls().proxied())
+        .certificate(pki)
+        .tenant("contoso.com", rules)
+        .trust(pki);
+    TestBed::start(config)
 }
 
 /// How a client comes.

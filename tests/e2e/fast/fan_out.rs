@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use portcullis_tests::exim::Exim;
 use portcullis_tests::outbound::Setting;
 use portcullis_tests::postfix::Postfix;
-use portcullis_tests::{Action, Behaviour, Client, Daemon, MockServer, Pki, Step};
-
-const RULES: &str = r#"{"connectors": []}"#;
+use portcullis_tests::{
+    Action, Behaviour, Config, Listener, MockServer, NO_RULES, Pki, Step, TestBed,
+};
 
 /// Partners are on loopback, those who say nothing do not hold a test up, and who behaves otherwise does so
 /// from the next message on.
@@ -282,7 +282,7 @@ fn judge(cases: &[Case], home: &MockServer, fate: impl Fn(&Case) -> Fate, log: &
 }
 
 fn ten_domains_in_one_run(start: Start) {
-    let setting = Setting::start(Pki::new(), RULES, &[&records(10)], MORE);
+    let setting = Setting::start(Pki::new(), NO_RULES, &[&records(10)], MORE);
     let home = partner(&setting, HOME, Behaviour::default());
     let servers: Vec<_> = (0..10)
         .map(|number| partner(&setting, 10 + number, Behaviour::default()))
@@ -334,7 +334,7 @@ fn mixture() -> Vec<(Behaviour, Fate)> {
 fn every_mixture(start: Start, killed: bool) {
     let behaviours = mixture();
     let count = u8::try_from(behaviours.len()).expect("few");
-    let mut setting = Setting::start(Pki::new(), RULES, &[&records(count)], MORE);
+    let mut setting = Setting::start(Pki::new(), NO_RULES, &[&records(count)], MORE);
     let home = partner(&setting, HOME, Behaviour::default());
     let cases: Vec<Case> = (0..count)
         .zip(behaviours)
@@ -367,7 +367,7 @@ fn every_mixture(start: Start, killed: bool) {
             break;
         }
         if killed {
-            setting = setting.restarted();
+            setting.daemon.restart();
         }
         mta.try_again(&to);
     }
@@ -382,7 +382,7 @@ fn every_mixture(start: Start, killed: bool) {
             break;
         }
         if killed {
-            setting = setting.restarted();
+            setting.daemon.restart();
         }
         mta.try_again(&to);
     }
@@ -423,7 +423,7 @@ fn exim_learns_it_too_when_we_are_killed_between_attempts() {
 /// What was in the air when the power went may come twice, as with any server; it is not lost.
 #[test]
 fn nobody_is_lost_when_we_are_killed_in_the_middle() {
-    let setting = Setting::start(Pki::new(), RULES, &[&records(2)], MORE);
+    let mut setting = Setting::start(Pki::new(), NO_RULES, &[&records(2)], MORE);
     let home = partner(&setting, HOME, Behaviour::default());
     let taking = partner(&setting, 10, Behaviour::default());
     let silent = Behaviour::default().but(Step::End, Action::Silence);
@@ -432,7 +432,7 @@ fn nobody_is_lost_when_we_are_killed_in_the_middle() {
     let to = ["a@d0.test", "a@d1.test"];
     mta.submit(&to, "Subject: x\n\nto both\n");
     taking.wait_for(1);
-    let setting = setting.restarted();
+    setting.daemon.restart();
     silent.behave(Behaviour::default());
     let all: Vec<String> = to.iter().map(|name| (*name).to_owned()).collect();
     mta.wait_for_attempts(&all, &BTreeMap::new());
@@ -445,7 +445,6 @@ fn nobody_is_lost_when_we_are_killed_in_the_middle() {
     assert!((1..=2).contains(&copies(&taking, "a@d0.test")));
     assert_eq!(copies(&silent, "a@d1.test"), 1);
     assert!(home.taken().is_empty(), "{}", mta.log());
-    drop(setting);
 }
 
 /// Sends a message to those of the recipients that are taken together, and gives them with the reply.
@@ -464,7 +463,7 @@ fn send_what_is_taken<'a>(setting: &Setting, to: &[&'a str], text: &str) -> (Vec
 /// What a client is told that sends the same message to all that are left, until none are.
 #[test]
 fn a_client_is_told_to_come_again_for_the_rest() {
-    let setting = Setting::start(Pki::new(), RULES, &[&records(4)], MORE);
+    let setting = Setting::start(Pki::new(), NO_RULES, &[&records(4)], MORE);
     let taking = partner(&setting, 10, Behaviour::default());
     let later = Behaviour::default().but(Step::End, Action::Say(LATER));
     let later = partner(&setting, 11, later);
@@ -515,7 +514,7 @@ fn a_client_is_told_to_come_again_for_the_rest() {
 /// Some programs send many messages with one header. What is remembered of one is nothing to another.
 #[test]
 fn two_messages_with_one_header_are_two() {
-    let setting = Setting::start(Pki::new(), RULES, &[&records(2)], MORE);
+    let setting = Setting::start(Pki::new(), NO_RULES, &[&records(2)], MORE);
     let taking = partner(&setting, 10, Behaviour::default());
     let later = Behaviour::default().but(Step::End, Action::Say(LATER));
     let later = partner(&setting, 11, later);
@@ -551,7 +550,7 @@ fn two_messages_with_one_header_are_two() {
 /// Who has the message is told so, whatever its server says by then.
 #[test]
 fn what_was_delivered_is_told_though_the_mailbox_is_gone() {
-    let setting = Setting::start(Pki::new(), RULES, &[&records(2)], MORE);
+    let setting = Setting::start(Pki::new(), NO_RULES, &[&records(2)], MORE);
     let taking = partner(&setting, 10, Behaviour::default());
     let later = Behaviour::default().but(Step::End, Action::Say(LATER));
     let _later = partner(&setting, 11, later);
@@ -573,7 +572,7 @@ fn what_was_delivered_is_told_though_the_mailbox_is_gone() {
 #[test]
 fn who_does_not_let_a_message_begin_holds_the_others_up_for_moments_only() {
     let more = MORE.replace("reply = \"2s\"", "reply = \"5m\"");
-    let setting = Setting::start(Pki::new(), RULES, &[&records(2)], &more);
+    let setting = Setting::start(Pki::new(), NO_RULES, &[&records(2)], &more);
     let taking = partner(&setting, 10, Behaviour::default());
     let silent = Behaviour::default().but(Step::Data, Action::Silence);
     let _silent = partner(&setting, 11, silent);
@@ -590,7 +589,7 @@ fn who_does_not_let_a_message_begin_holds_the_others_up_for_moments_only() {
 /// Who is named twice gets the message once.
 #[test]
 fn a_recipient_that_is_named_twice_gets_one_copy() {
-    let setting = Setting::start(Pki::new(), RULES, &[&records(1)], MORE);
+    let setting = Setting::start(Pki::new(), NO_RULES, &[&records(1)], MORE);
     let taking = partner(&setting, 10, Behaviour::default());
     let to = ["a@d0.test", "a@d0.test", "b@d0.test"];
     let (taken, code) = send_what_is_taken(&setting, &to, "Subject: x\r\n\r\nx");
@@ -601,7 +600,7 @@ fn a_recipient_that_is_named_twice_gets_one_copy() {
 
 /// A server that keeps saying that it is not ready stands in nobody's way, wherever it is in the list.
 fn never_ready(start: Start) {
-    let setting = Setting::start(Pki::new(), RULES, &[&records(4)], MORE);
+    let setting = Setting::start(Pki::new(), NO_RULES, &[&records(4)], MORE);
     let home = partner(&setting, HOME, Behaviour::default());
     let later = || Behaviour::default().but(Step::End, Action::Say(LATER));
     let never = Behaviour::default().but(Step::End, Action::Say(NEVER));
@@ -651,43 +650,22 @@ fn who_is_never_ready_holds_nobody_up_in_exim() {
 }
 
 /// In front of a server that speaks LMTP; the folder has what is remembered.
-struct Mailboxes {
-    config: String,
-    daemon: Daemon,
-}
-
-impl Mailboxes {
-    fn start(server: SocketAddr) -> Mailboxes {
-        let config = format!(
-            r#"
-hostname = "mx.dest.test"
-[[listener]]
-address = "127.0.0.1:0"
-next-hop = {{ lmtp = "{server}" }}
-[[tenant]]
-name = "dest"
-domains = ["dest.test"]
-policy = "rules.json"
-[delivery]
-state = "state"
-private-networks = ["127.0.0.0/8"]
-[connections]
-messages = 1
-[timeouts]
-reply = "2s"
-final-reply = "2s"
-"#
+fn mailboxes(server: SocketAddr) -> TestBed {
+    let config = Config::new()
+        .hostname("mx.dest.test")
+        .listener(Listener::lmtp(server))
+        .tenant("dest.test", NO_RULES)
+        .with(
+            "[delivery]
+            state = \"state\"
+            private-networks = [\"127.0.0.0/8\"]
+            [connections]
+            messages = 1
+            [timeouts]
+            reply = \"2s\"
+            final-reply = \"2s\"",
         );
-        let daemon = Daemon::start(&config, &[("rules.json", RULES)]);
-        Mailboxes { config, daemon }
-    }
-
-    fn restarted(self) -> Mailboxes {
-        let address = self.daemon.address().to_string();
-        let config = self.config.replace("127.0.0.1:0", &address);
-        let daemon = Daemon::start_in(self.daemon.kill(), &config);
-        Mailboxes { daemon, ..self }
-    }
+    TestBed::start(config)
 }
 
 fn lmtp() -> Behaviour {
@@ -699,9 +677,9 @@ fn lmtp() -> Behaviour {
 
 fn mailboxes_all_take_it(start: Start) {
     let server = MockServer::start(lmtp());
-    let mailboxes = Mailboxes::start(server.address);
+    let mailboxes = mailboxes(server.address);
     let home = MockServer::start(Behaviour::default());
-    let mta = start(mailboxes.daemon.address(), home.address);
+    let mta = start(mailboxes.address(), home.address);
     let recipients: Vec<String> = (0..30)
         .map(|number| format!("r{number}@dest.test"))
         .collect();
@@ -726,9 +704,9 @@ fn mailboxes_differ(start: Start, killed: bool) {
             .tells("<never", Step::End, NEVER)
             .tells("<later", Step::End, full),
     );
-    let mut mailboxes = Mailboxes::start(server.address);
+    let mut mailboxes = mailboxes(server.address);
     let home = MockServer::start(Behaviour::default());
-    let mta = start(mailboxes.daemon.address(), home.address);
+    let mta = start(mailboxes.address(), home.address);
     let names = [
         ("taken-0", Fate::Delivered),
         ("later-0", Fate::Waits),
@@ -760,7 +738,7 @@ fn mailboxes_differ(start: Start, killed: bool) {
             break;
         }
         if killed {
-            mailboxes = mailboxes.restarted();
+            mailboxes.restart();
         }
         mta.try_again(&to);
     }
@@ -772,7 +750,7 @@ fn mailboxes_differ(start: Start, killed: bool) {
             break;
         }
         if killed {
-            mailboxes = mailboxes.restarted();
+            mailboxes.restart();
         }
         mta.try_again(&to);
     }
@@ -814,11 +792,10 @@ fn exim_learns_of_each_mailbox_too_when_we_are_killed() {
 #[test]
 fn a_client_is_told_of_mailboxes_that_differ() {
     let server = MockServer::start(lmtp().tells("<later", Step::End, LATER));
-    let mailboxes = Mailboxes::start(server.address);
+    let mailboxes = mailboxes(server.address);
     let text = "Message-ID: <1@example.org>\r\nSubject: x\r\n\r\nx";
     let send = |to: &[&str]| {
-        let mut client = Client::greeted(mailboxes.daemon.address());
-        client.hello(false, None);
+        let mut client = mailboxes.client();
         client.expect(&format!("MAIL FROM:<{SENDER}>"), 250);
         for to in to {
             client.expect(&format!("RCPT TO:<{to}@dest.test>"), 250);

@@ -1,23 +1,13 @@
 //! Limits and time-outs, told to the client before the connection ends.
 
-use portcullis_tests::{Client, Daemon};
+use portcullis_tests::{Client, Config, Daemon, Listener, NO_RULES, TestBed};
 
-fn start(more: &str) -> Daemon {
-    let config = format!(
-        r#"
-hostname = "mx.contoso.com"
-[[listener]]
-address = "127.0.0.1:0"
-next-hop = {{ maildir = "mail" }}
-proxy-protocol = ["127.0.0.0/8"]
-[[tenant]]
-name = "contoso"
-domains = ["contoso.com"]
-policy = "rules.json"
-{more}
-"#
-    );
-    Daemon::start(&config, &[("rules.json", r#"{"connectors": []}"#)])
+fn start(more: &str) -> TestBed {
+    let config = Config::new()
+        .listener(Listener::maildir().proxied())
+        .tenant("contoso.com", NO_RULES)
+        .with(more);
+    TestBed::start(config)
 }
 
 fn connect(daemon: &Daemon, ip: &str) -> Client {

@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use portcullis_tests::daemon::{TIMEOUT, messages as messages_in};
 use portcullis_tests::sink::free_address;
-use portcullis_tests::{Action, Behaviour, Client, Daemon, MockServer, Step, portcullis};
+use portcullis_tests::{
+    Action, Behaviour, Client, Config, Daemon, Listener, MockServer, Step, TestBed, portcullis,
+};
 use tempfile::TempDir;
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
@@ -16,23 +18,13 @@ const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
 const RULES: &str = r#"{"connectors": [{"name": "closed", "direction": "inbound",
     "from": {"recipient-domains": ["closed.dest.test"]}, "require": {"tls": true}}]}"#;
 
-fn config(hop: &MockServer) -> String {
-    format!(
-        r#"
-hostname = "mx.dest.test"
-[[listener]]
-address = "127.0.0.1:0"
-next-hop = {{ smtp = "{}" }}
-proxy-protocol = ["127.0.0.1/32"]
-[[tenant]]
-name = "dest"
-domains = ["dest.test", "*.dest.test"]
-policy = "rules.json"
-[limits]
-sessions-per-address = 1
-"#,
-        hop.address
-    )
+fn config(hop: &MockServer) -> Config {
+    Config::new()
+        .hostname("mx.dest.test")
+        .listener(Listener::smtp(hop.address).proxied())
+        .tenant_with("dest", &["dest.test", "*.dest.test"], "rules.json")
+        .file("rules.json", RULES)
+        .with("[limits]\nsessions-per-address = 1")
 }
 
 /// Does all that is logged with mailboxes and addresses; gives the log.
@@ -69,8 +61,8 @@ fn log_of_everything(daemon: &Daemon, hop: &MockServer) -> Vec<String> {
 #[test]
 fn people_are_told_of_as_far_as_is_wanted() {
     let hop = MockServer::start(Behaviour::default());
-    let discreet = config(&hop) + "[log]\nmailboxes = \"domain\"\nclients = \"network\"\n";
-    let daemon = Daemon::start(&discreet, &[("rules.json", RULES)]);
+    let discreet = config(&hop).with("[log]\nmailboxes = \"domain\"\nclients = \"network\"");
+    let daemon = TestBed::start(discreet);
     let told = log_of_everything(&daemon, &hop);
     let is_told = |told: &[String], word| told.iter().any(|line| line.contains(word));
     for word in ["bob", "alice", "203.0.113.7"] {
@@ -83,7 +75,7 @@ fn people_are_told_of_as_far_as_is_wanted() {
     ] {
         assert!(is_told(&told, word), "{word} is not told: {told:#?}");
     }
-    daemon.replace("portcullis.toml", config(&hop).as_bytes());
+    daemon.replace("portcullis.toml", config(&hop).to_string().as_bytes());
     daemon.wait_for_log("settings in force");
     let told = log_of_everything(&daemon, &hop);
     for word in [
@@ -94,19 +86,6 @@ fn people_are_told_of_as_far_as_is_wanted() {
         assert!(is_told(&told, word), "{word} is not told: {told:#?}");
     }
 }
-
-const MAILDIR: &str = r#"
-hostname = "mx.dest.test"
-[[listener]]
-address = "{address}"
-next-hop = { maildir = "mail" }
-[[tenant]]
-name = "dest"
-domains = ["dest.test"]
-policy = "rules.json"
-[metrics]
-address = "{metrics}"
-"#;
 
 /// A daemon whose log goes somewhere else.
 struct Unheard {
@@ -120,12 +99,14 @@ impl Unheard {
     fn start(stderr: Stdio) -> Unheard {
         let folder = tempfile::tempdir().expect("a folder");
         let (address, metrics) = (free_address(), free_address());
-        let config = MAILDIR
-            .replace("{address}", &address.to_string())
-            .replace("{metrics}", &metrics.to_string());
+        let config = Config::new()
+            .hostname("mx.dest.test")
+            .listener(Listener::maildir())
+            .tenant("dest.test", RULES)
+            .with(&format!("[metrics]\naddress = \"{metrics}\""))
+            .at(&[address]);
+        config.write(folder.path());
         let path = folder.path().join("portcullis.toml");
-        fs::write(&path, config).expect("a file");
-        fs::write(folder.path().join("rules.json"), RULES).expect("a file");
         let child = portcullis(&["run", "--log-level", "debug", "--config"])
             .arg(&path)
             .stdin(Stdio::null())

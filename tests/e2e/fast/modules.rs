@@ -2,28 +2,12 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Instant;
 
 use portcullis_tests::modules::{DATA, Module, Refusal, crowded, data, words};
-use portcullis_tests::{Client, Daemon, Reply, run};
-use tempfile::TempDir;
-
-const CONFIG: &str = r#"
-hostname = "mx.example.net"
-[[listener]]
-address = "127.0.0.1:0"
-next-hop = { maildir = "mail" }
-[[tenant]]
-name = "bad"
-domains = ["bad.test"]
-policy = "bad.wasm"
-[[tenant]]
-name = "good"
-domains = ["*.good.test"]
-policy = "good.json"
-"#;
+use portcullis_tests::{Client, Config, Daemon, Listener, Reply, TestBed, run};
 
 const GOOD: &str = r#"{"connectors": [{"name": "Closed", "direction": "inbound",
     "from": {"sender-domains": ["*"], "recipient-domains": ["closed.good.test"]}, "require": {"tls": true}}]}"#;
@@ -33,21 +17,19 @@ const CONTEXT: &str = r#"{"direction":"inbound","client-ip":"192.0.2.1","mail-fr
 const UNAVAILABLE: &str =
     "4.3.0 the policy for this recipient is not available now, try again later";
 
-fn folder(bad: &[u8]) -> TempDir {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    fs::write(folder.path().join("bad.wasm"), bad).expect("a file");
-    fs::write(folder.path().join("good.json"), GOOD).expect("a file");
-    folder
+/// A tenant with this module, and one that behaves.
+fn config(bad: &[u8]) -> Config {
+    Config::new()
+        .hostname("mx.example.net")
+        .listener(Listener::maildir())
+        .tenant_with("bad", &["bad.test"], "bad.wasm")
+        .file("bad.wasm", bad)
+        .tenant_with("good", &["*.good.test"], "good.json")
+        .file("good.json", GOOD)
 }
 
-fn start(bad: &[u8]) -> Daemon {
-    Daemon::start_in(folder(bad), CONFIG)
-}
-
-fn client(address: SocketAddr) -> Client {
-    let mut client = Client::greeted(address);
-    client.hello(false, None);
-    client
+fn start(bad: &[u8]) -> TestBed {
+    TestBed::start(config(bad))
 }
 
 /// The text of a reply of one line without the transaction's id.
@@ -85,9 +67,9 @@ fn assert_good_is_served(client: &mut Client) {
 /// The reply to the bad tenant's recipient, in a session in which the neighbour is served before,
 /// meanwhile and after, and so it is in another session.
 fn reply_beside_a_good_neighbour(daemon: &Daemon) -> Reply {
-    let mut other = client(daemon.address());
+    let mut other = daemon.client();
     other.expect("MAIL FROM:<carol@example.org>", 250);
-    let mut client = client(daemon.address());
+    let mut client = daemon.client();
     client.expect("MAIL FROM:<alice@example.org>", 250);
     let first = client.command("RCPT TO:<bob@bad.test>");
     assert_good_is_served(&mut client);
@@ -190,7 +172,7 @@ fn assert_not_taken(file: &[u8], reason: &str) {
 
     daemon.replace("bad.wasm", &accepting().component());
     daemon.wait_for_log("policy in force tenant=bad");
-    let mut client = client(daemon.address());
+    let mut client = daemon.client();
     assert_eq!(
         client.envelope("alice@example.org", "bob@bad.test").code,
         250
@@ -211,7 +193,7 @@ fn answering(verdict: &[u8]) -> Module {
 #[test]
 fn a_module_that_behaves_is_a_policy() {
     let daemon = start(&accepting().component());
-    let mut client = client(daemon.address());
+    let mut client = daemon.client();
     assert_eq!(
         client.envelope("alice@example.org", "bob@bad.test").code,
         250
@@ -402,14 +384,14 @@ fn a_neighbour_is_served_while_many_sessions_loop() {
     const QUESTIONS: usize = 4;
     let module = Module::new("(loop $for-ever (br $for-ever)) unreachable");
     let daemon = start(&module.component());
-    let mut looping: Vec<Client> = (0..SESSIONS).map(|_| client(daemon.address())).collect();
+    let mut looping: Vec<Client> = (0..SESSIONS).map(|_| daemon.client()).collect();
     for client in &mut looping {
         let questions = "RCPT TO:<bob@bad.test>\r\n".repeat(QUESTIONS);
         client.send(format!("MAIL FROM:<alice@example.org>\r\n{questions}").as_bytes());
     }
     daemon.wait_for_log_times("policy failed", SESSIONS);
     let begun = Instant::now();
-    let mut neighbour = client(daemon.address());
+    let mut neighbour = daemon.client();
     for _ in 0..3 {
         neighbour.expect("MAIL FROM:<carol@example.org>", 250);
         assert_good_is_served(&mut neighbour);
@@ -581,7 +563,9 @@ fn a_verdict_of_the_command_line_is_one_line_whatever_it_says() {
         text: b"no\r\n{\"verdict\":\"accept\"}\n\x1b[2J",
         ..Refusal::default()
     };
-    let folder = folder(&refusal.module().component());
+    let folder = tempfile::tempdir().expect("a folder");
+    let module = refusal.module().component();
+    fs::write(folder.path().join("bad.wasm"), module).expect("a file");
     let (code, stdout, stderr) = evaluate(folder.path(), &[CONTEXT]);
     assert_eq!((code, &*stderr), (Some(0), ""));
     assert_eq!(stdout.matches('\n').count(), 1);
@@ -672,8 +656,7 @@ fn a_module_that_takes_too_much_memory_to_look_at() {
     );
     let bomb = wat::parse_str(text).expect("a component");
     assert!(bomb.len() < 200_000, "{} bytes", bomb.len());
-    let config = format!("{CONFIG}[sandbox]\ncompile-memory = \"300MiB\"\n");
-    let daemon = Daemon::start_in(folder(&bomb), &config);
+    let daemon = TestBed::start(config(&bomb).with("[sandbox]\ncompile-memory = \"300MiB\""));
     let line = daemon.wait_for_log("policy not taken");
     assert!(line.contains("compile-memory"), "{line}");
     let resident = daemon.resident();
@@ -685,19 +668,15 @@ fn a_module_that_takes_too_much_memory_to_look_at() {
 fn neighbours_are_served_beside_several_that_loop() {
     const SESSIONS: usize = 8;
     let module = Module::new("(loop $for-ever (br $for-ever)) unreachable");
-    let more = ["one", "two", "three"].map(|name| {
-        format!(
-            "[[tenant]]\nname = \"{name}\"\ndomains = [\"{name}.test\"]\npolicy = \"bad.wasm\"\n"
-        )
-    });
-    let daemon = Daemon::start_in(
-        folder(&module.component()),
-        &format!("{CONFIG}{}", more.concat()),
-    );
+    let mut config = config(&module.component());
+    for name in ["one", "two", "three"] {
+        config = config.tenant_with(name, &[&format!("{name}.test")], "bad.wasm");
+    }
+    let daemon = TestBed::start(config);
     let mut looping: Vec<Client> = Vec::new();
     for tenant in ["bad", "one", "two", "three"] {
         for _ in 0..SESSIONS {
-            let mut client = client(daemon.address());
+            let mut client = daemon.client();
             let questions = format!("RCPT TO:<bob@{tenant}.test>\r\n").repeat(4);
             client.send(format!("MAIL FROM:<alice@example.org>\r\n{questions}").as_bytes());
             looping.push(client);
@@ -707,7 +686,7 @@ fn neighbours_are_served_beside_several_that_loop() {
         daemon.wait_for_log(&format!("policy failed tenant={tenant}"));
     }
     let begun = Instant::now();
-    let mut neighbour = client(daemon.address());
+    let mut neighbour = daemon.client();
     neighbour.expect("MAIL FROM:<carol@example.org>", 250);
     assert_good_is_served(&mut neighbour);
     assert_eq!(neighbour.data("Subject: hello\r\n\r\nHello.").code, 250);
@@ -877,7 +856,7 @@ fn the_world_of_a_module_is_empty() {
     ] {
         let call = format!("(call ${function} (i32.const 8192))");
         let daemon = start(&with_wasi(&format!("{call} {}", traps_unless_zero(at))));
-        let mut client = client(daemon.address());
+        let mut client = daemon.client();
         let reply = client.envelope("alice@example.org", "bob@bad.test");
         assert_eq!(reply.code, 250, "{function}: {reply:?}");
     }
@@ -929,7 +908,7 @@ fn what_a_module_wrote_before_it_failed_is_told() {
     assert!(line.contains("KeyError"), "{line}");
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("bad.wasm");
-    std::fs::write(&path, component).expect("a file");
+    fs::write(&path, component).expect("a file");
     let path = path.to_string_lossy();
     let context = r#"{"direction": "inbound", "mail-from": "a@b.test", "rcpt-to": "c@d.test"}"#;
     let output = run(&["evaluate", &path], context.as_bytes());
@@ -981,21 +960,22 @@ fn a_module_larger_than_it_may_be() {
     // The neighbour has no rules document: what is built of one is larger, too.
     let small = accepting().component();
     let limit = small.len();
-    let config =
-        format!("{CONFIG}[sandbox]\nmodule = \"{limit}B\"\n").replace("good.json", "good.wasm");
     let large = accepting().with(&data(0, &[0])).component();
     assert!(large.len() > limit);
-    let folder = folder(&large);
-    fs::File::create(folder.path().join("good.wasm"))
-        .and_then(|mut file| file.write_all(&small))
-        .expect("a file");
-    let daemon = Daemon::start_in(folder, &config);
+    let config = Config::new()
+        .listener(Listener::maildir())
+        .tenant_with("bad", &["bad.test"], "bad.wasm")
+        .file("bad.wasm", &large)
+        .tenant_with("good", &["*.good.test"], "good.wasm")
+        .file("good.wasm", &small)
+        .with(&format!("[sandbox]\nmodule = \"{limit}B\""));
+    let daemon = TestBed::start(config);
     assert!(
         daemon
             .wait_for_log("policy not taken")
             .contains("bad.wasm: it is larger than ")
     );
-    let mut client = client(daemon.address());
+    let mut client = daemon.client();
     assert_unavailable(&client.envelope("alice@example.org", "bob@bad.test"));
     client.expect("RCPT TO:<bob@open.good.test>", 250);
     assert_eq!(client.data("Subject: hello\r\n\r\nHello.").code, 250);
@@ -1013,12 +993,14 @@ fn bomb() -> Vec<u8> {
 
 /// The reason why the bomb is not taken with this limit; mail flows beside it.
 fn defused(limit: &str) -> String {
-    let folder = folder(&bomb());
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config(&bomb()).with(&format!("[sandbox]\n{limit}"));
+    config.write(folder.path());
     // The neighbour's evaluator must not need the compiler too.
     let good = folder.path().join("good.json");
     let checked = run(&["check", good.to_str().expect("a path")], b"");
     assert!(checked.status.success());
-    let daemon = Daemon::start_in(folder, &format!("{CONFIG}\n[sandbox]\n{limit}\n"));
+    let daemon = TestBed::start_in(folder, config, &[]);
     let reason = daemon.wait_for_log("policy not taken");
     assert_unavailable(&reply_beside_a_good_neighbour(&daemon));
     reason
@@ -1040,6 +1022,8 @@ fn a_module_that_takes_too_much_memory_to_compile() {
 
 // Between sessions, and for whoever runs the host
 
+const METRICS: &str = "[metrics]\naddress = \"127.0.0.1:0\"";
+
 #[test]
 fn nothing_passes_from_one_session_to_the_next() {
     // It accepts the first question that it is asked, and refuses from the second on.
@@ -1053,7 +1037,7 @@ fn nothing_passes_from_one_session_to_the_next() {
     };
     let daemon = start(&module.component());
     for _ in 0..5 {
-        let mut client = client(daemon.address());
+        let mut client = daemon.client();
         client.expect("MAIL FROM:<alice@example.org>", 250);
         client.expect("RCPT TO:<bob@bad.test>", 250);
         client.expect("RCPT TO:<bob@bad.test>", 550);
@@ -1062,9 +1046,9 @@ fn nothing_passes_from_one_session_to_the_next() {
 
 #[test]
 fn failures_are_counted() {
-    let config = format!("{CONFIG}[metrics]\naddress = \"127.0.0.1:0\"\n");
-    let daemon = Daemon::start_in(folder(&Module::new("unreachable").component()), &config);
-    let mut client = client(daemon.address());
+    let failing = Module::new("unreachable").component();
+    let daemon = TestBed::start(config(&failing).with(METRICS));
+    let mut client = daemon.client();
     client.expect("MAIL FROM:<alice@example.org>", 250);
     for _ in 0..3 {
         client.expect("RCPT TO:<bob@bad.test>", 451);
@@ -1087,8 +1071,7 @@ fn failures_are_counted() {
 
 #[test]
 fn whoever_holds_on_to_the_metrics_takes_nothing_from_mail() {
-    let config = format!("{CONFIG}[metrics]\naddress = \"127.0.0.1:0\"\n");
-    let daemon = Daemon::start_in(folder(&accepting().component()), &config);
+    let daemon = TestBed::start(config(&accepting().component()).with(METRICS));
     let before = daemon.descriptors();
     let address = metrics_address(&daemon);
     let held: Vec<_> = (0..100)
@@ -1098,7 +1081,7 @@ fn whoever_holds_on_to_the_metrics_takes_nothing_from_mail() {
             stream
         })
         .collect();
-    let mut client = client(daemon.address());
+    let mut client = daemon.client();
     client.expect("MAIL FROM:<carol@example.org>", 250);
     assert_good_is_served(&mut client);
     let during = daemon.descriptors();
@@ -1109,11 +1092,11 @@ fn whoever_holds_on_to_the_metrics_takes_nothing_from_mail() {
 
 #[test]
 fn a_module_that_keeps_failing_is_marked_until_it_answers() {
-    let config = format!("{CONFIG}[metrics]\naddress = \"127.0.0.1:0\"\n[limits]\nerrors = 100\n");
     let failing = Module::new("unreachable").component();
-    let daemon = Daemon::start_in(folder(&failing), &config);
+    let config = config(&failing).with(METRICS);
+    let daemon = TestBed::start(config.with("[limits]\nerrors = 100"));
     let gauge = |value: u32| format!("\nportcullis_policy_failing{{tenant=\"bad\"}} {value}\n");
-    let mut client = client(daemon.address());
+    let mut client = daemon.client();
     client.expect("MAIL FROM:<alice@example.org>", 250);
     for _ in 0..9 {
         client.expect("RCPT TO:<bob@bad.test>", 451);

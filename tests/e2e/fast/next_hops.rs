@@ -6,51 +6,36 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use portcullis_tests::sink::free_address;
-use portcullis_tests::{Action, Behaviour, Client, Daemon, MockServer, Pki, SmtpSink, Step};
+use portcullis_tests::{
+    Action, Behaviour, Client, Config, Daemon, Listener, MockServer, NO_RULES, Pki, SmtpSink, Step,
+    TestBed,
+};
 
-fn config(next_hop: &str) -> String {
-    format!(
-        r#"
-hostname = "mx.contoso.com"
-[[listener]]
-address = "127.0.0.1:0"
-certificate = "server.pem"
-key = "server.key"
-proxy-protocol = ["127.0.0.0/8"]
-next-hop = {{ {next_hop} }}
-[[tenant]]
-name = "contoso"
-domains = ["contoso.com"]
-policy = "rules.json"
-# Nobody knows what clients are called.
-[dns]
-servers = ["127.0.0.1:9"]
-dnssec = false
-[timeouts]
-reply = "5s"
-final-reply = "5s"
-"#
-    )
+/// Nobody knows what clients are called.
+const SETTINGS: &str = "
+    [dns]
+    servers = [\"127.0.0.1:9\"]
+    dnssec = false
+    [timeouts]
+    reply = \"5s\"
+    final-reply = \"5s\"
+";
+
+fn start(next_hop: &str) -> TestBed {
+    let config = Config::new()
+        .listener(Listener::next_hop(next_hop).starttls().proxied())
+        .certificate(&Pki::new())
+        .tenant("contoso.com", NO_RULES)
+        .with(SETTINGS);
+    TestBed::start(config)
 }
 
-fn start(next_hop: &str) -> Daemon {
-    let server = Pki::new().trusted(&["mx.contoso.com"]);
-    let files = [
-        ("rules.json", r#"{"connectors": []}"#),
-        ("server.pem", &server.certificate_pem),
-        ("server.key", &server.key_pem),
-    ];
-    Daemon::start(&config(next_hop), &files)
-}
-
-fn start_before(sink: &SmtpSink) -> Daemon {
+fn start_before(sink: &SmtpSink) -> TestBed {
     start(&format!("smtp = \"{}\"", sink.address))
 }
 
 fn greeted(daemon: &Daemon) -> Client {
-    let mut client = Client::connect_as(daemon.address(), "192.0.2.7".parse().expect("an address"));
-    client.expect("EHLO client.example", 250);
-    client
+    daemon.client_from("192.0.2.7")
 }
 
 #[test]

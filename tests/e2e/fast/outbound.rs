@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use portcullis_tests::outbound::{LEVEL_RECORDS, LEVELS, ONCE, SHORT_TIMEOUTS, Setting, send};
-use portcullis_tests::{Action, Behaviour, Client, Daemon, MockServer, Pki, Step};
+use portcullis_tests::{
+    Action, Behaviour, Client, Config, Daemon, Listener, MockServer, NO_RULES, Pki, Step, TestBed,
+};
 use rcgen::ExtendedKeyUsagePurpose;
-
-const PLAIN: &str = r#"{"connectors": []}"#;
 
 fn honest(setting: &Setting, host: u8, name: &str) -> MockServer {
     let identity = setting.pki.trusted(&[name]);
@@ -192,7 +192,7 @@ fn domains_without_servers() {
     ";
     let setting = Setting::start(
         Pki::new(),
-        PLAIN,
+        NO_RULES,
         &[records],
         &format!("{SHORT_TIMEOUTS}{ONCE}"),
     );
@@ -236,7 +236,7 @@ fn mail_never_comes_back_to_ourselves() {
         relay.contoso.com. A 127.0.0.9
         greets.test. A 127.0.0.4
     ";
-    let setting = Setting::start(Pki::new(), PLAIN, &[records], SHORT_TIMEOUTS);
+    let setting = Setting::start(Pki::new(), NO_RULES, &[records], SHORT_TIMEOUTS);
     let worse = honest(&setting, 2, "worse.test");
     let mirror = Behaviour {
         name: Some("relay.contoso.com"),
@@ -264,32 +264,15 @@ fn mail_never_comes_back_to_ourselves() {
 }
 
 /// A daemon whose outbound listener admits by these lines.
-fn admitting(pki: &Pki, admission: &str) -> Daemon {
-    let relay = pki.trusted(&["relay.contoso.com"]);
-    let config = format!(
-        "hostname = \"relay.contoso.com\"
-         [[listener]]
-         address = \"127.0.0.1:0\"
-         certificate = \"relay.pem\"
-         key = \"relay.key\"
-         outbound = {{ {admission} }}
-         [[tenant]]
-         name = \"contoso\"
-         domains = [\"contoso.com\"]
-         policy = \"rules.json\"
-         [dns]
-         servers = [\"127.0.0.1:9\"]
-         timeout = \"100ms\"
-         [trust]
-         roots = \"ca.pem\""
-    );
-    let files = [
-        ("rules.json", PLAIN),
-        ("ca.pem", &pki.root_pem),
-        ("relay.pem", &relay.certificate_pem),
-        ("relay.key", &relay.key_pem),
-    ];
-    Daemon::start(&config, &files)
+fn admitting(pki: &Pki, admission: &str) -> TestBed {
+    let config = Config::new()
+        .hostname("relay.contoso.com")
+        .listener(Listener::outbound(admission).starttls())
+        .certificate(pki)
+        .tenant("contoso.com", NO_RULES)
+        .with("[dns]\nservers = [\"127.0.0.1:9\"]\ntimeout = \"100ms\"")
+        .trust(pki);
+    TestBed::start(config)
 }
 
 #[test]
@@ -314,8 +297,7 @@ fn only_the_organizations_own_servers_may_send() {
     assert_eq!(code(&pinned, Some(&unknown)), 250);
     assert_eq!(code(&pinned, Some(&own)), 550);
     let elsewhere = admitting(&pki, "clients = [\"192.0.2.0/24\"]");
-    let mut client = Client::greeted(elsewhere.address());
-    client.hello(false, None);
+    let mut client = elsewhere.client();
     let reply = client.expect("MAIL FROM:<a@contoso.com>", 550);
     assert!(
         reply.text().starts_with("5.7.1 relay denied"),
@@ -336,7 +318,7 @@ fn the_senders_policy_decides() {
     ";
     let setting = Setting::start_with(
         Pki::new(),
-        PLAIN,
+        NO_RULES,
         &[LEVEL_RECORDS],
         &format!("{SHORT_TIMEOUTS}{tenant}"),
         &[("closed.json", closed)],

@@ -9,18 +9,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use portcullis_tests::modules::Module;
-use portcullis_tests::{Client, Daemon, Pki, portcullis, run};
+use portcullis_tests::{Client, Config, Daemon, Listener, NO_RULES, Pki, TestBed, portcullis, run};
 
-const CONFIG: &str = r#"
-hostname = "mx.contoso.com"
-[[listener]]
-address = "127.0.0.1:0"
-next-hop = { maildir = "mail" }
-[[tenant]]
-name = "contoso"
-domains = ["*.contoso.com"]
-policy = "rules.json"
-"#;
+/// The tenant's policy is in this file.
+fn config(policy: &str) -> Config {
+    Config::new()
+        .listener(Listener::maildir())
+        .tenant_with("contoso", &["*.contoso.com"], policy)
+}
+
+/// A daemon with version A of the rules.
+fn start() -> TestBed {
+    TestBed::start(config("rules.json").file("rules.json", rules("A")))
+}
 
 /// Rules that refuse two recipients in the name of a version.
 fn rules(version: &str) -> String {
@@ -48,15 +49,9 @@ fn version(client: &mut Client, which: &str) -> String {
     version.trim_end().to_owned()
 }
 
-fn greeted(daemon: &Daemon) -> Client {
-    let mut client = Client::greeted(daemon.address());
-    client.expect("EHLO client.example", 250);
-    client
-}
-
 /// The version that a new transaction goes by.
 fn version_now(daemon: &Daemon) -> String {
-    let mut client = greeted(daemon);
+    let mut client = daemon.client();
     client.expect("MAIL FROM:<a@example.org>", 250);
     version(&mut client, "one")
 }
@@ -76,7 +71,7 @@ fn swap(daemon: &Daemon, change: impl FnOnce()) {
 fn send_until(daemon: &Daemon, sender: usize, stop: &AtomicBool) -> Vec<String> {
     let mut accepted = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        let mut client = greeted(daemon);
+        let mut client = daemon.client();
         for _ in 0..5 {
             client.expect("MAIL FROM:<a@example.org>", 250);
             let one = version(&mut client, "one");
@@ -100,7 +95,7 @@ fn send_until(daemon: &Daemon, sender: usize, stop: &AtomicBool) -> Vec<String> 
 fn a_hundred_swaps_under_load_lose_nothing() {
     const SENDERS: usize = 50;
     const SWAPS: usize = 100;
-    let daemon = Daemon::start(CONFIG, &[("rules.json", &rules("A"))]);
+    let daemon = start();
     let stop = AtomicBool::new(false);
     let accepted: Vec<String> = thread::scope(|scope| {
         let (daemon, stop) = (&daemon, &stop);
@@ -139,8 +134,8 @@ fn a_hundred_swaps_under_load_lose_nothing() {
 
 #[test]
 fn a_transaction_keeps_the_policy_that_it_began_with() {
-    let daemon = Daemon::start(CONFIG, &[("rules.json", &rules("A"))]);
-    let mut client = greeted(&daemon);
+    let daemon = start();
+    let mut client = daemon.client();
     client.expect("MAIL FROM:<a@example.org>", 250);
     swap(&daemon, || {
         daemon.replace("rules.json", rules("B").as_bytes())
@@ -153,7 +148,7 @@ fn a_transaction_keeps_the_policy_that_it_began_with() {
 
 #[test]
 fn a_bad_change_leaves_the_old_in_force_and_says_why() {
-    let daemon = Daemon::start(CONFIG, &[("rules.json", &rules("A"))]);
+    let daemon = start();
     let failing_test = rules("B").strip_suffix('}').expect("an object").to_owned()
         + r#", "tests": [{"name": "wrong", "context": {"direction": "inbound", "mail-from": "a@x.test",
             "rcpt-to": "x@one.contoso.com"}, "expect": {"verdict": "accept"}}]}"#;
@@ -201,7 +196,7 @@ fn changes_are_seen_however_they_come() {
     // As Kubernetes mounts a ConfigMap: file -> ..data/file, ..data -> the version's folder.
     symlink("A", inside("..data")).expect("a link");
     symlink("..data/rules.json", inside("rules.json")).expect("a link");
-    let daemon = Daemon::start_in(folder, CONFIG);
+    let daemon = TestBed::start_in(folder, config("rules.json"), &[]);
     assert_eq!(version_now(&daemon), "A");
     swap(&daemon, || {
         let next = daemon.folder().join("..next");
@@ -236,8 +231,7 @@ fn a_link_to_the_folder_of_the_policy_may_be_switched() {
         fs::write(release.join("rules.json"), rules(version)).expect("a file");
     }
     symlink("A", folder.path().join("current")).expect("a link");
-    let config = CONFIG.replace("rules.json", "current/rules.json");
-    let daemon = Daemon::start_in(folder, &config);
+    let daemon = TestBed::start_in(folder, config("current/rules.json"), &[]);
     for version in ["B", "C"] {
         swap(&daemon, || {
             let next = daemon.folder().join("next");
@@ -262,8 +256,7 @@ fn components_and_documents_replace_each_other() {
         );
     }
     fs::copy(path("A.wasm"), path("policy.wasm")).expect("a copy");
-    let config = CONFIG.replace("rules.json", "policy.wasm");
-    let daemon = Daemon::start_in(folder, &config);
+    let daemon = TestBed::start_in(folder, config("policy.wasm"), &[]);
     assert_eq!(version_now(&daemon), "A");
     let good = fs::read(daemon.folder().join("B.wasm")).expect("a component");
     for bad in [&good[..good.len() / 2], b"garbage", b""] {
@@ -276,7 +269,8 @@ fn components_and_documents_replace_each_other() {
     assert_eq!(version_now(&daemon), "B");
     daemon.replace("rules.json", rules("C").as_bytes());
     swap(&daemon, || {
-        daemon.replace("portcullis.toml", CONFIG.as_bytes())
+        let documents = config("rules.json").to_string();
+        daemon.replace("portcullis.toml", documents.as_bytes())
     });
     assert_eq!(version_now(&daemon), "C");
 }
@@ -300,8 +294,14 @@ fn a_policy_that_does_not_do_what_it_must_is_not_taken() {
         )
     };
     fs::write(path("cases.json"), case("A")).expect("a file");
-    let config = CONFIG.replace("\"rules.json\"", "\"policy.wasm\"\ntests = \"cases.json\"");
-    let daemon = Daemon::start_in(folder, &config);
+    let config = Config::new().listener(Listener::maildir()).with(
+        "[[tenant]]
+        name = \"contoso\"
+        domains = [\"*.contoso.com\"]
+        policy = \"policy.wasm\"
+        tests = \"cases.json\"",
+    );
+    let daemon = TestBed::start_in(folder, config, &[]);
     assert_eq!(version_now(&daemon), "A");
     let read = |name: &str| fs::read(daemon.folder().join(name)).expect("a component");
     let refused = |name: &str, content: &[u8], reason: &str| {
@@ -335,9 +335,9 @@ fn a_policy_that_does_not_do_what_it_must_is_not_taken() {
 #[test]
 fn a_reload_that_is_asked_for_while_it_starts_ends_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
+    let config = config("rules.json").file("rules.json", rules("A"));
+    config.write(folder.path());
     let path = folder.path().join("portcullis.toml");
-    fs::write(&path, CONFIG).expect("a file");
-    fs::write(folder.path().join("rules.json"), rules("A")).expect("a file");
     let mut child = portcullis(&["run", "--config", &path.to_string_lossy()])
         .stderr(Stdio::piped())
         .spawn()
@@ -366,18 +366,18 @@ fn a_reload_that_is_asked_for_while_it_starts_ends_nothing() {
 fn code_that_was_let_go_is_mapped_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
-    let mut config = CONFIG.replace("rules.json", "A.wasm");
-    config.push_str("[[tenant]]\nname = \"other\"\ndomains = [\"one.contoso.com\"]\n");
-    config.push_str("policy = \"B.wasm\"\n[sandbox]\ncache = \"cache\"\ncode = \"1KiB\"\n");
+    let config = config("A.wasm")
+        .tenant_with("other", &["one.contoso.com"], "B.wasm")
+        .with("[sandbox]\ncache = \"cache\"\ncode = \"1KiB\"");
     for version in ["A", "B"] {
         fs::write(path("rules.json"), rules(version)).expect("a file");
         let output = path(&format!("{version}.wasm"));
         let built = run(&["build", &path("rules.json"), "-o", &output], b"");
         assert!(built.status.success());
     }
-    let daemon = Daemon::start_in(folder, &config);
+    let daemon = TestBed::start_in(folder, config, &[]);
     let answers = || {
-        let mut client = greeted(&daemon);
+        let mut client = daemon.client();
         client.expect("MAIL FROM:<a@example.org>", 250);
         [version(&mut client, "one"), version(&mut client, "two")]
     };
@@ -387,7 +387,7 @@ fn code_that_was_let_go_is_mapped_again() {
     for file in fs::read_dir(&code).expect("the compiled modules") {
         fs::remove_file(file.expect("a file").path()).expect("removed");
     }
-    let mut client = greeted(&daemon);
+    let mut client = daemon.client();
     client.expect("MAIL FROM:<a@example.org>", 250);
     client.expect("RCPT TO:<x@one.contoso.com>", 451);
     daemon.wait_for_log("it is made anew when the policies are reloaded (SIGHUP)");
@@ -399,7 +399,7 @@ fn code_that_was_let_go_is_mapped_again() {
 
 #[test]
 fn a_file_that_has_no_end_stops_nothing() {
-    let mut daemon = Daemon::start(CONFIG, &[("rules.json", &rules("A"))]);
+    let mut daemon = start();
     let path = daemon.folder().join("rules.json");
     for target in ["/dev/zero", "fifo"] {
         let fifo = daemon.folder().join("fifo");
@@ -420,7 +420,7 @@ fn a_file_that_has_no_end_stops_nothing() {
 
 #[test]
 fn what_a_document_says_cannot_forge_log_lines() {
-    let daemon = Daemon::start(CONFIG, &[("rules.json", &rules("A"))]);
+    let daemon = start();
     daemon.replace(
         "rules.json",
         br#"{"connectors": [], "x\n2026-01-01T00:00:00Z  INFO forged": 1}"#,
@@ -431,9 +431,6 @@ fn what_a_document_says_cannot_forge_log_lines() {
 
 #[test]
 fn rules_that_take_long_to_read_hold_nobody_up() {
-    let config = format!(
-        "{CONFIG}\n[[tenant]]\nname = \"slow\"\ndomains = [\"slow.test\"]\npolicy = \"slow.json\"\n[sandbox]\ncompile-time = \"8s\"\n"
-    );
     // Each of very many tests is held against very many connectors.
     let connectors: Vec<String> = (0..20_000)
         .map(|number| {
@@ -450,10 +447,11 @@ fn rules_that_take_long_to_read_hold_nobody_up() {
         connectors.join(","),
         [test; 4000].join(",")
     );
-    let mut daemon = Daemon::start(
-        &config,
-        &[("rules.json", &rules("A")), ("slow.json", &slow)],
-    );
+    let config = config("rules.json")
+        .file("rules.json", rules("A"))
+        .tenant("slow.test", &slow)
+        .with("[sandbox]\ncompile-time = \"8s\"");
+    let mut daemon = TestBed::start(config);
     swap(&daemon, || {
         daemon.replace("rules.json", rules("B").as_bytes())
     });
@@ -465,9 +463,9 @@ fn rules_that_take_long_to_read_hold_nobody_up() {
 
 #[test]
 fn the_configuration_brings_tenants_and_limits() {
-    let daemon = Daemon::start(CONFIG, &[("rules.json", &rules("A"))]);
+    let daemon = start();
     let recipient = |to: &str| {
-        let mut client = greeted(&daemon);
+        let mut client = daemon.client();
         client.envelope("a@example.org", to)
     };
     let denied = recipient("x@fabrikam.com");
@@ -479,16 +477,10 @@ fn the_configuration_brings_tenants_and_limits() {
     daemon.replace("portcullis.toml", b"hostname = [");
     daemon.wait_for_log("the configuration was not taken");
     assert_eq!(version_now(&daemon), "A");
-    let more = format!(
-        "{CONFIG}\n[[tenant]]\nname = \"fabrikam\"\ndomains = [\"fabrikam.com\"]\npolicy = \"fabrikam.json\"\n"
-    );
-    fs::write(
-        daemon.folder().join("fabrikam.json"),
-        r#"{"connectors": []}"#,
-    )
-    .expect("a file");
+    let more = config("rules.json").tenant("fabrikam.com", NO_RULES);
+    more.write_files(daemon.folder());
     swap(&daemon, || {
-        daemon.replace("portcullis.toml", more.as_bytes())
+        daemon.replace("portcullis.toml", more.to_string().as_bytes())
     });
     assert_eq!(recipient("x@fabrikam.com").code, 250);
 }
@@ -496,21 +488,16 @@ fn the_configuration_brings_tenants_and_limits() {
 #[test]
 fn certificates_are_read_again_when_they_change() {
     let pki = Pki::new();
-    let config = CONFIG.replace(
-        "next-hop",
-        "certificate = \"server.pem\"\nkey = \"server.key\"\nnext-hop",
-    );
-    let config = config + "[trust]\nroots = \"ca.pem\"\n";
     let old = pki.trusted(&["old.contoso.com"]);
-    let files = [
-        ("rules.json", &*rules("A")),
-        ("ca.pem", &pki.root_pem),
-        ("server.pem", &old.certificate_pem),
-        ("server.key", &old.key_pem),
-    ];
-    let daemon = Daemon::start(&config, &files);
+    let config = Config::new()
+        .listener(Listener::maildir().starttls())
+        .identity("server", &old)
+        .tenant_with("contoso", &["*.contoso.com"], "rules.json")
+        .file("rules.json", rules("A"))
+        .trust(&pki);
+    let daemon = TestBed::start(config);
     let shown = || {
-        let mut client = greeted(&daemon);
+        let mut client = daemon.client();
         client.starttls(None);
         client.server_certificate()
     };

@@ -9,7 +9,9 @@ use portcullis_tests::outbound::{SHORT_TIMEOUTS, Setting};
 use portcullis_tests::postfix::Postfix;
 use portcullis_tests::sendmail::Sendmail;
 use portcullis_tests::sink::free_address;
-use portcullis_tests::{Action, Behaviour, Client, Daemon, MockServer, Pki, Reply, Step};
+use portcullis_tests::{
+    Action, Behaviour, Client, Config, Listener, MockServer, NO_RULES, Pki, Reply, Step, TestBed,
+};
 
 /// Local parts that are refused at any tenant.
 const ROUTES: &[&str] = &[
@@ -137,14 +139,9 @@ const ORDINARY: &[&str] = &[
     "caf\u{e9}",
 ];
 
-const RULES: &str = r#"{"connectors": []}"#;
-
 /// Nothing from these clients, which have no TLS.
 const CLOSED: &str = r#"{"connectors": [{"name": "closed", "direction": "inbound",
     "from": {"recipient-domains": ["fabrikam.test"]}, "require": {"tls": true}}]}"#;
-
-/// The check is off.
-const OPEN: &str = "allow-untrusted-routing = true";
 
 /// Where mail ends up behind the server that is behind us.
 struct World {
@@ -210,25 +207,13 @@ fn send(server: SocketAddr, number: &str, local: &str, domain: &str) -> Reply {
     client.data(&format!("Subject: #{number}\r\n\r\nx"))
 }
 
-fn daemon(hop: SocketAddr, more: &str) -> Daemon {
-    let config = format!(
-        r#"
-hostname = "mx.contoso.test"
-[[listener]]
-address = "127.0.0.1:0"
-next-hop = {{ smtp = "{hop}" }}
-{more}
-[[tenant]]
-name = "contoso"
-domains = ["contoso.test"]
-policy = "rules.json"
-[[tenant]]
-name = "fabrikam"
-domains = ["fabrikam.test"]
-policy = "closed.json"
-"#
-    );
-    Daemon::start(&config, &[("rules.json", RULES), ("closed.json", CLOSED)])
+fn start(listener: Listener) -> TestBed {
+    let config = Config::new()
+        .hostname("mx.contoso.test")
+        .listener(listener)
+        .tenant("contoso.test", NO_RULES)
+        .tenant("fabrikam.test", CLOSED);
+    TestBed::start(config)
 }
 
 fn is_refused_as_a_route(reply: &Reply) -> bool {
@@ -238,7 +223,7 @@ fn is_refused_as_a_route(reply: &Reply) -> bool {
 
 /// Sends everything through us, and looks where it has come out; the server knows SMTPUTF8 or not.
 fn nothing_goes_astray(world: &World, server: SocketAddr, utf8: bool, wait: impl Fn()) {
-    let daemon = daemon(server, "");
+    let daemon = start(Listener::smtp(server));
     let ordinary = ORDINARY.iter().filter(|local| utf8 || local.is_ascii());
     let mut wrong = Vec::new();
     // After the first one we know what the server can do.
@@ -317,7 +302,9 @@ fn outcomes(world: &World, server: SocketAddr, wait: impl Fn()) -> BTreeMap<Stri
 
 /// Where we let everything through, the server follows these roads: the judge sees what goes astray.
 fn is_dangerous(world: &World, server: SocketAddr, wait: impl Fn(), dangerous: &[(&str, &str)]) {
-    let daemon = daemon(server, OPEN);
+    // The check is off.
+    let open = Listener::smtp(server).with("allow-untrusted-routing = true");
+    let daemon = start(open);
     let outcomes = outcomes(world, daemon.address(), wait);
     for (local, outcome) in &outcomes {
         eprintln!("{local:50} {outcome}");
@@ -562,7 +549,7 @@ const PRIVATE: &str = "[delivery]\nprivate-networks = [\"127.0.0.0/8\"]\n";
 fn partners_get_no_routes_either() {
     let records = "bank.test. MX 10 mx.bank.test.\nmx.bank.test. A 127.0.0.2";
     let more = format!("{SHORT_TIMEOUTS}{PRIVATE}");
-    let setting = Setting::start(Pki::new(), RULES, &[records], &more);
+    let setting = Setting::start(Pki::new(), NO_RULES, &[records], &more);
     let bank = MockServer::start_at(setting.address(2), Behaviour::default());
     for local in [
         "bob%other.test",

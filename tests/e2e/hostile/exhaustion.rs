@@ -1,51 +1,38 @@
 //! Clients that want all there is: others are served beside them, memory stays where it was, and they are
 //! sent away.
 
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use portcullis_tests::{Client, Daemon, Pki, attack};
-use tempfile::TempDir;
+use portcullis_tests::{Client, Config, Daemon, Listener, NO_RULES, Pki, TestBed, attack};
 
-const CONFIG: &str = r#"
-hostname = "mx.dest.test"
-[[listener]]
-address = "127.0.0.1:0"
-certificate = "mx.pem"
-key = "mx.key"
-next-hop = { maildir = "mail" }
-proxy-protocol = ["127.0.0.1/32"]
-[[tenant]]
-name = "dest"
-domains = ["dest.test"]
-policy = "rules.json"
-[limits]
-sessions-per-address = 40
-[timeouts]
-command = "2s"
-data-block = "2s"
-handshake = "2s"
-"#;
+const SETTINGS: &str = "
+    [limits]
+    sessions-per-address = 40
+    [timeouts]
+    command = \"2s\"
+    data-block = \"2s\"
+    handshake = \"2s\"
+";
 
 const HONEST: &str = "192.0.2.1";
 /// Of each, as many come as there may be, and some more.
 const ATTACKERS: u8 = 10;
 const OF_EACH: usize = 45;
 
-fn start() -> Daemon {
-    Daemon::start_in(folder(), CONFIG)
+fn config() -> Config {
+    Config::new()
+        .hostname("mx.dest.test")
+        .listener(Listener::maildir().starttls().proxied())
+        .certificate(&Pki::new())
+        .tenant("dest.test", NO_RULES)
+        .with(SETTINGS)
 }
 
-fn folder() -> TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
-    Pki::new()
-        .trusted(&["mx.dest.test"])
-        .write(folder.path(), "mx");
-    fs::write(folder.path().join("rules.json"), r#"{"connectors": []}"#).expect("a file");
-    folder
+fn start() -> TestBed {
+    TestBed::start(config())
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -175,9 +162,7 @@ fn honest_clients_are_served_beside_floods() {
 
 #[test]
 fn sessions_that_idle_keep_nobody_from_being_decided_on() {
-    let folder = folder();
-    let config = format!("{CONFIG}[sandbox]\ninstances = 10\n");
-    let daemon = Daemon::start_in(folder, &config);
+    let daemon = TestBed::start(config().with("[sandbox]\ninstances = 10"));
     let sessions: Vec<_> = (0..30)
         .map(|number| {
             let mut client = Client::connect_as(daemon.address(), ip(HONEST));

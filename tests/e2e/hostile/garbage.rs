@@ -10,11 +10,11 @@ use std::process::Output;
 use portcullis_evaluator::{Policy, Problem, Severity};
 use portcullis_tests::daemon::TIMEOUT;
 use portcullis_tests::modules::Module;
-use portcullis_tests::{Client, Daemon, Pki, portcullis, run};
+use portcullis_tests::{Client, Config, Daemon, Listener, Pki, TestBed, portcullis, run};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config as Cases, TestRunner};
 use serde_json::Value;
 
 const RULES: &str = include_str!("../../../examples/rules.json");
@@ -129,7 +129,7 @@ fn first_code(document: &str) -> String {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 3000, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Cases { cases: 3000, failure_persistence: None, ..Cases::default() })]
 
     #[test]
     fn random_bytes_are_no_rules(bytes in vec(any::<u8>(), 0..300)) {
@@ -788,39 +788,15 @@ fn a_module_cannot_speak_to_the_terminal() {
 
 // SMTP
 
-const SMTP_CONFIG: &str = r#"
-hostname = "mx.contoso.com"
-[[listener]]
-address = "127.0.0.1:0"
-certificate = "server.pem"
-key = "server.key"
-next-hop = { maildir = "mail" }
-[[listener]]
-address = "127.0.0.1:0"
-proxy-protocol = ["127.0.0.0/8"]
-next-hop = { maildir = "mail" }
-[[listener]]
-address = "127.0.0.1:0"
-tls = "implicit"
-certificate = "server.pem"
-key = "server.key"
-next-hop = { maildir = "mail" }
-[[tenant]]
-name = "contoso"
-domains = ["contoso.com"]
-policy = "rules.json"
-[limits]
-sessions-per-address = 2000
-"#;
-
-fn start() -> Daemon {
-    let server = Pki::new().trusted(&["mx.contoso.com"]);
-    let files = [
-        ("rules.json", RULES),
-        ("server.pem", &server.certificate_pem),
-        ("server.key", &server.key_pem),
-    ];
-    Daemon::start(SMTP_CONFIG, &files)
+fn start() -> TestBed {
+    let config = Config::new()
+        .listener(Listener::maildir().starttls())
+        .listener(Listener::maildir().proxied())
+        .listener(Listener::maildir().implicit_tls())
+        .certificate(&Pki::new())
+        .tenant("contoso.com", RULES)
+        .with("[limits]\nsessions-per-address = 2000");
+    TestBed::start(config)
 }
 
 /// Sends octets and no more; gives all that came back.

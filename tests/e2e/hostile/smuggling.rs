@@ -11,7 +11,7 @@ use std::thread;
 
 use portcullis_tests::exim::Exim;
 use portcullis_tests::postfix::Postfix;
-use portcullis_tests::{Client, Daemon, SmtpSink, sink};
+use portcullis_tests::{Client, Config, Daemon, Listener, NO_RULES, SmtpSink, TestBed, sink};
 
 /// The envelope and message that somebody wants to get past us.
 const SMUGGLED: &str = "RCPT TO:<b@dest.test>\r\nDATA\r\nSubject: x\r\n\r\nx\r\n.\r\n";
@@ -116,20 +116,12 @@ impl Case {
     }
 }
 
-fn daemon(hop: SocketAddr) -> Daemon {
-    let config = format!(
-        r#"
-hostname = "mx.dest.test"
-[[listener]]
-address = "127.0.0.1:0"
-next-hop = {{ smtp = "{hop}" }}
-[[tenant]]
-name = "dest"
-domains = ["dest.test"]
-policy = "rules.json"
-"#
-    );
-    Daemon::start(&config, &[("rules.json", r#"{"connectors": []}"#)])
+fn start(hop: SocketAddr) -> TestBed {
+    let config = Config::new()
+        .hostname("mx.dest.test")
+        .listener(Listener::smtp(hop))
+        .tenant("dest.test", NO_RULES);
+    TestBed::start(config)
 }
 
 /// Sends all of them; gives the senders of all messages that were confirmed.
@@ -151,7 +143,7 @@ fn send_all(daemon: &Daemon, cases: &[Case]) -> BTreeSet<String> {
 
 /// Holds what we have confirmed against what came, sender by sender.
 fn judge(name: &str, hop: SocketAddr, arrived: impl Fn() -> Vec<String>) {
-    let daemon = daemon(hop);
+    let daemon = start(hop);
     let cases = Case::all();
     let confirmed = send_all(&daemon, &cases);
     let arrived = arrived();

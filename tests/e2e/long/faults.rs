@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use portcullis_tests::outbound::{SHORT_TIMEOUTS, Setting};
 use portcullis_tests::programs::assert_may_mount;
-use portcullis_tests::{Behaviour, Client, Daemon, Fault, Load, MockServer, Pki, Stage};
+use portcullis_tests::{
+    Behaviour, Config, Daemon, Fault, FaultInjector, Listener, Load, MockServer, NO_RULES, Pki,
+    TestBed,
+};
 
 /// Attempts that are made between one fault and the next.
 const BETWEEN: usize = 25;
@@ -18,17 +21,17 @@ const BETWEEN: usize = 25;
 fn every_message_is_accounted_for() {
     let faults = std::env::var("PORTCULLIS_FAULTS");
     let faults = faults.map_or(4 * Fault::KINDS, |count| count.parse().expect("a number"));
-    let mut stage = Stage::new();
-    let load = Load::new(stage.daemon().address(), "faults", Duration::ZERO);
+    let mut faulty = FaultInjector::new();
+    let load = Load::new(faulty.bed.address(), "faults", Duration::ZERO);
     let account = load.run(|load| {
         for fault in Fault::sequence().take(faults) {
-            stage.fault(fault);
+            faulty.inject(fault);
             load.wait(BETWEEN);
-            stage.mend();
+            faulty.repair();
             load.wait(BETWEEN);
         }
     });
-    let totals = account.reconcile(&stage.hop.forget());
+    let totals = account.reconcile(&faulty.hop.forget());
     assert!(
         totals.confirmed > totals.messages / 2,
         "mail flows meanwhile"
@@ -91,27 +94,27 @@ fn mail_flows_while_the_clock_is_set() {
         fs::rename(&new, &offset).expect("renamed");
     };
     set("+0");
-    let mut stage = Stage::with(&[
+    let mut faulty = FaultInjector::with(&[
         ("LD_PRELOAD", faketime().as_str()),
         ("FAKETIME_TIMESTAMP_FILE", offset.to_str().expect("a path")),
         // What is waited for is measured by a clock that nobody sets.
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
         ("FAKETIME_NO_CACHE", "1"),
     ]);
-    let load = Load::new(stage.daemon().address(), "clock", Duration::ZERO);
+    let load = Load::new(faulty.bed.address(), "clock", Duration::ZERO);
     let account = load.run(|load| {
         for by in ["+1d", "-1d", "+400d", "-400d", "+0"] {
             set(by);
             load.wait(BETWEEN);
-            stage.fault(Fault::Reload);
+            faulty.inject(Fault::Reload);
             load.wait(BETWEEN);
         }
     });
-    let log = stage.daemon().log();
+    let log = faulty.bed.log();
     let year = |number: u32| log.iter().any(|line| line.starts_with(&number.to_string()));
     let years = (2020..2100).filter(|number| year(*number)).count();
     assert!(years >= 3, "the clock was not set");
-    let totals = account.reconcile(&stage.hop.forget());
+    let totals = account.reconcile(&faulty.hop.forget());
     assert_eq!(totals.confirmed, totals.messages, "{totals}");
     eprintln!("the clock is set: {totals}");
 }
@@ -128,30 +131,22 @@ fn faketime() -> String {
 }
 
 /// A daemon that keeps mail on a small file system of its own. It takes the right to mount one.
-fn on_a_small_disk() -> (Daemon, SmallDisk) {
+fn on_a_small_disk() -> (TestBed, SmallDisk) {
     let folder = tempfile::tempdir().expect("a folder");
-    fs::write(folder.path().join("rules.json"), r#"{"connectors": []}"#).expect("a file");
     let mail = folder.path().join("mail");
     fs::create_dir(&mail).expect("a folder");
     let disk = SmallDisk::mount(mail);
-    let config = r#"
-hostname = "mx.dest.test"
-[[listener]]
-address = "127.0.0.1:0"
-next-hop = { maildir = "mail" }
-[[tenant]]
-name = "dest"
-domains = ["dest.test"]
-policy = "rules.json"
-"#;
-    (Daemon::start_in(folder, config), disk)
+    let config = Config::new()
+        .hostname("mx.dest.test")
+        .listener(Listener::maildir())
+        .tenant("dest.test", NO_RULES);
+    (TestBed::start_in(folder, config, &[]), disk)
 }
 
 /// Sends so many messages of these lines; gives the replies' codes.
 fn send(daemon: &Daemon, count: usize, lines: usize) -> Vec<u16> {
     let content = format!("Subject: x\r\n\r\n{}", "0123456789\r\n".repeat(lines));
-    let mut client = Client::greeted(daemon.address());
-    client.expect("EHLO client.example", 250);
+    let mut client = daemon.client();
     let replies = (0..count).map(|_| {
         let recipient = client.envelope("a@example.org", "b@dest.test");
         assert_eq!(recipient.code, 250, "{recipient:?}");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use portcullis_tests::daemon::TIMEOUT;
 use portcullis_tests::load::{SENDERS, Totals};
-use portcullis_tests::{Fault, Load, Stage, attack};
+use portcullis_tests::{Fault, FaultInjector, Load, attack};
 
 /// The longest round, and the shortest soak.
 const ROUND: Duration = Duration::from_secs(60);
@@ -56,8 +56,8 @@ impl Trouble {
     }
 
     /// Faults one after another and attacks all the time, until then.
-    fn make(&mut self, stage: &mut Stage, load: &Load, until: Instant) {
-        let address = stage.daemon().address();
+    fn make(&mut self, faulty: &mut FaultInjector, load: &Load, until: Instant) {
+        let address = faulty.bed.address();
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             let (inputs, attacks, stop) = (&self.inputs, &self.attacks, &stop);
@@ -69,10 +69,10 @@ impl Trouble {
                 });
             }
             while Instant::now() < until {
-                stage.fault(self.faults.next().expect("there is no end"));
+                faulty.inject(self.faults.next().expect("there is no end"));
                 self.happened += 1;
                 load.wait(BETWEEN);
-                stage.mend();
+                faulty.repair();
                 load.wait(BETWEEN);
             }
             stop.store(true, Ordering::Relaxed);
@@ -127,10 +127,10 @@ fn attack(address: SocketAddr, number: usize, inputs: &[Vec<u8>]) {
 
 /// From the beginning of a sender's message to that of its next, at half of the rate that client, daemon
 /// and next hop reach together on this machine.
-fn pause_of_half_load(stage: &Stage, length: Duration) -> Duration {
-    let load = Load::new(stage.daemon().address(), "full", Duration::ZERO);
+fn pause_of_half_load(faulty: &FaultInjector, length: Duration) -> Duration {
+    let load = Load::new(faulty.bed.address(), "full", Duration::ZERO);
     let account = load.run(|_| thread::sleep(length));
-    let messages = account.reconcile(&stage.hop.forget()).confirmed;
+    let messages = account.reconcile(&faulty.hop.forget()).confirmed;
     eprintln!(
         "full load: {:.0} messages a second",
         messages as f64 / length.as_secs_f64()
@@ -139,20 +139,20 @@ fn pause_of_half_load(stage: &Stage, length: Duration) -> Duration {
 }
 
 fn round(
-    stage: &mut Stage,
+    faulty: &mut FaultInjector,
     number: usize,
     length: Duration,
     pause: Duration,
     trouble: &mut Trouble,
 ) -> Round {
-    let address = stage.daemon().address();
-    let cpu = stage.daemon().cpu();
+    let address = faulty.bed.address();
+    let cpu = faulty.bed.cpu();
     let quiet = Load::new(address, &format!("q{number}"), pause);
     let mut quiet = quiet.run(|_| thread::sleep(length / 3));
-    let cpu = stage.daemon().cpu() - cpu;
+    let cpu = faulty.bed.cpu() - cpu;
     let troubled = Load::new(address, &format!("t{number}"), pause);
     let until = Instant::now() + length * 2 / 3;
-    let troubled = troubled.run(|load| trouble.make(stage, load, until));
+    let troubled = troubled.run(|load| trouble.make(faulty, load, until));
     quiet.times.sort_unstable();
     let of_hundred = |percent| quiet.times[(quiet.times.len() - 1) * percent / 100];
     let (latency, cpu) = (
@@ -161,28 +161,28 @@ fn round(
     );
     let mut account = quiet;
     account.add(troubled);
-    let totals = account.reconcile(&stage.hop.forget());
-    let descriptors = settled(stage);
+    let totals = account.reconcile(&faulty.hop.forget());
+    let descriptors = settled(faulty);
     // Nothing has gone wrong that must not.
-    let log = stage.daemon().take_log();
+    let log = faulty.bed.take_log();
     let panics: Vec<_> = log.iter().filter(|line| line.contains("panick")).collect();
     assert!(panics.is_empty(), "{panics:?}");
     Round {
         totals,
         latency,
         cpu,
-        resident: stage.daemon().resident(),
+        resident: faulty.bed.resident(),
         descriptors,
     }
 }
 
 /// The descriptors that stay when the last session has ended.
-fn settled(stage: &Stage) -> usize {
-    stage.hop.hang_up();
+fn settled(faulty: &FaultInjector) -> usize {
+    faulty.hop.hang_up();
     let deadline = Instant::now() + TIMEOUT;
-    let mut least = (stage.daemon().descriptors(), Instant::now());
+    let mut least = (faulty.bed.descriptors(), Instant::now());
     while least.1.elapsed() < Duration::from_secs(3) && Instant::now() < deadline {
-        let now = stage.daemon().descriptors();
+        let now = faulty.bed.descriptors();
         if now < least.0 {
             least = (now, Instant::now());
         }
@@ -198,16 +198,16 @@ fn nothing_piles_up() {
         Duration::from_secs(text.parse().expect("seconds"))
     });
     let length_of_round = ROUND.min(length / 3);
-    let mut stage = Stage::new();
+    let mut faulty = FaultInjector::new();
     let mut trouble = Trouble::new();
-    let pause = pause_of_half_load(&stage, length_of_round / 4);
+    let pause = pause_of_half_load(&faulty, length_of_round / 4);
     let begun = Instant::now();
     let mut totals = Totals::default();
     let mut rounds = Vec::new();
     eprintln!("minute messages  p50 ms  p99 ms  cpu us/message  resident KiB  descriptors");
     while begun.elapsed() < length {
         let round = round(
-            &mut stage,
+            &mut faulty,
             rounds.len(),
             length_of_round,
             pause,

@@ -4,48 +4,23 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 use portcullis_tests::programs::missing;
-use portcullis_tests::{Daemon, Pki};
-
-const CONFIG: &str = r#"
-hostname = "mx.contoso.com"
-[[listener]]
-address = "127.0.0.1:0"
-certificate = "server.pem"
-key = "server.key"
-next-hop = { maildir = "mail" }
-[[listener]]
-address = "127.0.0.1:0"
-tls = "implicit"
-certificate = "server.pem"
-key = "server.key"
-next-hop = { maildir = "mail" }
-[[tenant]]
-name = "contoso"
-domains = ["contoso.com"]
-policy = "rules.json"
-[trust]
-roots = "ca.pem"
-"#;
+use portcullis_tests::{Config, Daemon, Listener, Pki, TestBed};
 
 const RULES: &str = r#"{"connectors": [
     {"name": "Bank", "direction": "inbound", "from": {"sender-domains": ["contosobank.com"]},
      "require": {"certificate-names": ["mail.contosobank.com"]}},
     {"name": "Office", "direction": "inbound", "from": {"sender-ips": ["127.0.0.5"]}, "require": {"tls": true}}]}"#;
 
-fn start(pki: &Pki) -> Daemon {
-    let server = pki.trusted(&["mx.contoso.com"]);
-    let files = [
-        ("rules.json", RULES),
-        ("ca.pem", &pki.root_pem),
-        ("server.pem", &server.certificate_pem),
-        ("server.key", &server.key_pem),
-    ];
-    let daemon = Daemon::start(CONFIG, &files);
-    pki.trusted(&["mail.contosobank.com"])
-        .write(daemon.folder(), "bank");
-    pki.trusted(&["mail.example.net"])
-        .write(daemon.folder(), "other");
-    daemon
+fn start(pki: &Pki) -> TestBed {
+    let config = Config::new()
+        .listener(Listener::maildir().starttls())
+        .listener(Listener::maildir().implicit_tls())
+        .certificate(pki)
+        .identity("bank", &pki.trusted(&["mail.contosobank.com"]))
+        .identity("other", &pki.trusted(&["mail.example.net"]))
+        .tenant("contoso.com", RULES)
+        .trust(pki);
+    TestBed::start(config)
 }
 
 /// swaks(1) ends with 0, or with 24 if no recipient was accepted.

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use portcullis_tests::programs::unpacked;
 use portcullis_tests::sink::free_address;
-use portcullis_tests::{Behaviour, Client, Daemon, Dns, MockServer, Pki, run};
+use portcullis_tests::{Behaviour, Client, Config, Dns, Listener, MockServer, Pki, TestBed, run};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -150,48 +150,28 @@ fn explain_tells_its_verdicts() {
 
 /// A daemon with the policy, which takes mail and sends it, and a partner.
 struct Setting {
-    daemon: Daemon,
+    daemon: TestBed,
     bank: MockServer,
     _dns: Dns,
 }
 
 fn start() -> Setting {
-    let (pki, folder) = (Pki::new(), folder());
+    let pki = Pki::new();
     let dns = Dns::start(&["bank.test. MX 10 mx.bank.test.\nmx.bank.test. A 127.0.0.2"]);
     let port = free_address().port();
     let bank = SocketAddr::from(([127, 0, 0, 2], port));
     let bank = MockServer::start_at(bank, Behaviour::with(&Pki::self_signed(&["mx.bank.test"])));
-    fs::write(folder.path().join("ca.pem"), &pki.root_pem).expect("a file");
-    fs::write(folder.path().join("root.key"), dns.trust_anchor()).expect("a file");
-    let config = format!(
-        r#"
-hostname = "mx.contoso.com"
-[[listener]]
-address = "127.0.0.1:0"
-next-hop = {{ maildir = "mail" }}
-[[listener]]
-address = "127.0.0.1:0"
-outbound = {{ clients = ["127.0.0.1"] }}
-[[tenant]]
-name = "contoso"
-domains = ["contoso.com"]
-policy = "policy.wasm"
-[trust]
-roots = "ca.pem"
-[dns]
-servers = ["{}"]
-trust-anchor = "root.key"
-[delivery]
-port = {port}
-state = "state"
-private-networks = ["127.0.0.0/8"]
-# How busy the machine is does not matter.
-[sandbox]
-evaluation = "10s"
-"#,
-        dns.address()
-    );
-    let daemon = Daemon::start_in(folder, &config);
+    let config = Config::new()
+        .listener(Listener::maildir())
+        .listener(Listener::outbound("clients = [\"127.0.0.1\"]"))
+        .tenant_with("contoso", &["contoso.com"], "policy.wasm")
+        .file("policy.wasm", component())
+        .trust(&pki)
+        .dns(&dns)
+        .partners_here(port)
+        // How busy the machine is does not matter.
+        .with("[sandbox]\nevaluation = \"10s\"");
+    let daemon = TestBed::start(config);
     daemon.wait_for_log("policy in force tenant=contoso");
     Setting {
         daemon,

@@ -1,24 +1,38 @@
 //! A daemon between clients and a next hop, and the faults that may befall them.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::modules::Module;
-use crate::{Action, Behaviour, Client, Daemon, MockServer, Pki, Step, sink};
+use crate::{Action, Behaviour, Client, Config, Listener, MockServer, Pki, Step, TestBed};
 
 const RULES: &str = r#"{"connectors": [{"name": "closed", "direction": "inbound",
     "from": {"recipient-domains": ["closed.dest.test"]}, "require": {"tls": true}}]}"#;
 
+const SETTINGS: &str = "
+    [limits]
+    sessions-per-address = 40
+    [connections]
+    messages = 10
+    [timeouts]
+    command = \"2s\"
+    data-block = \"2s\"
+    handshake = \"2s\"
+    connect = \"500ms\"
+    reply = \"500ms\"
+    final-reply = \"500ms\"
+";
+
 /// Where somebody comes from who is neither a sender nor an attacker.
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 
-/// The servers. Mail to `dest.test` goes to the next hop; a policy that does its worst decides over mail to
-/// `hostile.test`. Clients come through the PROXY protocol.
-pub struct Stage {
-    daemon: Option<Daemon>,
-    config: String,
+/// The servers, and what goes wrong with them. Mail to `dest.test` goes to the next hop; a policy that does its worst
+/// decides over mail to `hostile.test`. Clients come through the PROXY protocol.
+pub struct FaultInjector {
+    /// The daemon.
+    pub bed: TestBed,
     /// The next hop.
     pub hop: MockServer,
     certificate: String,
@@ -88,49 +102,46 @@ impl Fault {
     }
 }
 
-impl Stage {
+impl FaultInjector {
     /// Starts the servers.
-    pub fn new() -> Stage {
-        Stage::with(&[])
+    pub fn new() -> FaultInjector {
+        FaultInjector::with(&[])
     }
 
     /// The same with these variables in the daemon's environment until it is started again.
-    pub fn with(variables: &[(&str, &str)]) -> Stage {
-        let folder = tempfile::tempdir().expect("a folder");
+    pub fn with(variables: &[(&str, &str)]) -> FaultInjector {
         let identity = Pki::new().trusted(&["mx.dest.test"]);
-        identity.write(folder.path(), "mx");
-        fs::write(folder.path().join("rules.json"), RULES).expect("a file");
-        fs::write(folder.path().join("hostile.wasm"), hostile(0)).expect("a file");
         let hop = MockServer::start(Behaviour::default());
-        // The same after a restart.
-        let config = config(sink::free_address(), hop.address);
-        Stage {
-            daemon: Some(Daemon::start_with(folder, &config, variables)),
-            config,
+        let config = Config::new()
+            .hostname("mx.dest.test")
+            .listener(Listener::smtp(hop.address).starttls().proxied())
+            .identity("server", &identity)
+            .tenant_with("dest", &["dest.test", "*.dest.test"], "rules.json")
+            .file("rules.json", RULES)
+            .tenant_with("hostile", &["hostile.test"], "hostile.wasm")
+            .file("hostile.wasm", hostile(0))
+            .with(SETTINGS);
+        FaultInjector {
+            bed: TestBed::start_with(config, variables),
             hop,
             certificate: identity.certificate_pem,
         }
     }
 
-    /// The daemon that runs now.
-    pub fn daemon(&self) -> &Daemon {
-        self.daemon.as_ref().expect("it runs")
-    }
-
-    /// Something goes wrong; `mend` puts it right again.
-    pub fn fault(&mut self, fault: Fault) {
+    /// Something goes wrong; `repair` puts it right again.
+    pub fn inject(&mut self, fault: Fault) {
         match fault {
             Fault::Hop(step, action) => self.hop.behave(Behaviour::default().but(step, action)),
             Fault::HangUp => self.hop.hang_up(),
-            Fault::Kill => self.restart(),
-            Fault::Reload => self.daemon().signal("HUP"),
+            Fault::Kill => self.bed.restart(),
+            Fault::Reload => self.bed.signal("HUP"),
             Fault::OtherRules(number) => self.write("rules.json", &other_rules(number)),
             Fault::HalfRules => self.write("rules.json", &RULES[..RULES.len() / 2]),
             Fault::FolderForRules => {
                 fs::remove_file(self.path("rules.json")).expect("removed");
                 fs::create_dir(self.path("rules.json")).expect("a folder");
             }
-            Fault::HalfCertificate => self.write("mx.pem", &self.certificate[..100]),
+            Fault::HalfCertificate => self.write("server.pem", &self.certificate[..100]),
             // Number 0 is there from the beginning.
             Fault::Module(number) => self.ask_hostile(number + 1),
             Fault::FewFiles => self.allow_files(24),
@@ -140,27 +151,27 @@ impl Stage {
     /// The hostile tenant's module is another one, and is asked.
     fn ask_hostile(&self, number: usize) {
         const IN_FORCE: &str = "policy in force tenant=hostile";
-        let before = self.daemon().count_log(IN_FORCE);
-        self.daemon().replace("hostile.wasm", &hostile(number));
-        self.daemon().wait_for_log_times(IN_FORCE, before + 1);
-        let mut client = Client::connect_as(self.daemon().address(), OTHER);
+        let before = self.bed.count_log(IN_FORCE);
+        self.bed.replace("hostile.wasm", &hostile(number));
+        self.bed.wait_for_log_times(IN_FORCE, before + 1);
+        let mut client = Client::connect_as(self.bed.address(), OTHER);
         client.expect("EHLO client.example", 250);
         let reply = client.envelope("a@example.org", "b@hostile.test");
         assert_eq!(reply.code, 451, "{reply:?}");
     }
 
     /// Puts right whatever went wrong.
-    pub fn mend(&mut self) {
+    pub fn repair(&mut self) {
         self.hop.behave(Behaviour::default());
         // It is one of the two.
         let _ = fs::remove_dir(self.path("rules.json"));
         self.write("rules.json", RULES);
-        self.write("mx.pem", &self.certificate);
+        self.write("server.pem", &self.certificate);
         self.allow_files(1024);
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.daemon().folder().join(name)
+        self.bed.folder().join(name)
     }
 
     /// Not in one step, unlike those who know better.
@@ -168,57 +179,19 @@ impl Stage {
         fs::write(self.path(name), content).expect("a file");
     }
 
-    fn restart(&mut self) {
-        let folder = self.daemon.take().expect("it runs").kill();
-        self.daemon = Some(Daemon::start_in(folder, &self.config));
-    }
-
     fn allow_files(&self, count: usize) {
         let limited = Command::new("prlimit")
-            .args(["--pid", &self.daemon().pid().to_string()])
+            .args(["--pid", &self.bed.pid().to_string()])
             .arg(format!("--nofile={count}:"))
             .status();
         assert!(limited.expect("prlimit can be run").success());
     }
 }
 
-impl Default for Stage {
+impl Default for FaultInjector {
     fn default() -> Self {
-        Stage::new()
+        FaultInjector::new()
     }
-}
-
-fn config(address: SocketAddr, hop: SocketAddr) -> String {
-    format!(
-        r#"
-hostname = "mx.dest.test"
-[[listener]]
-address = "{address}"
-certificate = "mx.pem"
-key = "mx.key"
-next-hop = {{ smtp = "{hop}" }}
-proxy-protocol = ["127.0.0.1/32"]
-[[tenant]]
-name = "dest"
-domains = ["dest.test", "*.dest.test"]
-policy = "rules.json"
-[[tenant]]
-name = "hostile"
-domains = ["hostile.test"]
-policy = "hostile.wasm"
-[limits]
-sessions-per-address = 40
-[connections]
-messages = 10
-[timeouts]
-command = "2s"
-data-block = "2s"
-handshake = "2s"
-connect = "500ms"
-reply = "500ms"
-final-reply = "500ms"
-"#
-    )
 }
 
 /// A document of its own, with up to a thousand connectors.
