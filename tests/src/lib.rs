@@ -12,6 +12,7 @@ pub mod forwarder;
 pub mod generate;
 pub mod https;
 pub mod load;
+pub mod machine;
 pub mod mock_server;
 pub mod model;
 pub mod modules;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use portcullis_tests::{Client, Config, Daemon, Listener, NO_RULES, Pki, TestBed, attack};
+use portcullis_tests::{Client, Config, Daemon, Listener, NO_RULES, Pki, TestBed, attack, machine};
 
 const SETTINGS: &str = "
     [limits]
@@ -58,6 +58,7 @@ fn slowest(daemon: &Daemon) -> Duration {
 
 #[test]
 fn honest_clients_are_served_beside_those_that_hold_on() {
+    let _alone = machine::alone();
     let daemon = start();
     let alone = slowest(&daemon);
     let before = daemon.resident();
@@ -127,6 +128,7 @@ fn latency(daemon: &Daemon) -> (Duration, Duration) {
 
 #[test]
 fn honest_clients_are_served_beside_floods() {
+    let _alone = machine::alone();
     let daemon = start();
     let before = daemon.resident();
     eprintln!("nobody else: {:?}", latency(&daemon));
@@ -162,6 +164,7 @@ fn honest_clients_are_served_beside_floods() {
 
 #[test]
 fn sessions_that_idle_keep_nobody_from_being_decided_on() {
+    let _alone = machine::alone();
     let daemon = TestBed::start(config().with("[sandbox]\ninstances = 10"));
     let sessions: Vec<_> = (0..30)
         .map(|number| {
@@ -178,6 +181,7 @@ fn sessions_that_idle_keep_nobody_from_being_decided_on() {
 
 #[test]
 fn who_talks_and_never_listens_is_not_listened_to() {
+    let _alone = machine::alone();
     let daemon = start();
     let before = daemon.resident();
     let most = 256 << 20;

@@ -10,7 +10,7 @@ use std::process::Output;
 use portcullis_evaluator::{Policy, Problem, Severity};
 use portcullis_tests::daemon::TIMEOUT;
 use portcullis_tests::modules::Module;
-use portcullis_tests::{Client, Config, Daemon, Listener, Pki, TestBed, portcullis, run};
+use portcullis_tests::{Client, Config, Daemon, Listener, Pki, TestBed, machine, portcullis, run};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -913,6 +913,7 @@ fn assert_unharmed(daemon: &Daemon) {
 
 #[test]
 fn random_sessions_get_replies_and_do_no_harm() {
+    let _shared = machine::shared();
     let daemon = start();
     let noise = samples(vec(any::<u8>(), 0..2000), 1000);
     let sessions = samples(vec(line(), 1..12), 2000)
@@ -932,6 +933,7 @@ fn random_sessions_get_replies_and_do_no_harm() {
 
 #[test]
 fn lines_without_end_are_not_kept() {
+    let _shared = machine::shared();
     let daemon = start();
     for input in [
         vec![b'x'; 20_000_000],
@@ -946,6 +948,7 @@ fn lines_without_end_are_not_kept() {
 
 #[test]
 fn garbage_in_place_of_a_proxy_header_is_not_answered() {
+    let _shared = machine::shared();
     let daemon = start();
     let v2 = b"\r\n\r\n\0\r\nQUIT\n";
     let v1 = b"PROXY TCP4 203.0.113.7 127.0.0.1 40000 25\r\n";
@@ -972,6 +975,7 @@ fn garbage_in_place_of_a_proxy_header_is_not_answered() {
 
 #[test]
 fn garbage_in_place_of_a_handshake_is_not_smtp() {
+    let _shared = machine::shared();
     let daemon = start();
     for noise in samples(vec(any::<u8>(), 0..600), 300) {
         let implicit = exchange(daemon.addresses[2], &noise);

@@ -11,7 +11,9 @@ use std::thread;
 
 use portcullis_tests::exim::Exim;
 use portcullis_tests::postfix::Postfix;
-use portcullis_tests::{Client, Config, Daemon, Listener, NO_RULES, SmtpSink, TestBed, sink};
+use portcullis_tests::{
+    Client, Config, Daemon, Listener, NO_RULES, SmtpSink, TestBed, machine, sink,
+};
 
 /// The envelope and message that somebody wants to get past us.
 const SMUGGLED: &str = "RCPT TO:<b@dest.test>\r\nDATA\r\nSubject: x\r\n\r\nx\r\n.\r\n";
@@ -194,6 +196,7 @@ fn of_sink(sink: &SmtpSink) -> Vec<String> {
 
 #[test]
 fn smtp_sink_reads_what_we_read() {
+    let _shared = machine::shared();
     let other = SmtpSink::start(&[]);
     smuggle(other.address, b"\r\n.\r\n");
     assert_eq!(of_sink(&other).len(), 2, "the judge sees what is smuggled");
@@ -203,6 +206,7 @@ fn smtp_sink_reads_what_we_read() {
 
 #[test]
 fn a_lenient_postfix_reads_what_we_read() {
+    let _shared = machine::shared();
     let address = sink::free_address();
     let settings = "myhostname = mx.dest.test
 relay_domains = dest.test
@@ -229,6 +233,7 @@ smtpd_relay_restrictions = reject_unauth_destination";
 
 #[test]
 fn exim_reads_what_we_read() {
+    let _shared = machine::shared();
     let exim = Exim::start();
     let other = Exim::start();
     smuggle(other.address, b"\r\n.\r\n");

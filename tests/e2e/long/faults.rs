@@ -11,7 +11,7 @@ use portcullis_tests::outbound::{SHORT_TIMEOUTS, Setting};
 use portcullis_tests::programs::assert_may_mount;
 use portcullis_tests::{
     Behaviour, Config, Daemon, Fault, FaultInjector, Listener, Load, MockServer, NO_RULES, Pki,
-    TestBed,
+    TestBed, machine,
 };
 
 /// Attempts that are made between one fault and the next.
@@ -19,6 +19,7 @@ const BETWEEN: usize = 25;
 
 #[test]
 fn every_message_is_accounted_for() {
+    let _shared = machine::shared();
     let faults = std::env::var("PORTCULLIS_FAULTS");
     let faults = faults.map_or(4 * Fault::KINDS, |count| count.parse().expect("a number"));
     let mut faulty = FaultInjector::new();
@@ -50,6 +51,7 @@ fn partners() -> String {
 
 #[test]
 fn mail_for_partners_waits_while_the_dns_is_gone() {
+    let _shared = machine::shared();
     let setting = Setting::start(Pki::new(), PARTNERS, &[&partners()], SHORT_TIMEOUTS);
     let identity = setting.pki.trusted(&["mx.partner.test"]);
     let partner = MockServer::start_at(setting.address(2), Behaviour::with(&identity));
@@ -86,6 +88,7 @@ fn mail_for_partners_waits_while_the_dns_is_gone() {
 
 #[test]
 fn mail_flows_while_the_clock_is_set() {
+    let _shared = machine::shared();
     let folder = tempfile::tempdir().expect("a folder");
     let offset = folder.path().join("offset");
     let set = |by: &str| {
@@ -157,6 +160,7 @@ fn send(daemon: &Daemon, count: usize, lines: usize) -> Vec<u16> {
 
 #[test]
 fn a_disk_that_becomes_read_only_confirms_nothing() {
+    let _shared = machine::shared();
     let (daemon, disk) = on_a_small_disk();
     assert_eq!(send(&daemon, 2, 10), [250, 250]);
     disk.remount("ro");
@@ -169,6 +173,7 @@ fn a_disk_that_becomes_read_only_confirms_nothing() {
 
 #[test]
 fn a_full_disk_confirms_nothing() {
+    let _shared = machine::shared();
     let (daemon, _disk) = on_a_small_disk();
     let replies = send(&daemon, 30, 4000);
     let confirmed = replies.iter().filter(|code| **code == 250).count();

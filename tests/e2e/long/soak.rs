@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use portcullis_tests::daemon::TIMEOUT;
 use portcullis_tests::load::{SENDERS, Totals};
-use portcullis_tests::{Fault, FaultInjector, Load, attack};
+use portcullis_tests::{Fault, FaultInjector, Load, attack, machine};
 
 /// The longest round, and the shortest soak.
 const ROUND: Duration = Duration::from_secs(60);
@@ -193,6 +193,7 @@ fn settled(faulty: &FaultInjector) -> usize {
 
 #[test]
 fn nothing_piles_up() {
+    let _alone = machine::alone();
     let length = std::env::var("PORTCULLIS_SOAK");
     let length = length.map_or(SHORT, |text| {
         Duration::from_secs(text.parse().expect("seconds"))
