@@ -17,29 +17,14 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use portcullis_tests::client::Handshake;
-use portcullis_tests::{Client, Daemon, Pki, Reply};
+use portcullis_tests::{Client, Config, Daemon, Listener, Pki, Reply, TestBed};
 
-const CONFIG: &str = r#"
-hostname = "mx.contoso.com"
-[[listener]]
-address = "127.0.0.1:0"
-certificate = "server.pem"
-key = "server.key"
-proxy-protocol = ["127.0.0.0/8"]
-next-hop = { maildir = "mail" }
-[[tenant]]
-name = "contoso"
-domains = ["contoso.com"]
-policy = "contoso.json"
-[[tenant]]
-name = "fabrikam"
-domains = ["fabrikam.com"]
-policy = "fabrikam.json"
-[limits]
-message-size = "100KiB"
-recipients = 5
-errors = 12
-"#;
+const LIMITS: &str = "
+    [limits]
+    message-size = \"100KiB\"
+    recipients = 5
+    errors = 12
+";
 
 const CONTOSO: &str = r#"{"connectors": [{"name": "Bank", "direction": "inbound",
     "from": {"sender-domains": ["contosobank.com"]}, "require": {"tls": true}}]}"#;
@@ -48,27 +33,33 @@ const CONTOSO: &str = r#"{"connectors": [{"name": "Bank", "direction": "inbound"
 const FABRIKAM: &str = r#"{"connectors": [{"name": "Header", "direction": "inbound", "match-header-from": true,
     "from": {"sender-domains": ["contosobank.com"]}, "require": {"tls": true}}]}"#;
 
-struct Dialog {
+fn start() -> TestBed {
+    let config = Config::new()
+        .listener(Listener::maildir().starttls().proxied())
+        .certificate(&Pki::new())
+        .tenant("contoso.com", CONTOSO)
+        .tenant("fabrikam.com", FABRIKAM)
+        .with(LIMITS);
+    TestBed::start(config)
+}
+
+struct Dialog<'a> {
     name: String,
-    daemon: Daemon,
+    daemon: &'a Daemon,
     client: Client,
     reply: Option<Reply>,
     /// Lines of the last reply that no `S:` has asked for yet.
     open: bool,
 }
 
-impl Dialog {
-    fn start(path: &Path, pki: &Pki) -> Dialog {
-        let server = pki.trusted(&["mx.contoso.com"]);
-        let files = [
-            ("contoso.json", CONTOSO),
-            ("fabrikam.json", FABRIKAM),
-            ("server.pem", &server.certificate_pem),
-            ("server.key", &server.key_pem),
-        ];
-        let daemon = Daemon::start(CONFIG, &files);
+impl Dialog<'_> {
+    /// Begins one with a Maildir that has nothing of the dialogs before.
+    fn start<'a>(path: &Path, daemon: &'a Daemon) -> Dialog<'a> {
+        let kept = fs::read_dir(daemon.folder().join("mail/new")).expect("a folder");
+        for message in kept {
+            fs::remove_file(message.expect("an entry").path()).expect("it is removed");
+        }
         let ip: IpAddr = "192.0.2.1".parse().expect("an address");
-        let client = Client::connect_as(daemon.address(), ip);
         Dialog {
             name: path
                 .file_name()
@@ -76,7 +67,7 @@ impl Dialog {
                 .to_string_lossy()
                 .into_owned(),
             daemon,
-            client,
+            client: Client::connect_as(daemon.address(), ip),
             reply: None,
             open: false,
         }
@@ -174,7 +165,6 @@ fn unescape(text: &str) -> Vec<u8> {
 
 #[test]
 fn every_dialog_goes_as_written() {
-    let pki = Pki::new();
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("dialogs");
     let mut paths: Vec<PathBuf> = fs::read_dir(folder)
         .expect("the dialogs")
@@ -182,9 +172,14 @@ fn every_dialog_goes_as_written() {
         .collect();
     paths.sort();
     assert!(paths.len() >= 10);
-    for path in paths {
-        let text = fs::read_to_string(&path).expect("a dialog");
-        let mut dialog = Dialog::start(&path, &pki);
+    let daemon = start();
+    for (ended, path) in paths.iter().enumerate() {
+        if ended > 0 {
+            // Whatever a session keeps, it keeps before it ends.
+            daemon.wait_for_log_times("session ends", ended);
+        }
+        let text = fs::read_to_string(path).expect("a dialog");
+        let mut dialog = Dialog::start(path, &daemon);
         for (number, line) in text.lines().enumerate() {
             if !line.is_empty() && !line.starts_with('#') {
                 dialog.play(number + 1, line);
