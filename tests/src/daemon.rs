@@ -152,7 +152,12 @@ impl Daemon {
 
     /// A client of the first listener that has said EHLO.
     pub fn client(&self) -> Client {
-        let mut client = Client::greeted(self.address());
+        self.client_of(0)
+    }
+
+    /// The same of another listener.
+    pub fn client_of(&self, listener: usize) -> Client {
+        let mut client = Client::greeted(self.addresses[listener]);
         client.hello(false, None);
         client
     }

@@ -62,8 +62,7 @@ fn a_client_that_is_silent_is_sent_away() {
     );
     assert!(client.is_closed());
     // In the middle of a message too, and nothing is kept of it.
-    let mut client = Client::connect_as(daemon.address(), "192.0.2.1".parse().expect("an address"));
-    client.expect("EHLO client.example", 250);
+    let mut client = daemon.client_from("192.0.2.1");
     assert_eq!(client.envelope("a@example.org", "b@contoso.com").code, 250);
     client.expect("DATA", 354);
     client.send(b"Subject: x\r\n\r\nx\r\n.\r");
@@ -79,8 +78,7 @@ fn a_client_that_is_silent_is_sent_away() {
 #[test]
 fn a_message_in_chunks_has_one_time_limit() {
     let daemon = start("[timeouts]\nmessage = \"1s\"\n");
-    let mut client = Client::connect_as(daemon.address(), "192.0.2.1".parse().expect("an address"));
-    client.expect("EHLO client.example", 250);
+    let mut client = daemon.client_from("192.0.2.1");
     assert_eq!(client.envelope("a@example.org", "b@contoso.com").code, 250);
     // Whatever it is doing then.
     let last = loop {
@@ -93,8 +91,7 @@ fn a_message_in_chunks_has_one_time_limit() {
     };
     assert_eq!(last.code, 421, "{last:?}");
     assert_eq!(daemon.maildir("mail").len(), 0);
-    let mut client = Client::connect_as(daemon.address(), "192.0.2.1".parse().expect("an address"));
-    client.expect("EHLO client.example", 250);
+    let mut client = daemon.client_from("192.0.2.1");
     assert_eq!(client.envelope("a@example.org", "b@contoso.com").code, 250);
     client.send(b"BDAT 3\r\nx\r\n");
     assert_eq!(client.reply().code, 250);
@@ -118,8 +115,7 @@ fn a_client_that_drips_does_not_outwait_the_limit() {
 #[test]
 fn lines_are_limited() {
     let daemon = start("[limits]\ntext-line = 1000\n");
-    let mut client = Client::connect_as(daemon.address(), "192.0.2.1".parse().expect("an address"));
-    client.expect("EHLO client.example", 250);
+    let mut client = daemon.client_from("192.0.2.1");
     for (length, code) in [(998, 250), (999, 554)] {
         assert_eq!(client.envelope("a@example.org", "b@contoso.com").code, 250);
         let reply = client.data(&format!("Subject: x\r\n\r\n{}", "x".repeat(length)));
@@ -131,8 +127,7 @@ fn lines_are_limited() {
 #[test]
 fn commands_that_bring_no_message_are_limited() {
     let daemon = start("[limits]\ncommands = 8\n");
-    let mut client = Client::connect_as(daemon.address(), "192.0.2.1".parse().expect("an address"));
-    client.expect("EHLO client.example", 250);
+    let mut client = daemon.client_from("192.0.2.1");
     for _ in 0..3 {
         for _ in 0..4 {
             client.expect("NOOP", 250);
@@ -157,11 +152,8 @@ fn commands_that_bring_no_message_are_limited() {
 #[test]
 fn told_to_stop_it_lets_transactions_end() {
     let mut daemon = start("");
-    let ip = "192.0.2.1".parse().expect("an address");
-    let mut idle = Client::connect_as(daemon.address(), ip);
-    idle.expect("EHLO client.example", 250);
-    let mut busy = Client::connect_as(daemon.address(), ip);
-    busy.expect("EHLO client.example", 250);
+    let mut idle = daemon.client_from("192.0.2.1");
+    let mut busy = daemon.client_from("192.0.2.1");
     assert_eq!(busy.envelope("a@example.org", "b@contoso.com").code, 250);
     daemon.signal("TERM");
     let reply = idle.reply();

@@ -180,15 +180,6 @@ fn start() -> Setting {
     }
 }
 
-impl Setting {
-    /// A client of a listener.
-    fn client(&self, listener: usize) -> Client {
-        let mut client = Client::greeted(self.daemon.addresses[listener]);
-        client.hello(false, None);
-        client
-    }
-}
-
 /// The policy refuses this sender in its own words.
 fn assert_blocked(client: &mut Client, to: &str) {
     let refused = client.envelope("a@blocked.example", to);
@@ -203,7 +194,7 @@ fn assert_blocked(client: &mut Client, to: &str) {
 #[test]
 fn mail_is_taken_and_refused_by_it() {
     let setting = start();
-    let mut client = setting.client(0);
+    let mut client = setting.daemon.client();
     assert_blocked(&mut client, "bob@contoso.com");
     let taken = client.envelope("a@partner.test", "bob@contoso.com");
     assert_eq!(taken.code, 250, "{taken:?}");
@@ -220,7 +211,7 @@ fn mail_is_taken_and_refused_by_it() {
 #[test]
 fn mail_is_sent_and_kept_back_by_it() {
     let setting = start();
-    let mut client = setting.client(1);
+    let mut client = setting.daemon.client_of(1);
     assert_blocked(&mut client, "c@bank.test");
     let taken = client.envelope("alice@contoso.com", "c@bank.test");
     assert_eq!(taken.code, 250, "{taken:?}");
