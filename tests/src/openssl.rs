@@ -79,6 +79,22 @@ impl<'a> Wish<'a> {
             options: &[],
         }
     }
+
+    /// On another key.
+    pub fn key(self, key: &'a str) -> Self {
+        Wish { key, ..self }
+    }
+
+    /// Valid from one time to the other.
+    pub fn valid(self, (from, to): (&'a str, &'a str)) -> Self {
+        let valid = Some((from, to));
+        Wish { valid, ..self }
+    }
+
+    /// With further options of openssl-req(1).
+    pub fn options(self, options: &'a [&'a str]) -> Self {
+        Wish { options, ..self }
+    }
 }
 
 /// A folder in which certificates are made.
