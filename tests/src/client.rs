@@ -29,6 +29,15 @@ impl Reply {
     pub fn text(&self) -> String {
         self.lines.join("\n")
     }
+
+    /// Whether it refuses an address that another server could read as a route.
+    pub fn is_refused_as_a_route(&self) -> bool {
+        let text = self.text();
+        self.code == 550
+            && text.starts_with("5.1.3 ")
+            && text.ends_with(".1]")
+            && text.contains(" [")
+    }
 }
 
 enum Stream {
