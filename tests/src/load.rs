@@ -152,8 +152,8 @@ impl Load {
     }
 }
 
-/// Sets a flag when it is dropped.
-struct Stop<'a>(&'a AtomicBool);
+/// Sets a flag when it is dropped, so also where a test fails.
+pub struct Stop<'a>(pub &'a AtomicBool);
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {

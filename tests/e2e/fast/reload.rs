@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use portcullis_tests::load::Stop;
 use portcullis_tests::modules::Module;
 use portcullis_tests::{Client, Config, Daemon, Listener, NO_RULES, Pki, TestBed, portcullis, run};
 
@@ -102,13 +103,15 @@ fn a_hundred_swaps_under_load_lose_nothing() {
         let senders: Vec<_> = (0..SENDERS)
             .map(|sender| scope.spawn(move || send_until(daemon, sender, stop)))
             .collect();
-        for number in 1..=SWAPS {
-            let next = if number % 2 == 1 { "B" } else { "A" };
-            swap(daemon, || {
-                daemon.replace("rules.json", rules(next).as_bytes())
-            });
+        {
+            let _stop = Stop(stop);
+            for number in 1..=SWAPS {
+                let next = if number % 2 == 1 { "B" } else { "A" };
+                swap(daemon, || {
+                    daemon.replace("rules.json", rules(next).as_bytes())
+                });
+            }
         }
-        stop.store(true, Ordering::Relaxed);
         senders
             .into_iter()
             .flat_map(|sender| sender.join().expect("no session was broken"))

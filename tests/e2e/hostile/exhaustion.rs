@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use portcullis_tests::load::Stop;
 use portcullis_tests::{Client, Config, Daemon, Listener, NO_RULES, Pki, TestBed, attack, machine};
 
 const SETTINGS: &str = "
@@ -145,9 +146,8 @@ fn honest_clients_are_served_beside_floods() {
                     }
                 });
             }
-            let times = latency(&daemon);
-            stop.store(true, Ordering::Relaxed);
-            times
+            let _stop = Stop(&stop);
+            latency(&daemon)
         });
         let attacks = attacks.load(Ordering::Relaxed);
         let resident = daemon.resident();

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use portcullis_tests::daemon::TIMEOUT;
-use portcullis_tests::load::{SENDERS, Totals};
+use portcullis_tests::load::{SENDERS, Stop, Totals};
 use portcullis_tests::{Fault, FaultInjector, Load, attack, machine};
 
 /// The longest round, and the shortest soak.
@@ -68,6 +68,7 @@ impl Trouble {
                     }
                 });
             }
+            let _stop = Stop(stop);
             while Instant::now() < until {
                 faulty.inject(self.faults.next().expect("there is no end"));
                 self.happened += 1;
@@ -75,7 +76,6 @@ impl Trouble {
                 faulty.repair();
                 load.wait(BETWEEN);
             }
-            stop.store(true, Ordering::Relaxed);
         });
     }
 }
