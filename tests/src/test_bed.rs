@@ -21,11 +21,15 @@ impl TestBed {
     /// The same with these variables in the daemon's environment until it is started again.
     pub fn start_with(config: Config, variables: &[(&str, &str)]) -> TestBed {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        TestBed::start_in(folder, config, variables)
+        TestBed::new(folder, config, variables)
     }
 
     /// The same in a folder that has further files already.
-    pub fn start_in(folder: TempDir, config: Config, variables: &[(&str, &str)]) -> TestBed {
+    pub fn start_in(folder: TempDir, config: Config) -> TestBed {
+        TestBed::new(folder, config, &[])
+    }
+
+    fn new(folder: TempDir, config: Config, variables: &[(&str, &str)]) -> TestBed {
         config.write_files(folder.path());
         let daemon = Daemon::start_with(folder, &config.to_string(), variables);
         TestBed { daemon, config }

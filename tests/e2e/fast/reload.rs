@@ -199,7 +199,7 @@ fn changes_are_seen_however_they_come() {
     // As Kubernetes mounts a ConfigMap: file -> ..data/file, ..data -> the version's folder.
     symlink("A", inside("..data")).expect("a link");
     symlink("..data/rules.json", inside("rules.json")).expect("a link");
-    let daemon = TestBed::start_in(folder, config("rules.json"), &[]);
+    let daemon = TestBed::start_in(folder, config("rules.json"));
     assert_eq!(version_now(&daemon), "A");
     swap(&daemon, || {
         let next = daemon.folder().join("..next");
@@ -234,7 +234,7 @@ fn a_link_to_the_folder_of_the_policy_may_be_switched() {
         fs::write(release.join("rules.json"), rules(version)).expect("a file");
     }
     symlink("A", folder.path().join("current")).expect("a link");
-    let daemon = TestBed::start_in(folder, config("current/rules.json"), &[]);
+    let daemon = TestBed::start_in(folder, config("current/rules.json"));
     for version in ["B", "C"] {
         swap(&daemon, || {
             let next = daemon.folder().join("next");
@@ -259,7 +259,7 @@ fn components_and_documents_replace_each_other() {
         );
     }
     fs::copy(path("A.wasm"), path("policy.wasm")).expect("a copy");
-    let daemon = TestBed::start_in(folder, config("policy.wasm"), &[]);
+    let daemon = TestBed::start_in(folder, config("policy.wasm"));
     assert_eq!(version_now(&daemon), "A");
     let good = fs::read(daemon.folder().join("B.wasm")).expect("a component");
     for bad in [&good[..good.len() / 2], b"garbage", b""] {
@@ -304,7 +304,7 @@ fn a_policy_that_does_not_do_what_it_must_is_not_taken() {
         policy = \"policy.wasm\"
         tests = \"cases.json\"",
     );
-    let daemon = TestBed::start_in(folder, config, &[]);
+    let daemon = TestBed::start_in(folder, config);
     assert_eq!(version_now(&daemon), "A");
     let read = |name: &str| fs::read(daemon.folder().join(name)).expect("a component");
     let refused = |name: &str, content: &[u8], reason: &str| {
@@ -378,7 +378,7 @@ fn code_that_was_let_go_is_mapped_again() {
         let built = run(&["build", &path("rules.json"), "-o", &output], b"");
         assert!(built.status.success());
     }
-    let daemon = TestBed::start_in(folder, config, &[]);
+    let daemon = TestBed::start_in(folder, config);
     let answers = || {
         let mut client = daemon.client();
         client.expect("MAIL FROM:<a@example.org>", 250);

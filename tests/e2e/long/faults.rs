@@ -143,7 +143,7 @@ fn on_a_small_disk() -> (TestBed, SmallDisk) {
         .hostname("mx.dest.test")
         .listener(Listener::maildir())
         .tenant("dest.test", NO_RULES);
-    (TestBed::start_in(folder, config, &[]), disk)
+    (TestBed::start_in(folder, config), disk)
 }
 
 /// Sends so many messages of these lines; gives the replies' codes.

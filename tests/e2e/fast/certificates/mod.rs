@@ -78,7 +78,7 @@ impl World {
             .with(trust);
         let folder = tempfile::tempdir().expect("a folder");
         fs::create_dir(folder.path().join("crls")).expect("a folder");
-        let daemon = TestBed::start_in(folder, config, &[]);
+        let daemon = TestBed::start_in(folder, config);
         World {
             shop,
             root,

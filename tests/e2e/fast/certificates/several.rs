@@ -43,7 +43,7 @@ impl Several {
             .with("[trust]\nroots = \"ca.pem\"")
             .file("ca.pem", root.pem())
             .with(&format!("[metrics]\naddress = \"{metrics}\""));
-        let daemon = TestBed::start_in(folder, config, &[]);
+        let daemon = TestBed::start_in(folder, config);
         Several {
             shop,
             root,

@@ -95,7 +95,7 @@ fn defused(limit: &str) -> String {
     let good = folder.path().join("good.json");
     let checked = run(&["check", good.to_str().expect("a path")], b"");
     assert!(checked.status.success());
-    let daemon = TestBed::start_in(folder, config, &[]);
+    let daemon = TestBed::start_in(folder, config);
     let reason = daemon.wait_for_log("policy not taken");
     assert_unavailable(&reply_beside_a_good_neighbour(&daemon));
     reason
