@@ -5,10 +5,14 @@ CARGO ?= cargo
 PROFILE := --release
 BINARY := $(abspath $(or $(CARGO_TARGET_DIR),target))/release/portcullis
 
-.PHONY: run test bench lint audit fuzz faults soak tls setup setup-tests setup-audit
+.PHONY: run check test bench lint audit fuzz faults soak tls setup setup-tests setup-audit
 
 run: setup
 	$(CARGO) run $(PROFILE) --locked --package portcullis-server -- run
+
+# The loop while one works: the tests that start no server.
+check: lint
+	$(CARGO) test $(PROFILE) --locked --workspace --lib --bins --test evaluator
 
 # Built with all targets at once: with another selection cargo would choose other features of shared
 # dependencies, and compile wasmtime again.
@@ -49,13 +53,13 @@ FAULTS ?= 600
 faults: setup-tests
 	$(CARGO) build $(PROFILE) --locked --workspace --all-targets
 	PORTCULLIS_BIN=$(BINARY) PORTCULLIS_FAULTS=$(FAULTS) \
-		$(CARGO) test $(PROFILE) --locked --workspace --test faults -- --nocapture
+		$(CARGO) test $(PROFILE) --locked --workspace --test long -- --nocapture faults::
 
 SOAK ?= 7200
 soak: setup-tests
 	$(CARGO) build $(PROFILE) --locked --workspace --all-targets
 	PORTCULLIS_BIN=$(BINARY) PORTCULLIS_SOAK=$(SOAK) \
-		$(CARGO) test $(PROFILE) --locked --workspace --test soak -- --nocapture
+		$(CARGO) test $(PROFILE) --locked --workspace --test long -- --nocapture soak::
 
 # What testssl.sh has to say; TESTSSL chooses a part of it.
 tls:

@@ -39,7 +39,7 @@ next-hop = {{ smtp = "{next}" }}
 [limits]
 sessions-per-address = 2000
 [sandbox]
-cache = "cache"
+cache-directory = "cache"
 {tenants}"#
         );
         fs::write(folder.path().join("portcullis.toml"), config)?;

@@ -182,7 +182,7 @@ policy = "rules.json"
 [limits]
 sessions-per-address = 2000
 [sandbox]
-cache = "cache"
+cache-directory = "cache"
 {settings}"#
     )
 }

@@ -12,7 +12,7 @@ use rustls::{
     SupportedProtocolVersion,
 };
 
-use crate::daemon::PATIENCE;
+use crate::daemon::TIMEOUT;
 use crate::pki::Identity;
 
 /// A reply.
@@ -28,6 +28,15 @@ impl Reply {
     /// The lines as one text.
     pub fn text(&self) -> String {
         self.lines.join("\n")
+    }
+
+    /// Whether it refuses an address that another server could read as a route.
+    pub fn is_refused_as_a_route(&self) -> bool {
+        let text = self.text();
+        self.code == 550
+            && text.starts_with("5.1.3 ")
+            && text.ends_with(".1]")
+            && text.contains(" [")
     }
 }
 
@@ -60,7 +69,7 @@ impl Client {
 
     fn try_connect(address: SocketAddr) -> io::Result<Client> {
         let stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
         Ok(Client {
             stream: Stream::Plain(stream),

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::Client;
+
 /// Nothing that is waited for takes this long unless it never comes.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The program, built from the sources as they are.
 pub fn binary() -> &'static Path {
@@ -21,14 +23,7 @@ pub fn binary() -> &'static Path {
             return path.into();
         }
         let built = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--release",
-                "--package",
-                "portcullis",
-                "--bin",
-                "portcullis",
-            ])
+            .args(["build", "--release", "--package", "portcullis-server"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .output()
             .expect("cargo can be run");
@@ -79,19 +74,6 @@ pub fn run(arguments: &[&str], input: &[u8]) -> Output {
 fn cache() -> &'static Path {
     static CACHE: OnceLock<PathBuf> = OnceLock::new();
     CACHE.get_or_init(|| binary().with_file_name("e2e-cache"))
-}
-
-/// A program that `scripts/setup.sh tests` has unpacked, because its package does not go together with
-/// another one that is installed.
-pub fn unpacked(path: &str) -> PathBuf {
-    let target = binary().ancestors().nth(2).expect("a target folder");
-    let folders = [
-        target,
-        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")),
-    ];
-    let mut paths = folders.iter().map(|folder| folder.join("tools").join(path));
-    let found = paths.find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("there is no {path}: please run scripts/setup.sh tests"))
 }
 
 /// A running daemon in a folder of its own.
@@ -168,6 +150,26 @@ impl Daemon {
         self.addresses[0]
     }
 
+    /// A client of the first listener that has said EHLO.
+    pub fn client(&self) -> Client {
+        self.client_of(0)
+    }
+
+    /// The same of another listener.
+    pub fn client_of(&self, listener: usize) -> Client {
+        let mut client = Client::greeted(self.addresses[listener]);
+        client.hello(false, None);
+        client
+    }
+
+    /// The same from an address, by the PROXY protocol.
+    pub fn client_from(&self, address: &str) -> Client {
+        let address = address.parse().expect("an address");
+        let mut client = Client::connect_as(self.address(), address);
+        client.hello(false, None);
+        client
+    }
+
     /// The daemon's folder.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -222,7 +224,7 @@ impl Daemon {
 
     /// Waits for the `times`th log line that contains `text`.
     pub fn wait_for_log_times(&self, text: &str, times: usize) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let (mut searched, mut missing) = (0, times);
         let mut lines = self.log.lines.lock().unwrap();
         loop {
@@ -274,6 +276,16 @@ impl Daemon {
 
     /// Ends it as a power cut would, and gives its folder.
     pub fn kill(mut self) -> TempDir {
+        self.cut()
+    }
+
+    /// Ends it as a power cut would, and starts it again with this configuration in the same folder.
+    pub fn restart(&mut self, config: &str) {
+        let folder = self.cut();
+        *self = Daemon::start_in(folder, config);
+    }
+
+    fn cut(&mut self) -> TempDir {
         self.child.kill().expect("the daemon is killed");
         self.child.wait().expect("the daemon ends");
         std::mem::replace(

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::daemon::{PATIENCE, unpacked};
+use crate::daemon::TIMEOUT;
+use crate::programs::{assert_may_mount, missing, unpacked};
 use crate::sink::free_address;
 
 /// A running Exim.
@@ -44,6 +45,7 @@ impl Exim {
     /// The same, where the options say that it listens at that address.
     pub fn start_at(address: SocketAddr, options: &str, routers: &str, transports: &str) -> Exim {
         let program = program();
+        assert_may_mount();
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755))
             .expect("the folder is opened");
@@ -60,7 +62,7 @@ impl Exim {
             .stdout(Stdio::null())
             .stderr(fs::File::create(folder.path().join("stderr")).expect("a file"))
             .spawn()
-            .expect("unshare can be run");
+            .unwrap_or_else(missing("unshare"));
         let mut exim = Exim {
             child,
             folder,
@@ -89,7 +91,7 @@ impl Exim {
             .args(to)
             .stdin(Stdio::piped())
             .spawn()
-            .expect("Exim can be run");
+            .unwrap_or_else(missing("nsenter"));
         let mut input = child.stdin.take().expect("a pipe");
         input.write_all(text.as_bytes()).expect("the message");
         drop(input);
@@ -105,7 +107,7 @@ impl Exim {
     pub fn run_queue(&self) {
         let done = self.command().arg("-qff").status();
         assert!(
-            done.expect("Exim can be run").success(),
+            done.unwrap_or_else(missing("nsenter")).success(),
             "{}{}",
             self.read("stderr"),
             self.log()
@@ -120,7 +122,7 @@ impl Exim {
 
     /// Waits until its queue is empty.
     pub fn wait_until_idle(&self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !self.is_idle() {
             assert!(Instant::now() < deadline, "{}", self.log());
             // It tells nobody when its queue changes.
@@ -129,7 +131,7 @@ impl Exim {
     }
 
     fn wait_until_it_listens(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while TcpStream::connect(self.address).is_err() {
             let ended = self.child.try_wait().expect("a child");
             assert!(
@@ -162,7 +164,7 @@ impl Drop for Exim {
 
 /// Where setup.sh has put it.
 fn program() -> PathBuf {
-    unpacked("exim-heavy/usr/sbin/exim4")
+    unpacked("Exim", "exim-heavy/usr/sbin/exim4")
 }
 
 fn write(folder: &Path, options: &str, routers: &str, transports: &str) {

@@ -12,7 +12,7 @@ use hickory_resolver::proto::op::{Edns, Message, OpCode, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::proto::serialize::txt::Parser;
 
-use crate::daemon::PATIENCE;
+use crate::daemon::TIMEOUT;
 
 /// The UDP payload that resolvers ask for.
 const PAYLOAD: u16 = 1232;
@@ -129,7 +129,7 @@ impl Upstream {
     pub fn exchange(&self, request: &Message) -> Option<Message> {
         let request = request.to_vec().expect("encode request");
         let udp = UdpSocket::bind("127.0.0.1:0").ok()?;
-        udp.set_read_timeout(Some(PATIENCE)).ok()?;
+        udp.set_read_timeout(Some(TIMEOUT)).ok()?;
         udp.connect(self.0).ok()?;
         udp.send(&request).ok()?;
         let mut buffer = [0; 4096];

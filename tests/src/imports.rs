@@ -81,7 +81,11 @@ pub fn of_folders(imports: &Imports) -> Imports {
 fn read(folder: &Path, path: &[String], sources: &mut BTreeMap<String, String>) {
     for entry in fs::read_dir(folder).expect("a folder of source") {
         let file = entry.expect("an entry").path();
-        let name = file.file_stem().expect("a name").to_string_lossy().into_owned();
+        let name = file
+            .file_stem()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
         if file.is_dir() {
             read(&file, &[path, &[name]].concat(), sources);
             continue;
@@ -115,7 +119,9 @@ fn paths(source: &str) -> Vec<String> {
         };
         let before = declaration[..start].chars().next_back();
         if before.is_none_or(|c| c.is_whitespace() || c == ')') {
-            let tree = declaration[start + 4..].split_whitespace().collect::<String>();
+            let tree = declaration[start + 4..]
+                .split_whitespace()
+                .collect::<String>();
             expand("", &tree, &mut paths);
         }
     }
@@ -126,7 +132,9 @@ fn paths(source: &str) -> Vec<String> {
             if before.is_some_and(is_path) {
                 continue;
             }
-            let end = source[at..].find(|c| !is_path(c)).unwrap_or(source.len() - at);
+            let end = source[at..]
+                .find(|c| !is_path(c))
+                .unwrap_or(source.len() - at);
             paths.push(source[at..at + end].to_owned());
         }
     }

@@ -3,33 +3,42 @@
 
 pub mod attack;
 pub mod client;
+pub mod config;
 pub mod daemon;
 pub mod dns;
 pub mod exim;
+pub mod fan_out;
+pub mod fault_injector;
 pub mod forwarder;
 #[path = "../../guest/tests/support/generate.rs"]
 pub mod generate;
 pub mod https;
+pub mod imports;
 pub mod load;
+pub mod machine;
+pub mod mock_server;
 #[path = "../../guest/tests/support/model.rs"]
 pub mod model;
 pub mod modules;
+pub mod mta;
 pub mod openssl;
 pub mod outbound;
-pub mod partner;
 pub mod pki;
 pub mod postfix;
+pub mod programs;
 pub mod resolver;
 pub mod sendmail;
 pub mod sink;
-pub mod stage;
+pub mod test_bed;
 
 pub use client::{Client, Reply};
+pub use config::{Config, Listener, NO_RULES};
 pub use daemon::{Daemon, portcullis, run};
 pub use dns::Dns;
+pub use fault_injector::{Fault, FaultInjector};
 pub use https::Https;
 pub use load::Load;
-pub use partner::{Action, Behaviour, Partner, Step};
+pub use mock_server::{Action, Behaviour, MockServer, Step};
 pub use pki::Pki;
 pub use sink::SmtpSink;
-pub use stage::{Fault, Stage};
+pub use test_bed::TestBed;

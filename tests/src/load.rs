@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use crate::Client;
 use crate::client::Handshake;
-use crate::daemon::PATIENCE;
-use crate::partner::Taken;
+use crate::daemon::TIMEOUT;
+use crate::mock_server::Taken;
 
 /// The address that honest senders come from.
 pub const HONEST: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -83,7 +83,7 @@ impl Load {
     /// Waits until so many more attempts have been made.
     pub fn wait(&self, more: usize) {
         let enough = self.attempts.load(Ordering::Relaxed) + more;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while self.attempts.load(Ordering::Relaxed) < enough {
             assert!(Instant::now() < deadline, "mail does not flow any more");
             thread::sleep(Duration::from_millis(1));
@@ -152,8 +152,8 @@ impl Load {
     }
 }
 
-/// Sets a flag when it is dropped.
-struct Stop<'a>(&'a AtomicBool);
+/// Sets a flag when it is dropped, so also where a test fails.
+pub struct Stop<'a>(pub &'a AtomicBool);
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {
@@ -226,7 +226,7 @@ impl Account {
     /// # Panics
     /// If a confirmed message has not arrived, one has arrived more often than somebody may have been
     /// unsure of, or one that nobody sent.
-    pub fn settle(&self, taken: &[Taken]) -> Totals {
+    pub fn reconcile(&self, taken: &[Taken]) -> Totals {
         let mut arrived: HashMap<&str, usize> = HashMap::new();
         for message in taken {
             let id = message.content.trim_end().rsplit('\n').next();

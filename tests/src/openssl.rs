@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 
-use crate::daemon::PATIENCE;
+use crate::daemon::TIMEOUT;
+use crate::programs::missing;
 use crate::sink::free_address;
 
 /// What an authority's certificate says.
@@ -77,6 +78,22 @@ impl<'a> Wish<'a> {
             valid: None,
             options: &[],
         }
+    }
+
+    /// On another key.
+    pub fn key(self, key: &'a str) -> Self {
+        Wish { key, ..self }
+    }
+
+    /// Valid from one time to the other.
+    pub fn valid(self, (from, to): (&'a str, &'a str)) -> Self {
+        let valid = Some((from, to));
+        Wish { valid, ..self }
+    }
+
+    /// With further options of openssl-req(1).
+    pub fn options(self, options: &'a [&'a str]) -> Self {
+        Wish { options, ..self }
     }
 }
 
@@ -248,7 +265,8 @@ impl Workshop {
             .args(["-purpose", purpose])
             .arg(&own.certificate)
             .output();
-        output.expect("openssl is installed").status.success()
+        let output = output.unwrap_or_else(missing("openssl"));
+        output.status.success()
     }
 
     /// A chain to be shown.
@@ -307,7 +325,7 @@ fn done(command: &mut Command) -> Vec<u8> {
             command.env(variable, "unused");
         }
     }
-    let output = command.output().expect("openssl is installed");
+    let output = command.output().unwrap_or_else(missing("openssl"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {said}");
     output.stdout
@@ -354,7 +372,7 @@ pub fn s_client(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("openssl is installed");
+        .unwrap_or_else(missing("openssl"));
     let mut stdin = child.stdin.take().expect("standard input is a pipe");
     // It may have ended, where the handshake fails.
     let _ = stdin.write_all(input.as_bytes());
@@ -495,7 +513,7 @@ impl Server {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("openssl is installed");
+            .unwrap_or_else(missing("openssl"));
         let stdin = child.stdin.take().expect("standard input is a pipe");
         Server {
             child,
@@ -505,7 +523,7 @@ impl Server {
     }
 
     fn connect(&self) -> TcpStream {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         // It says nothing when it is ready, other than by accepting.
         loop {
             if let Ok(stream) = TcpStream::connect(self.address) {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
-use crate::{Client, Daemon, Dns, Pki, Reply, sink};
+use crate::{Client, Config, Dns, Listener, Pki, Reply, TestBed, sink};
 
 /// What a test of outbound mail stands on.
 pub struct Setting {
@@ -14,8 +14,7 @@ pub struct Setting {
     /// The port of all mail exchangers.
     pub port: u16,
     /// The daemon.
-    pub daemon: Daemon,
-    config: String,
+    pub daemon: TestBed,
 }
 
 /// What became of a message.
@@ -45,7 +44,7 @@ impl Outcome {
 }
 
 /// Short times, so that partners who say nothing do not hold a test up.
-pub const TIMEOUTS: &str = "
+pub const SHORT_TIMEOUTS: &str = "
     [timeouts]
     connect = \"2s\"
     reply = \"2s\"
@@ -83,73 +82,28 @@ impl Setting {
             .collect();
         let records: Vec<&str> = records.iter().map(String::as_str).collect();
         let dns = Dns::start(&records);
-        let more = if more.contains("[delivery]") {
-            more.to_owned()
-        } else {
-            format!("{more}\n[delivery]\n")
-        };
-        let state = if more.contains("state =") {
-            ""
-        } else {
-            "state = \"state\"\n"
-        };
-        // The partners are on this machine.
-        let ours = "private-networks = [\"127.0.0.0/8\", \"::1\"]\n";
-        let ours = if more.contains("private-networks") {
-            ""
-        } else {
-            ours
-        };
-        let delivery = more.replace(
-            "[delivery]",
-            &format!("[delivery]\nport = {port}\n{state}{ours}"),
-        );
-        let config = format!(
-            "hostname = \"relay.contoso.com\"
-             [[listener]]
-             address = \"127.0.0.1:0\"
-             certificate = \"relay.pem\"
-             key = \"relay.key\"
-             outbound = {{ clients = [\"127.0.0.1\"], tenant = \"contoso\" }}
-             [[tenant]]
-             name = \"contoso\"
-             domains = [\"contoso.com\"]
-             policy = \"rules.json\"
-             [trust]
-             roots = \"ca.pem\"
-             [dns]
-             servers = [\"{}\"]
-             trust-anchor = \"root.key\"
-             timeout = \"1s\"
-             {delivery}",
-            dns.address(),
-        );
-        let relay = pki.trusted(&["relay.contoso.com"]);
-        let anchor = dns.trust_anchor();
-        let mut all = vec![
-            ("rules.json", rules),
-            ("ca.pem", &pki.root_pem),
-            ("root.key", &anchor),
-            ("relay.pem", &relay.certificate_pem),
-            ("relay.key", &relay.key_pem),
-        ];
-        all.extend_from_slice(files);
-        let daemon = Daemon::start(&config, &all);
+        let mut config = Config::new()
+            .hostname("relay.contoso.com")
+            .listener(
+                Listener::outbound("clients = [\"127.0.0.1\"], tenant = \"contoso\"").starttls(),
+            )
+            .certificate(&pki)
+            .tenant_with("contoso", &["contoso.com"], "rules.json")
+            .file("rules.json", rules)
+            .trust(&pki)
+            .dns(&dns)
+            .with("[dns]\ntimeout = \"1s\"")
+            .partners_here(port)
+            .with(more);
+        for (name, content) in files {
+            config = config.file(name, content);
+        }
         Setting {
             pki,
             dns,
             port,
-            daemon,
-            config,
+            daemon: TestBed::start(config),
         }
-    }
-
-    /// The daemon is killed as by a power cut, and started again at the same address.
-    pub fn restarted(self) -> Setting {
-        let address = self.daemon.address().to_string();
-        let config = self.config.replace("127.0.0.1:0", &address);
-        let daemon = Daemon::start_in(self.daemon.kill(), &config);
-        Setting { daemon, ..self }
     }
 
     /// The address of a partner: 127.0.0.`host` at the exchangers' port.
@@ -159,9 +113,7 @@ impl Setting {
 
     /// A client that has said EHLO.
     pub fn client(&self) -> Client {
-        let mut client = Client::greeted(self.daemon.address());
-        client.hello(false, None);
-        client
+        self.daemon.client()
     }
 
     /// Sends a message of its own session to a recipient.
@@ -213,7 +165,7 @@ pub const LEVEL_RECORDS: &str = "
 impl Setting {
     /// Tries until it is so; what is asked must become so by itself.
     pub fn wait_until(&self, is_so: impl Fn(&Setting) -> bool) {
-        let deadline = std::time::Instant::now() + crate::daemon::PATIENCE;
+        let deadline = std::time::Instant::now() + crate::daemon::TIMEOUT;
         while !is_so(self) {
             assert!(std::time::Instant::now() < deadline, "it never came");
         }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::daemon::PATIENCE;
+use crate::daemon::TIMEOUT;
+use crate::programs::{installed, missing};
 
 /// A running Postfix.
 pub struct Postfix {
@@ -48,6 +49,7 @@ impl Postfix {
 
     /// Starts one with these further settings (main.cf) and services (master.cf).
     pub fn start_with(settings: &str, services: &str) -> Postfix {
+        installed("Postfix", "/usr/sbin/postfix");
         let folder = tempfile::tempdir().expect("a temporary folder");
         // Its programs run as several users.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -96,7 +98,7 @@ smtpd_peername_lookup = no
         )
         .expect("a file");
         let started = postfix.command("postfix").arg("start").output();
-        let started = started.expect("Postfix is installed (Debian package postfix)");
+        let started = started.unwrap_or_else(missing("Postfix"));
         assert!(
             started.status.success(),
             "{}{}{}",
@@ -152,7 +154,7 @@ smtpd_peername_lookup = no
 
     /// Waits until its queue looks so.
     pub fn wait_for_queue(&self, looks_so: impl Fn(&str) -> bool) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let queue = self.queue();
             if looks_so(&queue) {
@@ -172,7 +174,7 @@ smtpd_peername_lookup = no
     /// Waits for a line of its log that contains `text`: another of its programs writes them down, later
     /// than a client has its reply.
     pub fn wait_for_log(&self, text: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let log = self.log();
             // The last line may not be whole yet.

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::daemon::unpacked;
+use crate::programs::{missing, unpacked};
 
 /// How a zone is signed: with ECDSA P-256 unless another algorithm is named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,7 +188,7 @@ impl Zone {
 fn program(name: &str, path: &str) -> PathBuf {
     let paths = ["/usr/bin", "/usr/sbin"].map(|folder| Path::new(folder).join(name));
     let found = paths.into_iter().find(|path| path.is_file());
-    found.unwrap_or_else(|| unpacked(path))
+    found.unwrap_or_else(|| unpacked(name, path))
 }
 
 /// Runs one of BIND's tools in a folder, and gives what it says.
@@ -197,7 +197,7 @@ fn tool(name: &str, folder: &Path, arguments: &[&str]) -> String {
         .current_dir(folder)
         .args(arguments)
         .output()
-        .expect("BIND's tools can be run");
+        .unwrap_or_else(missing(name));
     assert!(
         output.status.success(),
         "{name} {arguments:?}: {}",

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::daemon::{PATIENCE, unpacked};
+use crate::daemon::TIMEOUT;
+use crate::programs::{assert_may_mount, missing, unpacked};
 use crate::sink::free_address;
 
 /// A running Sendmail.
@@ -38,6 +39,7 @@ impl Sendmail {
     /// Starts one with these further lines in its configuration (sendmail.mc), and this table of domains
     /// and their ways (mailertable).
     pub fn start(settings: &str, ways: &str) -> Sendmail {
+        assert_may_mount();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let address = free_address();
         write(folder.path(), address, settings, ways);
@@ -46,12 +48,15 @@ impl Sendmail {
         let child = Command::new("unshare")
             .args(["--mount", "--uts", "sh", "-c", SCRIPT, "sendmail"])
             .arg(folder.path())
-            .arg(unpacked("sendmail/usr/libexec/sendmail/sendmail"))
+            .arg(unpacked(
+                "Sendmail",
+                "sendmail/usr/libexec/sendmail/sendmail",
+            ))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(folder.path().join("stderr")).expect("a file"))
             .spawn()
-            .expect("unshare can be run");
+            .unwrap_or_else(missing("unshare"));
         let mut sendmail = Sendmail {
             child,
             folder,
@@ -63,7 +68,7 @@ impl Sendmail {
     }
 
     fn wait_until_it_listens(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while TcpStream::connect(self.address).is_err() {
             let ended = self.child.try_wait().expect("a child");
             assert!(
@@ -90,7 +95,7 @@ impl Sendmail {
                 .map(|entry| entry.expect("an entry").file_name())
                 .all(|name| name.to_string_lossy().starts_with('.'))
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !is_idle() {
             assert!(Instant::now() < deadline, "{}", self.log());
             // It tells nobody when its queue changes.
@@ -165,7 +170,7 @@ MAILER(`local')dnl
         port = address.port()
     );
     file("sendmail.mc", &source);
-    let macros = unpacked("sendmail/usr/share/sendmail/cf/m4/cf.m4");
+    let macros = unpacked("Sendmail", "sendmail/usr/share/sendmail/cf/m4/cf.m4");
     let sources = macros
         .ancestors()
         .nth(2)
@@ -175,7 +180,7 @@ MAILER(`local')dnl
         .arg(&macros)
         .arg(folder.join("sendmail.mc"))
         .output()
-        .expect("m4 is installed (Debian package m4)");
+        .unwrap_or_else(missing("m4"));
     assert!(
         made.status.success(),
         "{}",

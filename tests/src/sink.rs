@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 
-use crate::daemon::PATIENCE;
+use crate::daemon::TIMEOUT;
+use crate::programs::missing;
 
 /// A running smtp-sink that keeps what it is sent.
 pub struct SmtpSink {
@@ -35,13 +36,13 @@ impl SmtpSink {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("smtp-sink is installed (Debian package postfix)");
+            .unwrap_or_else(missing("smtp-sink"));
         let sink = SmtpSink {
             child,
             folder,
             address,
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         // It says nothing when it is ready, other than by accepting.
         while TcpStream::connect(address).is_err() {
             assert!(Instant::now() < deadline, "smtp-sink does not listen");

@@ -130,7 +130,7 @@ policy = "rules.json"
 sessions-per-address = 2000
 message-size = "64KiB"
 [sandbox]
-cache = "cache"
+cache-directory = "cache"
 "#
     );
     Config::parse(&text, folder).expect("the configuration is right")

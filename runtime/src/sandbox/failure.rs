@@ -41,7 +41,7 @@ pub enum Failure {
     StackOverflow(usize),
     /// Its code cannot be had.
     #[error(
-        "its compiled code has gone from the cache ({0}); it is made anew when the policies are reloaded "
+        "its compiled code is gone from the cache ({0}): reload the policies to compile it again"
     )]
     NotLoaded(String),
     /// It is slow, and too many evaluations are ahead of this one.

@@ -1,0 +1,21 @@
+//! What Portcullis does, piece by piece.
+
+mod certificates;
+mod cli;
+mod corpus;
+mod dane_and_mta_sts;
+mod dialogs;
+mod dnssec;
+mod durability;
+mod examples;
+mod fan_out;
+mod levels;
+mod limits;
+mod log;
+mod model;
+mod modules;
+mod next_hops;
+mod outbound;
+mod reload;
+mod source_routes;
+mod validate;

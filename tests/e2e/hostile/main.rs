@@ -1,0 +1,5 @@
+//! Who means harm: garbage, smuggled messages, and clients that want all there is.
+
+mod exhaustion;
+mod garbage;
+mod smuggling;

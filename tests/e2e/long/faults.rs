@@ -1,0 +1,215 @@
+//! Faults of every kind while mail flows, and an account of every message. `PORTCULLIS_FAULTS` says how many
+//! faults there are.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use portcullis_tests::outbound::{SHORT_TIMEOUTS, Setting};
+use portcullis_tests::programs::assert_may_mount;
+use portcullis_tests::{
+    Behaviour, Config, Daemon, Fault, FaultInjector, Listener, Load, MockServer, NO_RULES, Pki,
+    TestBed, machine,
+};
+
+/// Attempts that are made between one fault and the next.
+const BETWEEN: usize = 25;
+
+#[test]
+fn every_message_is_accounted_for() {
+    let _shared = machine::shared();
+    let faults = std::env::var("PORTCULLIS_FAULTS");
+    let faults = faults.map_or(4 * Fault::KINDS, |count| count.parse().expect("a number"));
+    let mut faulty = FaultInjector::new();
+    let load = Load::new(faulty.bed.address(), "faults", Duration::ZERO);
+    let account = load.run(|load| {
+        for fault in Fault::sequence().take(faults) {
+            faulty.inject(fault);
+            load.wait(BETWEEN);
+            faulty.repair();
+            load.wait(BETWEEN);
+        }
+    });
+    let totals = account.reconcile(&faulty.hop.forget());
+    assert!(
+        totals.confirmed > totals.messages / 2,
+        "mail flows meanwhile"
+    );
+    eprintln!("{faults} faults: {totals}");
+}
+
+const PARTNERS: &str = r#"{"connectors": [{"name": "to all", "direction": "outbound",
+    "to": {"recipient-domains": ["*"]}, "tls": {"level": "verify"}}]}"#;
+
+/// A server that all partners' domains share, and the domains.
+fn partners() -> String {
+    let domains = (0..9).map(|number| format!("d{number}.test. MX 10 mx.partner.test.\n"));
+    domains.collect::<String>() + "mx.partner.test. A 127.0.0.2\n"
+}
+
+#[test]
+fn mail_for_partners_waits_while_the_dns_is_gone() {
+    let _shared = machine::shared();
+    let setting = Setting::start(Pki::new(), PARTNERS, &[&partners()], SHORT_TIMEOUTS);
+    let identity = setting.pki.trusted(&["mx.partner.test"]);
+    let partner = MockServer::start_at(setting.address(2), Behaviour::with(&identity));
+    let to = |number: usize| format!("a@d{number}.test");
+    for number in 0..3 {
+        let outcome = setting.send(&to(number));
+        assert!(outcome.is_delivered(), "{}", outcome.text());
+    }
+    setting.dns.answer(false);
+    let send = |number| setting.send(&to(number));
+    let outcomes: Vec<_> = thread::scope(|scope| {
+        let sending: Vec<_> = (3..9)
+            .map(|number| scope.spawn(move || send(number)))
+            .collect();
+        let ended = sending.into_iter().map(|sending| sending.join());
+        ended.map(|outcome| outcome.expect("a sender")).collect()
+    });
+    for outcome in outcomes {
+        assert!(
+            outcome.text().starts_with("451 4.4.3"),
+            "{}",
+            outcome.text()
+        );
+    }
+    // What is known already is still known.
+    assert!(setting.send(&to(0)).is_delivered());
+    setting.dns.answer(true);
+    for number in 3..9 {
+        let outcome = setting.send(&to(number));
+        assert!(outcome.is_delivered(), "{}", outcome.text());
+    }
+    assert_eq!(partner.taken().len(), 10);
+}
+
+#[test]
+fn mail_flows_while_the_clock_is_set() {
+    let _shared = machine::shared();
+    let folder = tempfile::tempdir().expect("a folder");
+    let offset = folder.path().join("offset");
+    let set = |by: &str| {
+        let new = folder.path().join("new");
+        fs::write(&new, by).expect("a file");
+        fs::rename(&new, &offset).expect("renamed");
+    };
+    set("+0");
+    let mut faulty = FaultInjector::with(&[
+        ("LD_PRELOAD", faketime().as_str()),
+        ("FAKETIME_TIMESTAMP_FILE", offset.to_str().expect("a path")),
+        // What is waited for is measured by a clock that nobody sets.
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ("FAKETIME_NO_CACHE", "1"),
+    ]);
+    let load = Load::new(faulty.bed.address(), "clock", Duration::ZERO);
+    let account = load.run(|load| {
+        for by in ["+1d", "-1d", "+400d", "-400d", "+0"] {
+            set(by);
+            load.wait(BETWEEN);
+            faulty.inject(Fault::Reload);
+            load.wait(BETWEEN);
+        }
+    });
+    let log = faulty.bed.log();
+    let year = |number: u32| log.iter().any(|line| line.starts_with(&number.to_string()));
+    let years = (2020..2100).filter(|number| year(*number)).count();
+    assert!(years >= 3, "the clock was not set");
+    let totals = account.reconcile(&faulty.hop.forget());
+    assert_eq!(totals.confirmed, totals.messages, "{totals}");
+    eprintln!("the clock is set: {totals}");
+}
+
+/// The library that has a program see another time.
+fn faketime() -> String {
+    let folders = fs::read_dir("/usr/lib").expect("a folder");
+    let paths = folders.map(|entry| entry.expect("an entry").path());
+    let libraries = paths.map(|path| path.join("faketime/libfaketimeMT.so.1"));
+    let mut present = libraries.filter(|path| path.exists());
+    let library = present.next();
+    let library = library.expect("libfaketime is missing: run `make setup-tests`");
+    library.to_str().expect("a path").to_owned()
+}
+
+/// A daemon that keeps mail on a small file system of its own. It takes the right to mount one.
+fn on_a_small_disk() -> (TestBed, SmallDisk) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mail = folder.path().join("mail");
+    fs::create_dir(&mail).expect("a folder");
+    let disk = SmallDisk::mount(mail);
+    let config = Config::new()
+        .hostname("mx.dest.test")
+        .listener(Listener::maildir())
+        .tenant("dest.test", NO_RULES);
+    (TestBed::start_in(folder, config), disk)
+}
+
+/// Sends so many messages of these lines; gives the replies' codes.
+fn send(daemon: &Daemon, count: usize, lines: usize) -> Vec<u16> {
+    let content = format!("Subject: x\r\n\r\n{}", "0123456789\r\n".repeat(lines));
+    let mut client = daemon.client();
+    let replies = (0..count).map(|_| {
+        let recipient = client.envelope("a@example.org", "b@dest.test");
+        assert_eq!(recipient.code, 250, "{recipient:?}");
+        client.data(&content).code
+    });
+    replies.collect()
+}
+
+#[test]
+fn a_disk_that_becomes_read_only_confirms_nothing() {
+    let _shared = machine::shared();
+    let (daemon, disk) = on_a_small_disk();
+    assert_eq!(send(&daemon, 2, 10), [250, 250]);
+    disk.remount("ro");
+    assert_eq!(send(&daemon, 2, 10), [451, 451]);
+    assert_eq!(daemon.maildir("mail").len(), 2);
+    disk.remount("rw");
+    assert_eq!(send(&daemon, 1, 10), [250]);
+    assert_eq!(daemon.maildir("mail").len(), 3);
+}
+
+#[test]
+fn a_full_disk_confirms_nothing() {
+    let _shared = machine::shared();
+    let (daemon, _disk) = on_a_small_disk();
+    let replies = send(&daemon, 30, 4000);
+    let confirmed = replies.iter().filter(|code| **code == 250).count();
+    assert!(confirmed > 0 && confirmed < 30, "{replies:?}");
+    assert!(
+        replies.iter().all(|code| [250, 452].contains(code)),
+        "{replies:?}"
+    );
+    assert_eq!(daemon.maildir("mail").len(), confirmed);
+}
+
+/// A file system of one MiB.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: PathBuf) -> SmallDisk {
+        assert_may_mount();
+        let arguments = ["-t", "tmpfs", "-o", "size=1m", "tmpfs"];
+        let mounted = Command::new("mount").args(arguments).arg(&at).status();
+        assert!(mounted.expect("mount can be run").success());
+        SmallDisk(at)
+    }
+
+    fn remount(&self, how: &str) {
+        let option = format!("remount,{how}");
+        let remounted = Command::new("mount")
+            .args(["-o", &option])
+            .arg(&self.0)
+            .status();
+        assert!(remounted.expect("mount can be run").success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the daemon may still be there.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}

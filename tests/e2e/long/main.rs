@@ -1,0 +1,4 @@
+//! Faults and load of every kind; the environment says for how long.
+
+mod faults;
+mod soak;

@@ -1,0 +1,8 @@
+//! Beside mail servers and clients of others, by the settings that the manual gives for them.
+
+mod clients;
+mod fan_out;
+mod postfix;
+mod postfix_docs;
+mod python_policy;
+mod source_routes;
