@@ -117,7 +117,8 @@ impl Session {
                 .load()
                 .admits(self.client.ip(), self.context.certificate())
         {
-            let text = "relay denied: neither your address nor your certificate is known here";
+            let text =
+                "relay access denied: neither your address nor your certificate is known here";
             return Err(NotTaken::new(Reason::RelayDenied, 550, (5, 7, 1), text));
         }
         let most = self.message_size();
