@@ -5,9 +5,10 @@
 //! `wit/policy.wit`. A mail server asks it about each recipient, and carries out what it decides.
 //!
 //! ```
-//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
 //! use portcullis::{Context, Engine, Limits};
 //!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let engine = Engine::new(Limits::default())?;
 //! let rules = r#"{"connectors": [{
 //!     "name": "Contoso Bank", "direction": "inbound",
@@ -22,8 +23,8 @@
 //!     Some(refusal) => println!("{} {} {}", refusal.code, refusal.enhanced, refusal.text),
 //! }
 //! # assert_eq!(decision.refusal().map(|refusal| refusal.code), Some(550));
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! # }).unwrap();
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! # What the caller owes
