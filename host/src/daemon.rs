@@ -20,14 +20,14 @@ use crate::config::{self, Config};
 use crate::egress::next_hop::NextHop;
 use crate::egress::partial::Partial;
 use crate::egress::partner::dns::{Dns, Questions, stripping};
-use crate::egress::partner::{Means, Outbound};
-use crate::egress::path::Admission;
-use crate::egress::path::Exit;
+use crate::egress::partner::{Outbound, OutboundResources};
+use crate::egress::path::Egress;
 use crate::egress::pool::Pool;
+use crate::egress::relay_clients::RelayClients;
 use crate::frontend::ask::Asking;
 use crate::frontend::expiry::Expiring;
 use crate::frontend::smtp::accept;
-use crate::frontend::smtp::limits::Doors;
+use crate::frontend::smtp::limits::ConnectionLimits;
 use crate::frontend::smtp::limits::Room;
 use crate::frontend::smtp::listener::Listener;
 use crate::frontend::smtp::listener::Server;
@@ -35,7 +35,7 @@ use crate::frontend::smtp::listener::Settings;
 use crate::observe::metrics::Metrics;
 use crate::observe::policies::Observing;
 use crate::observe::redact;
-use crate::tls::{Pair, SOON, ServerTls, TlsError, read_authorities};
+use crate::tls::{EXPIRY_WARNING, Pair, ServerTls, TlsError, read_authorities};
 use crate::watch::{Changed, Files, Subject, Watch};
 use portcullis::store::{Outcome, Store, TenantSource, Update};
 use portcullis::{Compiler, Engine, EngineError};
@@ -109,7 +109,7 @@ impl Daemon {
                 Purpose::Run => partial(&config),
                 Purpose::Check => Partial::forgetful(),
             },
-            doors: Arc::new(Doors::default()),
+            connections: Arc::new(ConnectionLimits::default()),
             headers: Room::default(),
             stopping: watch::Sender::new(false),
         });
@@ -152,8 +152,9 @@ impl Daemon {
     fn pairs(&self) -> Vec<(PathBuf, Pair)> {
         let settings = self.server.settings.load();
         let shown = self.config.delivery.certificate.clone();
-        let outbound = self.outbound.as_ref().map(|outbound| outbound.means());
-        let of_client = outbound.and_then(|means| Some((shown?, means.identity()?.clone())));
+        let outbound = self.outbound.as_ref().map(|outbound| outbound.resources());
+        let of_client =
+            outbound.and_then(|resources| Some((shown?, resources.identity()?.clone())));
         let of_listeners = settings
             .tls
             .values()
@@ -178,7 +179,7 @@ impl Daemon {
                 ..0 => {
                     tracing::error!(%file, "the certificate has expired; partners who check it refuse us")
                 }
-                0..SOON => tracing::warn!(%file, days, "the certificate expires soon"),
+                0..EXPIRY_WARNING => tracing::warn!(%file, days, "the certificate expires soon"),
                 _ => {}
             }
         }
@@ -235,7 +236,7 @@ impl Daemon {
         for listener in &self.listeners {
             let socket = listener.bind()?;
             addresses.push(socket.local_addr()?);
-            if let Exit::NextHop(next_hop) = &listener.exit {
+            if let Egress::NextHop(next_hop) = &listener.egress {
                 match next_hop.pool() {
                     None => next_hop.prepare().await.map_err(anyhow::Error::msg)?,
                     Some(pool) => {
@@ -359,13 +360,13 @@ impl Daemon {
         for listener in &self.listeners {
             let configured = config.listeners.get(listener.number);
             match (
-                &listener.exit,
+                &listener.egress,
                 configured.and_then(|it| it.outbound.as_ref()),
             ) {
-                (Exit::Partners { admission, .. }, Some(outbound)) if is_same => {
-                    admission.store(Arc::new(Admission::new(outbound)));
+                (Egress::Partners { relay_clients, .. }, Some(outbound)) if is_same => {
+                    relay_clients.store(Arc::new(RelayClients::new(outbound)));
                 }
-                (Exit::NextHop(next_hop), _) => next_hop.exchange(&config.timeouts),
+                (Egress::NextHop(next_hop), _) => next_hop.exchange(&config.timeouts),
                 _ => {}
             }
         }
@@ -401,15 +402,17 @@ impl Daemon {
         let (config, authorities, before) = (
             self.config.clone(),
             settings.authorities.clone(),
-            outbound.means(),
+            outbound.resources(),
         );
-        let errors = match apart(move || Means::new(&config, authorities, Some(&before))).await? {
-            Ok((means, errors)) => {
-                outbound.exchange(means);
-                errors
-            }
-            Err(error) => vec![error],
-        };
+        let errors =
+            match apart(move || OutboundResources::new(&config, authorities, Some(&before))).await?
+            {
+                Ok((resources, errors)) => {
+                    outbound.exchange(resources);
+                    errors
+                }
+                Err(error) => vec![error],
+            };
         for error in &errors {
             tracing::error!(%error, "not reloaded for delivery; previous version remains active");
         }
@@ -473,7 +476,7 @@ impl Daemon {
                     true => "previous version remains active",
                     false => "there is no previous version, so its mail is deferred",
                 },
-                crate::observe::redact::words(&cause)
+                crate::observe::redact::redact(&cause)
             );
         }
     }
@@ -522,7 +525,10 @@ impl Daemon {
         // Fails only where nobody listens.
         let _ = self.server.stopping.send(true);
         let patience = self.config.timeouts.shutdown;
-        if timeout(patience, self.server.doors.empty()).await.is_err() {
+        if timeout(patience, self.server.connections.empty())
+            .await
+            .is_err()
+        {
             tracing::warn!("some sessions did not end in time");
         }
     }
@@ -718,15 +724,15 @@ fn outbound(config: &Config, settings: &Settings) -> anyhow::Result<Option<Arc<O
     if config.listeners.iter().all(|own| own.outbound.is_none()) {
         return Ok(None);
     }
-    let (means, _) = Means::new(config, settings.authorities.clone(), None)?;
-    Ok(Some(Arc::new(Outbound::new(config, means))))
+    let (resources, _) = OutboundResources::new(config, settings.authorities.clone(), None)?;
+    Ok(Some(Arc::new(Outbound::new(config, resources))))
 }
 
 fn listeners(config: &Config, outbound: Option<&Arc<Outbound>>) -> Vec<Arc<Listener>> {
     let exit = |listener: &config::Listener| match (&listener.next_hop, &listener.outbound) {
-        (Some(hop), _) => Some(Exit::NextHop(Arc::new(NextHop::new(hop, config)))),
-        (None, Some(admitted)) => Some(Exit::Partners {
-            admission: ArcSwap::from_pointee(Admission::new(admitted)),
+        (Some(hop), _) => Some(Egress::NextHop(Arc::new(NextHop::new(hop, config)))),
+        (None, Some(admitted)) => Some(Egress::Partners {
+            relay_clients: ArcSwap::from_pointee(RelayClients::new(admitted)),
             outbound: outbound?.clone(),
         }),
         // Reading the configuration has seen to it that there is one of them.
@@ -738,7 +744,7 @@ fn listeners(config: &Config, outbound: Option<&Arc<Outbound>>) -> Vec<Arc<Liste
             Some(Arc::new(Listener {
                 number,
                 config: listener.clone(),
-                exit: exit(listener)?,
+                egress: exit(listener)?,
             }))
         })
         .collect()

@@ -24,19 +24,19 @@ use portcullis::store::Stamp;
 /// Editors and deployments touch a file several times; this much quiet ends a change.
 const QUIET: Duration = Duration::from_millis(50);
 /// A change that does not end is looked at in between.
-const MOST_ROUNDS: u32 = 40;
+const MAX_ROUNDS: u32 = 40;
 /// How often files are looked at although changes are told, and how often where they are not.
 const LOOK: Duration = Duration::from_secs(30);
 const LOOK_OFTEN: Duration = Duration::from_secs(2);
 /// How long a file system has to answer, and how many files of a folder are asked for alone then.
 const ANSWER: Duration = Duration::from_secs(1);
-const MOST_ALONE: usize = 32;
+const MAX_ALONE: usize = 32;
 /// How long whoever wants files to be watched waits for that.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Links that are followed on the way to a file; more go round in circles.
-const MOST_LINKS: usize = 8;
+const MAX_LINKS: usize = 8;
 /// Paths that are kept until somebody asks; with more of them, all files are looked at.
-const MOST_PATHS: usize = 100_000;
+const MAX_PATHS: usize = 100_000;
 
 /// What a file is to the one who watches it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -279,7 +279,7 @@ impl Watched {
         for folder in silent {
             let files = by_folder.remove(&folder).unwrap_or_default();
             for (number, (file, stamp)) in files.into_iter().enumerate() {
-                match number < MOST_ALONE {
+                match number < MAX_ALONE {
                     true => drop(by_file.insert(file.clone(), vec![(file, stamp)])),
                     false => drop(looks.silent.insert(file)),
                 }
@@ -320,7 +320,7 @@ impl Watched {
 
     fn add(&mut self, file: &Path, subject: Subject) -> bool {
         let mut places = BTreeSet::new();
-        places_of(file, MOST_LINKS, &mut places);
+        places_of(file, MAX_LINKS, &mut places);
         for place in places {
             let place = self.watch_place(place);
             self.subjects.entry(place).or_default().insert(subject);
@@ -390,7 +390,7 @@ impl Watched {
                 }
             }
             let mut rounds = 0;
-            while rounds < MOST_ROUNDS
+            while rounds < MAX_ROUNDS
                 && timeout(QUIET, self.pending.happened.notified())
                     .await
                     .is_ok()
@@ -447,7 +447,7 @@ impl Watched {
 fn look_at(files: Vec<(PathBuf, Option<Stamp>)>) -> Vec<Looked> {
     let now = |(path, before): (PathBuf, Option<Stamp>)| {
         // Links on the way are asked for later as well.
-        places_of(&path, MOST_LINKS, &mut BTreeSet::new());
+        places_of(&path, MAX_LINKS, &mut BTreeSet::new());
         let stamp = Stamp::of(&path).ok();
         let is_other = stamp != before;
         (path, stamp, is_other)
@@ -473,7 +473,7 @@ impl Pending {
         let mut paths = self.lock();
         match event {
             Ok(event) if matches!(event.kind, EventKind::Access(_)) => return,
-            Ok(event) if !event.need_rescan() && paths.seen.len() < MOST_PATHS => {
+            Ok(event) if !event.need_rescan() && paths.seen.len() < MAX_PATHS => {
                 paths.seen.extend(event.paths);
             }
             _ => paths.overflow = true,

@@ -46,5 +46,5 @@ pub fn dns(input: &[u8]) {
     record_id(&texts);
     let chain = [CertificateDer::from_slice(&EXAMPLE)];
     // A demand is met, or the answer is why it is not.
-    let _ = Demand::from_records(demands, "mx.example").judge(&chain, &["mx.example"]);
+    let _ = Demand::from_records(demands, "mx.example").verify(&chain, &["mx.example"]);
 }

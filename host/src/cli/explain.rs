@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 
-use super::paint::{self, Paint, printable};
+use super::paint::{self, Painter, printable};
 use super::{Format, PolicyArgs, output, policy};
 use portcullis::{
     Certificate, ClientAddress, Consideration, Context, Dane, Decision, Direction, Explanation,
@@ -109,7 +109,7 @@ impl Explain {
         match self.format {
             Format::Json => output::json(&explanation)?,
             Format::Text => {
-                let paint = Paint(paint::wanted(&std::io::stdout()));
+                let paint = Painter(paint::wanted(&std::io::stdout()));
                 let lists = policy.description().total > 0 || policy.is_built_in();
                 output::result(&text(&context, &explanation, lists, paint))?;
             }
@@ -237,7 +237,7 @@ fn covers(accepted: &str, domain: &str) -> bool {
 
 /// The explanation for a person who knows mail and not this program. A policy that others have written need not list
 /// connectors.
-fn text(context: &Context, explanation: &Explanation, lists: bool, paint: Paint) -> String {
+fn text(context: &Context, explanation: &Explanation, lists: bool, paint: Painter) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{}", message_line(context));
@@ -317,7 +317,7 @@ fn session(security: &Security) -> String {
     }
 }
 
-fn verdict_line(verdict: &Verdict, lists: bool, paint: Paint) -> String {
+fn verdict_line(verdict: &Verdict, lists: bool, paint: Painter) -> String {
     let refused = |word: &str, refusal: &Refusal| {
         format!(
             "{} {} {} {}",
@@ -413,7 +413,7 @@ pub fn protection_text(protection: &Protection) -> String {
     format!("{level}{more}{dane}{mta_sts}")
 }
 
-fn consideration(text: &mut String, considered: &Consideration, paint: Paint) {
+fn consideration(text: &mut String, considered: &Consideration, paint: Painter) {
     let state = match (considered.matched, considered.mode) {
         (_, Mode::Disabled) => "is disabled",
         (Outcome::Yes, Mode::Audit) => "is for this mail, in audit only",

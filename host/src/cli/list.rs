@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::paint::{self, Paint, printable};
+use super::paint::{self, Painter, printable};
 use super::{Format, PolicyArgs, output};
 use portcullis::{Connector, Direction, Fact, Mode};
 use serde::Serialize;
@@ -39,7 +39,7 @@ impl List {
                 output::json(&listed)?;
             }
             Format::Text => {
-                let paint = Paint(paint::wanted(&std::io::stdout()));
+                let paint = Painter(paint::wanted(&std::io::stdout()));
                 output::result(&table(&connectors, paint))?;
             }
         }
@@ -75,7 +75,7 @@ impl<'a> From<&'a Connector> for Listed<'a> {
     }
 }
 
-fn table(connectors: &[Connector], paint: Paint) -> String {
+fn table(connectors: &[Connector], paint: Painter) -> String {
     let width = connectors
         .iter()
         .map(|c| c.name.chars().count())

@@ -28,9 +28,9 @@ pub fn printable_lines(text: &str) -> String {
 
 /// Colours, or their absence.
 #[derive(Clone, Copy)]
-pub struct Paint(pub bool);
+pub struct Painter(pub bool);
 
-impl Paint {
+impl Painter {
     /// Good news.
     pub fn good<T: Display>(self, text: T) -> Painted<T> {
         self.with(text, AnsiColor::Green.on_default())

@@ -38,13 +38,13 @@ pub struct Sender<'a> {
 
 /// The server cannot be spoken with.
 #[derive(Clone, Debug)]
-pub struct HopFailure {
-    place: Arc<str>,
+pub struct ClientError {
+    peer: Arc<str>,
     /// What was being done.
     pub step: &'static str,
     /// What went wrong.
     pub cause: Cause,
-    told: Told,
+    audience: Audience,
 }
 
 /// What went wrong with a server.
@@ -68,13 +68,13 @@ impl From<io::Error> for Cause {
     }
 }
 
-/// Who the client is, which decides what it is told of failures.
+/// Who the client is, which decides what it is audience of failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Audience {
     /// A stranger, whom our inner servers do not concern.
-    Stranger,
+    External,
     /// One of our own, who has to know what failed where.
-    Own,
+    Internal,
 }
 
 impl fmt::Display for Cause {
@@ -91,25 +91,25 @@ impl fmt::Display for Cause {
     }
 }
 
-impl fmt::Display for HopFailure {
+impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.place, self.step, self.cause)
+        write!(f, "{}: {}: {}", self.peer, self.step, self.cause)
     }
 }
 
-impl HopFailure {
-    /// What the client is told. It is always a reason to try again: the mail was not refused.
+impl ClientError {
+    /// What the client is audience. It is always a reason to try again: the mail was not refused.
     pub fn reply(&self) -> Reply {
         let enhanced = match &self.cause {
             Cause::Io(_) if self.step == CONNECT => (4, 4, 1),
             _ => (4, 4, 2),
         };
-        let text = match (self.told, &self.cause) {
-            (Told::Own, _) => self.to_string(),
-            (Told::Stranger, Cause::Io(_)) if self.step == CONNECT => {
+        let text = match (self.audience, &self.cause) {
+            (Audience::Internal, _) => self.to_string(),
+            (Audience::External, Cause::Io(_)) if self.step == CONNECT => {
                 "the next hop does not answer, try again later".into()
             }
-            (Told::Stranger, Cause::TimedOut) => {
+            (Audience::External, Cause::TimedOut) => {
                 "the next hop did not answer in time, try again later".into()
             }
             _ => "the connection to the next hop failed, try again later".into(),
@@ -129,7 +129,7 @@ pub const CONNECT: &str = "connect";
 
 /// What sessions with a server have in common.
 #[derive(Clone)]
-pub struct Manner {
+pub struct ClientConfig {
     /// Our name.
     pub hostname: Arc<str>,
     /// Whether the server speaks LMTP.
@@ -137,41 +137,41 @@ pub struct Manner {
     /// How long to wait.
     pub timeouts: Arc<config::Timeouts>,
     /// Who the client is.
-    pub told: Told,
+    pub audience: Audience,
 }
 
-impl Manner {
-    /// A failure at a place.
+impl ClientConfig {
+    /// A failure at a peer.
     pub fn failure(
         &self,
-        place: &Arc<str>,
+        peer: &Arc<str>,
         step: &'static str,
         cause: impl Into<Cause>,
-    ) -> HopFailure {
-        HopFailure {
-            place: place.clone(),
+    ) -> ClientError {
+        ClientError {
+            peer: peer.clone(),
             step,
             cause: cause.into(),
-            told: self.told,
+            audience: self.audience,
         }
     }
 }
 
 /// Why a transaction has not begun.
 #[derive(Debug)]
-pub enum NotBegun {
+pub enum MailError {
     /// The server said so, and the session can go on.
     Refused(Reply),
     /// The session is over; nothing was sent on it.
-    Lost(HopFailure),
+    Lost(ClientError),
 }
 
-impl NotBegun {
-    /// What the client is told.
+impl MailError {
+    /// What the client is audience.
     pub fn reply(&self) -> Reply {
         match self {
-            NotBegun::Refused(reply) => reply.clone(),
-            NotBegun::Lost(failure) => failure.reply(),
+            MailError::Refused(reply) => reply.clone(),
+            MailError::Lost(failure) => failure.reply(),
         }
     }
 }
@@ -209,30 +209,30 @@ pub enum StartTls {
 }
 
 /// A session with the server.
-pub struct Relay {
+pub struct SmtpClient {
     connection: Connection,
-    place: Arc<str>,
-    manner: Manner,
+    peer: Arc<str>,
+    client_config: ClientConfig,
     capabilities: Capabilities,
     usable: bool,
     /// Those that the server has taken; LMTP answers for each.
     recipients: Vec<String>,
     /// The recipient that was named together with the sender; the reply to it has not been read.
-    ahead: Option<String>,
+    pipelined: Option<String>,
     encoder: Option<DataEncoder>,
 }
 
-impl Relay {
-    /// A session on a connection that stands; nothing is said yet. The place is for the log.
-    pub fn new(stream: Stream, place: Arc<str>, manner: Manner) -> Self {
-        Relay {
+impl SmtpClient {
+    /// A session on a connection that stands; nothing is said yet. The peer is for the log.
+    pub fn new(stream: Stream, peer: Arc<str>, client_config: ClientConfig) -> Self {
+        SmtpClient {
             connection: Connection::new(stream),
-            place,
-            manner,
+            peer,
+            client_config,
             capabilities: Capabilities::default(),
             usable: true,
             recipients: Vec::new(),
-            ahead: None,
+            pipelined: None,
             encoder: None,
         }
     }
@@ -243,28 +243,30 @@ impl Relay {
     }
 
     /// Awaits the greeting, and says hello. Gives the name by which the server calls itself.
-    pub async fn greet(&mut self) -> Result<String, HopFailure> {
-        let greeting = self.expect("greeting", self.manner.timeouts.reply).await?;
+    pub async fn greet(&mut self) -> Result<String, ClientError> {
+        let greeting = self
+            .expect("greeting", self.client_config.timeouts.reply)
+            .await?;
         self.hello().await?;
         let name = greeting.text().split_ascii_whitespace().next();
         Ok(name.unwrap_or_default().to_owned())
     }
 
     /// How it speaks with the server.
-    pub fn manner(&self) -> &Manner {
-        &self.manner
+    pub fn client_config(&self) -> &ClientConfig {
+        &self.client_config
     }
 
     /// Says EHLO or LHLO, and learns what the server can do.
-    pub async fn hello(&mut self) -> Result<(), HopFailure> {
+    pub async fn hello(&mut self) -> Result<(), ClientError> {
         self.hello_as(None).await
     }
 
     /// The same in another one's name.
-    pub async fn hello_as(&mut self, name: Option<&str>) -> Result<(), HopFailure> {
-        let lmtp = self.manner.lmtp;
+    pub async fn hello_as(&mut self, name: Option<&str>) -> Result<(), ClientError> {
+        let lmtp = self.client_config.lmtp;
         let verb = if lmtp { "LHLO" } else { "EHLO" };
-        let name = name.unwrap_or(&self.manner.hostname).to_owned();
+        let name = name.unwrap_or(&self.client_config.hostname).to_owned();
         let reply = self.command("EHLO", &format!("{verb} {name}")).await?;
         if reply.is_positive() {
             self.capabilities = Capabilities::from_ehlo(&reply);
@@ -288,7 +290,7 @@ impl Relay {
         &mut self,
         connector: &TlsConnector,
         name: ServerName<'static>,
-    ) -> Result<StartTls, HopFailure> {
+    ) -> Result<StartTls, ClientError> {
         let reply = self.command(START_TLS, START_TLS).await?;
         if !reply.is_positive() {
             return Ok(StartTls::Declined(reply));
@@ -299,7 +301,7 @@ impl Relay {
             return Err(self.broken(START_TLS, error));
         }
         let handshake = self.connection.connect_tls(connector, name);
-        match timeout(self.manner.timeouts.handshake, handshake).await {
+        match timeout(self.client_config.timeouts.handshake, handshake).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(self.broken(HANDSHAKE, error)),
             Err(_) => return Err(self.broken(HANDSHAKE, Cause::TimedOut)),
@@ -313,9 +315,9 @@ impl Relay {
         self.connection.client_tls_session()
     }
 
-    /// The place that is spoken with, for the log.
-    pub fn place(&self) -> &Arc<str> {
-        &self.place
+    /// The peer that is spoken with, for the log.
+    pub fn peer(&self) -> &Arc<str> {
+        &self.peer
     }
 
     /// What the server can do.
@@ -335,7 +337,7 @@ impl Relay {
     }
 
     /// Begins a transaction.
-    pub async fn mail(&mut self, sender: Sender<'_>) -> Result<(), NotBegun> {
+    pub async fn mail(&mut self, sender: Sender<'_>) -> Result<(), MailError> {
         self.recipients.clear();
         let mut line = format!("MAIL FROM:<{}>", sender.from.as_str());
         let parameters = sender.parameters;
@@ -343,14 +345,14 @@ impl Relay {
             if !self.capabilities.eight_bit_mime {
                 // RFC 6152 §3: what cannot be passed on as it is must be refused.
                 let text = "the next hop does not take 8-bit messages";
-                return Err(NotBegun::Refused(Reply::new(554, (5, 6, 3), text)));
+                return Err(MailError::Refused(Reply::new(554, (5, 6, 3), text)));
             }
             line.push_str(" BODY=8BITMIME");
         }
         if parameters.smtputf8 {
             if !self.capabilities.smtputf8 {
                 let text = "the next hop does not take internationalized messages";
-                return Err(NotBegun::Refused(Reply::new(550, (5, 6, 7), text)));
+                return Err(MailError::Refused(Reply::new(550, (5, 6, 7), text)));
             }
             line.push_str(" SMTPUTF8");
         }
@@ -362,26 +364,27 @@ impl Relay {
         if self.capabilities.pipelining {
             line.push_str("\r\n");
             line.push_str(&rcpt_line(sender.first));
-            self.ahead = Some(sender.first.as_str().into());
+            self.pipelined = Some(sender.first.as_str().into());
         }
-        let reply = self.command("MAIL", &line).await.map_err(NotBegun::Lost)?;
+        let reply = self.command("MAIL", &line).await.map_err(MailError::Lost)?;
         if reply.is_positive() {
             return Ok(());
         }
         // Without a sender there is no recipient, whatever is said of it.
-        self.past_ahead().await;
+        self.drain_pipelined().await;
         if self.usable {
-            Err(NotBegun::Refused(passed_on(&reply)))
+            Err(MailError::Refused(map_reply(&reply)))
         } else {
-            Err(NotBegun::Lost(self.broken("MAIL", Cause::Refused(reply))))
+            Err(MailError::Lost(self.broken("MAIL", Cause::Refused(reply))))
         }
     }
 
     /// Adds a recipient.
     pub async fn rcpt(&mut self, to: &Address) -> Reply {
-        let reply = match self.ahead.take() {
+        let reply = match self.pipelined.take() {
             Some(named) if named == to.as_str() => {
-                self.expect_reply("RCPT", self.manner.timeouts.reply).await
+                self.expect_reply("RCPT", self.client_config.timeouts.reply)
+                    .await
             }
             Some(_) => {
                 // It may have been taken, and would get the message.
@@ -395,24 +398,24 @@ impl Relay {
                 if reply.is_positive() {
                     self.recipients.push(to.as_str().into());
                 }
-                passed_on(&reply)
+                map_reply(&reply)
             }
             Err(failure) => failure.reply(),
         }
     }
 
     /// Begins the message, with less `patience` than elsewhere if others wait.
-    pub async fn data(&mut self, patience: Option<Duration>) -> Result<(), NotBegun> {
-        let limit = self.manner.timeouts.reply;
+    pub async fn data(&mut self, patience: Option<Duration>) -> Result<(), MailError> {
+        let limit = self.client_config.timeouts.reply;
         let limit = patience.map_or(limit, |patience| patience.min(limit));
         let reply = self.command_within("DATA", "DATA", limit).await;
-        let reply = reply.map_err(NotBegun::Lost)?;
+        let reply = reply.map_err(MailError::Lost)?;
         if reply.is_transient() || reply.is_permanent() {
-            return Err(NotBegun::Refused(passed_on(&reply)));
+            return Err(MailError::Refused(map_reply(&reply)));
         }
         if reply.code() != 354 {
             // It has not seen the message, so nothing that it says can confirm it.
-            return Err(NotBegun::Refused(
+            return Err(MailError::Refused(
                 self.broken("DATA", Cause::Refused(reply)).reply(),
             ));
         }
@@ -429,7 +432,12 @@ impl Relay {
         if self.connection.output().len() < WRITE_SIZE {
             return Ok(());
         }
-        match timeout(self.manner.timeouts.data_block, self.connection.flush()).await {
+        match timeout(
+            self.client_config.timeouts.data_block,
+            self.connection.flush(),
+        )
+        .await
+        {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(self.broken("DATA", error).reply()),
             Err(_) => Err(self.broken("DATA", Cause::TimedOut).reply()),
@@ -442,19 +450,19 @@ impl Relay {
         let Some(encoder) = self.encoder.take() else {
             return Finished::All(Reply::new(451, (4, 3, 0), "the message was given up"));
         };
-        if let Err(failure) = self.see_that_it_waits(END_OF_DATA).await {
+        if let Err(failure) = self.ensure_in_sync(END_OF_DATA).await {
             return Finished::All(match &failure.cause {
                 // It will not have the message. Nor can it, without the end.
-                Cause::Refused(reply) => passed_on(reply),
+                Cause::Refused(reply) => map_reply(reply),
                 _ => failure.reply(),
             });
         }
         encoder.finish(self.connection.output());
-        if !self.manner.lmtp {
+        if !self.client_config.lmtp {
             let reply = self
-                .expect_reply(END_OF_DATA, self.manner.timeouts.final_reply)
+                .expect_reply(END_OF_DATA, self.client_config.timeouts.final_reply)
                 .await;
-            let reply = reply.map_or_else(|failure| failure.reply(), |reply| passed_on(&reply));
+            let reply = reply.map_or_else(|failure| failure.reply(), |reply| map_reply(&reply));
             return Finished::All(reply);
         }
         let mut replies = Vec::new();
@@ -463,12 +471,12 @@ impl Relay {
             // Who says 421 for one recipient may have answered for the others all the same.
             self.usable |= is_closing;
             let reply = self
-                .expect_reply(END_OF_DATA, self.manner.timeouts.final_reply)
+                .expect_reply(END_OF_DATA, self.client_config.timeouts.final_reply)
                 .await;
             is_closing = reply
                 .as_ref()
                 .is_ok_and(|reply| is_closing || reply.code() == 421);
-            let reply = reply.map_or_else(|failure| failure.reply(), |reply| passed_on(&reply));
+            let reply = reply.map_or_else(|failure| failure.reply(), |reply| map_reply(&reply));
             note(number, &reply);
             replies.push(reply);
         }
@@ -480,7 +488,7 @@ impl Relay {
     /// a server must not keep what has no end (RFC 5321 §4.1.1.4).
     pub async fn reset(&mut self) {
         self.recipients.clear();
-        self.past_ahead().await;
+        self.drain_pipelined().await;
         if self.encoder.take().is_some() {
             self.usable = false;
         }
@@ -505,16 +513,18 @@ impl Relay {
     }
 
     /// Reads the reply to a recipient that was named ahead, to no effect.
-    async fn past_ahead(&mut self) {
-        if self.ahead.take().is_some() && self.usable {
+    async fn drain_pipelined(&mut self) {
+        if self.pipelined.take().is_some() && self.usable {
             // A failure has made the session unusable, which is all there is to know.
-            let _ = self.expect_reply("RCPT", self.manner.timeouts.reply).await;
+            let _ = self
+                .expect_reply("RCPT", self.client_config.timeouts.reply)
+                .await;
         }
     }
 
     /// Says a command line, and gives the reply.
-    pub async fn command(&mut self, step: &'static str, line: &str) -> Result<Reply, HopFailure> {
-        self.command_within(step, line, self.manner.timeouts.reply)
+    pub async fn command(&mut self, step: &'static str, line: &str) -> Result<Reply, ClientError> {
+        self.command_within(step, line, self.client_config.timeouts.reply)
             .await
     }
 
@@ -523,19 +533,19 @@ impl Relay {
         step: &'static str,
         line: &str,
         limit: Duration,
-    ) -> Result<Reply, HopFailure> {
-        self.see_that_it_waits(step).await?;
+    ) -> Result<Reply, ClientError> {
+        self.ensure_in_sync(step).await?;
         let output = self.connection.output();
         output.extend_from_slice(line.as_bytes());
         output.extend_from_slice(b"\r\n");
         self.expect_reply(step, limit).await
     }
 
-    /// A server has to wait for what it answers. One that does not, or somebody in its place, would have
+    /// A server has to wait for what it answers. One that does not, or somebody in its peer, would have
     /// its words taken for the answer to something else from then on. The kernel is asked where that would be taken for
     /// more than it is: before TLS, and before a message ends. Elsewhere what comes ahead puts all that follows out of
     /// step, and no 354 is the answer to DATA.
-    async fn see_that_it_waits(&mut self, step: &'static str) -> Result<(), HopFailure> {
+    async fn ensure_in_sync(&mut self, step: &'static str) -> Result<(), ClientError> {
         if !self.usable {
             return Err(self.broken(step, Cause::Closed));
         }
@@ -558,7 +568,7 @@ impl Relay {
     }
 
     /// A reply that must be positive.
-    async fn expect(&mut self, step: &'static str, limit: Duration) -> Result<Reply, HopFailure> {
+    async fn expect(&mut self, step: &'static str, limit: Duration) -> Result<Reply, ClientError> {
         let reply = self.expect_reply(step, limit).await?;
         if reply.is_positive() {
             return Ok(reply);
@@ -570,7 +580,7 @@ impl Relay {
         &mut self,
         step: &'static str,
         limit: Duration,
-    ) -> Result<Reply, HopFailure> {
+    ) -> Result<Reply, ClientError> {
         if !self.usable {
             return Err(self.broken(step, Cause::Closed));
         }
@@ -587,10 +597,10 @@ impl Relay {
         Err(self.broken(step, cause))
     }
 
-    fn broken(&mut self, step: &'static str, cause: impl Into<Cause>) -> HopFailure {
+    fn broken(&mut self, step: &'static str, cause: impl Into<Cause>) -> ClientError {
         self.usable = false;
         self.encoder = None;
-        self.manner.failure(&self.place, step, cause)
+        self.client_config.failure(&self.peer, step, cause)
     }
 }
 
@@ -599,7 +609,7 @@ fn rcpt_line(to: &Address) -> String {
 }
 
 /// The server's reply as our own. 421 would end our session too, and 3yz belongs to no one.
-fn passed_on(reply: &Reply) -> Reply {
+fn map_reply(reply: &Reply) -> Reply {
     let code = match reply.code() {
         421 | 300..=399 => 451,
         code => code,

@@ -7,3 +7,4 @@ pub(crate) mod partial;
 pub mod partner;
 pub(crate) mod path;
 pub(crate) mod pool;
+pub(crate) mod relay_clients;

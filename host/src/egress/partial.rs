@@ -30,15 +30,15 @@ const KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// recipient for days.
 const IN_TURN: Duration = Duration::from_secs(12 * 60 * 60);
 /// Recipients of messages that are known at a time; the oldest messages give way.
-const MOST_RECIPIENTS: usize = 200_000;
+const MAX_RECIPIENTS: usize = 200_000;
 /// Bodies of messages with one header that a recipient is known to have.
-const MOST_BODIES: usize = 8;
+const MAX_BODIES: usize = 8;
 /// What comes while the journal is written anew is written behind it so often, before others have to wait.
 const ROUNDS: usize = 5;
 /// Events after which the journal is written anew, without those that others have overtaken.
-const MOST_EVENTS: usize = 1_000_000;
+const MAX_EVENTS: usize = 1_000_000;
 
-/// A digest: of a message, of one of its recipients, or of the lane that a recipient's mail takes.
+/// A digest: of a message, of one of its recipients, or of the egress that a recipient's mail takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Digest([u8; 16]);
@@ -66,8 +66,8 @@ impl Digest {
     }
 
     /// What shares one outcome.
-    pub fn of_lane(key: &str) -> Self {
-        Digest::of(&[b"lane", key.as_bytes()])
+    pub fn of_egress(key: &str) -> Self {
+        Digest::of(&[b"egress", key.as_bytes()])
     }
 }
 
@@ -138,8 +138,8 @@ pub enum State {
 pub enum Group {
     /// Those that have the message.
     Delivered,
-    /// Those of one lane.
-    Lane(Digest),
+    /// Those of one egress.
+    Egress(Digest),
 }
 
 /// Whether a recipient may be part of a transaction.
@@ -161,7 +161,7 @@ pub struct Note {
     /// The recipient.
     pub recipient: Digest,
     /// What it shares its outcome with.
-    pub lane: Digest,
+    pub egress: Digest,
     /// The body, once it is known.
     pub body: Option<Digest>,
     /// What became of it.
@@ -169,11 +169,11 @@ pub struct Note {
 }
 
 impl Note {
-    fn new(message: Digest, recipient: Digest, lane: Digest, state: State) -> Self {
+    fn new(message: Digest, recipient: Digest, egress: Digest, state: State) -> Self {
         Note {
             message,
             recipient,
-            lane,
+            egress,
             body: None,
             state,
         }
@@ -186,7 +186,7 @@ struct Event {
     at: u64,
     message: Digest,
     recipient: Digest,
-    lane: Digest,
+    egress: Digest,
     /// The body that the recipient has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     body: Option<Digest>,
@@ -236,7 +236,7 @@ struct Message {
 
 #[derive(Clone)]
 struct Recipient {
-    lane: Digest,
+    egress: Digest,
     /// The bodies that it has, of messages with this header.
     bodies: Vec<Digest>,
     state: State,
@@ -261,26 +261,26 @@ impl Message {
         let recipient = self.recipients.get(recipient)?;
         match recipient.state {
             State::Delivered => Some(Group::Delivered),
-            State::Open => Some(Group::Lane(recipient.lane)),
+            State::Open => Some(Group::Egress(recipient.egress)),
             State::Told | State::Over => None,
         }
     }
 
-    /// The group whose turn it is: those that have the message, then the lane that was tried longest ago.
+    /// The group whose turn it is: those that have the message, then the egress that was tried longest ago.
     fn next(&self) -> Option<Group> {
         let mut tried = HashMap::new();
         for recipient in self.recipients.values() {
             match recipient.state {
                 State::Delivered => return Some(Group::Delivered),
                 State::Open => {
-                    let last: &mut u64 = tried.entry(recipient.lane).or_default();
+                    let last: &mut u64 = tried.entry(recipient.egress).or_default();
                     *last = recipient.event.max(*last);
                 }
                 State::Told | State::Over => {}
             }
         }
-        let (lane, _) = tried.into_iter().min_by_key(|(_, event)| *event)?;
-        Some(Group::Lane(lane))
+        let (egress, _) = tried.into_iter().min_by_key(|(_, event)| *event)?;
+        Some(Group::Egress(egress))
     }
 }
 
@@ -384,7 +384,7 @@ impl Partial {
         Turn::Group(digest, own)
     }
 
-    /// A recipient whose turn it is was taken: it is tried now, and another lane next time, even if this process ends
+    /// A recipient whose turn it is was taken: it is tried now, and another egress next time, even if this process ends
     /// before the transaction does.
     pub fn begun(&self, digest: Digest, group: Group, recipient: Digest) {
         let mut known = self.lock();
@@ -395,8 +395,8 @@ impl Partial {
         let is_open = known
             .recipient(digest, recipient)
             .is_some_and(|recipient| recipient.state == State::Open);
-        if let (Group::Lane(lane), true) = (group, is_open) {
-            known.note(Note::new(digest, recipient, lane, State::Open), true);
+        if let (Group::Egress(egress), true) = (group, is_open) {
+            known.note(Note::new(digest, recipient, egress, State::Open), true);
         }
     }
 
@@ -518,7 +518,7 @@ impl Known {
         let Note {
             message,
             recipient,
-            lane,
+            egress,
             body,
             state,
         } = note;
@@ -526,7 +526,7 @@ impl Known {
             at: now(),
             message,
             recipient,
-            lane,
+            egress,
             body,
             state,
         };
@@ -565,7 +565,7 @@ impl Known {
                     at,
                     message: *message,
                     recipient: *recipient,
-                    lane: of.lane,
+                    egress: of.egress,
                     body,
                     state,
                 };
@@ -643,7 +643,7 @@ impl Known {
             at,
             message: digest,
             recipient,
-            lane,
+            egress,
             body,
             state,
         } = event;
@@ -657,17 +657,17 @@ impl Known {
         let known = message.recipients.entry(recipient).or_insert_with(|| {
             self.recipients += 1;
             Recipient {
-                lane,
+                egress,
                 bodies: Vec::new(),
                 state,
                 event: 0,
             }
         });
-        (known.lane, known.state, known.event) = (lane, state, self.events);
+        (known.egress, known.state, known.event) = (egress, state, self.events);
         if let (Some(body), State::Delivered | State::Told) = (body, state)
             && !known.bodies.contains(&body)
         {
-            let surplus = (known.bodies.len() + 1).saturating_sub(MOST_BODIES);
+            let surplus = (known.bodies.len() + 1).saturating_sub(MAX_BODIES);
             known.bodies.drain(..surplus);
             known.bodies.push(body);
         }
@@ -716,7 +716,7 @@ impl Known {
     fn forget_old(&mut self, now: u64) {
         while let Some((at, digest)) = self.by_age.front().copied() {
             let is_old = at.saturating_add(KEPT.as_secs()) < now;
-            if !is_old && self.recipients <= MOST_RECIPIENTS {
+            if !is_old && self.recipients <= MAX_RECIPIENTS {
                 return;
             }
             self.by_age.pop_front();
@@ -773,7 +773,7 @@ impl Journal {
             file: Arc::new(file),
             // What is live is not written anew again and again.
             events: events / 2,
-            most_events: MOST_EVENTS,
+            most_events: MAX_EVENTS,
             since: None,
             is_sound: true,
         };
@@ -835,8 +835,8 @@ mod tests {
         Digest::of_recipient("a@own.test", name)
     }
 
-    fn lane(name: &str) -> Digest {
-        Digest::of_lane(name)
+    fn egress(name: &str) -> Digest {
+        Digest::of_egress(name)
     }
 
     fn message() -> Digest {
@@ -876,7 +876,7 @@ mod tests {
     fn note(partial: &Partial, name: &str, state: State, body: &[u8]) {
         partial.note(Note {
             body: Some(body_of(body)),
-            ..Note::new(message(), recipient(name), lane(name), state)
+            ..Note::new(message(), recipient(name), egress(name), state)
         });
     }
 
@@ -969,7 +969,7 @@ mod tests {
         let mut known = Known::default();
         for (name, state) in [("a", State::Delivered), ("b", State::Open)] {
             known.note(
-                Note::new(message(), recipient(name), lane(name), state),
+                Note::new(message(), recipient(name), egress(name), state),
                 true,
             );
         }
@@ -1023,13 +1023,13 @@ mod tests {
     #[test]
     fn what_is_old_or_too_much_is_forgotten() {
         let mut known = Known::default();
-        for number in 0..MOST_RECIPIENTS as u64 + 10 {
+        for number in 0..MAX_RECIPIENTS as u64 + 10 {
             known.take(
                 Event {
                     at: number,
                     message: Digest::of_message("", &number.to_be_bytes()),
                     recipient: recipient(&number.to_string()),
-                    lane: lane("a"),
+                    egress: egress("a"),
                     body: None,
                     state: State::Delivered,
                 },
@@ -1037,8 +1037,8 @@ mod tests {
             );
         }
         known.forget_old(0);
-        assert_eq!(known.messages.len(), MOST_RECIPIENTS);
-        known.forget_old(KEPT.as_secs() + MOST_RECIPIENTS as u64);
+        assert_eq!(known.messages.len(), MAX_RECIPIENTS);
+        known.forget_old(KEPT.as_secs() + MAX_RECIPIENTS as u64);
         assert_eq!(known.messages.len(), 10);
         assert_eq!(known.by_age.len(), 10);
         assert_eq!(known.waiting.len(), 10);

@@ -1,154 +1,137 @@
 //! Where a listener's mail leaves: to the organization's own next hop, or to partners.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::config;
 use crate::egress::client::Sender;
-use crate::egress::next_hop::{Client, Handover, NextHop, Offer};
-use crate::egress::partner::{Lane, Outbound};
+use crate::egress::next_hop::{Client, Delivery, Extensions, NextHop};
+use crate::egress::partner::{Outbound, PartnerPath};
+use crate::egress::relay_clients::RelayClients;
+use crate::smtp::address::Address;
 use crate::smtp::reply::Reply;
-use portcullis::normal_domain;
-use portcullis::store::{Table, Tenant};
-use portcullis::tls::PUBLIC;
-use portcullis::{Certificate, Direction, Sha256, Trust, any_satisfies};
+use portcullis::{Direction, Verdict};
 
-/// The way out of a listener.
-pub enum Exit {
+/// Where the mail of a listener leaves.
+pub enum Egress {
     /// Mail from partners goes to the next hop.
     NextHop(Arc<NextHop>),
     /// Mail from the organization goes to partners.
     Partners {
-        /// Who may send. A reload of the configuration exchanges it.
-        admission: ArcSwap<Admission>,
-        /// The way out.
+        /// Who may send. A reload of the configuration replaces it.
+        relay_clients: ArcSwap<RelayClients>,
+        /// How it goes there.
         outbound: Arc<Outbound>,
     },
 }
 
-/// Where one recipient's mail goes. Recipients with the same way share a transaction.
-pub enum Way {
+/// Where one recipient's mail goes. Recipients with the same path share a transaction.
+pub enum EgressPath {
     /// The next hop.
-    NextHop,
+    NextHop(Arc<NextHop>),
     /// A partner's servers.
-    Lane(Box<Lane>),
+    Partner(Arc<Outbound>, Box<PartnerPath>),
 }
 
-impl Way {
-    /// What two ways have in common if and only if they are the same.
+/// Why there is no path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPath {
+    /// No mail can go to such a domain.
+    Domain,
+    /// The verdict is about mail of the other direction.
+    Direction,
+}
+
+impl EgressPath {
+    /// What two paths of one listener have in common if and only if they are the same.
     pub fn key(&self) -> &str {
         match self {
-            Way::NextHop => "",
-            Way::Lane(lane) => lane.key(),
+            EgressPath::NextHop(_) => "",
+            EgressPath::Partner(_, path) => path.key(),
+        }
+    }
+
+    /// What recipients have in common if and only if they get the same reply to the end of the message. An LMTP server
+    /// answers for each (RFC 2033 §4.2).
+    pub fn outcome_key(&self, to: &Address) -> Cow<'_, str> {
+        match self {
+            EgressPath::NextHop(next_hop) if next_hop.answers_for_each() => {
+                format!("{}\0{to}", self.key()).into()
+            }
+            _ => self.key().into(),
+        }
+    }
+
+    /// Begins a transaction. Whoever is in a hurry, because others wait already, does not queue up for a connection.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub async fn begin(
+        &self,
+        client: &Client,
+        sender: Sender<'_>,
+        is_in_a_hurry: bool,
+    ) -> Result<Delivery, Reply> {
+        match self {
+            EgressPath::NextHop(next_hop) => next_hop.begin(client, sender).await,
+            EgressPath::Partner(outbound, path) => {
+                let begun = outbound.begin(path, sender, is_in_a_hurry).await;
+                begun.map(Delivery::pooled)
+            }
         }
     }
 }
 
-impl Exit {
+impl Egress {
     /// The direction of the mail, as policies see it.
     pub fn direction(&self) -> Direction {
         match self {
-            Exit::NextHop(_) => Direction::Inbound,
-            Exit::Partners { .. } => Direction::Outbound,
+            Egress::NextHop(_) => Direction::Inbound,
+            Egress::Partners { .. } => Direction::Outbound,
         }
     }
 
-    /// What EHLO may announce. What a partner cannot take is refused when its turn comes, because before
-    /// RCPT nobody knows the partner.
-    pub fn offer(&self) -> Offer {
-        match self {
-            Exit::NextHop(next_hop) => next_hop.offer(),
-            Exit::Partners { .. } => Offer::ALL,
+    /// The path that a verdict demands for a recipient's mail.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn path(&self, verdict: Verdict, to: &Address) -> Result<EgressPath, NoPath> {
+        match (self, verdict) {
+            (Egress::NextHop(next_hop), Verdict::Accept(_)) => {
+                Ok(EgressPath::NextHop(next_hop.clone()))
+            }
+            (Egress::Partners { outbound, .. }, Verdict::Deliver(delivery)) => {
+                let path = to.domain().and_then(|to| PartnerPath::new(delivery, to));
+                let path = path.ok_or(NoPath::Domain)?;
+                Ok(EgressPath::Partner(outbound.clone(), Box::new(path)))
+            }
+            _ => Err(NoPath::Direction),
         }
     }
 
-    /// Whether whoever takes the mail is told the client's address and ours.
-    pub fn tells_client(&self) -> bool {
+    /// What EHLO may announce. What a partner does not support is refused once the partner is known, which is not
+    /// before RCPT.
+    pub fn extensions(&self) -> Extensions {
         match self {
-            Exit::NextHop(next_hop) => next_hop.tells_client(),
-            Exit::Partners { .. } => false,
+            Egress::NextHop(next_hop) => next_hop.extensions(),
+            Egress::Partners { .. } => Extensions::ALL,
+        }
+    }
+
+    /// Whether the server that gets the mail is told the client's address and ours.
+    pub fn forwards_client(&self) -> bool {
+        match self {
+            Egress::NextHop(next_hop) => next_hop.forwards_client(),
+            Egress::Partners { .. } => false,
         }
     }
 
     /// How many recipients one transaction may have.
     pub fn recipients(&self) -> usize {
         match self {
-            Exit::NextHop(next_hop) => next_hop.recipients(),
-            Exit::Partners { .. } => usize::MAX,
+            Egress::NextHop(next_hop) => next_hop.recipients(),
+            Egress::Partners { .. } => usize::MAX,
         }
-    }
-
-    /// Begins a transaction that way.
-    ///
-    /// # Errors
-    /// What the client is told.
-    pub async fn begin(
-        &self,
-        way: &Way,
-        client: &Client,
-        sender: Sender<'_>,
-        is_in_a_hurry: bool,
-    ) -> Result<Handover, Reply> {
-        match (self, way) {
-            (Exit::NextHop(next_hop), Way::NextHop) => next_hop.begin(client, sender).await,
-            (Exit::Partners { outbound, .. }, Way::Lane(lane)) => {
-                let begun = outbound.begin(lane, sender, is_in_a_hurry).await;
-                begun.map(Handover::pooled)
-            }
-            // A listener has one kind of exit, and makes ways for it only.
-            _ => Err(Reply::new(451, (4, 3, 5), "no way out of this listener")),
-        }
-    }
-}
-
-/// Who may send to partners: the organization's own servers.
-pub struct Admission {
-    config: config::Outbound,
-    fingerprints: Vec<Sha256>,
-}
-
-impl Admission {
-    /// As configured.
-    pub fn new(config: &config::Outbound) -> Self {
-        let fingerprints = &config.certificate_fingerprints;
-        Admission {
-            fingerprints: fingerprints
-                .iter()
-                .filter_map(|text| Sha256::parse(text))
-                .collect(),
-            config: config.clone(),
-        }
-    }
-
-    /// Whether a client is one of the organization's own servers.
-    pub fn admits(&self, client: std::net::IpAddr, certificate: Option<&Certificate>) -> bool {
-        if self.config.clients.iter().any(|net| net.contains(&client)) {
-            return true;
-        }
-        let Some(certificate) = certificate else {
-            return false;
-        };
-        let is_public = |anchors: &Vec<String>| anchors.iter().any(|anchor| anchor == PUBLIC);
-        certificate
-            .sha256
-            .is_some_and(|own| self.fingerprints.contains(&own))
-            || certificate.trust == Some(Trust::Trusted)
-                && certificate.anchors.as_ref().is_some_and(is_public)
-                && any_satisfies(
-                    certificate.dns_names.as_deref().unwrap_or_default(),
-                    &self.config.certificate_names,
-                )
-    }
-
-    /// The tenant whose policy decides about a sender's mail.
-    pub fn tenant<'a>(&self, policies: &'a Table, sender: Option<&str>) -> Option<&'a Arc<Tenant>> {
-        let own = sender
-            .and_then(normal_domain)
-            .and_then(|domain| policies.tenant(&domain));
-        own.or_else(|| match &self.config.tenant {
-            Some(name) => policies.named(name),
-            None => policies.first(),
-        })
     }
 }

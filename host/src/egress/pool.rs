@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, interval, timeout};
 
 use crate::config;
-use crate::egress::client::{NotBegun, Relay, Sender};
+use crate::egress::client::{MailError, Sender, SmtpClient};
 use crate::smtp::reply::Reply;
 
 /// How often idle connections are looked through.
@@ -26,28 +26,28 @@ pub struct Pool {
 
 #[derive(Default)]
 struct State {
-    lanes: HashMap<Arc<str>, Lane>,
+    connections: HashMap<Arc<str>, Connections>,
     idle: usize,
     /// What was connected under another one is not used again.
     generation: u64,
 }
 
 /// The connections of one key.
-struct Lane {
-    turns: Arc<Semaphore>,
+struct Connections {
+    permits: Arc<Semaphore>,
     idle: Vec<Idle>,
 }
 
 /// A connection that nobody uses.
 struct Idle {
-    relay: Relay,
-    born: Instant,
+    relay: SmtpClient,
+    created_at: Instant,
     since: Instant,
     messages: u32,
 }
 
 /// The right to use a connection.
-pub struct Turn {
+pub struct Permit {
     pool: Arc<Pool>,
     key: Arc<str>,
     generation: u64,
@@ -55,10 +55,10 @@ pub struct Turn {
 }
 
 /// A connection in use. Dropped, it is closed.
-pub struct Lease {
-    relay: Relay,
-    turn: Turn,
-    born: Instant,
+pub struct PooledConnection {
+    relay: SmtpClient,
+    permit: Permit,
+    created_at: Instant,
     messages: u32,
 }
 
@@ -72,19 +72,22 @@ impl Pool {
         })
     }
 
-    /// Waits for the right to use a connection; `None` if that takes longer than `patience`.
-    pub async fn turn(self: &Arc<Self>, key: &Arc<str>, patience: Duration) -> Option<Turn> {
-        let (turns, generation) = {
+    /// Waits for the right to use a connection; `None` if that takes longer than `limit`.
+    pub async fn permit(self: &Arc<Self>, key: &Arc<str>, limit: Duration) -> Option<Permit> {
+        let (permits, generation) = {
             let mut state = self.lock();
             let generation = state.generation;
-            let lane = state.lanes.entry(key.clone()).or_insert_with(|| Lane {
-                turns: Arc::new(Semaphore::new(self.at_a_time)),
-                idle: Vec::new(),
-            });
-            (lane.turns.clone(), generation)
+            let connections = state
+                .connections
+                .entry(key.clone())
+                .or_insert_with(|| Connections {
+                    permits: Arc::new(Semaphore::new(self.at_a_time)),
+                    idle: Vec::new(),
+                });
+            (connections.permits.clone(), generation)
         };
-        let permit = timeout(patience, turns.acquire_owned()).await.ok()?.ok()?;
-        Some(Turn {
+        let permit = timeout(limit, permits.acquire_owned()).await.ok()?.ok()?;
+        Some(Permit {
             pool: self.clone(),
             key: key.clone(),
             generation,
@@ -97,11 +100,11 @@ impl Pool {
         let mut state = self.lock();
         state.generation += 1;
         state.idle = 0;
-        // The turns stay: those in use count, whatever they were made with.
-        let idle = |lane: &mut Lane| std::mem::take(&mut lane.idle);
-        let idle: Vec<Idle> = state.lanes.values_mut().flat_map(idle).collect();
+        // The permits stay: those in use count, whatever they were made with.
+        let idle = |connections: &mut Connections| std::mem::take(&mut connections.idle);
+        let idle: Vec<Idle> = state.connections.values_mut().flat_map(idle).collect();
         drop(state);
-        part_with(idle);
+        close(idle);
     }
 
     /// Lets connections go that were idle too long, as long as the pool lives.
@@ -119,21 +122,21 @@ impl Pool {
     fn expire(&self) {
         let mut expired = Vec::new();
         let mut state = self.lock();
-        for lane in state.lanes.values_mut() {
+        for connections in state.connections.values_mut() {
             // They stand in the order in which they became idle.
-            let kept = lane
+            let kept = connections
                 .idle
                 .partition_point(|idle| idle.since.elapsed() >= self.limits.idle);
-            expired.extend(lane.idle.drain(..kept));
+            expired.extend(connections.idle.drain(..kept));
         }
         state.idle -= expired.len();
-        state.lanes.retain(|_, lane| {
-            let in_use = Arc::strong_count(&lane.turns) > 1
-                || lane.turns.available_permits() < self.at_a_time;
-            in_use || !lane.idle.is_empty()
+        state.connections.retain(|_, connections| {
+            let in_use = Arc::strong_count(&connections.permits) > 1
+                || connections.permits.available_permits() < self.at_a_time;
+            in_use || !connections.idle.is_empty()
         });
         drop(state);
-        part_with(expired);
+        close(expired);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -143,7 +146,7 @@ impl Pool {
     fn take(&self, key: &Arc<str>) -> Option<Idle> {
         let mut state = self.lock();
         // The one that was used last has the best chance to be alive.
-        let idle = state.lanes.get_mut(key)?.idle.pop()?;
+        let idle = state.connections.get_mut(key)?.idle.pop()?;
         state.idle -= 1;
         Some(idle)
     }
@@ -151,43 +154,46 @@ impl Pool {
     /// Keeps a connection; gives it back if there is no use for it.
     fn keep(&self, key: &Arc<str>, generation: u64, idle: Idle) -> Option<Idle> {
         let mut state = self.lock();
-        let worn =
-            idle.messages >= self.limits.messages || idle.born.elapsed() >= self.limits.lifetime;
-        if worn || state.generation != generation || state.idle >= self.limits.max_idle {
+        let expired = idle.messages >= self.limits.messages
+            || idle.created_at.elapsed() >= self.limits.lifetime;
+        if expired || state.generation != generation || state.idle >= self.limits.max_idle {
             return Some(idle);
         }
-        let Some(lane) = state.lanes.get_mut(key) else {
+        let Some(connections) = state.connections.get_mut(key) else {
             return Some(idle);
         };
-        lane.idle.push(idle);
+        connections.idle.push(idle);
         state.idle += 1;
         None
     }
 }
 
-impl Turn {
+impl Permit {
     /// Begins a transaction on a connection that is there already; `None` if there is none that is
     /// alive. A server may have closed an idle connection, which costs nothing: no mail was on it.
-    pub async fn reuse(mut self, sender: Sender<'_>) -> Result<Result<Lease, Reply>, Turn> {
+    pub async fn reuse(
+        mut self,
+        sender: Sender<'_>,
+    ) -> Result<Result<PooledConnection, Reply>, Permit> {
         while let Some(idle) = self.pool.take(&self.key) {
-            let mut lease = Lease {
+            let mut connection = PooledConnection {
                 relay: idle.relay,
-                turn: self,
-                born: idle.born,
+                permit: self,
+                created_at: idle.created_at,
                 messages: idle.messages,
             };
-            match lease.relay.mail(sender).await {
-                Ok(()) => return Ok(Ok(lease)),
-                Err(NotBegun::Refused(reply)) => {
-                    lease.release();
+            match connection.relay.mail(sender).await {
+                Ok(()) => return Ok(Ok(connection)),
+                Err(MailError::Refused(reply)) => {
+                    connection.release();
                     return Ok(Err(reply));
                 }
-                Err(NotBegun::Lost(failure)) => {
+                Err(MailError::Lost(failure)) => {
                     tracing::debug!(
                         "an idle connection was closed: {}",
-                        crate::observe::redact::words(&failure.to_string())
+                        crate::observe::redact::redact(&failure.to_string())
                     );
-                    self = lease.turn;
+                    self = connection.permit;
                 }
             }
         }
@@ -195,25 +201,25 @@ impl Turn {
     }
 
     /// Takes a new connection into use.
-    pub fn lease(self, relay: Relay) -> Lease {
-        Lease {
+    pub fn used_by(self, relay: SmtpClient) -> PooledConnection {
+        PooledConnection {
             relay,
-            turn: self,
-            born: Instant::now(),
+            permit: self,
+            created_at: Instant::now(),
             messages: 0,
         }
     }
 }
 
-impl Lease {
+impl PooledConnection {
     /// The session with the server.
-    pub fn relay(&mut self) -> &mut Relay {
+    pub fn relay(&mut self) -> &mut SmtpClient {
         &mut self.relay
     }
 
-    /// The place that is spoken with, for the log.
-    pub fn place(&self) -> &Arc<str> {
-        self.relay.place()
+    /// The peer that is spoken with, for the log.
+    pub fn peer(&self) -> &Arc<str> {
+        self.relay.peer()
     }
 
     /// Whether the session can go on.
@@ -228,24 +234,24 @@ impl Lease {
         }
         let idle = Idle {
             relay: self.relay,
-            born: self.born,
+            created_at: self.created_at,
             since: Instant::now(),
             messages: self.messages + 1,
         };
-        let Turn {
+        let Permit {
             pool,
             key,
             generation,
             ..
-        } = &self.turn;
+        } = &self.permit;
         if let Some(idle) = pool.keep(key, *generation, idle) {
-            part_with([idle]);
+            close([idle]);
         }
     }
 }
 
 /// Says good-bye, without anybody waiting for it.
-fn part_with(connections: impl IntoIterator<Item = Idle>) {
+fn close(connections: impl IntoIterator<Item = Idle>) {
     for mut idle in connections {
         tokio::spawn(async move { idle.relay.quit().await });
     }

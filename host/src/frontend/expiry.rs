@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use moka::sync::Cache;
 
-use crate::tls::SOON;
+use crate::tls::EXPIRY_WARNING;
 use portcullis::store::Tenant;
 use portcullis::{Certificate, Context, Sha256, Trust, Verdict};
 
@@ -45,7 +45,7 @@ impl Expiring {
             Some(end) => (end - now).div_euclid(day),
             None => return,
         };
-        if days >= SOON || self.0.contains_key(&digest) {
+        if days >= EXPIRY_WARNING || self.0.contains_key(&digest) {
             return;
         }
         self.0.insert(digest, ());

@@ -70,7 +70,7 @@ pub fn log_failure(asked: &Asked<'_>, error: &EvaluationError) {
         tenant = %asked.tenant,
         transaction = asked.transaction,
         failure = error.failure.name(),
-        error = shorten(&redact::words(&text)),
+        error = shorten(&redact::redact(&text)),
         "policy failed"
     );
 }

@@ -100,7 +100,7 @@ pub struct Metrics {
     certificates: Family<File, Gauge>,
     sessions: Counter,
     sessions_open: Gauge,
-    turned_away: Family<Outcome, Counter>,
+    connection_rejected: Family<Outcome, Counter>,
 }
 
 impl Default for Metrics {
@@ -117,7 +117,7 @@ impl Default for Metrics {
             certificates: Family::default(),
             sessions: Counter::default(),
             sessions_open: Gauge::default(),
-            turned_away: Family::default(),
+            connection_rejected: Family::default(),
         };
         metrics.register();
         metrics
@@ -158,7 +158,7 @@ impl Metrics {
         registry.register("sessions", "SMTP sessions", self.sessions.clone());
         let open = self.sessions_open.clone();
         registry.register("sessions_open", "SMTP sessions now", open);
-        let away = self.turned_away.clone();
+        let away = self.connection_rejected.clone();
         registry.register("connections_rejected", "Connections over a limit", away);
         let lost = super::writer::lost_lines();
         registry.register("log_lines_lost", "Log lines that were not written", lost);
@@ -261,7 +261,7 @@ impl Metrics {
     }
 
     /// A sender or a recipient was not taken.
-    pub fn not_taken(&self, reason: &'static str) {
+    pub fn refused(&self, reason: &'static str) {
         self.not_taken.get_or_create(&NotTaken { reason }).inc();
     }
 
@@ -276,8 +276,10 @@ impl Metrics {
     }
 
     /// A client was not let in.
-    pub fn turned_away(&self, outcome: &'static str) {
-        self.turned_away.get_or_create(&Outcome { outcome }).inc();
+    pub fn connection_rejected(&self, outcome: &'static str) {
+        self.connection_rejected
+            .get_or_create(&Outcome { outcome })
+            .inc();
     }
 
     /// A session begins; it ends when what this gives is dropped.

@@ -15,9 +15,9 @@ use crate::smtp::address::quoted_string_length;
 use portcullis::one_line;
 
 /// Characters of what others say that are told.
-const MOST_WORDS: usize = 2000;
+const MAX_WORDS: usize = 2000;
 /// What stands for a local part that is not told.
-const SOMEBODY: &str = "*";
+const REDACTED: &str = "*";
 /// What is told of an address: that of a network of this size.
 const IPV4_NETWORK: u8 = 24;
 const IPV6_NETWORK: u8 = 48;
@@ -40,8 +40,8 @@ pub fn mailbox(text: &str) -> Cow<'_, str> {
 }
 
 /// What another server said, in which mailboxes may stand. It cannot end the line, and tells no tales.
-pub fn words(text: &str) -> Cow<'_, str> {
-    let line = match text.char_indices().nth(MOST_WORDS) {
+pub fn redact(text: &str) -> Cow<'_, str> {
+    let line = match text.char_indices().nth(MAX_WORDS) {
         Some((end, _)) => format!("{}…", one_line(&text[..end])).into(),
         None => one_line(text),
     };
@@ -53,12 +53,12 @@ pub fn words(text: &str) -> Cow<'_, str> {
 
 /// What another server said of a message, which may know the client's address and has the envelope's mailboxes before
 /// it, however it writes them.
-pub fn words_about<'a>(
+pub fn mailboxes_in<'a>(
     client: IpAddr,
     envelope: impl IntoIterator<Item = &'a str>,
     text: &str,
 ) -> Cow<'_, str> {
-    let mut words = words(text);
+    let mut words = redact(text);
     if HIDES_MAILBOXES.load(Ordering::Relaxed) {
         for mailbox in envelope {
             words = without_name(mailbox, &words).into();
@@ -100,7 +100,7 @@ impl fmt::Display for Client {
 
 fn without_local_part(mailbox: &str) -> Cow<'_, str> {
     match mailbox.rsplit_once('@') {
-        Some((_, domain)) => format!("{SOMEBODY}@{domain}").into(),
+        Some((_, domain)) => format!("{REDACTED}@{domain}").into(),
         // Postmaster, who is nobody in particular, and nobody at all.
         None => mailbox.into(),
     }
@@ -143,7 +143,7 @@ fn without_word(word: &str, text: &str) -> String {
         let ends = !word.ends_with(is_part) || !text[behind..].starts_with(is_part);
         if at >= from && begins && ends {
             shown.push_str(&text[from..at]);
-            shown.push_str(SOMEBODY);
+            shown.push_str(REDACTED);
             from = behind;
         }
     }
@@ -166,7 +166,7 @@ fn without_local_parts(text: &str) -> String {
         };
         rest = &rest[length..];
         if let Some(domain) = rest.strip_prefix('@') {
-            shown.push_str(SOMEBODY);
+            shown.push_str(REDACTED);
             shown.push('@');
             rest = domain;
             continue;
@@ -289,9 +289,9 @@ mod tests {
 
     #[test]
     fn what_servers_say_is_one_line() {
-        assert_eq!(words("a\r\nb\x1b\u{202e}"), "a  b  ");
-        let told = words(&"é".repeat(5000)).into_owned();
-        assert_eq!(told, "é".repeat(MOST_WORDS) + "…");
+        assert_eq!(redact("a\r\nb\x1b\u{202e}"), "a  b  ");
+        let told = redact(&"é".repeat(5000)).into_owned();
+        assert_eq!(told, "é".repeat(MAX_WORDS) + "…");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Octets that wait to be written; what comes on top is lost.
-const MOST_WAITING: usize = 4 << 20;
+const MAX_WAITING: usize = 4 << 20;
 /// How long the end of the program waits for what was not written yet.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long to wait where standard error takes nothing just now and does not block.
@@ -69,7 +69,7 @@ impl Shared {
     /// Takes lines, unless too many wait already.
     fn take(&self, lines: &[u8]) {
         let mut queue = self.lock();
-        if queue.lines.len() + lines.len() > MOST_WAITING {
+        if queue.lines.len() + lines.len() > MAX_WAITING {
             LOST.inc_by(count(lines));
             return;
         }
@@ -203,9 +203,9 @@ mod tests {
     fn what_waits_is_bounded() {
         let shared = Shared::default();
         let line = [&[b'x'; 1023][..], b"\n"].concat();
-        for _ in 0..2 * MOST_WAITING / line.len() {
+        for _ in 0..2 * MAX_WAITING / line.len() {
             shared.take(&line);
         }
-        assert_eq!(shared.lock().lines.len(), MOST_WAITING);
+        assert_eq!(shared.lock().lines.len(), MAX_WAITING);
     }
 }

@@ -22,11 +22,11 @@ const READ_SIZE: usize = 16 << 10;
 /// allocator has it at hand.
 const LINE_READ_SIZE: usize = 1000;
 /// Replies that wait for the client to read; more would be a client that never does.
-const MOST_OUTPUT: usize = 64 << 10;
+const MAX_OUTPUT: usize = 64 << 10;
 
 /// How long, and for how many octets, a peer that is told its last words is listened to.
 const LINGERING: Duration = Duration::from_secs(2);
-const MOST_LINGERING: usize = 1 << 20;
+const MAX_LINGERING: usize = 1 << 20;
 
 /// A stream of octets.
 pub enum Stream {
@@ -202,7 +202,7 @@ impl Connection {
                 too_long.get_or_insert(skipped);
                 searched = 0;
             }
-            if self.output.len() > MOST_OUTPUT {
+            if self.output.len() > MAX_OUTPUT {
                 self.flush().await?;
             }
             if self.fill_line().await? == 0 {
@@ -334,7 +334,7 @@ impl Connection {
         let mut rest = [0; LINE_READ_SIZE];
         let reading = async {
             let mut read = 0;
-            while read < MOST_LINGERING {
+            while read < MAX_LINGERING {
                 match self.stream.read(&mut rest).await {
                     Ok(0) | Err(_) => return,
                     Ok(octets) => read += octets,

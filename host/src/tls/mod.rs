@@ -24,7 +24,7 @@ use portcullis::tls::{self, AnyPeer, Authorities, certificate};
 use portcullis::{Tls, satisfies};
 
 /// A certificate that has fewer days left than this is about to be a problem.
-pub const SOON: i64 = 21;
+pub const EXPIRY_WARNING: i64 = 21;
 
 /// What a listener needs for handshakes.
 #[derive(Clone)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use portcullis_types::Trust;
 use rustls::pki_types::CertificateDer;
 
-use super::path::{Judgement, Purpose};
+use super::path::{PathVerification, Purpose};
 use super::roots::Roots;
 use super::verifier::is_provable;
 
@@ -70,19 +70,19 @@ impl Authorities {
                 constrains_names: false,
             };
         }
-        let ordinary = self.public.judge(chain, purpose);
+        let ordinary = self.public.verify(chain, purpose);
         let others = self
             .named
             .iter()
-            .map(|authority| (&*authority.name, authority.roots.judge(chain, purpose)));
+            .map(|authority| (&*authority.name, authority.roots.verify(chain, purpose)));
         let all = std::iter::once((PUBLIC, ordinary)).chain(others);
         let mut verification = Verification {
             trust: ordinary.trust,
             anchors: Vec::new(),
             constrains_names: false,
         };
-        for (name, judgement) in all {
-            verification.add(name, judgement);
+        for (name, path) in all {
+            verification.add(name, path);
         }
         verification
     }
@@ -111,12 +111,12 @@ impl Authorities {
 }
 
 impl Verification {
-    fn add(&mut self, name: &str, judgement: Judgement) {
-        match judgement.trust {
+    fn add(&mut self, name: &str, path: PathVerification) {
+        match path.trust {
             Trust::Trusted => {
                 self.trust = Trust::Trusted;
                 self.anchors.push(name.to_owned());
-                self.constrains_names |= judgement.constrains_names;
+                self.constrains_names |= path.constrains_names;
             }
             // Another reason says more than that the chain ends elsewhere.
             other if self.trust == Trust::UnknownIssuer => self.trust = other,

@@ -60,7 +60,7 @@ pub fn key_sha256(certificate: &CertificateDer<'_>) -> Option<Sha256> {
 /// Whether the chain of a receiving server ends at a root.
 pub fn trust_of_server(chain: &[CertificateDer<'_>], roots: &Roots) -> Trust {
     match chain.first().is_some_and(is_provable) {
-        true => roots.judge(chain, Purpose::Server).trust,
+        true => roots.verify(chain, Purpose::Server).trust,
         false => Trust::Invalid,
     }
 }

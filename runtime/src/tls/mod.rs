@@ -10,7 +10,7 @@ mod verifier;
 use rustls::{CommonState, SupportedCipherSuite};
 
 pub use self::authorities::{Authorities, Authority, PUBLIC, Verification};
-pub use self::path::{Anchors, BadCrl, Crl, Judgement, Purpose, crls_of};
+pub use self::path::{Anchors, BadCrl, Crl, PathVerification, Purpose, crls_of};
 pub use self::roots::{Roots, RootsError};
 pub use self::verifier::{AnyPeer, is_provable};
 use portcullis_types::{PeerCertificate, Tls};

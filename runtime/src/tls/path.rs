@@ -47,16 +47,16 @@ pub enum Purpose {
 
 /// What is to be said of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Judgement {
+pub struct PathVerification {
     /// Whether it leads to an anchor, or why not.
     pub trust: Trust,
     /// Whether an authority on the way may certify some names only.
     pub constrains_names: bool,
 }
 
-impl From<Trust> for Judgement {
+impl From<Trust> for PathVerification {
     fn from(trust: Trust) -> Self {
-        Judgement {
+        PathVerification {
             trust,
             constrains_names: false,
         }
@@ -108,7 +108,7 @@ impl Anchors {
     }
 
     /// Judges a chain, the own certificate first.
-    pub fn judge(&self, chain: &[CertificateDer<'_>], purpose: Purpose) -> Judgement {
+    pub fn verify(&self, chain: &[CertificateDer<'_>], purpose: Purpose) -> PathVerification {
         let judged = chain
             .split_first()
             .map(|(own, others)| self.try_to_judge(own, others, purpose));
@@ -126,7 +126,7 @@ impl Anchors {
         own: &CertificateDer<'_>,
         others: &[CertificateDer<'_>],
         purpose: Purpose,
-    ) -> Result<Judgement, ErrorStack> {
+    ) -> Result<PathVerification, ErrorStack> {
         let own = X509::from_der(own)?;
         let mut between = Stack::new()?;
         for other in others {
@@ -146,7 +146,7 @@ impl Anchors {
     }
 
     /// What OpenSSL leaves to others, on a path that is trusted otherwise.
-    fn look_closer(&self, path: &[X509]) -> Result<Judgement, ErrorStack> {
+    fn look_closer(&self, path: &[X509]) -> Result<PathVerification, ErrorStack> {
         let ders = path
             .iter()
             .map(|certificate| certificate.to_der())
@@ -166,7 +166,7 @@ impl Anchors {
         }
         let constrains =
             |authority: &X509Certificate| !matches!(authority.name_constraints(), Ok(None));
-        Ok(Judgement {
+        Ok(PathVerification {
             trust: Trust::Trusted,
             constrains_names: parsed.iter().skip(1).any(constrains),
         })

@@ -8,9 +8,9 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 
 use super::octets::digest_of;
-use super::path::{Anchors, BadCrl, Crl, Judgement, Purpose};
+use super::path::{Anchors, BadCrl, Crl, PathVerification, Purpose};
 
-/// Judgements that are kept, and for how long: servers and clients show the same chain again and again.
+/// Outcomes that are cached, and for how long: servers and clients show the same chain again and again.
 const KEPT: u64 = 10_000;
 const KEPT_FOR: Duration = Duration::from_secs(60);
 
@@ -28,8 +28,8 @@ struct Trusted {
     crls: Vec<Arc<Crl>>,
     bad_crls: Vec<BadCrl>,
     store: Arc<RootCertStore>,
-    judge: Anchors,
-    judgements: Cache<(Purpose, [u8; 32]), Judgement>,
+    path: Anchors,
+    verifications: Cache<(Purpose, [u8; 32]), PathVerification>,
 }
 
 impl PartialEq for Roots {
@@ -49,13 +49,13 @@ impl Roots {
     ) -> Result<Self, RootsError> {
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(anchors.iter().cloned());
-        let judge = Anchors::new(&anchors, crls.clone()).map_err(RootsError)?;
+        let path = Anchors::new(&anchors, crls.clone()).map_err(RootsError)?;
         Ok(Roots(Arc::new(Trusted {
             crls,
             bad_crls,
             store: Arc::new(store),
-            judge,
-            judgements: Cache::builder()
+            path,
+            verifications: Cache::builder()
                 .max_capacity(KEPT)
                 .time_to_live(KEPT_FOR)
                 .build(),
@@ -63,12 +63,12 @@ impl Roots {
         })))
     }
 
-    /// Judges a chain, the own certificate first.
-    pub fn judge(&self, chain: &[CertificateDer<'_>], purpose: Purpose) -> Judgement {
+    /// Verifies a chain, the own certificate first.
+    pub fn verify(&self, chain: &[CertificateDer<'_>], purpose: Purpose) -> PathVerification {
         let digest = digest_of(chain.iter().map(|certificate| &certificate[..]));
         self.0
-            .judgements
-            .get_with((purpose, digest), || self.0.judge.judge(chain, purpose))
+            .verifications
+            .get_with((purpose, digest), || self.0.path.verify(chain, purpose))
     }
 
     /// The revocation lists that cannot be used, or are out of date.

@@ -6,6 +6,7 @@ mod corpus;
 mod dane_and_mta_sts;
 mod dialogs;
 mod dnssec;
+mod documentation;
 mod durability;
 mod examples;
 mod fan_out;

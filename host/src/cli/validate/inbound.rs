@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Outcome, Validate};
 use crate::egress::partner::probe::{Check, Status, certificate_report, left};
-use crate::tls::{SOON, certificates};
+use crate::tls::{EXPIRY_WARNING, certificates};
 use portcullis::tls::{Authorities, certificate};
 use portcullis::{
     Certificate, Connector, Consideration, Context, Explanation, Outcome as Truth, PeerCertificate,
@@ -185,7 +185,7 @@ impl Validate {
             report.key,
             report.issuer
         );
-        let status = if report.days_left < SOON {
+        let status = if report.days_left < EXPIRY_WARNING {
             Status::Warning
         } else {
             Status::Ok

@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde::Serialize;
 
-use super::paint::{self, Paint};
+use super::paint::{self, Painter};
 use super::{Format, PolicyArgs, output};
 use crate::config::Config;
 use crate::smtp::address::Address;
@@ -124,7 +124,7 @@ impl Validate {
             bail!("there is no enabled connector to validate");
         }
         let (authorities, _) = crate::tls::read_authorities(&config.trust, None)?;
-        let mut way_out = outbound::WayOut::new(&config, authorities.clone());
+        let mut way_out = outbound::EgressProbe::new(&config, authorities.clone());
         let mut outcomes = Vec::new();
         for connector in &connectors {
             let mut outcome = Outcome::new(connector);
@@ -203,7 +203,7 @@ impl Validate {
             _ if self.letter => output::result(&letter::text(outcomes))?,
             Format::Json => output::json(outcomes)?,
             Format::Text => {
-                let paint = Paint(paint::wanted(&std::io::stdout()));
+                let paint = Painter(paint::wanted(&std::io::stdout()));
                 output::result(&show::text(outcomes, paint))?;
             }
         }

@@ -12,14 +12,14 @@ use super::Outcome;
 use crate::config::{Config, Timeouts};
 use crate::egress::client::Sender;
 use crate::egress::partner::probe::{Check, Report, Status};
-use crate::egress::partner::{Lane, Means, Outbound};
+use crate::egress::partner::{Outbound, OutboundResources, PartnerPath};
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::command::MailParameters;
 use portcullis::tls::Authorities;
 use portcullis::{Connector, Context, Delivery, Policy, Route as VerdictRoute, Verdict};
 
 /// Domains of one connector that are tried.
-const MOST_DOMAINS: usize = 5;
+const MAX_DOMAINS: usize = 5;
 
 /// One way of a connector: to a domain, or to its smart hosts.
 #[derive(Serialize)]
@@ -32,16 +32,16 @@ pub struct Route {
 }
 
 /// The way out, made ready when the first outbound connector needs it.
-pub struct WayOut<'a> {
+pub struct EgressProbe<'a> {
     config: &'a Config,
     authorities: Authorities,
     outbound: Option<Arc<Outbound>>,
 }
 
-impl<'a> WayOut<'a> {
+impl<'a> EgressProbe<'a> {
     /// Not ready yet.
     pub fn new(config: &'a Config, authorities: Authorities) -> Self {
-        WayOut {
+        EgressProbe {
             config,
             authorities,
             outbound: None,
@@ -52,8 +52,8 @@ impl<'a> WayOut<'a> {
         if let Some(outbound) = &self.outbound {
             return Ok(outbound.clone());
         }
-        let (means, _) = Means::new(self.config, self.authorities.clone(), None)?;
-        let outbound = Arc::new(Outbound::new(self.config, means));
+        let (resources, _) = OutboundResources::new(self.config, self.authorities.clone(), None)?;
+        let outbound = Arc::new(Outbound::new(self.config, resources));
         self.outbound = Some(outbound.clone());
         Ok(outbound)
     }
@@ -84,14 +84,14 @@ impl<'a> WayOut<'a> {
         let outbound = self.ready()?;
         let mut valid = true;
         for domain in domains {
-            let Some(lane) = Lane::new(delivery.clone(), &domain) else {
+            let Some(path) = PartnerPath::new(delivery.clone(), &domain) else {
                 bail!("connector {:?} has no way to {domain}", connector.name);
             };
-            let report = outbound.probe(&lane, &mut progress).await;
+            let report = outbound.probe(&path, &mut progress).await;
             let message = match to {
                 Some(to) if report.valid => {
                     progress(&format!("sending a message to {to}"));
-                    Some(self.send(&outbound, &lane, from, to).await?)
+                    Some(self.send(&outbound, &path, from, to).await?)
                 }
                 _ => None,
             };
@@ -108,7 +108,7 @@ impl<'a> WayOut<'a> {
     async fn send(
         &self,
         outbound: &Outbound,
-        lane: &Lane,
+        path: &PartnerPath,
         from: Option<&str>,
         to: &Address,
     ) -> anyhow::Result<Check> {
@@ -125,7 +125,7 @@ impl<'a> WayOut<'a> {
             first: to,
         };
         let content = message(&self.config.hostname, &sender, to)?;
-        Ok(match outbound.send(lane, envelope, to, &content).await {
+        Ok(match outbound.send(path, envelope, to, &content).await {
             Ok(reply) if reply.is_positive() => {
                 let detail = format!("{} {}", reply.code(), reply.text());
                 Check::new("message", Status::Ok, detail)
@@ -165,8 +165,8 @@ fn domains(
         .filter(|pattern| *pattern != "*")
         .map(|pattern| base(pattern).to_owned())
         .collect();
-    let more = named.len().saturating_sub(MOST_DOMAINS);
-    (named.into_iter().take(MOST_DOMAINS).collect(), more)
+    let more = named.len().saturating_sub(MAX_DOMAINS);
+    (named.into_iter().take(MAX_DOMAINS).collect(), more)
 }
 
 fn base(pattern: &str) -> &str {

@@ -3,11 +3,11 @@
 use std::fmt::Write;
 
 use super::Outcome;
-use crate::cli::paint::{Paint, printable};
+use crate::cli::paint::{Painter, printable};
 use crate::egress::partner::probe::{Check, Status};
 
 /// All outcomes, a block each, and a line in the end.
-pub fn text(outcomes: &[Outcome], paint: Paint) -> String {
+pub fn text(outcomes: &[Outcome], paint: Painter) -> String {
     let mut text = String::new();
     for outcome in outcomes {
         block(&mut text, outcome, paint);
@@ -52,7 +52,7 @@ fn summary(outcomes: &[Outcome], failed: usize) -> String {
 }
 
 // Writing to a string cannot fail.
-fn block(text: &mut String, outcome: &Outcome, paint: Paint) {
+fn block(text: &mut String, outcome: &Outcome, paint: Painter) {
     let verdict = match outcome.valid {
         Some(true) => format!("{}", paint.good("would work")),
         Some(false) => format!("{}", paint.bad("would not work")),
@@ -108,7 +108,7 @@ fn block(text: &mut String, outcome: &Outcome, paint: Paint) {
     }
 }
 
-fn checks(text: &mut String, indent: &str, checks: &[Check], paint: Paint) {
+fn checks(text: &mut String, indent: &str, checks: &[Check], paint: Painter) {
     const NAME: usize = 23;
     for check in checks {
         let name = format!("{:NAME$}", check.check);

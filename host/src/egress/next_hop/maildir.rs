@@ -43,8 +43,8 @@ impl Maildir {
     }
 
     /// A way to deliver, for one session.
-    pub fn delivery(&self) -> Delivery {
-        Delivery {
+    pub fn delivery(&self) -> MaildirDelivery {
+        MaildirDelivery {
             maildir: self.clone(),
             from: String::new(),
             recipients: Vec::new(),
@@ -68,7 +68,7 @@ impl Maildir {
 }
 
 /// Deliveries into a Maildir, one after another.
-pub struct Delivery {
+pub struct MaildirDelivery {
     maildir: Maildir,
     from: String,
     recipients: Vec<String>,
@@ -93,7 +93,7 @@ impl Drop for Unfinished {
     }
 }
 
-impl Delivery {
+impl MaildirDelivery {
     /// Begins a transaction.
     pub fn mail(&mut self, from: &ReversePath) {
         self.reset();

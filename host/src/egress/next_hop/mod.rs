@@ -13,17 +13,17 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 
 use crate::config;
-use crate::egress::client::{Finished, NotBegun, Relay, Sender};
-use crate::egress::pool::{Lease, Pool};
+use crate::egress::client::{Finished, MailError, Sender, SmtpClient};
+use crate::egress::pool::{Pool, PooledConnection};
 use crate::smtp::address::Address;
 use crate::smtp::reply::{Capabilities, Reply, SizeLimit};
 pub use client::{Client, ClientName};
-use maildir::{Delivery, Maildir};
+use maildir::{Maildir, MaildirDelivery};
 use server::Server;
 
 /// What EHLO may announce: what the next hop can keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Offer {
+pub struct Extensions {
     /// 8BITMIME.
     pub eight_bit_mime: bool,
     /// SMTPUTF8.
@@ -32,18 +32,18 @@ pub struct Offer {
     pub size: Option<u64>,
 }
 
-impl Offer {
+impl Extensions {
     /// Everything.
-    pub const ALL: Offer = Offer {
+    pub const ALL: Extensions = Extensions {
         eight_bit_mime: true,
         smtputf8: true,
         size: None,
     };
 }
 
-impl From<&Capabilities> for Offer {
+impl From<&Capabilities> for Extensions {
     fn from(capabilities: &Capabilities) -> Self {
-        Offer {
+        Extensions {
             eight_bit_mime: capabilities.eight_bit_mime,
             // RFC 6531 §3.1: SMTPUTF8 needs 8BITMIME.
             smtputf8: capabilities.smtputf8 && capabilities.eight_bit_mime,
@@ -62,39 +62,39 @@ const NO_WAIT: Duration = Duration::from_secs(1);
 pub struct NextHop {
     kind: Kind,
     /// Absent until the next hop has been seen.
-    offer: ArcSwapOption<Offer>,
+    extensions: ArcSwapOption<Extensions>,
     recipients: usize,
 }
 
 enum Kind {
-    Relay(Server, Arc<Pool>),
+    Server(Server, Arc<Pool>),
     Maildir(Maildir),
 }
 
 impl NextHop {
     /// A next hop; nothing is connected or made yet.
     pub fn new(hop: &config::NextHop, config: &config::Config) -> Self {
-        let (kind, offer) = match &hop.maildir {
+        let (kind, extensions) = match &hop.maildir {
             Some(folder) => (
                 Kind::Maildir(Maildir::new(folder, &config.hostname)),
-                Some(Offer::ALL),
+                Some(Extensions::ALL),
             ),
             None => {
                 let server = Server::new(hop, &config.hostname, &config.timeouts);
                 let pool = Pool::new(config.connections.clone(), None);
-                (Kind::Relay(server, pool), None)
+                (Kind::Server(server, pool), None)
             }
         };
         NextHop {
             kind,
-            offer: ArcSwapOption::from_pointee(offer),
+            extensions: ArcSwapOption::from_pointee(extensions),
             recipients: hop.recipients.unwrap_or(usize::MAX),
         }
     }
 
     /// From now on these times hold.
     pub fn exchange(&self, timeouts: &config::Timeouts) {
-        if let Kind::Relay(server, _) = &self.kind {
+        if let Kind::Server(server, _) = &self.kind {
             server.exchange(timeouts);
         }
     }
@@ -102,25 +102,29 @@ impl NextHop {
     /// Whether it answers for each recipient.
     pub fn answers_for_each(&self) -> bool {
         match &self.kind {
-            Kind::Relay(server, _) => server.is_lmtp(),
+            Kind::Server(server, _) => server.is_lmtp(),
             Kind::Maildir(_) => false,
         }
     }
 
     /// What EHLO may announce. Until the next hop has been seen, that is next to nothing.
-    pub fn offer(&self) -> Offer {
-        self.offer.load().as_deref().copied().unwrap_or_default()
+    pub fn extensions(&self) -> Extensions {
+        self.extensions
+            .load()
+            .as_deref()
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Whether the next hop has been seen.
     pub fn is_known(&self) -> bool {
-        self.offer.load().is_some()
+        self.extensions.load().is_some()
     }
 
     /// Whether it is told the client's address.
-    pub fn tells_client(&self) -> bool {
+    pub fn forwards_client(&self) -> bool {
         match &self.kind {
-            Kind::Relay(server, _) => server.tells_client(),
+            Kind::Server(server, _) => server.forwards_client(),
             Kind::Maildir(_) => false,
         }
     }
@@ -137,7 +141,7 @@ impl NextHop {
     pub async fn prepare(&self) -> Result<(), String> {
         match &self.kind {
             Kind::Maildir(maildir) => maildir.prepare().await.map_err(|error| error.to_string()),
-            Kind::Relay(server, _) => {
+            Kind::Server(server, _) => {
                 let mut relay = server
                     .connect(None)
                     .await
@@ -153,7 +157,7 @@ impl NextHop {
     pub fn pool(&self) -> Option<&Arc<Pool>> {
         match &self.kind {
             Kind::Maildir(_) => None,
-            Kind::Relay(_, pool) => Some(pool),
+            Kind::Server(_, pool) => Some(pool),
         }
     }
 
@@ -161,97 +165,97 @@ impl NextHop {
     ///
     /// # Errors
     /// What the client is told.
-    pub async fn begin(&self, client: &Client, sender: Sender<'_>) -> Result<Handover, Reply> {
+    pub async fn begin(&self, client: &Client, sender: Sender<'_>) -> Result<Delivery, Reply> {
         let (server, pool) = match &self.kind {
-            Kind::Relay(server, pool) => (server, pool),
+            Kind::Server(server, pool) => (server, pool),
             Kind::Maildir(maildir) => {
                 let mut delivery = maildir.delivery();
                 delivery.mail(sender.from);
-                return Ok(Handover::Maildir(Box::new(delivery)));
+                return Ok(Delivery::Maildir(Box::new(delivery)));
             }
         };
-        if server.tells_client() {
+        if server.forwards_client() {
             let mut relay = self.connect(server, client).await?;
             relay.mail(sender).await.map_err(|begun| begun.reply())?;
-            return Ok(Handover::Relay(Box::new(relay)));
+            return Ok(Delivery::Dedicated(Box::new(relay)));
         }
-        // Without a limit of its own nobody waits for a turn.
-        let Some(turn) = pool.turn(&"".into(), NO_WAIT).await else {
+        // Without a limit of its own nobody waits for a permit.
+        let Some(permit) = pool.permit(&"".into(), NO_WAIT).await else {
             return Err(Reply::new(451, (4, 3, 2), "too many messages at a time"));
         };
-        let turn = match turn.reuse(sender).await {
-            Ok(outcome) => return outcome.map(Handover::pooled),
-            Err(turn) => turn,
+        let permit = match permit.reuse(sender).await {
+            Ok(outcome) => return outcome.map(Delivery::pooled),
+            Err(permit) => permit,
         };
-        let mut lease = turn.lease(self.connect(server, client).await?);
-        match lease.relay().mail(sender).await {
-            Ok(()) => Ok(Handover::pooled(lease)),
+        let mut connection = permit.used_by(self.connect(server, client).await?);
+        match connection.relay().mail(sender).await {
+            Ok(()) => Ok(Delivery::pooled(connection)),
             Err(begun) => {
-                lease.release();
+                connection.release();
                 Err(begun.reply())
             }
         }
     }
 
-    async fn connect(&self, server: &Server, client: &Client) -> Result<Relay, Reply> {
+    async fn connect(&self, server: &Server, client: &Client) -> Result<SmtpClient, Reply> {
         let connected = server.connect(Some(client)).await;
         let relay = connected.map_err(|failure| failure.reply())?;
         self.learn(&relay);
         Ok(relay)
     }
 
-    fn learn(&self, relay: &Relay) {
-        let offer = Offer::from(relay.capabilities());
-        if self.offer.load().as_deref() != Some(&offer) {
-            self.offer.store(Some(Arc::new(offer)));
+    fn learn(&self, relay: &SmtpClient) {
+        let extensions = Extensions::from(relay.capabilities());
+        if self.extensions.load().as_deref() != Some(&extensions) {
+            self.extensions.store(Some(Arc::new(extensions)));
         }
     }
 }
 
 /// One message after another, handed over. A refusal is the reply that the client gets.
-pub enum Handover {
+pub enum Delivery {
     /// To a server, over a connection that belongs to this client.
-    Relay(Box<Relay>),
+    Dedicated(Box<SmtpClient>),
     /// To a server, over one that anybody's mail may use.
-    Pooled(Box<Lease>),
+    Pooled(Box<PooledConnection>),
     /// To a Maildir.
-    Maildir(Box<Delivery>),
+    Maildir(Box<MaildirDelivery>),
 }
 
-impl Handover {
+impl Delivery {
     /// Over a connection of a pool.
-    pub fn pooled(lease: Lease) -> Self {
-        Handover::Pooled(Box::new(lease))
+    pub fn pooled(connection: PooledConnection) -> Self {
+        Delivery::Pooled(Box::new(connection))
     }
 
-    fn relay(&mut self) -> Result<&mut Relay, &mut Delivery> {
+    fn relay(&mut self) -> Result<&mut SmtpClient, &mut MaildirDelivery> {
         match self {
-            Handover::Relay(relay) => Ok(relay),
-            Handover::Pooled(lease) => Ok(lease.relay()),
-            Handover::Maildir(delivery) => Err(delivery),
+            Delivery::Dedicated(relay) => Ok(relay),
+            Delivery::Pooled(connection) => Ok(connection.relay()),
+            Delivery::Maildir(delivery) => Err(delivery),
         }
     }
 
     /// Where the mail goes, for the log.
-    pub fn place(&self) -> String {
+    pub fn peer(&self) -> String {
         match self {
-            Handover::Relay(relay) => relay.place().to_string(),
-            Handover::Pooled(lease) => lease.place().to_string(),
-            Handover::Maildir(_) => "maildir".into(),
+            Delivery::Dedicated(relay) => relay.peer().to_string(),
+            Delivery::Pooled(connection) => connection.peer().to_string(),
+            Delivery::Maildir(_) => "maildir".into(),
         }
     }
 
     /// Whether another message can be handed over.
     pub fn is_usable(&self) -> bool {
         match self {
-            Handover::Relay(relay) => relay.is_usable(),
-            Handover::Pooled(lease) => lease.is_usable(),
-            Handover::Maildir(_) => true,
+            Delivery::Dedicated(relay) => relay.is_usable(),
+            Delivery::Pooled(connection) => connection.is_usable(),
+            Delivery::Maildir(_) => true,
         }
     }
 
     /// Begins another transaction.
-    pub async fn mail(&mut self, sender: Sender<'_>) -> Result<(), NotBegun> {
+    pub async fn mail(&mut self, sender: Sender<'_>) -> Result<(), MailError> {
         match self.relay() {
             Ok(relay) => relay.mail(sender).await,
             Err(delivery) => {
@@ -270,10 +274,10 @@ impl Handover {
     }
 
     /// Begins the message, with less `patience` than elsewhere if others wait.
-    pub async fn data(&mut self, patience: Option<Duration>) -> Result<(), NotBegun> {
+    pub async fn data(&mut self, patience: Option<Duration>) -> Result<(), MailError> {
         match self.relay() {
             Ok(relay) => relay.data(patience).await,
-            Err(delivery) => delivery.data().await.map_err(NotBegun::Refused),
+            Err(delivery) => delivery.data().await.map_err(MailError::Refused),
         }
     }
 
@@ -303,10 +307,10 @@ impl Handover {
     }
 
     /// After a transaction: gives back what is not this client's alone, and keeps the rest.
-    pub fn let_go(self) -> Option<Self> {
+    pub fn release(self) -> Option<Self> {
         match self {
-            Handover::Pooled(lease) => {
-                lease.release();
+            Delivery::Pooled(connection) => {
+                connection.release();
                 None
             }
             own => Some(own),

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 
 use super::client::{Client, ClientName};
 use crate::config;
-use crate::egress::client::{CONNECT, Cause, HopFailure, Manner, Relay, Told};
+use crate::egress::client::{Audience, CONNECT, Cause, ClientConfig, ClientError, SmtpClient};
 use crate::egress::next_hop::address::Place;
 use crate::tls::ClientTls;
 
@@ -58,28 +58,28 @@ impl Server {
         self.timeouts.store(Arc::new(timeouts.clone()));
     }
 
-    fn manner(&self) -> Manner {
-        Manner {
+    fn client_config(&self) -> ClientConfig {
+        ClientConfig {
             hostname: self.hostname.clone(),
             lmtp: self.lmtp,
             timeouts: self.timeouts.load_full(),
-            told: Told::Stranger,
+            audience: Audience::External,
         }
     }
 
     /// Whether a connection belongs to the client that it was made for.
-    pub fn tells_client(&self) -> bool {
+    pub fn forwards_client(&self) -> bool {
         self.xclient || self.proxy_protocol.is_some()
     }
 
     /// Connects, greets, and begins TLS where it is offered: it was configured by its address, so any
     /// certificate will do.
-    pub async fn connect(&self, client: Option<&Client>) -> Result<Relay, HopFailure> {
-        let manner = self.manner();
-        let failure = |step, cause: Cause| manner.failure(&self.name, step, cause);
-        let connecting = self.place.connect(manner.timeouts.connect).await;
+    pub async fn connect(&self, client: Option<&Client>) -> Result<SmtpClient, ClientError> {
+        let client_config = self.client_config();
+        let failure = |step, cause: Cause| client_config.failure(&self.name, step, cause);
+        let connecting = self.place.connect(client_config.timeouts.connect).await;
         let stream = connecting.map_err(|cause| failure(CONNECT, cause))?;
-        let mut relay = Relay::new(stream, self.name.clone(), manner.clone());
+        let mut relay = SmtpClient::new(stream, self.name.clone(), client_config.clone());
         if let Some(version) = self.proxy_protocol {
             // A server that demands a header demands it of those who ask for nobody, too.
             let header = client.map_or_else(ProxyHeader::with_local, |client| {
@@ -109,7 +109,11 @@ impl Server {
 
     /// Postfix's XCLIENT: only what the server says that it takes is told. One that takes nothing would see all mail
     /// come from us, whom it may well trust.
-    async fn forward_client(&self, relay: &mut Relay, client: &Client) -> Result<(), HopFailure> {
+    async fn forward_client(
+        &self,
+        relay: &mut SmtpClient,
+        client: &Client,
+    ) -> Result<(), ClientError> {
         let address = match client.address.ip().to_canonical() {
             IpAddr::V4(ip) => ip.to_string(),
             IpAddr::V6(ip) => format!("IPV6:{ip}"),
@@ -135,7 +139,7 @@ impl Server {
             let text = "it does not let us use XCLIENT (in Postfix: smtpd_authorized_xclient_hosts has our address)";
             tracing::error!(hop = %self.name, "{text}");
             let cause = std::io::Error::other(text);
-            return Err(relay.manner().failure(&self.name, "XCLIENT", cause));
+            return Err(relay.client_config().failure(&self.name, "XCLIENT", cause));
         }
         let told: Vec<String> = values
             .iter()
@@ -146,7 +150,7 @@ impl Server {
         let reply = relay.command("XCLIENT", &line).await?;
         if !reply.is_positive() {
             let cause = Cause::Refused(reply);
-            return Err(relay.manner().failure(&self.name, "XCLIENT", cause));
+            return Err(relay.client_config().failure(&self.name, "XCLIENT", cause));
         }
         // The session begins anew, as after the greeting, and in the client's name: what is said now is what the
         // server holds against its rules.

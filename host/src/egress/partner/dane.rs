@@ -6,7 +6,7 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::egress::partner::dns::{Dns, DnsError, Tlsa};
-use crate::egress::partner::failure::{ResultType, Unprotected};
+use crate::egress::partner::failure::{ProtectionError, ResultType};
 use portcullis::tls::{Anchors, Purpose, certificate, is_provable};
 use portcullis::{Dane, Trust};
 
@@ -40,7 +40,7 @@ impl Demand {
         host: &str,
         bases: &[&str],
         port: u16,
-    ) -> Result<Demand, Unprotected> {
+    ) -> Result<Demand, ProtectionError> {
         if mode == Dane::None {
             return Ok(Demand::None);
         }
@@ -61,23 +61,26 @@ impl Demand {
                 }
                 _ => format!("{host} has no TLSA records, and DANE is mandatory"),
             };
-            return Err(Unprotected::new(ResultType::DaneRequired, detail));
+            return Err(ProtectionError::new(ResultType::DaneRequired, detail));
         }
         Ok(demand)
     }
 
-    async fn at(dns: &Dns, host: &str, port: u16) -> Result<Demand, Unprotected> {
+    async fn at(dns: &Dns, host: &str, port: u16) -> Result<Demand, ProtectionError> {
         let answer = match dns.tlsa(&format!("_{port}._tcp.{host}")).await {
             Ok(answer) => answer,
             Err(DnsError::NoSuchName(_)) => return Ok(Demand::None),
             Err(error @ DnsError::Bogus(_)) => {
-                return Err(Unprotected::new(
+                return Err(ProtectionError::new(
                     ResultType::DnssecInvalid,
                     error.to_string(),
                 ));
             }
             Err(error) => {
-                return Err(Unprotected::new(ResultType::TlsaInvalid, error.to_string()));
+                return Err(ProtectionError::new(
+                    ResultType::TlsaInvalid,
+                    error.to_string(),
+                ));
             }
         };
         if answer.records.is_empty() || !answer.secure {
@@ -116,11 +119,11 @@ impl Demand {
     ///
     /// # Errors
     /// If there are records, and the certificates satisfy none of them.
-    pub fn judge(
+    pub fn verify(
         &self,
         chain: &[CertificateDer<'_>],
         identities: &[&str],
-    ) -> Result<(), Unprotected> {
+    ) -> Result<(), ProtectionError> {
         let Demand::Records { records, base } = self else {
             return Ok(());
         };
@@ -132,7 +135,7 @@ impl Demand {
             return Ok(());
         }
         let detail = "the certificate is none that the TLSA records allow";
-        Err(Unprotected::new(ResultType::TlsaInvalid, detail))
+        Err(ProtectionError::new(ResultType::TlsaInvalid, detail))
     }
 }
 
@@ -191,7 +194,7 @@ fn matches(record: &Tlsa, certificate: &CertificateDer<'_>) -> bool {
     }
 }
 
-/// §3.1.2: the chain leads to the authority, and the certificate carries a name of the server.
+/// §3.1.2: the chain leads to the authority, and the certificate has a name of the server.
 fn is_issued_by(
     chain: &[CertificateDer<'_>],
     authority: &CertificateDer<'_>,
@@ -200,7 +203,7 @@ fn is_issued_by(
     let Ok(anchors) = Anchors::new(std::slice::from_ref(authority), Vec::new()) else {
         return false;
     };
-    if anchors.judge(chain, Purpose::Server).trust != Trust::Trusted {
+    if anchors.verify(chain, Purpose::Server).trust != Trust::Trusted {
         return false;
     }
     let own = chain.first().map(|own| X509Certificate::from_der(own));

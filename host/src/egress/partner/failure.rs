@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::egress::client::HopFailure;
+use crate::egress::client::ClientError;
 use crate::egress::partner::dns::DnsError;
 use crate::smtp::reply::Reply;
 
@@ -61,24 +61,24 @@ impl fmt::Display for ResultType {
 
 /// The protection that was asked for is not there.
 #[derive(Clone, Debug)]
-pub struct Unprotected {
+pub struct ProtectionError {
     /// What went wrong.
     pub result: ResultType,
     /// In words.
     pub detail: String,
 }
 
-impl Unprotected {
+impl ProtectionError {
     /// A failure in words.
     pub fn new(result: ResultType, detail: impl Into<String>) -> Self {
-        Unprotected {
+        ProtectionError {
             result,
             detail: detail.into(),
         }
     }
 }
 
-impl fmt::Display for Unprotected {
+impl fmt::Display for ProtectionError {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{}: {}", self.result, self.detail)
     }
@@ -88,20 +88,20 @@ impl fmt::Display for Unprotected {
 #[derive(Clone, Debug)]
 pub enum Failure {
     /// The server cannot be spoken with.
-    Hop(HopFailure),
+    Hop(ClientError),
     /// It does not show what it must.
     Unprotected {
         /// The server, or the domain.
-        place: Arc<str>,
+        peer: Arc<str>,
         /// What is missing.
-        why: Unprotected,
+        why: ProtectionError,
     },
     /// The server is ourselves.
     Loop(Arc<str>),
     /// The server is at an address that only this machine or its link knows.
     NotPublic {
         /// The server.
-        place: Arc<str>,
+        peer: Arc<str>,
         /// Whether the rules name it, or what it is an exchanger for.
         is_named_by_rules: bool,
     },
@@ -123,11 +123,11 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Failure::Hop(failure) => write!(f, "{failure}"),
-            Failure::Unprotected { place, why } => write!(f, "{place}: {why}"),
-            Failure::Loop(place) => write!(f, "mail for {place} would loop back to this server"),
-            Failure::NotPublic { place, .. } => write!(
+            Failure::Unprotected { peer, why } => write!(f, "{peer}: {why}"),
+            Failure::Loop(peer) => write!(f, "mail for {peer} would loop back to this server"),
+            Failure::NotPublic { peer, .. } => write!(
                 f,
-                "{place} is at no public address, so no mail is sent there ([delivery] private-networks allows some)"
+                "{peer} is at no public address, so no mail is sent there ([delivery] private-networks allows some)"
             ),
             Failure::Dns(error) => write!(f, "{error}"),
             Failure::NoHosts(name) => {
@@ -167,7 +167,7 @@ impl Failure {
     pub fn reply(&self) -> Reply {
         tracing::warn!(
             "not delivered: {}",
-            crate::observe::redact::words(&self.to_string())
+            crate::observe::redact::redact(&self.to_string())
         );
         let (code, enhanced) = match self {
             Failure::Hop(failure) => return failure.reply(),
@@ -197,8 +197,8 @@ impl Failure {
     }
 }
 
-impl From<HopFailure> for Failure {
-    fn from(failure: HopFailure) -> Self {
+impl From<ClientError> for Failure {
+    fn from(failure: ClientError) -> Self {
         Failure::Hop(failure)
     }
 }
@@ -207,8 +207,11 @@ impl From<DnsError> for Failure {
     fn from(error: DnsError) -> Self {
         match error {
             DnsError::Bogus(name) => Failure::Unprotected {
-                place: name.as_str().into(),
-                why: Unprotected::new(ResultType::DnssecInvalid, DnsError::Bogus(name).to_string()),
+                peer: name.as_str().into(),
+                why: ProtectionError::new(
+                    ResultType::DnssecInvalid,
+                    DnsError::Bogus(name).to_string(),
+                ),
             },
             error => Failure::Dns(error),
         }

@@ -25,18 +25,19 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config;
 use crate::egress::client::{
-    CONNECT, Cause, HANDSHAKE, HopFailure, Manner, NotBegun, Relay, Sender, StartTls, Told,
+    Audience, CONNECT, Cause, ClientConfig, ClientError, HANDSHAKE, MailError, Sender, SmtpClient,
+    StartTls,
 };
 use crate::egress::dial;
-use crate::egress::pool::{Lease, Pool, Turn};
+use crate::egress::pool::{Permit, Pool, PooledConnection};
 use crate::smtp::connection::Stream;
 use crate::smtp::reply::Reply;
 use crate::tls::{ClientTls, Pair, TlsError};
 pub use dns::{Dns, SetupError};
-pub use failure::{Failure, ResultType, Unprotected};
+pub use failure::{Failure, ProtectionError, ResultType};
 use portcullis::tls::Authorities;
 use portcullis::{Dane, MtaSts, Protection, tls_version_name};
-pub use route::{Candidate, Lane, Target};
+pub use route::{Candidate, PartnerPath, Target};
 use verify::Requirements;
 
 /// What a server that did not get ready in its time was doing.
@@ -49,24 +50,24 @@ pub struct Outbound {
     hostname: Arc<str>,
     /// Where we listen ourselves, once we do.
     own: OnceLock<Vec<SocketAddr>>,
-    means: ArcSwap<Means>,
+    resources: ArcSwap<OutboundResources>,
     pool: Arc<Pool>,
 }
 
 /// What a reload of the configuration exchanges.
-pub struct Means {
+pub struct OutboundResources {
     /// How mail leaves.
     pub config: Arc<config::Delivery>,
     timeouts: Arc<config::Timeouts>,
     dns: Arc<Dns>,
     authorities: Authorities,
     tls: ClientTls,
-    mta_sts: Arc<mta_sts::Policies>,
+    mta_sts: Arc<mta_sts::PolicyCache>,
 }
 
 /// The way out cannot be made ready.
 #[derive(Debug, thiserror::Error)]
-pub enum MeansError {
+pub enum ResourcesError {
     /// The DNS cannot be asked.
     #[error("dns: {0}")]
     Dns(#[from] SetupError),
@@ -75,7 +76,7 @@ pub enum MeansError {
     Tls(#[from] TlsError),
 }
 
-impl Means {
+impl OutboundResources {
     /// Reads what the configuration names. What is the same as before is taken over with all that it has learned; so is
     /// what cannot be read now, which the errors tell.
     ///
@@ -84,11 +85,11 @@ impl Means {
     pub fn new(
         config: &config::Config,
         authorities: Authorities,
-        before: Option<&Means>,
-    ) -> Result<(Self, Vec<MeansError>), MeansError> {
+        before: Option<&OutboundResources>,
+    ) -> Result<(Self, Vec<ResourcesError>), ResourcesError> {
         let delivery = &config.delivery;
         let mut errors = Vec::new();
-        let mut known = |error: MeansError| match before {
+        let mut known = |error: ResourcesError| match before {
             Some(before) => {
                 errors.push(error);
                 Ok(before)
@@ -119,9 +120,9 @@ impl Means {
         let mta_sts = before.map(|before| &before.mta_sts);
         let mta_sts = match mta_sts.filter(|them| them.are_of(folder.as_deref(), port)) {
             Some(mta_sts) => mta_sts.clone(),
-            None => Arc::new(mta_sts::Policies::new(folder, port)),
+            None => Arc::new(mta_sts::PolicyCache::new(folder, port)),
         };
-        let means = Means {
+        let resources = OutboundResources {
             config: Arc::new(delivery.clone()),
             timeouts: Arc::new(config.timeouts.clone()),
             dns,
@@ -129,11 +130,11 @@ impl Means {
             tls,
             mta_sts,
         };
-        Ok((means, errors))
+        Ok((resources, errors))
     }
 
     /// What holds for a domain by its MTA-STS policy.
-    async fn mta_sts_of(&self, domain: &str) -> mta_sts::Standing {
+    async fn mta_sts_of(&self, domain: &str) -> mta_sts::PolicyState {
         let reach = mta_sts::Reach {
             dns: self.dns.clone(),
             roots: self.authorities.public().clone(),
@@ -148,7 +149,7 @@ impl Means {
     }
 
     /// Whether nothing has changed that a connection depends on.
-    fn is_same(&self, other: &Means) -> bool {
+    fn is_same(&self, other: &OutboundResources) -> bool {
         self.config == other.config
             && Arc::ptr_eq(&self.dns, &other.dns)
             && self.authorities == other.authorities
@@ -163,30 +164,30 @@ impl Means {
 
 /// What became of the protection that was asked for.
 #[derive(Clone, Debug)]
-pub struct Reached {
+pub struct TlsOutcome {
     /// The TLS version, if there is TLS.
     pub version: Option<rustls::ProtocolVersion>,
     /// What the server lacks of what an audited connector asks for.
-    pub audit: Option<Unprotected>,
+    pub audit: Option<ProtectionError>,
 }
 
 impl Outbound {
     /// The way out; nothing is connected yet.
-    pub fn new(config: &config::Config, means: Means) -> Self {
+    pub fn new(config: &config::Config, resources: OutboundResources) -> Self {
         let limits = config.connections.clone();
         let at_a_time = limits.per_route;
         Outbound {
             hostname: config.hostname.as_str().into(),
             own: OnceLock::new(),
-            means: ArcSwap::from_pointee(means),
+            resources: ArcSwap::from_pointee(resources),
             pool: Pool::new(limits, Some(at_a_time)),
         }
     }
 
     /// Takes over what has changed. Connections that were made by what held before are let go.
-    pub fn exchange(&self, means: Means) {
-        let is_same = self.means.load().is_same(&means);
-        self.means.store(Arc::new(means));
+    pub fn exchange(&self, resources: OutboundResources) {
+        let is_same = self.resources.load().is_same(&resources);
+        self.resources.store(Arc::new(resources));
         if !is_same {
             self.pool.clear();
             tracing::info!("the way out has changed");
@@ -194,13 +195,13 @@ impl Outbound {
     }
 
     /// What it does its work with now.
-    pub fn means(&self) -> Arc<Means> {
-        self.means.load_full()
+    pub fn resources(&self) -> Arc<OutboundResources> {
+        self.resources.load_full()
     }
 
     /// Removes what is kept of domains and is over.
     pub async fn tidy(&self) {
-        let mta_sts = self.means.load().mta_sts.clone();
+        let mta_sts = self.resources.load().mta_sts.clone();
         mta_sts.tidy().await;
     }
 
@@ -215,55 +216,55 @@ impl Outbound {
         &self.pool
     }
 
-    /// Begins a transaction with a server of the lane. Whoever is in a hurry, because other partners wait already,
+    /// Begins a transaction with a server of the path. Whoever is in a hurry, because other partners wait already,
     /// does not queue up for a connection.
     ///
     /// # Errors
     /// What our client is told.
     pub async fn begin(
         &self,
-        lane: &Lane,
+        path: &PartnerPath,
         sender: Sender<'_>,
         is_in_a_hurry: bool,
-    ) -> Result<Lease, Reply> {
-        let means = self.means.load_full();
-        let deadline = Instant::now() + means.timeouts.route;
+    ) -> Result<PooledConnection, Reply> {
+        let resources = self.resources.load_full();
+        let deadline = Instant::now() + resources.timeouts.route;
         let patience = match is_in_a_hurry {
             true => HURRY,
-            false => means.timeouts.route / 2,
+            false => resources.timeouts.route / 2,
         };
-        let Some(turn) = self.pool.turn(lane.key(), patience).await else {
-            return Err(Failure::Busy(lane.target.to_string()).reply());
+        let Some(permit) = self.pool.permit(path.key(), patience).await else {
+            return Err(Failure::Busy(path.target.to_string()).reply());
         };
-        let connecting = self.begin_on(turn, &means, lane, sender, deadline);
+        let connecting = self.begin_on(permit, &resources, path, sender, deadline);
         match timeout_at(deadline, connecting).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Failure::TimedOut(lane.target.to_string()).reply()),
+            Err(_) => Err(Failure::TimedOut(path.target.to_string()).reply()),
         }
     }
 
     async fn begin_on(
         &self,
-        turn: Turn,
-        means: &Means,
-        lane: &Lane,
+        permit: Permit,
+        resources: &OutboundResources,
+        path: &PartnerPath,
         sender: Sender<'_>,
         deadline: Instant,
-    ) -> Result<Lease, Reply> {
-        let turn = match turn.reuse(sender).await {
+    ) -> Result<PooledConnection, Reply> {
+        let permit = match permit.reuse(sender).await {
             Ok(outcome) => return outcome,
-            Err(turn) => turn,
+            Err(permit) => permit,
         };
-        let mut trouble = None;
-        let mut servers = Servers::new(self, means, lane, deadline)
+        let mut last_error = None;
+        let mut servers = Servers::new(self, resources, path, deadline)
             .await
             .map_err(|failure| failure.reply())?;
         while let Some(server) = servers.next().await {
             let failure = match server {
-                Ok(server) => match self.begin_with(means, lane, &server, sender).await {
-                    Ok(relay) => return Ok(turn.lease(relay)),
+                Ok(server) => match self.begin_with(resources, path, &server, sender).await {
+                    Ok(relay) => return Ok(permit.used_by(relay)),
                     Err(Begun::Refused(relay, reply)) => {
-                        turn.lease(*relay).release();
+                        permit.used_by(*relay).release();
                         return Err(reply);
                     }
                     Err(Begun::Failed(failure)) => failure,
@@ -271,62 +272,67 @@ impl Outbound {
                 Err(failure) => failure,
             };
             tracing::info!(
-                connector = lane.connector,
+                connector = path.connector,
                 "server skipped: {}",
-                crate::observe::redact::words(&failure.to_string())
+                crate::observe::redact::redact(&failure.to_string())
             );
-            trouble = Some(failure.or(trouble));
+            last_error = Some(failure.or(last_error));
         }
-        let nowhere = || Failure::NoHosts(lane.target.to_string());
-        Err(trouble.unwrap_or_else(nowhere).reply())
+        let nowhere = || Failure::NoHosts(path.target.to_string());
+        Err(last_error.unwrap_or_else(nowhere).reply())
     }
 
     /// Begins a transaction with a server, in the time that it has.
     async fn begin_with(
         &self,
-        means: &Means,
-        lane: &Lane,
-        server: &Approach,
+        resources: &OutboundResources,
+        path: &PartnerPath,
+        server: &Endpoint,
         sender: Sender<'_>,
-    ) -> Result<Relay, Begun> {
+    ) -> Result<SmtpClient, Begun> {
         let beginning = async {
-            let mut relay = self.ready(means, lane, server).await?;
+            let mut relay = self.ready(resources, path, server).await?;
             match relay.mail(sender).await {
                 Ok(()) => Ok(relay),
-                Err(NotBegun::Refused(reply)) => Err(Begun::Refused(Box::new(relay), reply)),
-                Err(NotBegun::Lost(failure)) => Err(Begun::Failed(failure.into())),
+                Err(MailError::Refused(reply)) => Err(Begun::Refused(Box::new(relay), reply)),
+                Err(MailError::Lost(failure)) => Err(Begun::Failed(failure.into())),
             }
         };
         let slow = || {
-            self.manner(means)
-                .failure(&server.place, READY, Cause::TimedOut)
+            self.client_config(resources)
+                .failure(&server.peer, READY, Cause::TimedOut)
         };
         timeout_at(server.deadline, beginning)
             .await
             .unwrap_or_else(|_| Err(Begun::Failed(slow().into())))
     }
 
-    fn manner(&self, means: &Means) -> Manner {
-        Manner {
+    fn client_config(&self, resources: &OutboundResources) -> ClientConfig {
+        ClientConfig {
             hostname: self.hostname.clone(),
             lmtp: false,
-            timeouts: means.timeouts.clone(),
-            told: Told::Own,
+            timeouts: resources.timeouts.clone(),
+            audience: Audience::Internal,
         }
     }
 
     /// Gets a server ready for mail: connected, greeted, and as protected as it must be.
-    async fn ready(&self, means: &Means, lane: &Lane, server: &Approach) -> Result<Relay, Failure> {
-        let (relay, reached) = self.protect(means, server, lane.audit.as_ref()).await?;
-        let audit = match (&lane.audit, &reached.audit) {
+    async fn ready(
+        &self,
+        resources: &OutboundResources,
+        path: &PartnerPath,
+        server: &Endpoint,
+    ) -> Result<SmtpClient, Failure> {
+        let (relay, reached) = self.protect(resources, server, path.audit.as_ref()).await?;
+        let audit = match (&path.audit, &reached.audit) {
             (None, _) => String::new(),
             (Some(_), None) => "satisfied".into(),
             (Some(_), Some(why)) => why.to_string(),
         };
         tracing::info!(
-            hop = %relay.place(),
-            connector = lane.connector,
-            level = lane.protection.level.name(),
+            hop = %relay.peer(),
+            connector = path.connector,
+            level = path.protection.level.name(),
             tls = reached.version.map(u16::from).and_then(tls_version_name).unwrap_or("unknown"),
             dane = server.dane.needs_tls(),
             mta_sts = server.mta_sts,
@@ -340,19 +346,19 @@ impl Outbound {
     /// offered but does not work, plaintext is what opportunistic means.
     async fn protect(
         &self,
-        means: &Means,
-        server: &Approach,
+        resources: &OutboundResources,
+        server: &Endpoint,
         audit: Option<&Protection>,
-    ) -> Result<(Relay, Reached), Failure> {
+    ) -> Result<(SmtpClient, TlsOutcome), Failure> {
         let requirements = server.requirements();
-        match self.try_tls(means, server, &requirements, audit).await {
+        match self.try_tls(resources, server, &requirements, audit).await {
             Err(Failure::Unprotected { why, .. })
                 if !requirements.need_tls() && why.result == ResultType::ValidationFailure =>
             {
                 let told = why.to_string();
-                tracing::warn!(hop = %server.place, why = &*crate::observe::redact::words(&told), "STARTTLS failed; continuing in plaintext (opportunistic)");
-                let relay = self.greeted(means, server).await?;
-                let reached = Reached {
+                tracing::warn!(hop = %server.peer, why = &*crate::observe::redact::redact(&told), "STARTTLS failed; continuing in plaintext (opportunistic)");
+                let relay = self.greeted(resources, server).await?;
+                let reached = TlsOutcome {
                     version: None,
                     audit: audit.map(|_| why),
                 };
@@ -364,17 +370,17 @@ impl Outbound {
 
     async fn try_tls(
         &self,
-        means: &Means,
-        server: &Approach,
+        resources: &OutboundResources,
+        server: &Endpoint,
         requirements: &Requirements<'_>,
         audit: Option<&Protection>,
-    ) -> Result<(Relay, Reached), Failure> {
-        let mut relay = self.greeted(means, server).await?;
+    ) -> Result<(SmtpClient, TlsOutcome), Failure> {
+        let mut relay = self.greeted(resources, server).await?;
         let unprotected = |why| Failure::Unprotected {
-            place: server.place.clone(),
+            peer: server.peer.clone(),
             why,
         };
-        if let Err(why) = self.start_tls(means, server, &mut relay).await? {
+        if let Err(why) = self.start_tls(resources, server, &mut relay).await? {
             if requirements.need_tls() || why.result != ResultType::StarttlsNotSupported {
                 relay.quit().await;
                 return Err(unprotected(why));
@@ -382,7 +388,7 @@ impl Outbound {
             let audit = audit
                 .filter(|audited| server.audited(audited).need_tls())
                 .map(|_| why);
-            let reached = Reached {
+            let reached = TlsOutcome {
                 version: None,
                 audit,
             };
@@ -393,14 +399,14 @@ impl Outbound {
             .and_then(|session| session.peer_certificates())
             .unwrap_or_default();
         let version = session.and_then(|session| session.protocol_version());
-        let judge = |requirements: &Requirements| {
-            requirements.verify(chain, version.map(u16::from), &means.authorities)
+        let verify = |requirements: &Requirements| {
+            requirements.verify(chain, version.map(u16::from), &resources.authorities)
         };
-        let reached = Reached {
+        let reached = TlsOutcome {
             version,
-            audit: audit.and_then(|audited| judge(&server.audited(audited)).err()),
+            audit: audit.and_then(|audited| verify(&server.audited(audited)).err()),
         };
-        if let Err(why) = judge(requirements) {
+        if let Err(why) = verify(requirements) {
             relay.quit().await;
             return Err(unprotected(why));
         }
@@ -410,18 +416,18 @@ impl Outbound {
     /// Begins TLS. The inner error says why there is none; what else goes wrong is no matter of TLS.
     async fn start_tls(
         &self,
-        means: &Means,
-        server: &Approach,
-        relay: &mut Relay,
-    ) -> Result<Result<(), Unprotected>, Failure> {
+        resources: &OutboundResources,
+        server: &Endpoint,
+        relay: &mut SmtpClient,
+    ) -> Result<Result<(), ProtectionError>, Failure> {
         if !relay.capabilities().starttls {
             let detail = "the server does not offer STARTTLS";
-            return Ok(Err(Unprotected::new(
+            return Ok(Err(ProtectionError::new(
                 ResultType::StarttlsNotSupported,
                 detail,
             )));
         }
-        let broken = |detail: String| Unprotected::new(ResultType::ValidationFailure, detail);
+        let broken = |detail: String| ProtectionError::new(ResultType::ValidationFailure, detail);
         // RFC 7672 §8.1: where there are TLSA records, the name that they stand below.
         let name = server.dane.base().or(server.candidate.name.as_deref());
         let name = match name.map(|name| ServerName::try_from(name.to_owned())) {
@@ -429,7 +435,7 @@ impl Outbound {
             // The server is there; only its name cannot be told to it.
             Some(Err(_)) | None => ServerName::from(server.address.ip()),
         };
-        match relay.start_tls(means.tls.connector(), name).await {
+        match relay.start_tls(resources.tls.connector(), name).await {
             Ok(StartTls::Encrypted) => Ok(Ok(())),
             Ok(StartTls::Declined(reply)) => {
                 let detail = format!(
@@ -437,13 +443,13 @@ impl Outbound {
                     reply.code(),
                     reply.one_line()
                 );
-                Ok(Err(Unprotected::new(
+                Ok(Err(ProtectionError::new(
                     ResultType::StarttlsNotSupported,
                     detail,
                 )))
             }
             Err(failure) => {
-                let HopFailure { step, cause, .. } = &failure;
+                let ClientError { step, cause, .. } = &failure;
                 let detail = match *step {
                     HANDSHAKE => format!("the TLS handshake failed: {cause}"),
                     step => format!("{step}: {cause}"),
@@ -454,44 +460,54 @@ impl Outbound {
     }
 
     /// A session that has been greeted, in plaintext.
-    async fn greeted(&self, means: &Means, server: &Approach) -> Result<Relay, Failure> {
+    async fn greeted(
+        &self,
+        resources: &OutboundResources,
+        server: &Endpoint,
+    ) -> Result<SmtpClient, Failure> {
         let stream = match server.connected.lock().await.take() {
             Some(stream) => stream,
             // It was used already: plaintext needs a connection of its own.
-            None => self.connect_again(means, server).await?,
+            None => self.connect_again(resources, server).await?,
         };
-        let mut relay = Relay::new(
+        let mut relay = SmtpClient::new(
             Stream::Tcp(stream),
-            server.place.clone(),
-            self.manner(means),
+            server.peer.clone(),
+            self.client_config(resources),
         );
         let name = relay.greet().await?;
         if name.eq_ignore_ascii_case(&self.hostname) {
-            return Err(Failure::Loop(server.place.clone()));
+            return Err(Failure::Loop(server.peer.clone()));
         }
         Ok(relay)
     }
 
-    async fn connect_again(&self, means: &Means, server: &Approach) -> Result<TcpStream, Failure> {
-        let limit = means.timeouts.connect;
-        let sources = &means.config.source_addresses;
+    async fn connect_again(
+        &self,
+        resources: &OutboundResources,
+        server: &Endpoint,
+    ) -> Result<TcpStream, Failure> {
+        let limit = resources.timeouts.connect;
+        let sources = &resources.config.source_addresses;
         let (connected, failed) = dial::connect(&[server.address], sources, limit).await;
         match (connected, failed.into_iter().next()) {
             (Some((_, stream)), _) => Ok(stream),
-            (None, failed) => Err(self.unanswered(means, &server.place, failed)),
+            (None, failed) => Err(self.unanswered(resources, &server.peer, failed)),
         }
     }
 
     fn unanswered(
         &self,
-        means: &Means,
-        place: &Arc<str>,
+        resources: &OutboundResources,
+        peer: &Arc<str>,
         failed: Option<dial::Unanswered>,
     ) -> Failure {
         let cause = failed
             .and_then(|failed| failed.error)
             .map_or(Cause::TimedOut, Cause::from);
-        self.manner(means).failure(place, CONNECT, cause).into()
+        self.client_config(resources)
+            .failure(peer, CONNECT, cause)
+            .into()
     }
 
     /// Whether an address is one on which we listen ourselves.
@@ -507,7 +523,7 @@ impl Outbound {
 /// Why a transaction has not begun with a server.
 enum Begun {
     /// The server said so, and its word counts.
-    Refused(Box<Relay>, Reply),
+    Refused(Box<SmtpClient>, Reply),
     /// Another one may do better.
     Failed(Failure),
 }
@@ -519,13 +535,13 @@ impl From<Failure> for Begun {
 }
 
 /// A server at one of its addresses, with all that it must show.
-pub struct Approach {
+pub struct Endpoint {
     /// The server.
     pub candidate: Arc<Candidate>,
     /// The address.
     pub address: SocketAddr,
     /// Both, for the log.
-    pub place: Arc<str>,
+    pub peer: Arc<str>,
     /// The connection to it, until it is used.
     connected: Mutex<Option<TcpStream>>,
     /// When it must be ready, so that the others have their time as well.
@@ -536,7 +552,7 @@ pub struct Approach {
     domains: Arc<[String]>,
 }
 
-impl Approach {
+impl Endpoint {
     fn requirements(&self) -> Requirements<'_> {
         self.requirements_at(&self.protection)
     }
@@ -566,14 +582,14 @@ struct Untried {
     domains: Arc<[String]>,
 }
 
-/// The servers of a lane, one address after another, each with its share of the time.
+/// The servers of a path, one address after another, each with its share of the time.
 struct Servers<'a> {
     outbound: &'a Outbound,
-    means: &'a Means,
-    lane: &'a Lane,
+    resources: &'a OutboundResources,
+    path: &'a PartnerPath,
     deadline: Instant,
     policy: Option<mta_sts::Policy>,
-    stops: VecDeque<route::Stop>,
+    stops: VecDeque<route::MxHost>,
     at: Option<Untried>,
     /// Addresses that did not answer, of which nothing was said yet.
     failures: VecDeque<Failure>,
@@ -582,29 +598,29 @@ struct Servers<'a> {
 impl<'a> Servers<'a> {
     async fn new(
         outbound: &'a Outbound,
-        means: &'a Means,
-        lane: &'a Lane,
+        resources: &'a OutboundResources,
+        path: &'a PartnerPath,
         deadline: Instant,
     ) -> Result<Self, Failure> {
-        let port = means.config.port;
-        let stops = route::stops(&means.dns, &lane.target, port, &outbound.hostname).await?;
-        let policy = match (&lane.target, lane.protection.mta_sts) {
+        let port = resources.config.port;
+        let stops = route::stops(&resources.dns, &path.target, port, &outbound.hostname).await?;
+        let policy = match (&path.target, path.protection.mta_sts) {
             (Target::Mx(domain), MtaSts::Opportunistic) => {
-                let standing = means.mta_sts_of(domain).await;
-                match standing.trouble {
-                    Some(why) if standing.is_undecided => {
-                        let place = domain.as_str().into();
-                        return Err(Failure::Unprotected { place, why });
+                let state = resources.mta_sts_of(domain).await;
+                match state.last_error {
+                    Some(why) if state.is_undecided => {
+                        let peer = domain.as_str().into();
+                        return Err(Failure::Unprotected { peer, why });
                     }
-                    _ => standing.policy,
+                    _ => state.policy,
                 }
             }
             _ => None,
         };
         Ok(Servers {
             outbound,
-            means,
-            lane,
+            resources,
+            path,
             deadline,
             policy,
             stops: stops.into(),
@@ -614,7 +630,7 @@ impl<'a> Servers<'a> {
     }
 
     /// The next server, connected, or why it is not one; `None` after the last.
-    async fn next(&mut self) -> Option<Result<Approach, Failure>> {
+    async fn next(&mut self) -> Option<Result<Endpoint, Failure>> {
         loop {
             if let Some(failure) = self.failures.pop_front() {
                 return Some(Err(failure));
@@ -634,7 +650,7 @@ impl<'a> Servers<'a> {
                 Err(failure) => {
                     if let (Failure::Loop(_), Some(own)) = (&failure, stop.preference()) {
                         // RFC 5321 §5.1: whoever is an exchanger passes mail on to better ones only.
-                        let is_better = |stop: &route::Stop| stop.preference() < Some(own);
+                        let is_better = |stop: &route::MxHost| stop.preference() < Some(own);
                         self.stops.retain(is_better);
                     }
                     return Some(Err(failure));
@@ -651,30 +667,32 @@ impl<'a> Servers<'a> {
     }
 
     /// Connects to whichever address answers first. Those that have failed are not tried again.
-    async fn connect(&mut self, mut untried: Untried) -> Option<Approach> {
+    async fn connect(&mut self, mut untried: Untried) -> Option<Endpoint> {
         let deadline = self.share(untried.addresses.len());
         let limit = deadline.saturating_duration_since(Instant::now());
-        let limit = limit.min(self.means.timeouts.connect);
-        let sources = &self.means.config.source_addresses;
+        let limit = limit.min(self.resources.timeouts.connect);
+        let sources = &self.resources.config.source_addresses;
         let (connected, failed) = dial::connect(&untried.addresses, sources, limit).await;
         let mut gone: Vec<usize> = failed.iter().map(|failed| failed.number).collect();
         for failed in failed {
             if let Some(address) = untried.addresses.get(failed.number) {
-                let place = untried.candidate.place(*address).into();
-                let failure = self.outbound.unanswered(self.means, &place, Some(failed));
+                let peer = untried.candidate.place(*address).into();
+                let failure = self
+                    .outbound
+                    .unanswered(self.resources, &peer, Some(failed));
                 self.failures.push_back(failure);
             }
         }
         let (number, stream) = connected?;
         let address = *untried.addresses.get(number)?;
         gone.push(number);
-        let approach = Approach {
+        let approach = Endpoint {
             candidate: untried.candidate.clone(),
             address,
-            place: untried.candidate.place(address).into(),
+            peer: untried.candidate.place(address).into(),
             connected: Mutex::new(Some(stream)),
             deadline,
-            protection: self.lane.protection.clone(),
+            protection: self.path.protection.clone(),
             dane: untried.dane.clone(),
             mta_sts: untried.mta_sts,
             domains: untried.domains.clone(),
@@ -688,10 +706,10 @@ impl<'a> Servers<'a> {
         Some(approach)
     }
 
-    async fn look_up(&self, stop: &route::Stop) -> Result<Untried, Failure> {
+    async fn look_up(&self, stop: &route::MxHost) -> Result<Untried, Failure> {
         let mta_sts = self.mta_sts(stop)?;
-        let family = self.means.config.address_family;
-        let candidate = stop.resolve(&self.means.dns, family).await?;
+        let family = self.resources.config.address_family;
+        let candidate = stop.resolve(&self.resources.dns, family).await?;
         let addresses = self.allowed(stop, &candidate)?;
         let dane = self.dane(&candidate).await?;
         let domains = match candidate.secure {
@@ -710,7 +728,7 @@ impl<'a> Servers<'a> {
     /// Those addresses of a server that mail may be sent to.
     fn allowed(
         &self,
-        stop: &route::Stop,
+        stop: &route::MxHost,
         candidate: &Candidate,
     ) -> Result<Vec<SocketAddr>, Failure> {
         let all = &candidate.addresses;
@@ -720,11 +738,11 @@ impl<'a> Servers<'a> {
         let allowed: Vec<SocketAddr> = all
             .iter()
             .copied()
-            .filter(|address| self.means.may_connect(address.ip()))
+            .filter(|address| self.resources.may_connect(address.ip()))
             .collect();
         match (allowed.is_empty(), all.first()) {
             (true, Some(address)) => Err(Failure::NotPublic {
-                place: candidate.place(*address).into(),
+                peer: candidate.place(*address).into(),
                 is_named_by_rules: stop.is_named_by_rules(),
             }),
             _ => Ok(allowed),
@@ -732,35 +750,35 @@ impl<'a> Servers<'a> {
     }
 
     /// Whether the domain's MTA-STS policy binds us with this server.
-    fn mta_sts(&self, stop: &route::Stop) -> Result<bool, Failure> {
+    fn mta_sts(&self, stop: &route::MxHost) -> Result<bool, Failure> {
         let Some(policy) = &self.policy else {
             return Ok(false);
         };
         let allowed = stop.name().is_some_and(|name| policy.allows(name));
         let not_allowed = || {
-            let domain = &self.lane.target;
+            let domain = &self.path.target;
             let detail = format!("the MTA-STS policy of {domain} does not name this server");
-            Unprotected::new(ResultType::ValidationFailure, detail)
+            ProtectionError::new(ResultType::ValidationFailure, detail)
         };
-        let place = || stop.name().unwrap_or("a server without a name");
+        let peer = || stop.name().unwrap_or("a server without a name");
         match policy.mode {
             mta_sts::Mode::None => Ok(false),
             mta_sts::Mode::Testing => {
                 if !allowed {
-                    tracing::warn!(hop = place(), "MTA-STS in testing mode: {}", not_allowed());
+                    tracing::warn!(hop = peer(), "MTA-STS in testing mode: {}", not_allowed());
                 }
                 Ok(false)
             }
             mta_sts::Mode::Enforce if allowed => Ok(true),
             mta_sts::Mode::Enforce => Err(Failure::Unprotected {
-                place: place().into(),
+                peer: peer().into(),
                 why: not_allowed(),
             }),
         }
     }
 
     async fn dane(&self, candidate: &Candidate) -> Result<dane::Demand, Failure> {
-        let mode = self.lane.protection.dane;
+        let mode = self.path.protection.dane;
         let port = candidate.addresses.first().map_or(25, SocketAddr::port);
         let (Some(name), Some(end)) = (&candidate.name, &candidate.canonical) else {
             if mode == Dane::Mandatory {
@@ -771,7 +789,7 @@ impl<'a> Servers<'a> {
             }
             return Ok(dane::Demand::None);
         };
-        let dns = &self.means.dns;
+        let dns = &self.resources.dns;
         let is_looked_at = mode != Dane::None;
         // RFC 7672 §2.2.2: the name at the end of the aliases first. Where the zone of that is not signed, the alias is
         // what its owner vouches for.
@@ -784,7 +802,7 @@ impl<'a> Servers<'a> {
         };
         let demand = dane::Demand::of(dns, mode, name, bases, port);
         demand.await.map_err(|why| Failure::Unprotected {
-            place: name.as_str().into(),
+            peer: name.as_str().into(),
             why,
         })
     }

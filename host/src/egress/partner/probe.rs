@@ -9,15 +9,15 @@ use tokio::time::Instant;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
-use crate::egress::client::{Cause, HopFailure, Sender};
+use crate::egress::client::{Cause, ClientError, Sender};
 use crate::egress::partner::dane::Demand;
-use crate::egress::partner::failure::{Failure, ResultType, Unprotected};
+use crate::egress::partner::failure::{Failure, ProtectionError, ResultType};
 use crate::egress::partner::mta_sts::Mode;
 use crate::egress::partner::verify::Requirements;
-use crate::egress::partner::{Approach, Lane, Means, Outbound, Servers, Target};
+use crate::egress::partner::{Endpoint, Outbound, OutboundResources, PartnerPath, Servers, Target};
 use crate::smtp::address::Address;
 use crate::smtp::reply::Reply;
-use crate::tls::SOON;
+use crate::tls::EXPIRY_WARNING;
 use portcullis::tls::{Purpose, certificate};
 use portcullis::{Dane, MtaSts, TlsLevel, Trust, any_satisfies, tls_version_name};
 
@@ -130,13 +130,13 @@ impl Report {
 }
 
 impl Outbound {
-    /// Looks at a lane. `progress` hears of each step before it is taken.
-    pub async fn probe(&self, lane: &Lane, mut progress: impl FnMut(&str)) -> Report {
-        let means = self.means.load_full();
-        let target = lane.target.to_string();
+    /// Looks at a path. `progress` hears of each step before it is taken.
+    pub async fn probe(&self, path: &PartnerPath, mut progress: impl FnMut(&str)) -> Report {
+        let resources = self.resources.load_full();
+        let target = path.target.to_string();
         progress(&format!("{target}: looking for its servers"));
-        let deadline = Instant::now() + means.timeouts.route;
-        let mut servers = match Servers::new(self, &means, lane, deadline).await {
+        let deadline = Instant::now() + resources.timeouts.route;
+        let mut servers = match Servers::new(self, &resources, path, deadline).await {
             Ok(servers) => servers,
             Err(failure) => return Report::failed(target, of_failure("resolve", &failure)),
         };
@@ -145,14 +145,14 @@ impl Outbound {
             Status::Ok,
             format!("{} to try", count(servers.stops.len(), "server")),
         )];
-        checks.extend(dnssec_check(&means.dns.strips()));
-        checks.push(self.mta_sts_check(&means, lane).await);
+        checks.extend(dnssec_check(&resources.dns.strips()));
+        checks.push(self.mta_sts_check(&resources, path).await);
         let mut reports = Vec::new();
         while let Some(server) = servers.next().await {
             let report = match server {
                 Ok(approach) => {
-                    progress(&format!("{}: connecting", approach.place));
-                    self.probe_server(&means, &approach).await
+                    progress(&format!("{}: connecting", approach.peer));
+                    self.probe_server(&resources, &approach).await
                 }
                 Err(failure) => ServerReport {
                     server: place_of(&failure).unwrap_or(&target).to_owned(),
@@ -170,18 +170,18 @@ impl Outbound {
         }
     }
 
-    /// Sends a message by a lane, and gives the partner's final reply.
+    /// Sends a message by a path, and gives the partner's final reply.
     ///
     /// # Errors
     /// The reply that stopped it before the message was sent.
     pub async fn send(
         &self,
-        lane: &Lane,
+        path: &PartnerPath,
         sender: Sender<'_>,
         to: &Address,
         content: &str,
     ) -> Result<Reply, Reply> {
-        let mut lease = self.begin(lane, sender, false).await?;
+        let mut lease = self.begin(path, sender, false).await?;
         let relay = lease.relay();
         let accepted = relay.rcpt(to).await;
         let outcome = if accepted.is_positive() {
@@ -199,21 +199,21 @@ impl Outbound {
         outcome
     }
 
-    async fn mta_sts_check(&self, means: &Means, lane: &Lane) -> Check {
+    async fn mta_sts_check(&self, resources: &OutboundResources, path: &PartnerPath) -> Check {
         let name = "mta-sts";
-        let Target::Mx(domain) = &lane.target else {
+        let Target::Mx(domain) = &path.target else {
             return Check::new(name, Status::None, "only for the route \"mx\"");
         };
-        if lane.protection.mta_sts == MtaSts::None {
+        if path.protection.mta_sts == MtaSts::None {
             return Check::new(name, Status::None, "not looked at");
         }
-        let standing = means.mta_sts_of(domain).await;
-        if let Some(trouble) = &standing.trouble {
+        let standing = resources.mta_sts_of(domain).await;
+        if let Some(last_error) = &standing.last_error {
             return Check {
                 check: name,
                 status: Status::Warning,
-                detail: trouble.to_string(),
-                hint: Some(hint(trouble.result)),
+                detail: last_error.to_string(),
+                hint: Some(hint(last_error.result)),
             };
         }
         match standing.policy {
@@ -230,13 +230,13 @@ impl Outbound {
         }
     }
 
-    async fn probe_server(&self, means: &Means, server: &Approach) -> ServerReport {
+    async fn probe_server(&self, resources: &OutboundResources, server: &Endpoint) -> ServerReport {
         let mut report = ServerReport {
-            server: server.place.to_string(),
+            server: server.peer.to_string(),
             ..ServerReport::default()
         };
         let begun = Instant::now();
-        let mut relay = match self.greeted(means, server).await {
+        let mut relay = match self.greeted(resources, server).await {
             Ok(relay) => relay,
             Err(failure) => {
                 report.checks.push(of_failure("connect", &failure));
@@ -248,7 +248,7 @@ impl Outbound {
             .checks
             .push(Check::new("connect", Status::Ok, detail));
         let requirements = server.requirements();
-        match self.start_tls(means, server, &mut relay).await {
+        match self.start_tls(resources, server, &mut relay).await {
             Ok(Ok(())) => {}
             Ok(Err(why)) => {
                 report.without_tls(&requirements, &why);
@@ -276,7 +276,7 @@ impl Outbound {
                 .checks
                 .push(Check::new("starttls", Status::Ok, detail));
             let chain = session.peer_certificates().unwrap_or_default();
-            report.look_at((chain, version), &requirements, server, means);
+            report.look_at((chain, version), &requirements, server, resources);
         }
         relay.quit().await;
         report
@@ -284,7 +284,7 @@ impl Outbound {
 }
 
 impl ServerReport {
-    fn without_tls(&mut self, requirements: &Requirements, why: &Unprotected) {
+    fn without_tls(&mut self, requirements: &Requirements, why: &ProtectionError) {
         self.reached = Some("plaintext");
         self.valid = !requirements.need_tls();
         let status = if self.valid {
@@ -305,10 +305,10 @@ impl ServerReport {
         &mut self,
         (chain, version): (&[rustls::pki_types::CertificateDer<'_>], Option<u16>),
         requirements: &Requirements,
-        server: &Approach,
-        means: &Means,
+        server: &Endpoint,
+        resources: &OutboundResources,
     ) {
-        let trust = means.authorities.verify(chain, Purpose::Server).trust;
+        let trust = resources.authorities.verify(chain, Purpose::Server).trust;
         self.certificate = chain.first().and_then(|own| certificate_report(own));
         let wanted = match &requirements.protection.level {
             TlsLevel::Name(wanted) => Some(wanted),
@@ -326,7 +326,7 @@ impl ServerReport {
             self.checks.push(certificate.check());
         }
         self.checks.push(dane_check(server, chain));
-        match requirements.verify(chain, version, &means.authorities) {
+        match requirements.verify(chain, version, &resources.authorities) {
             Ok(()) => {
                 self.valid = true;
                 let detail = format!(
@@ -355,7 +355,7 @@ impl CertificateReport {
             self.key,
             self.issuer
         );
-        if self.days_left < SOON {
+        if self.days_left < EXPIRY_WARNING {
             let hint =
                 "it has to be renewed; until then note the day, and ask who is in charge of it";
             return Check {
@@ -385,7 +385,7 @@ fn dnssec_check(strips: &[SocketAddr]) -> Option<Check> {
     })
 }
 
-fn dane_check(server: &Approach, chain: &[rustls::pki_types::CertificateDer<'_>]) -> Check {
+fn dane_check(server: &Endpoint, chain: &[rustls::pki_types::CertificateDer<'_>]) -> Check {
     let name = "dane";
     if server.protection.dane == Dane::None {
         return Check::new(name, Status::None, "not looked at");
@@ -407,7 +407,7 @@ fn dane_check(server: &Approach, chain: &[rustls::pki_types::CertificateDer<'_>]
         Demand::Records { records, .. } => {
             match server
                 .dane
-                .judge(chain, &server.requirements().identities())
+                .verify(chain, &server.requirements().identities())
             {
                 Ok(()) => {
                     let detail = format!(
@@ -474,7 +474,7 @@ fn count(number: usize, what: &str) -> String {
 
 fn place_of(failure: &Failure) -> Option<&str> {
     match failure {
-        Failure::Unprotected { place, .. } | Failure::Loop(place) => Some(place),
+        Failure::Unprotected { peer, .. } | Failure::Loop(peer) => Some(peer),
         Failure::NoHosts(name) => Some(name),
         _ => None,
     }
@@ -490,7 +490,7 @@ fn step_of(failure: &Failure) -> &'static str {
 
 fn of_failure(check: &'static str, failure: &Failure) -> Check {
     let hint = match failure {
-        Failure::Hop(HopFailure { cause, .. }) => match cause {
+        Failure::Hop(ClientError { cause, .. }) => match cause {
             Cause::Io(_) => {
                 "nothing listens there, or a firewall refuses: check the address, the port and what may leave your network"
             }
@@ -501,7 +501,7 @@ fn of_failure(check: &'static str, failure: &Failure) -> Check {
                 "the server hangs up at once: it may not want your address (blocklist, missing reverse DNS)"
             }
             Cause::Unasked => {
-                "the server does not wait for its turn, or something between you speaks in its place"
+                "the server does not wait for its turn, or something between you speaks in its peer"
             }
             Cause::Refused(_) => {
                 "the server does not want this connection: read its reply, and ask its postmaster"

@@ -12,12 +12,12 @@ use portcullis::{Delivery, Protection, Route};
 use portcullis::{Host, SmartHost};
 
 /// How many servers of a route are tried, and how many addresses of each.
-const MOST_HOSTS: usize = 8;
-const MOST_ADDRESSES: usize = 4;
+const MAX_HOSTS: usize = 8;
+const MAX_ADDRESSES: usize = 4;
 
-/// A route with its protection. Recipients whose verdicts come to the same lane share a transaction.
+/// A route with its protection. Recipients whose verdicts come to the same path share a transaction.
 #[derive(Clone, Debug)]
-pub struct Lane {
+pub struct PartnerPath {
     /// Where to.
     pub target: Target,
     /// What the server must show.
@@ -53,16 +53,16 @@ impl std::fmt::Display for Target {
     }
 }
 
-impl Lane {
-    /// The lane of a verdict that can be carried out, for a recipient's domain or address literal; `None` if no mail
+impl PartnerPath {
+    /// The path of a verdict that can be carried out, for a recipient's domain or address literal; `None` if no mail
     /// can go there.
-    pub fn new(delivery: Delivery, domain: &str) -> Option<Lane> {
+    pub fn new(delivery: Delivery, domain: &str) -> Option<PartnerPath> {
         let target = match &delivery.route {
             Route::Mx => target_of(domain)?,
             Route::SmartHosts(hosts) => Target::SmartHosts(hosts.clone()),
         };
         let key = format!("{target:?} {:?} {:?}", delivery.tls, delivery.audit_tls);
-        Some(Lane {
+        Some(PartnerPath {
             target,
             protection: delivery.tls,
             audit: delivery.audit_tls,
@@ -129,7 +129,7 @@ impl Candidate {
 
 /// Where a server is to be looked for: its addresses are asked for only when it is its turn.
 #[derive(Clone, Debug)]
-pub struct Stop {
+pub struct MxHost {
     host: Host,
     port: u16,
     /// Whether DNSSEC has proven that the route leads here.
@@ -141,7 +141,7 @@ pub struct Stop {
     named_by_rules: bool,
 }
 
-impl Stop {
+impl MxHost {
     /// The name, unless it is known by address only.
     pub fn name(&self) -> Option<&str> {
         match &self.host {
@@ -207,7 +207,7 @@ impl Stop {
         let mut addresses = found.records;
         fastrand::shuffle(&mut addresses);
         let addresses = interleaved(addresses, IpAddr::is_ipv6);
-        let addresses = addresses.into_iter().take(MOST_ADDRESSES);
+        let addresses = addresses.into_iter().take(MAX_ADDRESSES);
         Ok(Candidate {
             leads_out: self.secure && !found.secure && found.name != *name && !found.is_renamed,
             name: Some(name.clone()),
@@ -227,9 +227,9 @@ pub async fn stops(
     target: &Target,
     port: u16,
     own_name: &str,
-) -> Result<Vec<Stop>, Failure> {
+) -> Result<Vec<MxHost>, Failure> {
     let mut stops = match target {
-        Target::Literal(ip) => vec![Stop {
+        Target::Literal(ip) => vec![MxHost {
             host: Host::Address(*ip),
             port,
             secure: false,
@@ -239,20 +239,20 @@ pub async fn stops(
         Target::Mx(domain) => exchangers(dns, domain, port, own_name, false).await?,
         Target::SmartHosts(hosts) => {
             let mut stops = Vec::new();
-            let mut trouble = None;
+            let mut last_error = None;
             for host in hosts {
                 match smart_host(dns, host, port, own_name).await {
                     Ok(found) => stops.extend(found),
-                    Err(failure) => trouble = Some(failure.or(trouble)),
+                    Err(failure) => last_error = Some(failure.or(last_error)),
                 }
             }
-            match trouble {
-                Some(trouble) if stops.is_empty() => return Err(trouble),
+            match last_error {
+                Some(last_error) if stops.is_empty() => return Err(last_error),
                 _ => stops,
             }
         }
     };
-    stops.truncate(MOST_HOSTS);
+    stops.truncate(MAX_HOSTS);
     Ok(stops)
 }
 
@@ -261,10 +261,10 @@ async fn smart_host(
     smart_host: &SmartHost,
     port: u16,
     own_name: &str,
-) -> Result<Vec<Stop>, Failure> {
+) -> Result<Vec<MxHost>, Failure> {
     let port = smart_host.port.unwrap_or(port);
     match &smart_host.host {
-        Host::Address(_) => Ok(vec![Stop {
+        Host::Address(_) => Ok(vec![MxHost {
             host: smart_host.host.clone(),
             port,
             secure: false,
@@ -290,11 +290,11 @@ async fn exchangers(
     port: u16,
     own_name: &str,
     named_by_rules: bool,
-) -> Result<Vec<Stop>, Failure> {
+) -> Result<Vec<MxHost>, Failure> {
     let found = dns.mx(name).await?;
     if found.records.is_empty() {
         // Without an MX, DNSSEC has proven that as well where it proves the address.
-        return Ok(vec![Stop {
+        return Ok(vec![MxHost {
             host: Host::Name(name.to_owned()),
             port,
             secure: true,
@@ -335,7 +335,7 @@ async fn exchangers(
     let names: Arc<[String]> = names.into();
     Ok(records
         .into_iter()
-        .map(|(preference, exchange)| Stop {
+        .map(|(preference, exchange)| MxHost {
             host: Host::Name(exchange),
             port,
             secure: found.secure,

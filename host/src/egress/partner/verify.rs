@@ -4,7 +4,7 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::egress::partner::dane;
-use crate::egress::partner::failure::{ResultType, Unprotected};
+use crate::egress::partner::failure::{ProtectionError, ResultType};
 use portcullis::tls::{Authorities, Purpose, certificate, is_provable};
 use portcullis::{Protection, Sha256, TlsLevel, Trust, any_satisfies, tls_version_name};
 
@@ -53,8 +53,8 @@ impl Requirements<'_> {
         chain: &[CertificateDer<'_>],
         version: Option<u16>,
         authorities: &Authorities,
-    ) -> Result<(), Unprotected> {
-        self.dane.judge(chain, &self.identities())?;
+    ) -> Result<(), ProtectionError> {
+        self.dane.verify(chain, &self.identities())?;
         self.verify_version(version)?;
         self.verify_pins(chain)?;
         self.verify_trust(chain, authorities)?;
@@ -69,7 +69,7 @@ impl Requirements<'_> {
         Ok(())
     }
 
-    fn verify_version(&self, version: Option<u16>) -> Result<(), Unprotected> {
+    fn verify_version(&self, version: Option<u16>) -> Result<(), ProtectionError> {
         let Some(least) = self.protection.min_version else {
             return Ok(());
         };
@@ -82,10 +82,10 @@ impl Requirements<'_> {
             version.map_or("not encrypted", name),
             name(least)
         );
-        Err(Unprotected::new(ResultType::ValidationFailure, detail))
+        Err(ProtectionError::new(ResultType::ValidationFailure, detail))
     }
 
-    fn verify_pins(&self, chain: &[CertificateDer<'_>]) -> Result<(), Unprotected> {
+    fn verify_pins(&self, chain: &[CertificateDer<'_>]) -> Result<(), ProtectionError> {
         let Protection {
             fingerprints, keys, ..
         } = self.protection;
@@ -101,7 +101,7 @@ impl Requirements<'_> {
         } else {
             return Ok(());
         };
-        Err(Unprotected::new(ResultType::ValidationFailure, detail))
+        Err(ProtectionError::new(ResultType::ValidationFailure, detail))
     }
 
     /// The chain of a pinned certificate need not be trusted, unless authorities are named.
@@ -109,7 +109,7 @@ impl Requirements<'_> {
         &self,
         chain: &[CertificateDer<'_>],
         authorities: &Authorities,
-    ) -> Result<(), Unprotected> {
+    ) -> Result<(), ProtectionError> {
         let wanted = &self.protection.authorities;
         let by_level = matches!(self.protection.level, TlsLevel::Verify | TlsLevel::Name(_));
         if !wanted.is_empty() {
@@ -127,7 +127,7 @@ fn is_anchored(
     chain: &[CertificateDer<'_>],
     authorities: &Authorities,
     wanted: &[String],
-) -> Result<(), Unprotected> {
+) -> Result<(), ProtectionError> {
     let verification = authorities.verify(chain, Purpose::Server);
     if verification
         .anchors
@@ -142,10 +142,13 @@ fn is_anchored(
         shorten(&verification.anchors),
         shorten(wanted)
     );
-    Err(Unprotected::new(ResultType::CertificateNotTrusted, detail))
+    Err(ProtectionError::new(
+        ResultType::CertificateNotTrusted,
+        detail,
+    ))
 }
 
-fn is_trusted(trust: Trust) -> Result<(), Unprotected> {
+fn is_trusted(trust: Trust) -> Result<(), ProtectionError> {
     let (result, detail) = match trust {
         Trust::Trusted => return Ok(()),
         Trust::Expired => (
@@ -169,11 +172,11 @@ fn is_trusted(trust: Trust) -> Result<(), Unprotected> {
             "the server's certificate is not one for a server, or broken",
         ),
     };
-    Err(Unprotected::new(result, detail))
+    Err(ProtectionError::new(result, detail))
 }
 
 /// RFC 9525 §2: only the subject's alternative names count.
-fn has_name(chain: &[CertificateDer<'_>], wanted: &[String]) -> Result<(), Unprotected> {
+fn has_name(chain: &[CertificateDer<'_>], wanted: &[String]) -> Result<(), ProtectionError> {
     let parsed = chain
         .first()
         .and_then(|own| X509Certificate::from_der(own).ok());
@@ -189,7 +192,7 @@ fn has_name(chain: &[CertificateDer<'_>], wanted: &[String]) -> Result<(), Unpro
         "the server's certificate is for {shown}, not for {}",
         shorten(wanted)
     );
-    Err(Unprotected::new(
+    Err(ProtectionError::new(
         ResultType::CertificateHostMismatch,
         detail,
     ))

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use super::limits::Full;
+use super::limits::LimitExceeded;
 use super::listener::{Listener, Server, Settings};
 use super::session::Session;
 use crate::config::TlsMode;
@@ -59,14 +59,15 @@ async fn handle(
     let (client, local) = ends(&listener, &settings, &mut stream, address).await?;
     let mut connection = Connection::new(Stream::Tcp(stream));
     let limits = &settings.limits;
-    let entered = server
-        .doors
-        .enter(client.ip(), limits.sessions, limits.sessions_per_address);
+    let entered =
+        server
+            .connections
+            .enter(client.ip(), limits.sessions, limits.sessions_per_address);
     let _inmate = match entered {
-        Ok(inmate) => inmate,
+        Ok(guard) => guard,
         Err(full) => {
-            server.asking.metrics.turned_away(full.name());
-            return turn_away(connection, client, full).await;
+            server.asking.metrics.connection_rejected(full.name());
+            return reject(connection, client, full).await;
         }
     };
     if listener.config.tls == TlsMode::Implicit {
@@ -102,7 +103,7 @@ async fn ends(
             return Ok((canonical(source), canonical(destination)));
         }
     }
-    let local = match listener.exit.tells_client() {
+    let local = match listener.egress.forwards_client() {
         true => canonical(stream.local_addr()?),
         false => listener.config.address,
     };
@@ -114,10 +115,14 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-async fn turn_away(mut connection: Connection, client: SocketAddr, full: Full) -> io::Result<()> {
+async fn reject(
+    mut connection: Connection,
+    client: SocketAddr,
+    full: LimitExceeded,
+) -> io::Result<()> {
     let text = match full {
-        Full::House => "too many connections, try again later",
-        Full::Client => "too many connections from your address, try again later",
+        LimitExceeded::Total => "too many connections, try again later",
+        LimitExceeded::PerClient => "too many connections from your address, try again later",
     };
     tracing::warn!(client = %redact::client(client.ip()), reason = text, "connection rejected");
     connection.queue(&Reply::new(421, (4, 7, 0), text));

@@ -85,77 +85,77 @@ impl Drop for Held {
     }
 }
 
-/// The doors of the server: who is inside.
+/// How many connections the server has.
 #[derive(Default)]
-pub struct Doors {
-    inside: Mutex<Inside>,
+pub struct ConnectionLimits {
+    counts: Mutex<Counts>,
     left: Notify,
 }
 
 #[derive(Default)]
-struct Inside {
+struct Counts {
     total: usize,
     by_client: HashMap<IpAddr, usize>,
 }
 
 /// Why a client is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
+pub enum LimitExceeded {
     /// There are too many sessions.
-    House,
+    Total,
     /// There are too many sessions from that address.
-    Client,
+    PerClient,
 }
 
-impl Full {
+impl LimitExceeded {
     /// The stable name, for metrics.
     pub fn name(self) -> &'static str {
         match self {
-            Full::House => "sessions",
-            Full::Client => "sessions-per-address",
+            LimitExceeded::Total => "sessions",
+            LimitExceeded::PerClient => "sessions-per-address",
         }
     }
 }
 
-/// A session that is inside, until this is dropped.
-pub struct Inmate {
-    doors: Arc<Doors>,
+/// A session that is counts, until this is dropped.
+pub struct ConnectionGuard {
+    connections: Arc<ConnectionLimits>,
     client: IpAddr,
 }
 
-impl Doors {
+impl ConnectionLimits {
     /// Lets a client in.
     pub fn enter(
         self: &Arc<Self>,
         ip: IpAddr,
         total: usize,
         per_client: usize,
-    ) -> Result<Inmate, Full> {
+    ) -> Result<ConnectionGuard, LimitExceeded> {
         let client = client_key(ip);
-        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
-        if inside.total >= total {
-            return Err(Full::House);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.total >= total {
+            return Err(LimitExceeded::Total);
         }
-        let of_client = inside.by_client.entry(client).or_default();
+        let of_client = counts.by_client.entry(client).or_default();
         if *of_client >= per_client {
-            return Err(Full::Client);
+            return Err(LimitExceeded::PerClient);
         }
         *of_client += 1;
-        inside.total += 1;
-        Ok(Inmate {
-            doors: self.clone(),
+        counts.total += 1;
+        Ok(ConnectionGuard {
+            connections: self.clone(),
             client,
         })
     }
 }
 
-impl Doors {
-    /// Waits until nobody is inside.
+impl ConnectionLimits {
+    /// Waits until there is none.
     pub async fn empty(&self) {
         loop {
             let left = self.left.notified();
             if self
-                .inside
+                .counts
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .total
@@ -168,21 +168,21 @@ impl Doors {
     }
 }
 
-impl Drop for Inmate {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        let mut inside = self
-            .doors
-            .inside
+        let mut counts = self
+            .connections
+            .counts
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        inside.total -= 1;
-        if let Some(of_client) = inside.by_client.get_mut(&self.client) {
+        counts.total -= 1;
+        if let Some(of_client) = counts.by_client.get_mut(&self.client) {
             *of_client -= 1;
             if *of_client == 0 {
-                inside.by_client.remove(&self.client);
+                counts.by_client.remove(&self.client);
             }
         }
-        self.doors.left.notify_waiters();
+        self.connections.left.notify_waiters();
     }
 }
 
@@ -192,13 +192,13 @@ mod tests {
 
     #[test]
     fn clients_are_counted_while_they_are_inside() {
-        let doors = Arc::new(Doors::default());
-        let enter = |ip: &str| doors.enter(ip.parse().unwrap(), 3, 2);
+        let connections = Arc::new(ConnectionLimits::default());
+        let enter = |ip: &str| connections.enter(ip.parse().unwrap(), 3, 2);
         let first = enter("2001:db8::1").unwrap();
         let _second = enter("2001:db8::2").unwrap();
-        assert_eq!(enter("2001:db8::3").err(), Some(Full::Client));
+        assert_eq!(enter("2001:db8::3").err(), Some(LimitExceeded::PerClient));
         let third = enter("192.0.2.1").unwrap();
-        assert_eq!(enter("192.0.2.2").err(), Some(Full::House));
+        assert_eq!(enter("192.0.2.2").err(), Some(LimitExceeded::Total));
         drop(third);
         drop(first);
         assert!(enter("2001:db8::3").is_ok());

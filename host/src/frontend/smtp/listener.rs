@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use crate::config::{self};
 use crate::egress::partial::Partial;
 use crate::egress::partner::Dns;
-use crate::egress::path::Exit;
+use crate::egress::path::Egress;
 use crate::frontend::ask::Asking;
-use crate::frontend::smtp::limits::{Doors, Room};
+use crate::frontend::smtp::limits::{ConnectionLimits, Room};
 use crate::tls::ServerTls;
 use portcullis::tls::Authorities;
 
@@ -31,7 +31,7 @@ pub struct Server {
     /// What became of messages whose recipients ended differently.
     pub partial: Partial,
     /// Who is inside.
-    pub doors: Arc<Doors>,
+    pub connections: Arc<ConnectionLimits>,
     /// The memory for long headers.
     pub headers: Room,
     /// Whether sessions are to end.
@@ -66,7 +66,7 @@ pub struct Listener {
     /// The configuration.
     pub config: config::Listener,
     /// Where accepted mail goes.
-    pub exit: Exit,
+    pub egress: Egress,
 }
 
 /// An address cannot be listened on.

@@ -24,7 +24,7 @@ pub enum Progress<'a> {
 }
 
 /// The state of a message.
-pub struct Incoming {
+pub struct MessageReceiver {
     /// What ends lines in content that comes by BDAT; DATA has its own decoder for that.
     pub lines: LineChecker,
     /// When it must have ended.
@@ -38,12 +38,12 @@ pub struct Incoming {
     refused: Option<Reply>,
 }
 
-impl Incoming {
+impl MessageReceiver {
     /// A message of at most `limit` octets with lines of at most `line_limit`, which has begun now and may
     /// take that long. A long header
     /// takes of the `held` room.
     pub fn new(limit: u64, line_limit: usize, time: Duration, held: Held) -> Self {
-        Incoming {
+        MessageReceiver {
             lines: LineChecker::with_line_limit(line_limit),
             deadline: Instant::now() + time,
             scanner: HeaderScanner::new(),

@@ -14,7 +14,7 @@ pub type Data = AllRecordData<Bytes, ParsedName<Bytes>>;
 type Entry = Record<ParsedName<Bytes>, Data>;
 
 /// Aliases of aliases that are followed.
-pub const MOST_ALIASES: usize = 11;
+pub const MAX_ALIASES: usize = 11;
 
 /// A message that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +82,7 @@ impl Answered {
     pub fn path(&self, asked: &Name, kind: Rtype) -> Path<'_> {
         let mut end = asked.clone();
         let mut ttl = u32::MAX;
-        for _ in 0..MOST_ALIASES {
+        for _ in 0..MAX_ALIASES {
             match self.next(&end).filter(|_| kind != Rtype::CNAME) {
                 Some((next, time)) => {
                     end = next;

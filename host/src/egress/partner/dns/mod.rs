@@ -19,7 +19,7 @@ use moka::Expiry;
 use moka::sync::Cache;
 use tokio::time::timeout;
 
-use self::answer::{Data, MOST_ALIASES, Name};
+use self::answer::{Data, MAX_ALIASES, Name};
 pub use self::error::DnsError;
 use self::error::text_of;
 pub use self::server::stripping;
@@ -32,11 +32,11 @@ const CACHE: u64 = 8 << 20;
 const OVERHEAD: usize = 500;
 /// How long a client's name is looked for, and how many names of one address are looked at.
 const NAMING: Duration = Duration::from_secs(5);
-const MOST_NAMES: usize = 4;
+const MAX_NAMES: usize = 4;
 /// Docker's own name server, which hands on what others on the network say, their AD bit included.
 const DOCKER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
 /// Servers that may have fallen silent at once.
-const MOST_SILENT: usize = 5;
+const MAX_SILENT: usize = 5;
 /// How long it is remembered that there is nothing, and at most that there is something.
 const NEGATIVE: Duration = Duration::from_secs(60);
 const LONGEST: Duration = Duration::from_secs(60 * 60);
@@ -220,7 +220,7 @@ impl Dns {
                 .expire_after(ByTtl)
                 .build(),
             // A server that has fallen silent is asked twice, and a chain of signatures takes several questions.
-            limit: config.timeout * (2 + 2 * questions.servers.len().min(MOST_SILENT) as u32),
+            limit: config.timeout * (2 + 2 * questions.servers.len().min(MAX_SILENT) as u32),
             questions,
         })
     }
@@ -364,7 +364,7 @@ impl Dns {
             IpAddr::V6(_) => config::AddressFamily::Ipv6,
         };
         let mut outcome = ClientName::None;
-        for name in names.into_iter().take(MOST_NAMES) {
+        for name in names.into_iter().take(MAX_NAMES) {
             match self.addresses(&name, family).await {
                 Ok(found) if found.records.contains(&ip) => {
                     return ClientName::Confirmed(name.into());
@@ -430,7 +430,7 @@ impl Dns {
         let asked = name.clone();
         let (mut secure, mut ttl) = (true, u32::MAX);
         let mut is_renamed = false;
-        for _ in 0..MOST_ALIASES {
+        for _ in 0..MAX_ALIASES {
             let (answer, is_proven) = self.ask_any(&name, kind).await?;
             let path = answer.path(&name, kind);
             is_renamed |= answer.is_renamed(&asked);

@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 
 use super::error::{DnsError, text_of};
 use crate::egress::partner::dns::answer::{
-    Answered, MOST_ALIASES, Malformed, Name, finished, malformed,
+    Answered, MAX_ALIASES, Malformed, Name, finished, malformed,
 };
 
 /// The UDP payload that is not fragmented (DNS flag day 2020).
@@ -314,14 +314,14 @@ impl Server {
             let is_proven = ability == Ability::Trusted && answer.is_authentic();
             return Ok((answer, is_proven));
         }
-        match self.judge(&answer, name, kind).await.map_err(failed)? {
+        match self.verify(&answer, name, kind).await.map_err(failed)? {
             ValidationState::Secure => Ok((answer, true)),
             ValidationState::Insecure => Ok((answer, false)),
             _ => Err(DnsError::Bogus(text_of(&answer.path(name, kind).end))),
         }
     }
 
-    async fn judge(
+    async fn verify(
         &self,
         answer: &Answered,
         name: &Name,
@@ -336,7 +336,7 @@ impl Server {
         }
         // A denial without SOA, below an unsigned delegation. The aliases that lead there have to hold by themselves.
         let mut at = name.clone();
-        for _ in 0..MOST_ALIASES {
+        for _ in 0..MAX_ALIASES {
             let Some((next, _)) = answer.next(&at) else {
                 return Ok(ValidationState::Insecure);
             };
@@ -351,7 +351,7 @@ impl Server {
         Ok(ValidationState::Bogus)
     }
 
-    /// Whether a name is proven to lie below an unsigned delegation: the validator walks down from the root to judge
+    /// Whether a name is proven to lie below an unsigned delegation: the validator walks down from the root to verify
     /// an invented record there that is not signed.
     async fn is_insecure(&self, name: &Name) -> Result<bool, String> {
         let invented = || -> Result<Message<Bytes>, Malformed> {
@@ -382,7 +382,7 @@ impl Server {
         }
     }
 
-    /// One question. With `cd` the resolver hands on what it holds for forged, for us to judge (RFC 4035 §3.2.2).
+    /// One question. With `cd` the resolver hands on what it holds for forged, for us to verify (RFC 4035 §3.2.2).
     async fn exchange(
         &self,
         client: &Client,

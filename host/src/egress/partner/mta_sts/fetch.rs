@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::egress::dial::{self, interleaved};
 use crate::egress::partner::dns::DnsError;
-use crate::egress::partner::failure::{ResultType, Unprotected};
+use crate::egress::partner::failure::{ProtectionError, ResultType};
 use crate::egress::partner::mta_sts::policy::Policy;
 use crate::egress::partner::mta_sts::{Reach, Trouble};
 use crate::egress::partner::reachable;
@@ -31,7 +31,7 @@ const ADDRESS_LIMIT: Duration = Duration::from_secs(8);
 /// §3.3 suggests 64 KiB.
 const LARGEST: usize = 64 << 10;
 /// Addresses that are tried.
-const MOST_ADDRESSES: usize = 4;
+const MAX_ADDRESSES: usize = 4;
 
 /// Fetches the policy of a domain. Redirects are not followed, and the certificate must be valid for
 /// `mta-sts.DOMAIN`.
@@ -45,12 +45,12 @@ pub async fn fetch(reach: &Reach, domain: &str, port: u16) -> Result<Policy, Tro
     };
     Policy::parse(&text).map_err(|error| {
         let detail = format!("the MTA-STS policy of {domain}: {error}");
-        Unprotected::new(ResultType::StsPolicyInvalid, detail).into()
+        ProtectionError::new(ResultType::StsPolicyInvalid, detail).into()
     })
 }
 
-fn not_fetched(domain: &str, reason: impl std::fmt::Display) -> Unprotected {
-    Unprotected::new(
+fn not_fetched(domain: &str, reason: impl std::fmt::Display) -> ProtectionError {
+    ProtectionError::new(
         ResultType::StsPolicyFetchError,
         format!("the MTA-STS policy of {domain} cannot be fetched: {reason}"),
     )
@@ -72,7 +72,7 @@ async fn get(reach: &Reach, domain: &str, port: u16) -> Result<String, Trouble> 
     let has_addresses = !found.records.is_empty();
     let may_connect = |ip: &IpAddr| reachable::may_connect(delivery, *ip);
     let addresses = found.records.into_iter().filter(may_connect);
-    let addresses = addresses.take(MOST_ADDRESSES);
+    let addresses = addresses.take(MAX_ADDRESSES);
     let addresses = interleaved(addresses.collect(), IpAddr::is_ipv6);
     let mut addresses: Vec<SocketAddr> = addresses
         .into_iter()
@@ -106,12 +106,12 @@ async fn request(
     roots: &Roots,
     domain: &str,
     host: &str,
-) -> Result<String, Unprotected> {
+) -> Result<String, ProtectionError> {
     let failed = |reason: String| not_fetched(domain, reason);
     let name = ServerName::try_from(host.to_owned()).map_err(|error| failed(error.to_string()))?;
     let tls = connector(roots).map_err(|error| failed(error.to_string()))?;
     let stream = tls.connect(name, stream).await.map_err(|error| {
-        Unprotected::new(
+        ProtectionError::new(
             ResultType::StsWebpkiInvalid,
             format!("the certificate of {host}: {error}"),
         )
@@ -123,7 +123,7 @@ async fn request(
         Trust::Trusted => {}
         other => {
             let text = format!("the certificate of {host} is {}", other.name());
-            return Err(Unprotected::new(ResultType::StsWebpkiInvalid, text));
+            return Err(ProtectionError::new(ResultType::StsWebpkiInvalid, text));
         }
     }
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))

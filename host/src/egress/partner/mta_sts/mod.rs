@@ -16,22 +16,22 @@ use tokio::time::Instant;
 
 use crate::config;
 use crate::egress::partner::dns::{Dns, DnsError};
-use crate::egress::partner::failure::{ResultType, Unprotected};
+use crate::egress::partner::failure::{ProtectionError, ResultType};
 pub use policy::{Mode, Policy};
 use portcullis::tls::Roots;
 
 /// Domains whose state is kept in memory.
-const MOST_DOMAINS: u64 = 10_000;
+const MAX_DOMAINS: u64 = 10_000;
 /// RFC 8461 §3.3: a policy that could not be fetched is not asked for again at once.
 const PAUSE: Duration = Duration::from_secs(300);
 /// §3.3: a policy is looked at anew before it runs out, so that an attacker cannot wait for its end.
 const REFRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A file name has 255 octets on most file systems, and there is an extension.
-const LONGEST_FILE_NAME: usize = 200;
+const MAX_FILE_NAME: usize = 200;
 
 /// The policies of the domains that mail was sent to.
-pub struct Policies {
+pub struct PolicyCache {
     domains: Cache<String, Arc<Domain>>,
     /// Where policies outlive the process: forgetting them would open the door to a downgrade.
     folder: Option<PathBuf>,
@@ -68,14 +68,14 @@ impl Domain {
     }
 
     /// What holds, where the newest policy could not be had for that reason. One that is in force decides all the same.
-    fn standing(&self, trouble: Option<Trouble>) -> Standing {
+    fn standing(&self, last_error: Option<Trouble>) -> PolicyState {
         let state = self.lock();
-        let trouble = state.unreadable.clone().or(trouble);
+        let last_error = state.unreadable.clone().or(last_error);
         let kept = state.kept.as_ref().filter(|kept| kept.is_in_force());
-        Standing {
-            is_undecided: kept.is_none() && trouble.as_ref().is_some_and(|it| it.is_undecided),
+        PolicyState {
+            is_undecided: kept.is_none() && last_error.as_ref().is_some_and(|it| it.is_undecided),
             policy: kept.map(|kept| kept.policy.clone()),
-            trouble: trouble.map(|trouble| trouble.why),
+            last_error: last_error.map(|last_error| last_error.why),
         }
     }
 }
@@ -121,7 +121,7 @@ impl State {
             return Some(Ok(kept.policy.clone()));
         }
         let failed = self.failed.as_ref().filter(|failed| failed.id == id)?;
-        (failed.at.elapsed() < PAUSE).then(|| Err(failed.trouble.clone()))
+        (failed.at.elapsed() < PAUSE).then(|| Err(failed.last_error.clone()))
     }
 }
 
@@ -129,14 +129,14 @@ impl State {
 struct Failed {
     id: String,
     at: Instant,
-    trouble: Trouble,
+    last_error: Trouble,
 }
 
 /// Why a policy could not be had.
 #[derive(Clone, Debug)]
 pub struct Trouble {
     /// In words.
-    pub why: Unprotected,
+    pub why: ProtectionError,
     /// Whether there may well be one: its server is not down, but could not be looked up.
     pub is_undecided: bool,
 }
@@ -144,14 +144,14 @@ pub struct Trouble {
 impl Trouble {
     fn undecided(reason: String) -> Self {
         Trouble {
-            why: Unprotected::new(ResultType::StsPolicyFetchError, reason),
+            why: ProtectionError::new(ResultType::StsPolicyFetchError, reason),
             is_undecided: true,
         }
     }
 }
 
-impl From<Unprotected> for Trouble {
-    fn from(why: Unprotected) -> Self {
+impl From<ProtectionError> for Trouble {
+    fn from(why: ProtectionError) -> Self {
         Trouble {
             why,
             is_undecided: false,
@@ -161,20 +161,20 @@ impl From<Unprotected> for Trouble {
 
 /// What holds for a domain.
 #[derive(Clone, Debug, Default)]
-pub struct Standing {
+pub struct PolicyState {
     /// Its policy, if there is one.
     pub policy: Option<Policy>,
     /// Why the newest could not be had.
-    pub trouble: Option<Unprotected>,
+    pub last_error: Option<ProtectionError>,
     /// Whether nobody knows if there is one: a look-up that fails is never "no policy".
     pub is_undecided: bool,
 }
 
-impl Policies {
+impl PolicyCache {
     /// None yet; those that were kept in the folder are read when they are needed.
     pub fn new(folder: Option<PathBuf>, port: u16) -> Self {
-        Policies {
-            domains: Cache::new(MOST_DOMAINS),
+        PolicyCache {
+            domains: Cache::new(MAX_DOMAINS),
             folder,
             port,
         }
@@ -187,7 +187,7 @@ impl Policies {
 
     /// What holds for a domain now. A policy that is kept outlives its record and its server (§5.1); where none can
     /// be had the domain is as one that has none (§3.3).
-    pub async fn of(self: &Arc<Self>, reach: &Reach, domain: &str) -> Standing {
+    pub async fn of(self: &Arc<Self>, reach: &Reach, domain: &str) -> PolicyState {
         let load = async { Arc::new(Domain::of(self.load(domain).await)) };
         let known = self.domains.get_with(domain.to_owned(), load).await;
         if known.lock().unreadable.is_some() {
@@ -223,11 +223,11 @@ impl Policies {
             return known.standing(None);
         }
         match fetching.await {
-            Ok(Ok(policy)) => Standing {
+            Ok(Ok(policy)) => PolicyState {
                 policy: Some(policy),
-                ..Standing::default()
+                ..PolicyState::default()
             },
-            Ok(Err(trouble)) => known.standing(Some(trouble)),
+            Ok(Err(last_error)) => known.standing(Some(last_error)),
             Err(error) => known.standing(Some(Trouble::undecided(error.to_string()))),
         }
     }
@@ -259,18 +259,18 @@ impl Policies {
                 };
                 Ok(policy)
             }
-            Err(trouble) => {
+            Err(last_error) => {
                 tracing::warn!(
                     domain,
                     "{}",
-                    crate::observe::redact::words(&trouble.why.to_string())
+                    crate::observe::redact::redact(&last_error.why.to_string())
                 );
                 known.lock().failed = Some(Failed {
                     id,
                     at: Instant::now(),
-                    trouble: trouble.clone(),
+                    last_error: last_error.clone(),
                 });
-                Err(trouble)
+                Err(last_error)
             }
         }
     }
@@ -278,7 +278,7 @@ impl Policies {
     /// A domain's file. Domains here are A-labels, so they are safe as names of files; a long one is too long for one.
     fn file(&self, domain: &str) -> Option<PathBuf> {
         let name = match domain.len() {
-            0..=LONGEST_FILE_NAME => domain.to_owned(),
+            0..=MAX_FILE_NAME => domain.to_owned(),
             _ => digest(&SHA256, domain.as_bytes())
                 .as_ref()
                 .iter()

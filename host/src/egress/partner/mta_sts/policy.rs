@@ -9,7 +9,7 @@ use portcullis::normal_domain;
 /// RFC 8461 §3.2: the longest time that a policy may be kept.
 const LONGEST: u64 = 31_557_600;
 /// A policy names a handful of servers.
-const MOST_PATTERNS: usize = 100;
+const MAX_PATTERNS: usize = 100;
 
 /// The id in the TXT records of `_mta-sts.DOMAIN`. Exactly one of them may be an MTA-STS record.
 pub fn record_id(records: &[String]) -> Option<String> {
@@ -98,7 +98,7 @@ impl Policy {
                     max_age = Some(Duration::from_secs(seconds.min(LONGEST)));
                 }
                 "mx" => {
-                    let pattern = normal_domain(value).filter(|_| mx.len() < MOST_PATTERNS);
+                    let pattern = normal_domain(value).filter(|_| mx.len() < MAX_PATTERNS);
                     let many = wrong("mx is not a host name, or there are too many");
                     mx.push(pattern.ok_or(many)?);
                 }

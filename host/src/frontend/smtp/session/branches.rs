@@ -1,4 +1,4 @@
-//! The ways that one transaction takes: a message for several partners goes to each of them at once (RFC 5321
+//! The paths of one transaction: a message for several partners goes to each of them at once (RFC 5321
 //! §4.5.3.1.8), and a message for several mailboxes to an LMTP server that answers for each.
 
 use std::sync::Arc;
@@ -7,27 +7,29 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use crate::egress::client::{Cause, Finished, NotBegun, Sender};
-use crate::egress::next_hop::{Client, ClientName, Handover};
+use crate::egress::client::{Cause, Finished, MailError, Sender};
+use crate::egress::next_hop::{Client, ClientName, Delivery};
 use crate::egress::partial::{Body, Digest, Note, State};
-use crate::egress::path::{Exit, Way};
-use crate::frontend::smtp::session::envelope::{NotTaken, Reason};
+use crate::egress::path::{Egress, EgressPath};
+use crate::frontend::smtp::receiver::MessageReceiver;
+use crate::frontend::smtp::session::envelope::{Reason, Rejection};
 use crate::frontend::smtp::session::{Recipient, Session, Transaction};
 use crate::frontend::smtp::spool::Spool;
+use crate::observe::redact;
 use crate::smtp::address::Address;
 use crate::smtp::reply::Reply;
 
 /// How long one of several may take to let a message begin. RFC 5321 §4.5.3.2.4 has two minutes for it; others wait
 /// meanwhile, and so does the client, who gave himself no more.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Ways that a transaction remembers as closed.
-const MOST_CLOSED: usize = 100;
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// Paths that a transaction remembers as failed.
+const MAX_FAILED_PATHS: usize = 100;
 
-/// One way of a transaction.
+/// One path of a transaction.
 pub struct Branch {
-    way: Arc<Way>,
-    handover: Handover,
-    /// The numbers of the recipients that were taken.
+    path: Arc<EgressPath>,
+    delivery: Delivery,
+    /// The numbers of its recipients.
     recipients: Vec<usize>,
     /// How it has ended, before the message has.
     ended: Option<Reply>,
@@ -37,141 +39,111 @@ pub struct Branch {
 type Outcome = (usize, Reply);
 
 impl Session {
-    /// Offers a recipient that the policy lets pass to whoever takes the mail, whose answer counts.
+    /// Offers a recipient that the policy lets pass to the server that gets its mail, whose answer counts.
     pub(super) async fn offer_recipient(
         &mut self,
+        transaction: &mut Transaction,
         recipient: Recipient,
-    ) -> Result<Reply, NotTaken> {
-        let reason = match &self.listener.exit {
-            Exit::NextHop(_) => Reason::NextHop,
-            Exit::Partners { .. } => Reason::Partner,
-        };
-        let not_taken = |reply| NotTaken { reply, reason };
-        let known = self.transaction.as_ref();
-        let mut known = known.iter().flat_map(|transaction| &transaction.recipients);
+    ) -> Result<Reply, Rejection> {
+        let mut known = transaction.recipients.iter();
         if known.any(|known| known.digest == recipient.digest) {
             // It gets the message once, and has one outcome.
             return Ok(Reply::new(250, (2, 1, 5), "recipient ok, as before"));
         }
-        let place = self.branch_of(&recipient).await?;
-        let (Some(transaction), to) = (&mut self.transaction, &recipient.address) else {
-            return Err(not_taken(given_up()));
-        };
-        let Some(branch) = transaction.branches.get_mut(place) else {
-            return Err(not_taken(given_up()));
-        };
-        let reply = branch.handover.rcpt(to).await;
+        let (index, mut branch) = self.branch_of(transaction, &recipient).await?;
+        let reply = branch.delivery.rcpt(&recipient.address).await;
         if reply.is_positive() {
             branch.recipients.push(transaction.recipients.len());
             transaction.recipients.push(recipient);
-            return Ok(reply);
         }
         if branch.recipients.is_empty() {
-            // Nobody's mail goes this way so far, and nobody's may.
-            let branch = transaction.branches.swap_remove(place);
-            self.give_up(branch).await;
+            // Nobody's mail takes this path so far, and nobody's may.
+            self.abort(branch).await;
+        } else {
+            transaction.branches.insert(index, branch);
         }
-        Err(not_taken(reply))
+        match reply.is_positive() {
+            true => Ok(reply),
+            false => Err(self.not_accepted(reply)),
+        }
     }
 
-    /// The branch that a recipient's mail takes, which is begun if it is not there yet.
-    async fn branch_of(&mut self, recipient: &Recipient) -> Result<usize, NotTaken> {
-        let reason = match &self.listener.exit {
-            Exit::NextHop(_) => Reason::NextHop,
-            Exit::Partners { .. } => Reason::Partner,
+    /// The server that gets the mail has not accepted it.
+    fn not_accepted(&self, reply: Reply) -> Rejection {
+        let reason = match &self.listener.egress {
+            Egress::NextHop(_) => Reason::NextHop,
+            Egress::Partners { .. } => Reason::Partner,
         };
-        let Some(transaction) = &self.transaction else {
-            return Err(NotTaken {
-                reply: given_up(),
-                reason,
-            });
-        };
-        let key = recipient.way.key();
-        let same = |branch: &Branch| branch.way.key() == key;
-        let own_transaction = || {
-            let text = "send again for this recipient: its mail goes another way";
-            NotTaken {
-                reply: Reply::new(452, (4, 5, 3), text),
-                reason: Reason::OwnTransaction,
-            }
-        };
-        if let Some(place) = transaction.branches.iter().position(same) {
-            let differs = |other: &Recipient| other.lane != recipient.lane;
+        Rejection { reply, reason }
+    }
+
+    /// The branch that a recipient's mail takes, out of the transaction or new, and its index there.
+    async fn branch_of(
+        &mut self,
+        transaction: &mut Transaction,
+        recipient: &Recipient,
+    ) -> Result<(usize, Branch), Rejection> {
+        let key = recipient.path.key();
+        let same = |branch: &Branch| branch.path.key() == key;
+        if let Some(index) = transaction.branches.iter().position(same) {
+            let differs = |other: &Recipient| other.egress != recipient.egress;
             if transaction.recipients.iter().any(differs) && !self.server.partial.remembers() {
-                return Err(own_transaction());
+                return Err(another_path());
             }
-            return Ok(place);
+            return Ok((index, transaction.branches.remove(index)));
         }
-        let closed = transaction.closed.iter().find(|(known, _)| **known == *key);
-        if let Some((_, reply)) = closed {
-            return Err(NotTaken {
-                reply: reply.clone(),
-                reason,
-            });
-        }
-        if !transaction.branches.is_empty() && !self.server.partial.remembers() {
-            return Err(own_transaction());
+        let mut failed = transaction.failed_paths.iter();
+        if let Some((_, reply)) = failed.find(|(known, _)| **known == *key) {
+            return Err(self.not_accepted(reply.clone()));
         }
         let is_in_a_hurry = !transaction.branches.is_empty();
-        let begun = self
-            .begin(&recipient.way, &recipient.address, is_in_a_hurry)
-            .await;
-        let Some(transaction) = &mut self.transaction else {
-            return Err(NotTaken {
-                reply: given_up(),
-                reason,
-            });
-        };
-        match begun {
-            Ok(handover) => {
-                transaction.branches.push(Branch {
-                    way: recipient.way.clone(),
-                    handover,
+        if is_in_a_hurry && !self.server.partial.remembers() {
+            return Err(another_path());
+        }
+        let path = recipient.path.clone();
+        let sender = transaction.sender(&recipient.address);
+        match self.begin(sender, &path, is_in_a_hurry).await {
+            Ok(delivery) => {
+                let branch = Branch {
+                    path,
+                    delivery,
                     recipients: Vec::new(),
                     ended: None,
-                });
-                Ok(transaction.branches.len() - 1)
+                };
+                Ok((transaction.branches.len(), branch))
             }
             Err(reply) => {
-                if transaction.closed.len() < MOST_CLOSED {
-                    transaction.closed.push((key.into(), reply.clone()));
+                if transaction.failed_paths.len() < MAX_FAILED_PATHS {
+                    transaction.failed_paths.push((key.into(), reply.clone()));
                 }
-                Err(NotTaken { reply, reason })
+                Err(self.not_accepted(reply))
             }
         }
     }
 
-    /// Begins a transaction with whoever takes the mail, for this recipient first.
+    /// Begins a transaction with the server that gets the mail.
     async fn begin(
         &mut self,
-        way: &Way,
-        to: &Address,
+        sender: Sender<'_>,
+        path: &EgressPath,
         is_in_a_hurry: bool,
-    ) -> Result<Handover, Reply> {
+    ) -> Result<Delivery, Reply> {
         let name = self.client_name().await;
-        let Some(transaction) = &self.transaction else {
-            return Err(given_up());
-        };
-        let sender = Sender {
-            from: &transaction.from,
-            parameters: &transaction.parameters,
-            first: to,
-        };
-        if let Some(mut handover) = self.kept.take()
-            && handover.is_usable()
+        if let Some(mut delivery) = self.kept.take()
+            && delivery.is_usable()
         {
-            match handover.mail(sender).await {
-                Ok(()) => return Ok(handover),
-                Err(NotBegun::Refused(reply)) => {
-                    self.kept = Some(handover);
+            match delivery.mail(sender).await {
+                Ok(()) => return Ok(delivery),
+                Err(MailError::Refused(reply)) => {
+                    self.kept = Some(delivery);
                     return Err(reply);
                 }
                 // A server may close what is idle, which costs nothing: no mail was on it.
-                Err(NotBegun::Lost(failure)) => {
+                Err(MailError::Lost(failure)) => {
                     let failure = failure.to_string();
                     tracing::debug!(
                         "an idle connection was closed: {}",
-                        crate::observe::redact::words(&failure)
+                        redact::redact(&failure)
                     );
                 }
             }
@@ -183,8 +155,7 @@ impl Session {
             esmtp: self.esmtp,
             name,
         };
-        let exit = &self.listener.exit;
-        exit.begin(way, &client, sender, is_in_a_hurry).await
+        path.begin(&client, sender, is_in_a_hurry).await
     }
 
     /// What the client's address is called, once that is known.
@@ -195,37 +166,28 @@ impl Session {
         self.client_name.clone()
     }
 
-    /// Gives all branches up, here and where they have begun.
-    pub(super) async fn give_all_up(&mut self) {
-        let branches = self.transaction.as_mut().map(|transaction| {
-            transaction.recipients.clear();
-            std::mem::take(&mut transaction.branches)
-        });
-        for branch in branches.unwrap_or_default() {
-            self.give_up(branch).await;
-        }
-    }
-
-    async fn give_up(&mut self, mut branch: Branch) {
-        branch.handover.reset().await;
-        self.let_go(branch.handover);
+    /// Gives up a branch before its message is delivered.
+    pub(super) async fn abort(&mut self, mut branch: Branch) {
+        branch.delivery.reset().await;
+        self.release(branch.delivery);
     }
 
     /// After a transaction: a connection that is not this client's alone goes to whoever needs it next.
-    fn let_go(&mut self, handover: Handover) {
-        if let Some(own) = handover.let_go() {
+    fn release(&mut self, delivery: Delivery) {
+        if let Some(own) = delivery.release() {
             self.kept = Some(own);
         }
     }
 
-    /// Begins the message everywhere. Where a recipient may have it already, it is kept until it is whole.
+    /// Begins the message everywhere. If a recipient may have it already, it is spooled until it is complete.
     ///
     /// # Errors
-    /// What the client is told if it cannot be kept.
-    pub(super) async fn begin_message(&mut self, message: Option<Digest>) -> Result<(), Reply> {
-        let Some(transaction) = &mut self.transaction else {
-            return Ok(());
-        };
+    /// What the client is told if it cannot be spooled.
+    pub(super) async fn begin_message(
+        &mut self,
+        transaction: &mut Transaction,
+        message: Option<Digest>,
+    ) -> Result<(), Reply> {
         let partial = &self.server.partial;
         transaction.message = message;
         transaction.body = message
@@ -239,50 +201,48 @@ impl Session {
             transaction.held = Some(Spool::new(file));
             return Ok(());
         }
-        let recipients = transaction.recipients.len();
-        self.begin_for_all_but(&vec![false; recipients]).await;
+        let nobody = vec![false; transaction.recipients.len()];
+        self.begin_for_all_but(transaction, &nobody).await;
         Ok(())
     }
 
-    /// Hands over a message that was kept, to those who do not have it.
+    /// Sends a message that was spooled, if this one was, to those who do not have it.
     ///
     /// # Errors
     /// What the client is told if it cannot be read again.
-    pub(super) async fn release(&mut self, mut held: Spool) -> Result<(), Reply> {
-        held.rewind().await.map_err(|error| no_room(&error))?;
-        let Some(transaction) = &self.transaction else {
+    pub(super) async fn send_spooled(
+        &mut self,
+        transaction: &mut Transaction,
+    ) -> Result<(), Reply> {
+        let Some(mut held) = transaction.held.take() else {
             return Ok(());
         };
-        let (message, body) = (transaction.message, &transaction.body);
-        let known = message.zip(body.as_ref().map(Body::digest));
+        held.rewind().await.map_err(|error| no_room(&error))?;
+        let body = transaction.body.as_ref().map(Body::digest);
+        let known = transaction.message.zip(body);
         let has_it = |recipient: &Recipient| {
             let partial = &self.server.partial;
             known.is_some_and(|(message, body)| partial.has(message, recipient.digest, body))
         };
         let have: Vec<bool> = transaction.recipients.iter().map(has_it).collect();
-        if let Some(transaction) = &mut self.transaction {
-            let has_it = |number: usize| have.get(number).copied().unwrap_or(false);
-            let outcomes = &mut transaction.outcomes;
-            outcomes.retain(|(number, _)| !has_it(*number));
-            let had_it = Reply::new(250, (2, 0, 0), "delivered before");
-            let numbers = (0..have.len()).filter(|number| has_it(*number));
-            outcomes.extend(numbers.map(|number| (number, had_it.clone())));
-        }
-        self.begin_for_all_but(&have).await;
+        let has_it = |number: usize| have.get(number).copied().unwrap_or(false);
+        transaction.outcomes.retain(|(number, _)| !has_it(*number));
+        let had_it = Reply::new(250, (2, 0, 0), "delivered before");
+        let numbers = (0..have.len()).filter(|number| has_it(*number));
+        let outcomes = numbers.map(|number| (number, had_it.clone()));
+        transaction.outcomes.extend(outcomes);
+        self.begin_for_all_but(transaction, &have).await;
         loop {
             let content = held.read().await.map_err(|error| no_room(&error))?;
             if content.is_empty() {
                 return Ok(());
             }
-            self.write_to_all(content).await;
+            transaction.write_to_all(content).await;
         }
     }
 
     /// Begins the message for the recipients that do not have it.
-    async fn begin_for_all_but(&mut self, have: &[bool]) {
-        let Some(transaction) = &mut self.transaction else {
-            return;
-        };
+    async fn begin_for_all_but(&mut self, transaction: &mut Transaction, have: &[bool]) {
         let branches = std::mem::take(&mut transaction.branches);
         let mut kept = Vec::new();
         for mut branch in branches {
@@ -291,14 +251,14 @@ impl Session {
                 .recipients
                 .retain(|number| !have.get(*number).copied().unwrap_or(false));
             match branch.recipients.len() {
-                0 => self.give_up(branch).await,
-                left if left < all => kept.extend(self.begin_anew(branch).await),
+                0 => self.abort(branch).await,
+                left if left < all => kept.extend(self.begin_anew(transaction, branch).await),
                 _ => kept.push(branch),
             }
         }
-        // Who does not answer holds the others up.
-        let patience = (kept.len() > 1).then_some(PATIENCE);
-        let begun = kept.iter_mut().map(|branch| branch.begin_message(patience));
+        // A server that does not answer delays the others.
+        let limit = (kept.len() > 1).then_some(BEGIN_TIMEOUT);
+        let begun = kept.iter_mut().map(|branch| branch.begin_message(limit));
         let begun = join_all(begun).await;
         let mut branches = Vec::new();
         for (branch, is_lost) in kept.into_iter().zip(begun) {
@@ -306,100 +266,64 @@ impl Session {
                 branches.push(branch);
                 continue;
             }
-            // It stood while others were being reached, and nothing was sent on it.
+            // The connection was idle while others were being made, and nothing was sent on it.
             let numbers = branch.recipients.clone();
-            let anew = timeout(PATIENCE, self.begin_anew(branch)).await;
-            if anew.is_err() {
-                self.end_for(numbers, &given_up());
-            }
-            if let Ok(Some(mut anew)) = anew {
-                anew.begin_message(patience).await;
-                branches.push(anew);
+            match timeout(BEGIN_TIMEOUT, self.begin_anew(transaction, branch)).await {
+                Err(_) => transaction.end_for(numbers, &given_up()),
+                Ok(None) => {}
+                Ok(Some(mut anew)) => {
+                    anew.begin_message(limit).await;
+                    branches.push(anew);
+                }
             }
         }
-        if let Some(transaction) = &mut self.transaction {
-            transaction.branches = branches;
-        }
+        transaction.branches = branches;
     }
 
-    /// Begins a branch anew for those recipients that are left of it. Where that cannot be done they have ended.
-    async fn begin_anew(&mut self, branch: Branch) -> Option<Branch> {
+    /// Begins a branch anew for those recipients that are left of it. If that cannot be done, they have ended.
+    async fn begin_anew(
+        &mut self,
+        transaction: &mut Transaction,
+        branch: Branch,
+    ) -> Option<Branch> {
         let Branch {
-            way,
-            mut handover,
+            path,
+            mut delivery,
             recipients,
             ..
         } = branch;
-        handover.reset().await;
-        self.let_go(handover);
+        delivery.reset().await;
+        self.release(delivery);
         let address = |number: &usize| {
-            let recipient = self.transaction.as_ref()?.recipients.get(*number)?;
+            let recipient = transaction.recipients.get(*number)?;
             Some(recipient.address.clone())
         };
         let addresses: Vec<Address> = recipients.iter().filter_map(address).collect();
-        let begun = match addresses.first() {
-            Some(first) => self.begin(&way, first, true).await,
-            None => Err(given_up()),
-        };
-        let failed = match begun {
+        let first = addresses.first()?;
+        let failed = match self.begin(transaction.sender(first), &path, true).await {
             Err(reply) => reply,
-            Ok(mut handover) => match take_all(&mut handover, &addresses).await {
+            Ok(mut delivery) => match add_all(&mut delivery, &addresses).await {
                 Ok(()) => {
                     return Some(Branch {
-                        way,
-                        handover,
+                        path,
+                        delivery,
                         recipients,
                         ended: None,
                     });
                 }
                 Err(reply) => {
-                    handover.reset().await;
-                    self.let_go(handover);
+                    delivery.reset().await;
+                    self.release(delivery);
                     reply
                 }
             },
         };
-        self.end_for(recipients, &failed);
+        transaction.end_for(recipients, &failed);
         None
     }
 
-    /// These recipients have ended, before the message has.
-    fn end_for(&mut self, recipients: Vec<usize>, reply: &Reply) {
-        if let Some(transaction) = &mut self.transaction {
-            let outcomes = recipients.into_iter().map(|number| (number, reply.clone()));
-            transaction.outcomes.extend(outcomes);
-        }
-    }
-
-    /// Takes a recipient that may have the message, though its server does not take it now: if it has, that is what
-    /// became of it.
-    pub(super) fn take_without_branch(&mut self, recipient: Recipient, reply: Reply) -> Reply {
-        if let Some(transaction) = &mut self.transaction {
-            let number = transaction.recipients.len();
-            transaction.recipients.push(recipient);
-            transaction.outcomes.push((number, reply));
-        }
-        Reply::new(250, (2, 1, 5), "recipient ok")
-    }
-
-    /// Hands over a part of the message; whoever cannot take it has ended.
-    pub(super) async fn write_to_all(&mut self, content: &[u8]) {
-        let Some(transaction) = &mut self.transaction else {
-            return;
-        };
-        match &mut transaction.branches[..] {
-            [only] => only.write(content).await,
-            branches => {
-                join_all(branches.iter_mut().map(|branch| branch.write(content))).await;
-            }
-        }
-    }
-
     /// Ends the message everywhere, and gives what the client is told.
-    pub(super) async fn finish_all(&mut self) -> Reply {
-        let Some(transaction) = &mut self.transaction else {
-            return given_up();
-        };
+    pub(super) async fn finish_all(&mut self, transaction: &mut Transaction) -> Reply {
         let mut branches = std::mem::take(&mut transaction.branches);
         let message = transaction.message;
         let recipients = &transaction.recipients;
@@ -418,22 +342,19 @@ impl Session {
         let finishing = branches.iter_mut().map(|branch| branch.finish(&note));
         let mut outcomes: Vec<Outcome> = join_all(finishing).await.into_iter().flatten().collect();
         outcomes.append(&mut transaction.outcomes);
-        self.log_branches(&branches, &outcomes);
+        self.log_branches(transaction, &branches, &outcomes);
         for branch in branches {
             match branch.ended {
                 // It may have been in the middle of a transaction.
-                Some(_) => self.give_up(branch).await,
-                None => self.let_go(branch.handover),
+                Some(_) => self.abort(branch).await,
+                None => self.release(branch.delivery),
             }
         }
-        self.settle(outcomes).await
+        self.combine_outcomes(transaction, outcomes).await
     }
 
-    /// A line for each way, where there are several.
-    fn log_branches(&self, branches: &[Branch], outcomes: &[Outcome]) {
-        let Some(transaction) = &self.transaction else {
-            return;
-        };
+    /// Logs a line for each recipient of each branch, if there are several.
+    fn log_branches(&self, transaction: &Transaction, branches: &[Branch], outcomes: &[Outcome]) {
         let differ = outcomes.windows(2).any(|pair| pair[0].1 != pair[1].1);
         if branches.len() < 2 && !differ {
             return;
@@ -448,12 +369,11 @@ impl Session {
                 let to = recipient.address.as_str();
                 let envelope = [transaction.from.as_str(), to];
                 let client = self.client.ip();
-                let told =
-                    |text| crate::observe::redact::words_about(client, envelope, text).into_owned();
+                let told = |text| redact::mailboxes_in(client, envelope, text).into_owned();
                 tracing::info!(
                     code = reply.code(),
-                    hop = branch.handover.place(),
-                    to = &*crate::observe::redact::mailbox(to),
+                    hop = branch.delivery.peer(),
+                    to = &*redact::mailbox(to),
                     reply = told(reply.text()),
                     cause = told(reply.cause().unwrap_or_default()),
                     session = self.id,
@@ -466,10 +386,11 @@ impl Session {
 
     /// One reply for all recipients. Where they have ended differently the client comes again, and hears of each by
     /// itself.
-    async fn settle(&mut self, outcomes: Vec<Outcome>) -> Reply {
-        let Some(transaction) = &self.transaction else {
-            return given_up();
-        };
+    async fn combine_outcomes(
+        &mut self,
+        transaction: &mut Transaction,
+        outcomes: Vec<Outcome>,
+    ) -> Reply {
         let partial = &self.server.partial;
         let recipients = transaction.recipients.iter().enumerate();
         let known = |number: usize| outcomes.iter().find(|(of, _)| *of == number);
@@ -486,7 +407,7 @@ impl Session {
         let agree = all.iter().all(|(_, reply)| Some(class(reply)) == first);
         let Some(message) = transaction.message else {
             return match agree {
-                true => joint(&all),
+                true => combine_replies(&all),
                 // Nothing tells this message from others: who has it may get it twice.
                 false => Reply::new(451, (4, 5, 0), "not delivered to all, send again"),
             };
@@ -506,7 +427,7 @@ impl Session {
             if partial.is_known(message) || state == State::Open && has_stalled {
                 all.iter().for_each(|(recipient, _)| note(recipient, state));
             }
-            return joint(&all);
+            return combine_replies(&all);
         }
         for (recipient, reply) in &all {
             let state = match reply.is_positive() {
@@ -539,9 +460,9 @@ impl Session {
 
 /// Names the recipients of a transaction that has begun; all of them were taken a moment ago. If one is not taken now,
 /// all end as it does.
-async fn take_all(handover: &mut Handover, addresses: &[Address]) -> Result<(), Reply> {
+async fn add_all(delivery: &mut Delivery, addresses: &[Address]) -> Result<(), Reply> {
     for address in addresses {
-        let reply = handover.rcpt(address).await;
+        let reply = delivery.rcpt(address).await;
         if reply.is_permanent() && addresses.len() > 1 {
             // It is one recipient's, and would be the end of all.
             return Err(Reply::new(451, (4, 5, 0), reply.one_line()));
@@ -554,7 +475,7 @@ async fn take_all(handover: &mut Handover, addresses: &[Address]) -> Result<(), 
 }
 
 /// The one reply of outcomes that agree: that of all, if it is the same, else all of them.
-fn joint(all: &[(&Recipient, Reply)]) -> Reply {
+fn combine_replies(all: &[(&Recipient, Reply)]) -> Reply {
     let Some((_, first)) = all.first() else {
         return given_up();
     };
@@ -582,10 +503,18 @@ fn joint(all: &[(&Recipient, Reply)]) -> Reply {
     Reply::new(first.code(), enhanced, texts.join("; "))
 }
 
-/// The disk does not take, or give back, a message that has to be kept.
-pub(super) fn no_room(error: &std::io::Error) -> Reply {
+/// The disk does not take, or give back, a message that has to be spooled.
+fn no_room(error: &std::io::Error) -> Reply {
     let text = "the message cannot be kept now, try again later";
     Reply::new(452, (4, 3, 1), text).because(error.to_string())
+}
+
+fn another_path() -> Rejection {
+    let text = "send again for this recipient: its mail goes another way";
+    Rejection {
+        reply: Reply::new(452, (4, 5, 3), text),
+        reason: Reason::OwnTransaction,
+    }
 }
 
 fn given_up() -> Reply {
@@ -598,24 +527,24 @@ fn given_up() -> Reply {
 
 impl Branch {
     /// Begins the message. Tells whether the connection was lost before, so that another one may serve.
-    async fn begin_message(&mut self, patience: Option<Duration>) -> bool {
+    async fn begin_message(&mut self, limit: Option<Duration>) -> bool {
         if self.ended.is_some() {
             return false;
         }
-        let Err(not_begun) = self.handover.data(patience).await else {
+        let Err(not_begun) = self.delivery.data(limit).await else {
             return false;
         };
         self.ended = Some(not_begun.reply());
         match not_begun {
-            NotBegun::Refused(_) => false,
+            MailError::Refused(_) => false,
             // Who did not answer is not asked again while others wait.
-            NotBegun::Lost(failure) => !matches!(failure.cause, Cause::TimedOut),
+            MailError::Lost(failure) => !matches!(failure.cause, Cause::TimedOut),
         }
     }
 
     async fn write(&mut self, content: &[u8]) {
         if self.ended.is_none()
-            && let Err(reply) = self.handover.write(content).await
+            && let Err(reply) = self.delivery.write(content).await
         {
             self.ended = Some(reply);
         }
@@ -635,7 +564,7 @@ impl Branch {
                 note(*number, reply);
             }
         };
-        let finished = self.handover.finish(&mut note_one).await;
+        let finished = self.delivery.finish(&mut note_one).await;
         let numbered = self.recipients.iter().enumerate();
         let outcomes: Vec<Outcome> = numbered
             .map(|(place, number)| (*number, finished.of(place)))
@@ -654,7 +583,7 @@ impl Recipient {
         Note {
             message,
             recipient: self.digest,
-            lane: self.lane,
+            egress: self.egress,
             body,
             state,
         }
@@ -666,17 +595,61 @@ impl Transaction {
     fn outcomes_can_differ(&self) -> bool {
         self.recipients
             .windows(2)
-            .any(|pair| pair[0].lane != pair[1].lane)
+            .any(|pair| pair[0].egress != pair[1].egress)
+    }
+
+    /// Its sender, as a server is told it together with the first recipient.
+    fn sender<'a>(&'a self, first: &'a Address) -> Sender<'a> {
+        Sender {
+            from: &self.from,
+            parameters: &self.parameters,
+            first,
+        }
     }
 
     /// Where its mail goes, for the log.
-    pub(super) fn places(&self) -> String {
-        let places: Vec<String> = self
-            .branches
-            .iter()
-            .map(|branch| branch.handover.place())
-            .collect();
-        places.join(", ")
+    pub(super) fn peers(&self) -> String {
+        let peers = self.branches.iter().map(|branch| branch.delivery.peer());
+        peers.collect::<Vec<String>>().join(", ")
+    }
+
+    /// These recipients have ended, before the message has.
+    fn end_for(&mut self, recipients: Vec<usize>, reply: &Reply) {
+        let outcomes = recipients.into_iter().map(|number| (number, reply.clone()));
+        self.outcomes.extend(outcomes);
+    }
+
+    /// Adds a recipient that may have the message, though its server does not accept it now: if it has, that is its
+    /// outcome.
+    pub(super) fn add_without_branch(&mut self, recipient: Recipient, reply: Reply) -> Reply {
+        self.outcomes.push((self.recipients.len(), reply));
+        self.recipients.push(recipient);
+        Reply::new(250, (2, 1, 5), "recipient ok")
+    }
+
+    /// Sends a part of the message, or spools it, unless the message is refused.
+    pub(super) async fn write(&mut self, receiver: &mut MessageReceiver, content: &[u8]) {
+        if content.is_empty() || receiver.refused().is_some() {
+            return;
+        }
+        match &mut self.held {
+            Some(held) => {
+                if let Err(error) = held.write(content).await {
+                    receiver.refuse(no_room(&error));
+                }
+            }
+            None => self.write_to_all(content).await,
+        }
+    }
+
+    /// Sends a part of the message; a branch that fails has ended.
+    async fn write_to_all(&mut self, content: &[u8]) {
+        match &mut self.branches[..] {
+            [only] => only.write(content).await,
+            branches => {
+                join_all(branches.iter_mut().map(|branch| branch.write(content))).await;
+            }
+        }
     }
 
     /// Ends the sessions with all who take its mail.
@@ -684,7 +657,7 @@ impl Transaction {
         join_all(
             self.branches
                 .iter_mut()
-                .map(|branch| branch.handover.quit()),
+                .map(|branch| branch.delivery.quit()),
         )
         .await;
     }

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use crate::egress::partial::{Digest, Group, Turn};
-use crate::egress::partner::Lane;
-use crate::egress::path::{Exit, Way};
+use crate::egress::path::{Egress, NoPath};
 use crate::frontend::ask::Request;
-use crate::frontend::smtp::session::{Recipient, Session, Transaction};
+use crate::frontend::smtp::session::{Recipient, Session, State, Transaction};
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::command::MailParameters;
 use crate::smtp::reply::Reply;
 use portcullis::store::{Table, Tenant};
-use portcullis::{Decision, Direction, Verdict, normal_domain};
+use portcullis::{Decision, Direction, normal_domain};
 
 /// Why a sender or a recipient is not taken, for log and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,23 +56,23 @@ impl Reason {
 }
 
 /// A reply that does not take what was asked, and why.
-pub struct NotTaken {
+pub struct Rejection {
     /// What the client is told.
     pub reply: Reply,
     /// Why.
     pub reason: Reason,
 }
 
-impl NotTaken {
+impl Rejection {
     fn new(reason: Reason, code: u16, enhanced: (u8, u16, u16), text: impl Into<String>) -> Self {
-        NotTaken {
+        Rejection {
             reply: Reply::new(code, enhanced, text),
             reason,
         }
     }
 
     fn own_transaction(text: &str) -> Self {
-        NotTaken::new(Reason::OwnTransaction, 452, (4, 5, 3), text)
+        Rejection::new(Reason::OwnTransaction, 452, (4, 5, 3), text)
     }
 }
 
@@ -82,95 +81,105 @@ impl Session {
         if self.context.helo_name().is_none() {
             return Reply::new(503, (5, 5, 1), "send EHLO first");
         }
-        if self.transaction.is_some() {
+        if self.state.transaction().is_some() {
             return Reply::new(503, (5, 5, 1), "a transaction is under way; RSET ends it");
         }
         self.smtputf8 = parameters.smtputf8;
-        if let Err(not_taken) = self.may_send(&parameters) {
-            return self.refuse(not_taken, from.as_str(), None, None);
+        if let Err(rejection) = self.may_send(&parameters) {
+            return self.refuse(rejection, None, from.as_str(), None, None);
         }
         let policies = self.server.asking.policies.snapshot();
         self.asker.retain_active(&policies);
         self.transactions += 1;
         self.context.set_mail_from(from.as_str());
-        self.transaction = Some(Transaction {
+        self.state = State::Envelope(Box::new(Transaction {
             id: format!("{}.{}", self.id, self.transactions),
             policies,
             from,
             parameters,
             recipients: Vec::new(),
             branches: Vec::new(),
-            closed: Vec::new(),
+            failed_paths: Vec::new(),
             turn: None,
             message: None,
             body: None,
             held: None,
             outcomes: Vec::new(),
-            chunks: None,
-        });
+        }));
         Reply::new(250, (2, 1, 0), "sender ok")
     }
 
-    fn may_send(&self, parameters: &MailParameters) -> Result<(), NotTaken> {
-        if let Exit::Partners { admission, .. } = &self.listener.exit
-            && !admission
+    fn may_send(&self, parameters: &MailParameters) -> Result<(), Rejection> {
+        if let Egress::Partners { relay_clients, .. } = &self.listener.egress
+            && !relay_clients
                 .load()
-                .admits(self.client.ip(), self.context.certificate())
+                .permits(self.client.ip(), self.context.certificate())
         {
             let text =
                 "relay access denied: neither your address nor your certificate is known here";
-            return Err(NotTaken::new(Reason::RelayDenied, 550, (5, 7, 1), text));
+            return Err(Rejection::new(Reason::RelayDenied, 550, (5, 7, 1), text));
         }
         let most = self.message_size();
         if parameters.size.is_some_and(|size| size > most) {
             let text = format!("a message has at most {most} octets");
-            return Err(NotTaken::new(Reason::Size, 552, (5, 3, 4), text));
+            return Err(Rejection::new(Reason::Size, 552, (5, 3, 4), text));
         }
-        if parameters.smtputf8 && !self.listener.exit.offer().smtputf8 {
+        if parameters.smtputf8 && !self.listener.egress.extensions().smtputf8 {
             let text = "SMTPUTF8 is not offered";
-            return Err(NotTaken::new(Reason::Extension, 555, (5, 5, 4), text));
+            return Err(Rejection::new(Reason::Extension, 555, (5, 5, 4), text));
         }
         Ok(())
     }
 
     pub(super) async fn rcpt(&mut self, to: Address) -> Reply {
         self.pipelines |= self.connection.has_unread();
-        let Some(transaction) = &self.transaction else {
-            return Reply::new(503, (5, 5, 1), "send MAIL first");
+        let mut transaction = match std::mem::replace(&mut self.state, State::Idle) {
+            State::Envelope(transaction) => transaction,
+            State::Idle => return Reply::new(503, (5, 5, 1), "send MAIL first"),
+            message @ State::Chunks(..) => {
+                self.state = message;
+                return Reply::new(503, (5, 5, 1), "the message has begun");
+            }
         };
-        if transaction.chunks.is_some() {
-            return Reply::new(503, (5, 5, 1), "the message has begun");
-        }
-        let from = transaction.from.as_str().to_owned();
         let mut tenant = None;
-        match self.take_recipient(&to, &mut tenant).await {
-            Ok(reply) => reply,
-            Err(not_taken) => self.refuse(not_taken, &from, Some(to.as_str()), tenant.as_deref()),
-        }
+        let added = self.add_recipient(&mut transaction, &to, &mut tenant).await;
+        let reply = added.unwrap_or_else(|rejection| {
+            let from = transaction.from.as_str();
+            let tenant = tenant.as_deref();
+            self.refuse(
+                rejection,
+                Some(&transaction),
+                from,
+                Some(to.as_str()),
+                tenant,
+            )
+        });
+        self.state = State::Envelope(transaction);
+        reply
     }
 
     /// Refuses a sender or a recipient: by an id that is found in the log.
     pub(super) fn refuse(
         &self,
-        not_taken: NotTaken,
+        rejection: Rejection,
+        transaction: Option<&Transaction>,
         from: &str,
         to: Option<&str>,
         tenant: Option<&Tenant>,
     ) -> Reply {
-        let NotTaken { mut reply, reason } = not_taken;
+        let Rejection { mut reply, reason } = rejection;
         if reply.code() == 452 && self.pipelines && reason != Reason::TooMany {
             // Exim takes a 452 beside recipients that were taken for "in the same way, but later": it bounces these too
             // where the message is refused for the others. A 451 it takes for what it is.
             reply = reply.with_code(451);
         }
-        let transaction = self.transaction.as_ref();
         let id = transaction.map_or(&*self.id, |transaction| &*transaction.id);
-        self.server.asking.metrics.not_taken(reason.name());
+        self.server.asking.metrics.refused(reason.name());
         if reason != Reason::Policy {
             let envelope = [Some(from), to];
             let client = self.client.ip();
             let told = |text| {
-                crate::observe::redact::words_about(client, envelope.into_iter().flatten(), text)
+                crate::observe::redact::mailboxes_in(client, envelope.into_iter().flatten(), text)
                     .into_owned()
             };
             let what = if to.is_some() { "recipient" } else { "sender" };
@@ -191,77 +200,62 @@ impl Session {
         reply.with_id(id)
     }
 
-    async fn take_recipient(
+    /// Adds a recipient, if its policy and the server that gets its mail accept it. The tenant is told as soon as it
+    /// is found.
+    async fn add_recipient(
         &mut self,
+        transaction: &mut Transaction,
         to: &Address,
         tenant: &mut Option<Arc<Tenant>>,
-    ) -> Result<Reply, NotTaken> {
-        let Some(transaction) = &self.transaction else {
-            return Err(NotTaken::new(
-                Reason::Syntax,
-                503,
-                (5, 5, 1),
-                "send MAIL first",
-            ));
-        };
+    ) -> Result<Reply, Rejection> {
         if !to.is_ascii() && !transaction.parameters.smtputf8 {
             let text = "this recipient needs SMTPUTF8";
-            return Err(NotTaken::new(Reason::Extension, 553, (5, 6, 7), text));
+            return Err(Rejection::new(Reason::Extension, 553, (5, 6, 7), text));
         }
         self.has_no_route(to)?;
         let limits = &self.settings.limits;
-        if transaction.recipients.len() >= limits.recipients.min(self.listener.exit.recipients()) {
+        if transaction.recipients.len() >= limits.recipients.min(self.listener.egress.recipients())
+        {
             // RFC 5321 §4.5.3.1.10.
             let text = "too many recipients, send again for this one";
-            return Err(NotTaken::new(Reason::TooMany, 452, (4, 5, 3), text));
+            return Err(Rejection::new(Reason::TooMany, 452, (4, 5, 3), text));
         }
-        let of = responsible(&self.listener.exit, transaction, to)?.clone();
+        let of = responsible(&self.listener.egress, transaction, to)?.clone();
         *tenant = Some(of.clone());
-        if transaction.shares_no_header(&of, to, &self.listener.exit) {
-            return Err(NotTaken::own_transaction(
+        if transaction.shares_no_header(&of, to, &self.listener.egress) {
+            return Err(Rejection::own_transaction(
                 "send again for this recipient: what its policy makes of the header is told by itself",
             ));
         }
         self.context.set_rcpt_to(to.as_str());
-        let id = transaction.id.clone();
-        let decision = self.ask(&of, &id).await;
-        if let Some(reply) = refusal(&decision, &id) {
+        let decision = self.ask(&of, &transaction.id).await;
+        if let Some(reply) = refusal(&decision, &transaction.id) {
             let reason = Reason::Policy;
-            return Err(NotTaken { reply, reason });
+            return Err(Rejection { reply, reason });
         }
-        let Some(transaction) = &self.transaction else {
-            return Err(NotTaken::new(
-                Reason::Syntax,
-                503,
-                (5, 5, 1),
-                "send MAIL first",
-            ));
-        };
-        let way = Arc::new(way(decision.into_verdict(), to)?);
+        let path = self.listener.egress.path(decision.into_verdict(), to)?;
         let recipient = Recipient {
-            lane: self.lane_of(&way, to),
+            egress: Digest::of_egress(&path.outcome_key(to)),
             digest: Digest::of_recipient(transaction.from.as_str(), to.as_str()),
             address: to.clone(),
             tenant: of,
-            way,
+            path: Arc::new(path),
         };
-        let turn = self.turn_of(&recipient)?;
+        let turn = self.turn_of(transaction, &recipient)?;
         let digest = recipient.digest;
         let may_have_it = matches!(turn, Some((_, Group::Delivered)))
             || turn.is_none() && self.server.partial.owes(digest);
         let again = may_have_it.then(|| recipient.clone());
-        let offered = self.offer_recipient(recipient).await;
+        let offered = self.offer_recipient(transaction, recipient).await;
         let reply = match (offered, again) {
-            (Err(NotTaken { reply, .. }), Some(recipient)) => {
-                self.take_without_branch(recipient, reply)
+            (Err(Rejection { reply, .. }), Some(recipient)) => {
+                transaction.add_without_branch(recipient, reply)
             }
             (offered, _) => offered?,
         };
         if let Some((message, group)) = turn {
             self.server.partial.begun(message, group, digest);
-            if let Some(transaction) = &mut self.transaction {
-                transaction.turn = turn;
-            }
+            transaction.turn = turn;
         }
         Ok(reply)
     }
@@ -279,14 +273,14 @@ impl Session {
     }
 
     /// A recipient that a server behind us could read as somebody else's is decided on by the wrong policy.
-    fn has_no_route(&self, to: &Address) -> Result<(), NotTaken> {
+    fn has_no_route(&self, to: &Address) -> Result<(), Rejection> {
         if self.listener.config.allow_untrusted_routing {
             return Ok(());
         }
-        let is_local = matches!(self.listener.exit, Exit::NextHop(_));
+        let is_local = matches!(self.listener.egress, Egress::NextHop(_));
         match to.hidden_route(is_local) {
             None => Ok(()),
-            Some(sign) => Err(NotTaken::new(
+            Some(sign) => Err(Rejection::new(
                 Reason::Routing,
                 550,
                 (5, 1, 3),
@@ -297,28 +291,19 @@ impl Session {
         }
     }
 
-    /// What has one outcome for all its recipients. An LMTP server answers for each.
-    fn lane_of(&self, way: &Way, to: &Address) -> Digest {
-        match &self.listener.exit {
-            Exit::NextHop(next_hop) if next_hop.answers_for_each() => {
-                Digest::of_lane(&format!("{}\0{to}", way.key()))
-            }
-            _ => Digest::of_lane(way.key()),
-        }
-    }
-
     /// Whether a recipient may be part of this transaction, if what became of earlier messages to it and others has
     /// not been told yet.
-    fn turn_of(&self, recipient: &Recipient) -> Result<Option<(Digest, Group)>, NotTaken> {
-        let Some(transaction) = &self.transaction else {
-            return Ok(None);
-        };
+    fn turn_of(
+        &self,
+        transaction: &Transaction,
+        recipient: &Recipient,
+    ) -> Result<Option<(Digest, Group)>, Rejection> {
         let partial = &self.server.partial;
         let taken = !transaction.recipients.is_empty();
         match partial.turn(recipient.digest, transaction.turn, taken) {
             Turn::Free => Ok(None),
             Turn::Group(message, group) => Ok(Some((message, group))),
-            Turn::Later => Err(NotTaken::own_transaction(
+            Turn::Later => Err(Rejection::own_transaction(
                 "send again for this recipient: what becomes of the message for it is told by itself",
             )),
         }
@@ -328,7 +313,7 @@ impl Session {
 impl Transaction {
     /// Whether a recipient cannot join those that are there already. SMTP has one reply after the header, so those
     /// whose policy decides on it share a transaction only where it cannot decide differently.
-    fn shares_no_header(&self, tenant: &Tenant, to: &Address, exit: &Exit) -> bool {
+    fn shares_no_header(&self, tenant: &Tenant, to: &Address, exit: &Egress) -> bool {
         let same_domain = |other: &Recipient| {
             let (own, other) = (to.domain(), other.address.domain());
             own.map(str::to_ascii_lowercase) == other.map(str::to_ascii_lowercase)
@@ -346,26 +331,26 @@ impl Transaction {
 /// The tenant whose policy decides: the recipient's for mail from partners, the sender's for mail to
 /// them.
 fn responsible<'a>(
-    exit: &Exit,
+    exit: &Egress,
     transaction: &'a Transaction,
     to: &Address,
-) -> Result<&'a Arc<Tenant>, NotTaken> {
+) -> Result<&'a Arc<Tenant>, Rejection> {
     match exit {
-        Exit::NextHop(_) => of_recipient(&transaction.policies, to).ok_or_else(|| {
+        Egress::NextHop(_) => of_recipient(&transaction.policies, to).ok_or_else(|| {
             let text = "relay access denied";
-            NotTaken::new(Reason::RelayDenied, 550, (5, 7, 1), text)
+            Rejection::new(Reason::RelayDenied, 550, (5, 7, 1), text)
         }),
-        Exit::Partners { admission, .. } => {
+        Egress::Partners { relay_clients, .. } => {
             let sender = match &transaction.from {
                 ReversePath::Null => None,
                 ReversePath::Address(address) => address.domain(),
             };
-            admission
+            relay_clients
                 .load()
                 .tenant(&transaction.policies, sender)
                 .ok_or_else(|| {
                     let text = "no policy decides about this sender's mail now";
-                    NotTaken::new(Reason::Policy, 451, (4, 3, 0), text)
+                    Rejection::new(Reason::Policy, 451, (4, 3, 0), text)
                 })
         }
     }
@@ -385,15 +370,17 @@ pub(super) fn refusal(decision: &Decision, id: &str) -> Option<Reply> {
     Some(reply.with_id(id))
 }
 
-/// The way that a verdict demands.
-fn way(verdict: Verdict, to: &Address) -> Result<Way, NotTaken> {
-    let Verdict::Deliver(delivery) = verdict else {
-        return Ok(Way::NextHop);
-    };
-    let lane = to.domain().and_then(|domain| Lane::new(delivery, domain));
-    let lane = lane.ok_or_else(|| {
-        let text = "no mail can go to such a domain";
-        NotTaken::new(Reason::Partner, 550, (5, 1, 2), text)
-    })?;
-    Ok(Way::Lane(Box::new(lane)))
+impl From<NoPath> for Rejection {
+    fn from(no_path: NoPath) -> Self {
+        match no_path {
+            NoPath::Domain => {
+                let text = "no mail can go to such a domain";
+                Rejection::new(Reason::Partner, 550, (5, 1, 2), text)
+            }
+            NoPath::Direction => {
+                let text = "the policy decides about mail of the other direction, try again later";
+                Rejection::new(Reason::Policy, 451, (4, 3, 5), text)
+            }
+        }
+    }
 }

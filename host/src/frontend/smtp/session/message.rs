@@ -6,8 +6,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::egress::next_hop::ClientName;
 use crate::egress::partial::Digest;
-use crate::frontend::smtp::receiver::{Incoming, Progress};
-use crate::frontend::smtp::session::{End, Next, Session, Transaction};
+use crate::frontend::smtp::receiver::{MessageReceiver, Progress};
+use crate::frontend::smtp::session::{End, Next, Session, State, Transaction};
 use crate::smtp::data::DataDecoder;
 use crate::smtp::header;
 use crate::smtp::received::Trace;
@@ -18,91 +18,98 @@ use super::envelope::refusal;
 
 impl Session {
     pub(super) async fn data(&mut self) -> Next {
-        let Some(transaction) = &self.transaction else {
-            return Reply::new(503, (5, 5, 1), "say MAIL and RCPT first").into();
+        let mut transaction = match std::mem::replace(&mut self.state, State::Idle) {
+            State::Envelope(transaction) if !transaction.recipients.is_empty() => transaction,
+            other => {
+                let reply = match &other {
+                    State::Idle => Reply::new(503, (5, 5, 1), "send MAIL and RCPT first"),
+                    State::Envelope(_) => Reply::new(554, (5, 5, 1), "no valid recipients"),
+                    State::Chunks(..) => {
+                        let text = "a message that began with BDAT ends with BDAT (RFC 3030)";
+                        Reply::new(503, (5, 5, 1), text)
+                    }
+                };
+                self.state = other;
+                return reply.into();
+            }
         };
-        if transaction.chunks.is_some() {
-            return Reply::new(
-                503,
-                (5, 5, 1),
-                "a message that began with BDAT ends with BDAT (RFC 3030)",
-            )
-            .into();
-        }
-        if transaction.recipients.is_empty() {
-            return Reply::new(554, (5, 5, 1), "no valid recipients").into();
-        }
         self.connection
             .queue(&Reply::plain(354, "end with <CRLF>.<CRLF>"));
         let line_limit = self.settings.limits.text_line;
-        let mut incoming = self.incoming();
+        let mut receiver = self.new_receiver();
         let mut decoder = DataDecoder::with_line_limit(line_limit);
         let mut content = Vec::new();
         loop {
             if self.connection.input.is_empty()
-                && let Err(end) = self.more(incoming.deadline).await
+                && let Err(end) = self.more(receiver.deadline).await
             {
-                return self.abandon(end).await;
+                return self.abandon(transaction, end).await;
             }
             let progress = decoder.decode(&self.connection.input, &mut content);
             self.connection.input.advance(progress.consumed);
             if let Some(error) = decoder.error() {
-                incoming.refuse(error.reply());
+                receiver.refuse(error.reply());
             }
-            self.pass_on(&mut incoming, &content).await;
+            self.pass_on(&mut transaction, &mut receiver, &content)
+                .await;
             content.clear();
             if progress.finished {
-                return self.finish(incoming).await.into();
+                return self.finish(transaction, receiver).await.into();
             }
         }
     }
 
-    /// A message that begins now.
-    fn incoming(&self) -> Incoming {
+    /// For a message that begins now.
+    fn new_receiver(&self) -> MessageReceiver {
         let line_limit = self.settings.limits.text_line;
         let time = self.settings.timeouts.message;
         let held = self.server.headers.none(self.client.ip());
-        Incoming::new(self.message_size(), line_limit, time, held)
+        MessageReceiver::new(self.message_size(), line_limit, time, held)
     }
 
     pub(super) async fn bdat(&mut self, size: u64, last: bool) -> Next {
         let time = self.settings.timeouts.message;
-        let chunks = match &mut self.transaction {
-            Some(transaction) if !transaction.recipients.is_empty() => transaction.chunks.take(),
-            _ => {
+        let (mut transaction, mut receiver) = match std::mem::replace(&mut self.state, State::Idle)
+        {
+            State::Chunks(transaction, receiver) => (transaction, receiver),
+            State::Envelope(transaction) if !transaction.recipients.is_empty() => {
+                (transaction, Box::new(self.new_receiver()))
+            }
+            other => {
+                self.state = other;
                 // The octets come whether they are welcome or not, and none of them is a command.
-                let reply = Reply::new(503, (5, 5, 1), "say MAIL and RCPT first");
                 return match self.chunk(None, size, Instant::now() + time).await {
-                    Ok(()) => reply.into(),
-                    Err(end) => self.abandon(end).await,
+                    Ok(()) => Reply::new(503, (5, 5, 1), "send MAIL and RCPT first").into(),
+                    Err(end) => {
+                        self.reset().await;
+                        unfinished(end)
+                    }
                 };
             }
         };
-        let mut incoming = chunks.unwrap_or_else(|| self.incoming());
-        let deadline = incoming.deadline;
-        if let Err(end) = self.chunk(Some(&mut incoming), size, deadline).await {
-            return self.abandon(end).await;
+        let deadline = receiver.deadline;
+        let message = Some((&mut *transaction, &mut *receiver));
+        if let Err(end) = self.chunk(message, size, deadline).await {
+            return self.abandon(transaction, end).await;
         }
         if last {
-            if let Err(error) = incoming.lines.finish() {
-                incoming.refuse(error.reply());
+            if let Err(error) = receiver.lines.finish() {
+                receiver.refuse(error.reply());
             }
-            return self.finish(incoming).await.into();
+            return self.finish(transaction, *receiver).await.into();
         }
-        let reply = match incoming.refused() {
+        let reply = match receiver.refused() {
             Some(refused) => refused.clone(),
             None => Reply::new(250, (2, 0, 0), format!("{size} octets received")),
         };
-        if let Some(transaction) = &mut self.transaction {
-            transaction.chunks = Some(incoming);
-        }
+        self.state = State::Chunks(transaction, receiver);
         reply.into()
     }
 
     /// Reads the `size` octets of a chunk: into a message, or to throw them away.
     async fn chunk(
         &mut self,
-        mut incoming: Option<&mut Incoming>,
+        mut message: Option<(&mut Transaction, &mut MessageReceiver)>,
         size: u64,
         deadline: Instant,
     ) -> Result<(), End> {
@@ -115,11 +122,11 @@ impl Session {
             let available = available.min(usize::try_from(missing).unwrap_or(available));
             let content = self.connection.input.split_to(available);
             missing -= available as u64;
-            if let Some(incoming) = &mut incoming {
-                if let Err(error) = incoming.lines.check(&content) {
-                    incoming.refuse(error.reply());
+            if let Some((transaction, receiver)) = &mut message {
+                if let Err(error) = receiver.lines.check(&content) {
+                    receiver.refuse(error.reply());
                 }
-                self.pass_on(incoming, &content).await;
+                self.pass_on(transaction, receiver, &content).await;
             }
         }
         Ok(())
@@ -136,61 +143,65 @@ impl Session {
     }
 
     /// The client did not end its message: nobody may keep any of it.
-    async fn abandon(&mut self, end: End) -> Next {
-        self.reset().await;
-        match end {
-            End::Closed => super::out_of_time("the message did not end in time, closing"),
-            _ => Next::Lost(end),
-        }
+    async fn abandon(&mut self, transaction: Box<Transaction>, end: End) -> Next {
+        self.give_up(transaction).await;
+        unfinished(end)
     }
 
     /// Hands over what has come of a message.
-    async fn pass_on(&mut self, incoming: &mut Incoming, content: &[u8]) {
-        let body = match incoming.take(content) {
+    async fn pass_on(
+        &mut self,
+        transaction: &mut Transaction,
+        receiver: &mut MessageReceiver,
+        content: &[u8],
+    ) {
+        let body = match receiver.take(content) {
             Progress::Wait => return,
             Progress::Body(body) => body,
             Progress::Header(body) => {
-                self.pass_header_on(incoming).await;
+                self.pass_header_on(transaction, receiver).await;
                 body
             }
         };
-        if let Some(transaction) = &mut self.transaction
-            && let Some(known) = &mut transaction.body
-        {
+        if let Some(known) = &mut transaction.body {
             known.update(body);
         }
-        self.write(incoming, body).await;
+        transaction.write(receiver, body).await;
     }
 
     /// Decides on the header, and hands it over with our own trace in front.
-    async fn pass_header_on(&mut self, incoming: &mut Incoming) {
-        let fields = incoming.take_header();
+    async fn pass_header_on(
+        &mut self,
+        transaction: &mut Transaction,
+        receiver: &mut MessageReceiver,
+    ) {
+        let fields = receiver.take_header();
         if header::received_count(&fields) > self.settings.limits.hops {
             // RFC 5321 §6.3.
-            incoming.refuse(Reply::new(
+            receiver.refuse(Reply::new(
                 554,
                 (5, 4, 6),
                 "too many Received fields: the message is in a loop",
             ));
             return;
         }
-        if let Err(reply) = self.decide_on_header(&fields).await {
-            incoming.refuse(reply);
+        if let Err(reply) = self.decide_on_header(transaction, &fields).await {
+            receiver.refuse(reply);
             return;
         }
-        if let Err(reply) = self.begin_message(self.message_digest(&fields)).await {
-            incoming.refuse(reply);
+        let message = self.message_digest(transaction, &fields);
+        if let Err(reply) = self.begin_message(transaction, message).await {
+            receiver.refuse(reply);
             return;
         }
         self.client_name().await;
-        let mut content = self.trace().into_bytes();
+        let mut content = self.trace(transaction).into_bytes();
         content.extend_from_slice(&fields);
-        self.write(incoming, &content).await;
+        transaction.write(receiver, &content).await;
     }
 
     /// By what a message is known whose recipients may end differently, or have done so before.
-    fn message_digest(&self, header: &[u8]) -> Option<Digest> {
-        let transaction = self.transaction.as_ref()?;
+    fn message_digest(&self, transaction: &Transaction, header: &[u8]) -> Option<Digest> {
         let may_differ = transaction.recipients.len() > 1
             || transaction.turn.is_some()
             || !self.server.partial.is_empty();
@@ -198,10 +209,11 @@ impl Session {
     }
 
     /// Asks those policies again that read the From header.
-    async fn decide_on_header(&mut self, fields: &[u8]) -> Result<(), Reply> {
-        let Some(transaction) = &self.transaction else {
-            return Ok(());
-        };
+    async fn decide_on_header(
+        &mut self,
+        transaction: &mut Transaction,
+        fields: &[u8],
+    ) -> Result<(), Reply> {
         if self.context.direction() == Direction::Outbound {
             return Ok(());
         }
@@ -219,24 +231,21 @@ impl Session {
                 None => return Err(unreadable(error, None).with_id(&transaction.id)),
             },
         };
-        let (tenant, id) = (recipient.tenant.clone(), transaction.id.clone());
+        let id = &transaction.id;
         self.context
             .set_header_from(HeaderFrom::Addresses(addresses));
         self.context.set_rcpt_to(recipient.address.as_str());
-        let decision = self.ask(&tenant, &id).await;
-        match (refusal(&decision, &id), unclear) {
+        let decision = self.ask(&recipient.tenant, id).await;
+        match (refusal(&decision, id), unclear) {
             (None, _) => Ok(()),
             (Some(reply), Some(error)) if reply.is_permanent() => {
-                Err(unreadable(error, Some(&reply)).with_id(&id))
+                Err(unreadable(error, Some(&reply)).with_id(id))
             }
             (Some(reply), _) => Err(reply),
         }
     }
 
-    fn trace(&self) -> String {
-        let Some(transaction) = &self.transaction else {
-            return String::new();
-        };
+    fn trace(&self, transaction: &Transaction) -> String {
         let recipient = match &transaction.recipients[..] {
             [only] => Some(only.address.as_str()),
             _ => None,
@@ -258,46 +267,23 @@ impl Session {
         trace.field(OffsetDateTime::now_utc())
     }
 
-    async fn write(&mut self, incoming: &mut Incoming, content: &[u8]) {
-        if content.is_empty() || incoming.refused().is_some() {
-            return;
-        }
-        let held = self.transaction.as_mut().and_then(|it| it.held.as_mut());
-        match held {
-            Some(held) => {
-                if let Err(error) = held.write(content).await {
-                    incoming.refuse(super::branches::no_room(&error));
-                }
-            }
-            None => self.write_to_all(content).await,
-        }
-    }
-
-    async fn release_held(&mut self) -> Result<(), Reply> {
-        let held = self.transaction.as_mut().and_then(|it| it.held.take());
-        match held {
-            Some(held) => self.release(held).await,
-            None => Ok(()),
-        }
-    }
-
     /// The end of the message: only the next hop's word makes it ours to confirm.
-    async fn finish(&mut self, mut incoming: Incoming) -> Reply {
-        if !incoming.is_decided() && incoming.refused().is_none() {
+    async fn finish(
+        &mut self,
+        mut transaction: Box<Transaction>,
+        mut receiver: MessageReceiver,
+    ) -> Reply {
+        if !receiver.is_decided() && receiver.refused().is_none() {
             // A message without a body.
-            self.pass_header_on(&mut incoming).await;
+            self.pass_header_on(&mut transaction, &mut receiver).await;
         }
-        let places = self.transaction.as_ref().map(Transaction::places);
-        let refused = incoming.refused().cloned();
-        let reply = match &refused {
+        let peers = transaction.peers();
+        let reply = match receiver.refused() {
             Some(refused) => refused.clone(),
-            None => match self.release_held().await {
-                Ok(()) => self.finish_all().await,
+            None => match self.send_spooled(&mut transaction).await {
+                Ok(()) => self.finish_all(&mut transaction).await,
                 Err(reply) => reply,
             },
-        };
-        let Some(transaction) = &self.transaction else {
-            return reply;
         };
         let recipients = transaction.recipients.iter();
         let recipients = recipients.map(|recipient| recipient.address.as_str());
@@ -307,13 +293,14 @@ impl Session {
             .collect();
         let client = self.client.ip();
         let told = |text| {
-            crate::observe::redact::words_about(client, envelope.iter().copied(), text).into_owned()
+            crate::observe::redact::mailboxes_in(client, envelope.iter().copied(), text)
+                .into_owned()
         };
         tracing::info!(
             code = reply.code(),
-            size = incoming.size(),
+            size = receiver.size(),
             recipients = transaction.recipients.len(),
-            hop = places.as_deref().unwrap_or_default(),
+            hop = peers,
             client = %crate::observe::redact::client(self.client.ip()),
             session = self.id,
             transaction = transaction.id,
@@ -326,8 +313,15 @@ impl Session {
             self.commands = 0;
         }
         let reply = reply.with_id(&transaction.id);
-        self.reset().await;
+        self.give_up(transaction).await;
         reply
+    }
+}
+
+fn unfinished(end: End) -> Next {
+    match end {
+        End::Closed => super::out_of_time("the message did not end in time, closing"),
+        _ => Next::Lost(end),
     }
 }
 

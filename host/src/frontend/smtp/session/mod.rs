@@ -15,19 +15,19 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::egress::next_hop::{ClientName, Handover};
+use crate::egress::next_hop::{ClientName, Delivery};
 use crate::egress::partial::{Body, Digest, Group};
-use crate::egress::path::Way;
+use crate::egress::path::EgressPath;
 use crate::frontend::ask::Asker;
 use crate::frontend::smtp::listener::{Listener, Server, Settings};
-use crate::frontend::smtp::receiver::Incoming;
+use crate::frontend::smtp::receiver::MessageReceiver;
 use crate::frontend::smtp::spool::Spool;
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::command::{Command, CommandError, MailParameters};
 use crate::smtp::connection::{Connection, Line};
 use crate::smtp::reply::Reply;
 use branches::Branch;
-use envelope::{NotTaken, Reason};
+use envelope::{Reason, Rejection};
 use portcullis::store::{Table, Tenant};
 use portcullis::{ClientAddress, Context, Direction, HeaderFrom, Security};
 
@@ -63,6 +63,25 @@ impl From<Reply> for Next {
     }
 }
 
+/// How far a transaction is.
+enum State {
+    /// There is none.
+    Idle,
+    /// The client has sent MAIL.
+    Envelope(Box<Transaction>),
+    /// The message comes in chunks (RFC 3030), and this is another part of it.
+    Chunks(Box<Transaction>, Box<MessageReceiver>),
+}
+
+impl State {
+    fn transaction(&self) -> Option<&Transaction> {
+        match self {
+            State::Idle => None,
+            State::Envelope(transaction) | State::Chunks(transaction, _) => Some(transaction),
+        }
+    }
+}
+
 /// A transaction, from MAIL to the end of the message.
 struct Transaction {
     /// Session and number; it stands in replies, in the log and in the Received field.
@@ -71,10 +90,10 @@ struct Transaction {
     from: ReversePath,
     parameters: MailParameters,
     recipients: Vec<Recipient>,
-    /// The ways that it has begun, with whoever takes the mail.
+    /// One for each path of its recipients.
     branches: Vec<Branch>,
-    /// The ways that could not be begun, and what the client was told.
-    closed: Vec<(Arc<str>, Reply)>,
+    /// The paths that could not be used, and what the client was told.
+    failed_paths: Vec<(Arc<str>, Reply)>,
     /// Whose turn it is, where recipients of an earlier message wait to be told what became of it.
     turn: Option<(Digest, Group)>,
     /// The message, once its header is there, if its recipients may end differently.
@@ -83,19 +102,17 @@ struct Transaction {
     body: Option<Body>,
     /// The message, where it is kept until it is whole.
     held: Option<Spool>,
-    /// What became of recipients whose way has ended before the message has.
+    /// What became of recipients whose branch has ended before the message has.
     outcomes: Vec<(usize, Reply)>,
-    /// A message that comes in chunks.
-    chunks: Option<Incoming>,
 }
 
 #[derive(Clone)]
 struct Recipient {
     address: Address,
     tenant: Arc<Tenant>,
-    way: Arc<Way>,
-    /// Those who share an outcome.
-    lane: Digest,
+    path: Arc<EgressPath>,
+    /// What it shares with those who get the same reply.
+    egress: Digest,
     digest: Digest,
 }
 
@@ -119,9 +136,9 @@ pub struct Session {
     smtputf8: bool,
     context: Context,
     asker: Asker,
-    transaction: Option<Transaction>,
+    state: State,
     /// A connection to the next hop that is this client's alone, between two transactions.
-    kept: Option<Handover>,
+    kept: Option<Delivery>,
     /// What the client's address is called, and the look-up until that is known.
     client_name: ClientName,
     looking_up: Option<JoinHandle<ClientName>>,
@@ -138,7 +155,7 @@ impl Session {
         local: SocketAddr,
     ) -> Self {
         let asker = Asker::new(server.asking.clone());
-        let context = match listener.exit.direction() {
+        let context = match listener.egress.direction() {
             Direction::Inbound => Context::inbound(client.ip(), "", ""),
             Direction::Outbound => {
                 Context::outbound("", "").client_address(ClientAddress::Known(client.ip()))
@@ -160,7 +177,7 @@ impl Session {
             smtputf8: false,
             context,
             asker,
-            transaction: None,
+            state: State::Idle,
             kept: None,
             client_name: ClientName::Unknown,
             looking_up: None,
@@ -192,7 +209,7 @@ impl Session {
         self.connection.queue(&Reply::plain(220, greeting));
         let end = loop {
             let next = match self.next_line().await {
-                Ok(line) => self.obey(line).await,
+                Ok(line) => self.dispatch(line).await,
                 Err(next) => next,
             };
             match next {
@@ -213,7 +230,7 @@ impl Session {
                 }
             }
         };
-        if let Some(transaction) = &mut self.transaction {
+        if let State::Envelope(transaction) | State::Chunks(transaction, _) = &mut self.state {
             transaction.quit().await;
         }
         if let Some(kept) = &mut self.kept {
@@ -254,18 +271,17 @@ impl Session {
     async fn next_line(&mut self) -> Result<Line, Next> {
         let mut stopping = self.server.stopping.subscribe();
         let mut deadline = Instant::now() + self.settings.timeouts.command;
-        let transaction = self.transaction.as_ref();
-        let message = transaction.and_then(|transaction| transaction.chunks.as_ref());
-        if let Some(message) = message {
-            // Between two chunks it goes on.
-            deadline = deadline.min(message.deadline);
+        if let State::Chunks(_, receiver) = &self.state {
+            // The message's own deadline holds between two chunks too.
+            deadline = deadline.min(receiver.deadline);
         }
+        let is_idle = matches!(self.state, State::Idle);
         let reading = timeout_at(deadline, self.connection.line(COMMAND_LINE));
         let outcome = tokio::select! {
             biased;
             line = reading => line,
             // A transaction that has begun may end; a session between two is asked to come again.
-            _ = stopping.wait_for(|stopping| *stopping), if self.transaction.is_none() => {
+            _ = stopping.wait_for(|stopping| *stopping), if is_idle => {
                 let text = "the server is going down, come again";
                 return Err(Next::Last(Reply::new(421, (4, 3, 2), text), End::Closed));
             }
@@ -277,7 +293,7 @@ impl Session {
         }
     }
 
-    async fn obey(&mut self, line: Line) -> Next {
+    async fn dispatch(&mut self, line: Line) -> Next {
         // However many commands come at once, other sessions have their turn meanwhile.
         tokio::task::consume_budget().await;
         self.commands += 1;
@@ -344,18 +360,23 @@ impl Session {
 
     /// Refuses a sender or a recipient that is none.
     fn refuse_malformed(&self, error: &CommandError) -> Reply {
-        let not_taken = NotTaken {
+        let rejection = Rejection {
             reply: error.reply(),
             reason: Reason::Syntax,
         };
-        let from = self.transaction.as_ref().map(|it| it.from.as_str());
-        self.refuse(not_taken, from.unwrap_or_default(), from.map(|_| ""), None)
+        match self.state.transaction() {
+            Some(transaction) => {
+                let from = transaction.from.as_str();
+                self.refuse(rejection, Some(transaction), from, Some(""), None)
+            }
+            None => self.refuse(rejection, None, "", None, None),
+        }
     }
 
     async fn ehlo(&mut self, name: String) -> Reply {
         self.reset().await;
         self.greet(name, true);
-        let offer = self.listener.exit.offer();
+        let offer = self.listener.egress.extensions();
         let mut lines = vec![
             self.server.hostname.to_string(),
             "PIPELINING".into(),
@@ -392,8 +413,8 @@ impl Session {
     fn message_size(&self) -> u64 {
         let own = self.settings.limits.message_size.as_u64();
         self.listener
-            .exit
-            .offer()
+            .egress
+            .extensions()
             .size
             .map_or(own, |size| own.min(size))
     }
@@ -455,10 +476,20 @@ impl Session {
         Reply::new(250, (2, 0, 0), "ok")
     }
 
-    /// Gives up the transaction, here and where it has begun.
+    /// Gives up the transaction, if there is one.
     async fn reset(&mut self) {
-        self.give_all_up().await;
-        self.transaction = None;
+        if let State::Envelope(transaction) | State::Chunks(transaction, _) =
+            std::mem::replace(&mut self.state, State::Idle)
+        {
+            self.give_up(transaction).await;
+        }
+    }
+
+    /// Gives up a transaction, here and with the servers.
+    async fn give_up(&mut self, transaction: Box<Transaction>) {
+        for branch in transaction.branches {
+            self.abort(branch).await;
+        }
         self.context.set_header_from(HeaderFrom::Pending);
     }
 }
