@@ -37,7 +37,7 @@ use crate::observe::policies::Observing;
 use crate::observe::redact;
 use crate::tls::{EXPIRY_WARNING, Pair, ServerTls, TlsError, read_authorities};
 use crate::watch::{Changed, Files, Subject, Watch};
-use portcullis::store::{Outcome, Store, TenantSource, Update};
+use portcullis::store::{LoadResult, Store, TenantSource, Update};
 use portcullis::{Compiler, Engine, EngineError};
 
 /// How often certificates are looked at.
@@ -72,7 +72,7 @@ pub struct Daemon {
     /// Requests to read everything again. Before it is listened to, one would end the process.
     hangup: Signal,
     /// What comes of policy files that take long to read, and how many they are.
-    late: UnboundedReceiver<Outcome>,
+    late: UnboundedReceiver<LoadResult>,
     missing: usize,
 }
 
@@ -447,7 +447,7 @@ impl Daemon {
     }
 
     /// Takes what came of a file that took long to read.
-    async fn enter(&mut self, outcome: Outcome) {
+    async fn enter(&mut self, outcome: LoadResult) {
         self.missing = self.missing.saturating_sub(1);
         let policies = self.server.asking.policies.clone();
         let update = policies.enter(&self.sources, outcome).await;
@@ -579,7 +579,7 @@ fn metrics() -> Metrics {
 /// What the daemon has to do.
 enum News {
     Changed(Changed),
-    Late(Box<Outcome>),
+    Late(Box<LoadResult>),
     /// A day is over.
     Day,
 }

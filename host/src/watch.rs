@@ -19,7 +19,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use portcullis::store::Stamp;
+use portcullis::store::FileVersion;
 
 /// Editors and deployments touch a file several times; this much quiet ends a change.
 const QUIET: Duration = Duration::from_millis(50);
@@ -163,7 +163,7 @@ struct Watched {
 }
 
 /// A file as it is now, and whether it is another than before.
-type Looked = (PathBuf, Option<Stamp>, bool);
+type Looked = (PathBuf, Option<FileVersion>, bool);
 
 /// What came of looking at files.
 #[derive(Default)]
@@ -177,7 +177,7 @@ struct Looks {
 #[derive(Clone, PartialEq)]
 struct File {
     subjects: BTreeSet<Subject>,
-    stamp: Option<Stamp>,
+    stamp: Option<FileVersion>,
 }
 
 /// What has happened since somebody asked.
@@ -267,9 +267,9 @@ impl Watched {
 
     /// Looks at files, on threads that may wait for them: a folder at a time, and where that has no answer, a file at a
     /// time.
-    async fn look_at(&mut self, files: Vec<(PathBuf, Option<Stamp>)>) -> Looks {
+    async fn look_at(&mut self, files: Vec<(PathBuf, Option<FileVersion>)>) -> Looks {
         let mut looks = Looks::default();
-        let mut by_folder: HashMap<PathBuf, Vec<(PathBuf, Option<Stamp>)>> = HashMap::new();
+        let mut by_folder: HashMap<PathBuf, Vec<(PathBuf, Option<FileVersion>)>> = HashMap::new();
         for (file, stamp) in files {
             let of_folder = by_folder.entry(folder(&file)).or_default();
             of_folder.push((file, stamp));
@@ -293,7 +293,7 @@ impl Watched {
     /// Gives those places that have no answer in time.
     async fn answers_of(
         &mut self,
-        places: HashMap<PathBuf, Vec<(PathBuf, Option<Stamp>)>>,
+        places: HashMap<PathBuf, Vec<(PathBuf, Option<FileVersion>)>>,
         looks: &mut Looks,
     ) -> Vec<PathBuf> {
         let mut silent = Vec::new();
@@ -325,7 +325,7 @@ impl Watched {
             let place = self.watch_place(place);
             self.subjects.entry(place).or_default().insert(subject);
         }
-        let stamp = Stamp::of(file).ok();
+        let stamp = FileVersion::of(file).ok();
         let known = self.file(file.to_owned());
         known.stamp = stamp;
         known.subjects.insert(subject)
@@ -444,11 +444,11 @@ impl Watched {
     }
 }
 
-fn look_at(files: Vec<(PathBuf, Option<Stamp>)>) -> Vec<Looked> {
-    let now = |(path, before): (PathBuf, Option<Stamp>)| {
+fn look_at(files: Vec<(PathBuf, Option<FileVersion>)>) -> Vec<Looked> {
+    let now = |(path, before): (PathBuf, Option<FileVersion>)| {
         // Links on the way are asked for later as well.
         places_of(&path, MAX_LINKS, &mut BTreeSet::new());
-        let stamp = Stamp::of(&path).ok();
+        let stamp = FileVersion::of(&path).ok();
         let is_other = stamp != before;
         (path, stamp, is_other)
     };

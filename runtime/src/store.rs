@@ -1,4 +1,4 @@
-//! Which policy decides about whose mail: tenants, their policies in force, and their exchange while
+//! Which policy decides about whose mail: tenants, their policies in force, and their replacement while
 //! mail flows.
 
 mod cases;
@@ -26,7 +26,7 @@ use portcullis_types::{Problem, Severity};
 
 use self::cases::Cases;
 pub use self::cases::CasesError;
-pub use self::file::Stamp;
+pub use self::file::FileVersion;
 use self::places::Places;
 use crate::context::Context;
 use crate::decision::Decision;
@@ -77,7 +77,7 @@ pub struct Tenant {
 struct Source {
     path: PathBuf,
     tests: Option<PathBuf>,
-    stamps: Stamps,
+    versions: Versions,
     digest: [u8; 32],
     /// Of the cases that it has passed.
     passed: Option<[u8; 32]>,
@@ -87,16 +87,16 @@ struct Source {
 
 /// What the file system tells of a policy and of its cases.
 #[derive(Clone, PartialEq)]
-struct Stamps {
-    policy: Stamp,
-    tests: Option<Stamp>,
+struct Versions {
+    policy: FileVersion,
+    tests: Option<FileVersion>,
 }
 
-impl Stamps {
+impl Versions {
     /// Whether a further change of either would have another stamp.
     fn are_settled(&self) -> bool {
         let tests = self.tests.as_ref();
-        self.policy.is_settled() && tests.is_none_or(Stamp::is_settled)
+        self.policy.is_settled() && tests.is_none_or(FileVersion::is_settled)
     }
 }
 
@@ -125,7 +125,7 @@ impl Files {
 }
 
 /// What came of reading a tenant's file.
-pub struct Outcome {
+pub struct LoadResult {
     number: usize,
     files: Files,
     /// Of two, the one that was begun later counts.
@@ -163,7 +163,7 @@ pub struct TenantSession(Session);
 
 impl TenantSession {
     /// Drops what belongs to policies that are no longer active.
-    pub fn retain_active(&mut self, tenants: &Table) {
+    pub fn retain_active(&mut self, tenants: &Snapshot) {
         self.0.retain_active(|policy| {
             let mut active = tenants.by_name.values();
             active.any(|tenant| {
@@ -185,7 +185,7 @@ impl TenantSession {
 
 /// The tenants at one moment. A transaction holds on to the one that it began with.
 #[derive(Clone, Default)]
-pub struct Table {
+pub struct Snapshot {
     by_domain: HashMap<Box<str>, Arc<Tenant>>,
     /// Of `*.name`, by the name.
     below: HashMap<Box<str>, Arc<Tenant>>,
@@ -193,7 +193,7 @@ pub struct Table {
     first: Option<Arc<Tenant>>,
 }
 
-impl Table {
+impl Snapshot {
     /// The tenant of a domain in normal form: by its name, then by `*.` of the nearest name above it.
     pub fn tenant(&self, domain: &str) -> Option<&Arc<Tenant>> {
         if let Some(tenant) = self.by_domain.get(domain) {
@@ -337,10 +337,10 @@ pub struct Update {
 
 /// The policies of all tenants.
 pub struct Store {
-    current: ArcSwap<Table>,
+    current: ArcSwap<Snapshot>,
     engine: Engine,
     /// Exchanges go one after another.
-    exchanging: tokio::sync::Mutex<()>,
+    swapping: tokio::sync::Mutex<()>,
     places: Places,
     /// Turns of documents that are quick to read, and of what takes long: so that neither waits for the other kind.
     quick: Turns,
@@ -349,15 +349,15 @@ pub struct Store {
     begun: AtomicU64,
     /// The tenants whose file is being read, and who wants to know of a change of it. There is one reading of a
     /// tenant's file at a time: so all tenants have their turn.
-    reading: Mutex<HashMap<Files, Arc<Again>>>,
-    late: UnboundedSender<Outcome>,
+    reading: Mutex<HashMap<Files, Arc<Recheck>>>,
+    late: UnboundedSender<LoadResult>,
 }
 
 type Turns = Arc<Semaphore>;
 
 /// A request to look at a file again that is being read.
 #[derive(Default)]
-struct Again {
+struct Recheck {
     asked: AtomicBool,
     notify: Notify,
 }
@@ -365,13 +365,13 @@ struct Again {
 impl Store {
     /// No tenants yet, and where outcomes come that an update has not waited for; [`Store::enter`] takes
     /// them.
-    pub fn new(engine: Engine) -> (Self, UnboundedReceiver<Outcome>) {
+    pub fn new(engine: Engine) -> (Self, UnboundedReceiver<LoadResult>) {
         let (late, outcomes) = unbounded_channel();
         let at_a_time = std::thread::available_parallelism().map_or(1, usize::from) + 1;
         let policies = Store {
             current: ArcSwap::default(),
             engine,
-            exchanging: tokio::sync::Mutex::new(()),
+            swapping: tokio::sync::Mutex::new(()),
             places: Places::default(),
             quick: Arc::new(Semaphore::new(at_a_time)),
             slow: Arc::new(Semaphore::new(at_a_time)),
@@ -383,7 +383,7 @@ impl Store {
     }
 
     /// The tenants now.
-    pub fn snapshot(&self) -> Arc<Table> {
+    pub fn snapshot(&self) -> Arc<Snapshot> {
         self.current.load_full()
     }
 
@@ -406,42 +406,41 @@ impl Store {
             None => (0..configured.len()).collect(),
         };
         let (mut outcomes, late) = self.load_all(&numbers, configured).await;
-        let _one_at_a_time = self.exchanging.lock().await;
+        let _one_at_a_time = self.swapping.lock().await;
         let before = self.snapshot();
-        let mut table = match only {
-            Some(_) => Table::clone(&before),
-            None => Table::default(),
+        let mut snapshot = match only {
+            Some(_) => Snapshot::clone(&before),
+            None => Snapshot::default(),
         };
-        let mut exchange = Exchange::default();
+        let mut swap = Swap::default();
         for number in numbers {
             let Some(tenant) = configured.get(number) else {
                 continue;
             };
-            let entered =
-                exchange.tenant(before.named(&tenant.name), tenant, outcomes.remove(&number));
-            table.enter(entered, tenant);
+            let entered = swap.tenant(before.named(&tenant.name), tenant, outcomes.remove(&number));
+            snapshot.enter(entered, tenant);
         }
-        self.exchange(table, exchange, late).await
+        self.swap(snapshot, swap, late).await
     }
 
     /// Takes an outcome that came late, if it is still wanted.
-    pub async fn enter(&self, configured: &[TenantSource], outcome: Outcome) -> Update {
+    pub async fn enter(&self, configured: &[TenantSource], outcome: LoadResult) -> Update {
         let wanted = |tenant: &&TenantSource| Files::of(tenant) == outcome.files;
         let Some(tenant) = configured.iter().find(wanted) else {
             return Update::default();
         };
-        let _one_at_a_time = self.exchanging.lock().await;
+        let _one_at_a_time = self.swapping.lock().await;
         let before = self.snapshot();
-        let mut table = Table::clone(&before);
-        let mut exchange = Exchange::default();
-        let entered = exchange.tenant(before.named(&tenant.name), tenant, Some(outcome));
-        table.enter(entered, tenant);
-        self.exchange(table, exchange, 0).await
+        let mut snapshot = Snapshot::clone(&before);
+        let mut swap = Swap::default();
+        let entered = swap.tenant(before.named(&tenant.name), tenant, Some(outcome));
+        snapshot.enter(entered, tenant);
+        self.swap(snapshot, swap, 0).await
     }
 
-    async fn exchange(&self, table: Table, exchange: Exchange, late: usize) -> Update {
-        self.current.store(Arc::new(table));
-        for policy in exchange.replaced {
+    async fn swap(&self, snapshot: Snapshot, swap: Swap, late: usize) -> Update {
+        self.current.store(Arc::new(snapshot));
+        for policy in swap.replaced {
             self.engine
                 .loader
                 .engine
@@ -451,7 +450,7 @@ impl Store {
         }
         Update {
             late,
-            ..exchange.update
+            ..swap.update
         }
     }
 
@@ -461,14 +460,14 @@ impl Store {
         self: &Arc<Self>,
         numbers: &[usize],
         configured: &[TenantSource],
-    ) -> (HashMap<usize, Outcome>, usize) {
+    ) -> (HashMap<usize, LoadResult>, usize) {
         let before = self.snapshot();
         let mut loading = JoinSet::new();
         for &number in numbers {
             let Some(tenant) = configured.get(number) else {
                 continue;
             };
-            let again = Arc::<Again>::default();
+            let again = Arc::<Recheck>::default();
             match self.lock().entry(Files::of(tenant)) {
                 Entry::Occupied(reading) => {
                     // Its outcome will be that of the file as it is now.
@@ -515,7 +514,7 @@ impl Store {
         &self.engine.loader.engine.observer
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Files, Arc<Again>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Files, Arc<Recheck>>> {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -527,14 +526,14 @@ impl Store {
         tenant: TenantSource,
         known: Option<(Source, Arc<LoadedPolicy>)>,
         replaces: bool,
-        again: &Again,
-    ) -> Outcome {
+        again: &Recheck,
+    ) -> LoadResult {
         loop {
             again.asked.store(false, Ordering::Release);
             let order = self.begun.fetch_add(1, Ordering::Relaxed);
-            let stamps = self.stamps(&tenant).await;
-            let begun = stamps.as_ref().ok().cloned();
-            let loading = self.load(&tenant, stamps, known.clone(), replaces);
+            let versions = self.versions(&tenant).await;
+            let begun = versions.as_ref().ok().cloned();
+            let loading = self.load(&tenant, versions, known.clone(), replaces);
             // Whatever a file does to those who read it, its tenant hears of it.
             let mut loading = pin!(AssertUnwindSafe(loading).catch_unwind());
             let loaded = loop {
@@ -542,7 +541,7 @@ impl Store {
                     loaded = &mut loading => break Some(loaded),
                     () = again.notify.notified() => {
                         again.asked.store(false, Ordering::Release);
-                        if self.stamps(&tenant).await.ok() != begun {
+                        if self.versions(&tenant).await.ok() != begun {
                             break None;
                         }
                     }
@@ -557,7 +556,7 @@ impl Store {
             }
             reading.remove(&Files::of(&tenant));
             let panicked = |_| Err(Cause::Panicked(tenant.policy.clone()));
-            return Outcome {
+            return LoadResult {
                 number,
                 files: Files::of(&tenant),
                 order,
@@ -567,19 +566,19 @@ impl Store {
     }
 
     /// What the file system tells of a tenant's files.
-    async fn stamps(&self, tenant: &TenantSource) -> Result<Stamps, Cause> {
+    async fn versions(&self, tenant: &TenantSource) -> Result<Versions, Cause> {
         let tests = match &tenant.tests {
             Some(tests) => Some(self.stamp(tests).await?),
             None => None,
         };
-        Ok(Stamps {
+        Ok(Versions {
             policy: self.stamp(&tenant.policy).await?,
             tests,
         })
     }
 
-    async fn stamp(&self, path: &Path) -> Result<Stamp, Cause> {
-        self.with_file(path, Stamp::of).await
+    async fn stamp(&self, path: &Path) -> Result<FileVersion, Cause> {
+        self.with_file(path, FileVersion::of).await
     }
 
     /// Reads a file of at most so many octets, a limit of that name.
@@ -604,16 +603,16 @@ impl Store {
     async fn load(
         &self,
         tenant: &TenantSource,
-        stamps: Result<Stamps, Cause>,
+        versions: Result<Versions, Cause>,
         known: Option<(Source, Arc<LoadedPolicy>)>,
         replaces: bool,
     ) -> Result<Loaded, Cause> {
         let known =
             known.filter(|(known, _)| known.path == tenant.policy && known.tests == tenant.tests);
-        let stamps = stamps?;
+        let versions = versions?;
         if let Some((source, policy)) = &known
-            && source.stamps == stamps
-            && stamps.are_settled()
+            && source.versions == versions
+            && versions.are_settled()
         {
             return Ok(Loaded {
                 source: source.clone(),
@@ -651,7 +650,7 @@ impl Store {
         let source = Source {
             path: tenant.policy.clone(),
             tests: tenant.tests.clone(),
-            stamps,
+            versions,
             digest,
             passed,
             is_mute,
@@ -753,19 +752,19 @@ fn digest_of(bytes: &[u8]) -> [u8; 32] {
 
 /// What an exchange of policies brings.
 #[derive(Default)]
-struct Exchange {
+struct Swap {
     update: Update,
     replaced: Vec<Arc<LoadedPolicy>>,
 }
 
-impl Exchange {
+impl Swap {
     /// The tenant as it is from now on. Without an outcome, or with one that is older than what is known, it
     /// keeps its policy.
     fn tenant(
         &mut self,
         old: Option<&Arc<Tenant>>,
         configured: &TenantSource,
-        outcome: Option<Outcome>,
+        outcome: Option<LoadResult>,
     ) -> Tenant {
         let mut tenant = Tenant {
             name: configured.name.as_str().into(),
@@ -773,7 +772,7 @@ impl Exchange {
             source: None,
             order: old.map_or(0, |old| old.order),
         };
-        let newer = |outcome: &Outcome| old.is_none_or(|old| outcome.order >= old.order);
+        let newer = |outcome: &LoadResult| old.is_none_or(|old| outcome.order >= old.order);
         let Some(outcome) = outcome.filter(newer) else {
             tenant.source = old.and_then(|old| old.source.clone());
             return tenant;
@@ -813,12 +812,12 @@ mod tests {
                 order: 0,
             })
         };
-        let table = Table {
+        let snapshot = Snapshot {
             by_domain: [("a.test".into(), tenant("exact"))].into(),
             below: [("a.test", "below"), ("b.a.test", "further below")]
                 .map(|(domain, name)| (domain.into(), tenant(name)))
                 .into(),
-            ..Table::default()
+            ..Snapshot::default()
         };
         for (domain, name) in [
             ("a.test", Some("exact")),
@@ -829,7 +828,7 @@ mod tests {
             ("aa.test", None),
         ] {
             assert_eq!(
-                table.tenant(domain).map(|tenant| &*tenant.name),
+                snapshot.tenant(domain).map(|tenant| &*tenant.name),
                 name,
                 "{domain}"
             );

@@ -22,7 +22,10 @@ pub fn of_crate(folder: &Path, merged: &[&str]) -> Imports {
     let mut imports = Imports::new();
     for (name, source) in &sources {
         let own = imports.entry(merge(name)).or_default();
-        for path in paths(source) {
+        for path in paths(source)
+            .into_iter()
+            .chain(children(name, source, &names))
+        {
             if let Some(target) = resolve(name, &path, &names) {
                 own.insert(merge(&target));
             }
@@ -135,10 +138,29 @@ fn paths(source: &str) -> Vec<String> {
             let end = source[at..]
                 .find(|c| !is_path(c))
                 .unwrap_or(source.len() - at);
-            paths.push(source[at..at + end].to_owned());
+            let path = &source[at..at + end];
+            // A tree of names, which is part of a `use` declaration.
+            if !path.ends_with("::") {
+                paths.push(path.to_owned());
+            }
         }
     }
     paths
+}
+
+/// The paths in the code that begin with a module below this one.
+fn children(name: &str, source: &str, names: &BTreeSet<String>) -> Vec<String> {
+    let prefix = format!("{name}::");
+    let children = names.iter().filter_map(|other| other.strip_prefix(&prefix));
+    let children = children.filter(|child| !child.contains("::"));
+    let is_used = |child: &&str| {
+        let start = format!("{child}::");
+        source.match_indices(&start).any(|(at, _)| {
+            let before = source[..at].chars().next_back();
+            before.is_none_or(|c| !(c.is_alphanumeric() || c == '_' || c == ':'))
+        })
+    };
+    children.filter(is_used).map(str::to_owned).collect()
 }
 
 /// `a::{b, c::d}` is `a::b` and `a::c::d`.

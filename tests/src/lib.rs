@@ -6,6 +6,8 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod dns;
+#[cfg(test)]
+mod documentation;
 pub mod exim;
 pub mod fan_out;
 pub mod fault_injector;

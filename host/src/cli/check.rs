@@ -5,7 +5,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Format, output, paint, policy, report};
+use super::{
+    output::{self, Format},
+    paint, policy, report,
+};
 use portcullis::{DocumentError, Limits};
 
 /// Show the problems of a rules document

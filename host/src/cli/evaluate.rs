@@ -8,7 +8,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::paint::printable_lines;
-use super::{PolicyArgs, output};
+use super::{
+    output,
+    policy::{self, PolicyArgs},
+};
 use portcullis::{Context, Decision, PolicySession};
 
 /// No context is longer; a line that is has no end in sight.
@@ -35,7 +38,7 @@ struct BadLine {
 impl Evaluate {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let open = self.policy.open(super::EVALUATING).await?;
+        let open = self.policy.open(policy::EVALUATION_MS).await?;
         let mut session = open.session();
         let mut input = io::stdin().lock();
         let mut output = BufWriter::new(io::stdout().lock());

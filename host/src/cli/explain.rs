@@ -10,7 +10,10 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 
 use super::paint::{self, Painter, printable};
-use super::{Format, PolicyArgs, output, policy};
+use super::{
+    output::{self, Format},
+    policy::{self, PolicyArgs},
+};
 use portcullis::{
     Certificate, ClientAddress, Consideration, Context, Dane, Decision, Direction, Explanation,
     HeaderFrom, Mode, MtaSts, Outcome, PeerCertificate, Protection, Refusal, Route, Security,

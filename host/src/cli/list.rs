@@ -6,7 +6,10 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::paint::{self, Painter, printable};
-use super::{Format, PolicyArgs, output};
+use super::{
+    output::{self, Format},
+    policy::{self, PolicyArgs},
+};
 use portcullis::{Connector, Direction, Fact, Mode};
 use serde::Serialize;
 
@@ -29,7 +32,7 @@ impl List {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let connectors = self
             .policy
-            .open(super::EVALUATING)
+            .open(policy::EVALUATION_MS)
             .await?
             .connectors()
             .await?;

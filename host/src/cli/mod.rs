@@ -13,15 +13,12 @@ mod report;
 mod run;
 mod validate;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use paint::printable_lines;
+use clap::{Parser, Subcommand};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-
-use crate::config::ConfigError;
 use portcullis::MAX_STACK;
+pub use report::told;
 
 /// What threads need of their stacks beside a policy that runs on them, in bytes.
 const OWN_STACK: usize = 2 << 20;
@@ -79,44 +76,4 @@ impl Cli {
         runtime.shutdown_background();
         outcome
     }
-}
-
-/// An error for a person: a line, and the line of the configuration that is wrong, if it is that.
-pub fn told(error: &anyhow::Error) -> String {
-    let of_configuration = error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<ConfigError>());
-    let colour = paint::wanted(&std::io::stderr());
-    let shown = of_configuration.and_then(|error| report::line_of_configuration(error, colour));
-    format!(
-        "portcullis: {}\n{}",
-        printable_lines(&format!("{error:#}")),
-        shown.unwrap_or_default()
-    )
-}
-
-/// How results are written.
-#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For a person.
-    #[default]
-    Text,
-    /// For a program; stable.
-    Json,
-}
-
-/// For an evaluation, as in a session, in milliseconds.
-const EVALUATING: u64 = 50;
-
-/// Which policy, and what it may use.
-#[derive(Args)]
-pub struct PolicyArgs {
-    /// A rules document (.json) or a component (.wasm)
-    policy: PathBuf,
-    /// Memory that the policy may use
-    #[arg(long, value_name = "MIB", default_value_t = 64)]
-    memory: usize,
-    /// Time that one evaluation may take [default: 50; 10000 to explain]
-    #[arg(long, value_name = "MS")]
-    time_limit: Option<u64>,
 }

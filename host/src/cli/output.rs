@@ -4,10 +4,21 @@
 use std::io::{self, Write};
 
 use anyhow::Context as _;
+use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 
 use portcullis::is_control_or_bidi;
+
+/// How results are written.
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For a person.
+    #[default]
+    Text,
+    /// For a program; stable.
+    Json,
+}
 
 /// What an error of writing results begins with.
 pub const UNWRITABLE: &str = "cannot write to standard output";

@@ -1,14 +1,31 @@
 //! Opening what a command calls POLICY: a rules document or a component.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use clap::Args;
 
-use super::{PolicyArgs, output, paint, report};
+use super::{output, paint, report};
 use portcullis::{
     CompileLimits, Compiler, DocumentError, Engine, Limits, Policy, Priority, Rules, Subprocess,
 };
+
+/// For an evaluation, as in a session, in milliseconds.
+pub const EVALUATION_MS: u64 = 50;
+
+/// Which policy, and what it may use.
+#[derive(Args)]
+pub struct PolicyArgs {
+    /// A rules document (.json) or a component (.wasm)
+    pub policy: PathBuf,
+    /// Memory that the policy may use
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    memory: usize,
+    /// Time that one evaluation may take [default: 50; 10000 to explain]
+    #[arg(long, value_name = "MS")]
+    time_limit: Option<u64>,
+}
 
 impl PolicyArgs {
     /// Loads the policy; a document is built first. An evaluation has so many milliseconds, unless the command line

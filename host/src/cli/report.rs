@@ -2,7 +2,7 @@
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
-use super::paint::printable;
+use super::paint::{self, printable, printable_lines};
 use crate::config::ConfigError;
 use portcullis::{Problem, Severity};
 
@@ -119,5 +119,19 @@ fn summary(path: &str, problems: &[Problem]) -> String {
         "{path}: {}, {}",
         count(errors, "error"),
         count(warnings, "warning")
+    )
+}
+
+/// An error for a person: a line, and the line of the configuration that is wrong, if it is that.
+pub fn told(error: &anyhow::Error) -> String {
+    let of_configuration = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<ConfigError>());
+    let colour = paint::wanted(&std::io::stderr());
+    let shown = of_configuration.and_then(|error| line_of_configuration(error, colour));
+    format!(
+        "portcullis: {}\n{}",
+        printable_lines(&format!("{error:#}")),
+        shown.unwrap_or_default()
     )
 }

@@ -11,7 +11,10 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::policy::compiler;
-use super::{Format, output, paint};
+use super::{
+    output::{self, Format},
+    paint,
+};
 use crate::config::Config;
 use crate::daemon::{Daemon, Purpose};
 use crate::demo::Demo;

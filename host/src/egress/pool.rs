@@ -40,7 +40,7 @@ struct Connections {
 
 /// A connection that nobody uses.
 struct Idle {
-    relay: SmtpClient,
+    client: SmtpClient,
     created_at: Instant,
     since: Instant,
     messages: u32,
@@ -56,10 +56,20 @@ pub struct Permit {
 
 /// A connection in use. Dropped, it is closed.
 pub struct PooledConnection {
-    relay: SmtpClient,
+    client: SmtpClient,
     permit: Permit,
     created_at: Instant,
     messages: u32,
+}
+
+/// What came of beginning a transaction on an idle connection.
+pub enum Reuse {
+    /// It has begun.
+    Begun(Box<PooledConnection>),
+    /// The server does not accept the sender.
+    Refused(Reply),
+    /// No connection is alive.
+    NotConnected(Permit),
 }
 
 impl Pool {
@@ -169,24 +179,20 @@ impl Pool {
 }
 
 impl Permit {
-    /// Begins a transaction on a connection that is there already; `None` if there is none that is
-    /// alive. A server may have closed an idle connection, which costs nothing: no mail was on it.
-    pub async fn reuse(
-        mut self,
-        sender: Sender<'_>,
-    ) -> Result<Result<PooledConnection, Reply>, Permit> {
+    /// Begins a transaction on an idle connection. A server may have closed an idle connection, which costs nothing: no mail was on it.
+    pub async fn reuse(mut self, sender: Sender<'_>) -> Reuse {
         while let Some(idle) = self.pool.take(&self.key) {
             let mut connection = PooledConnection {
-                relay: idle.relay,
+                client: idle.client,
                 permit: self,
                 created_at: idle.created_at,
                 messages: idle.messages,
             };
-            match connection.relay.mail(sender).await {
-                Ok(()) => return Ok(Ok(connection)),
+            match connection.client.mail(sender).await {
+                Ok(()) => return Reuse::Begun(Box::new(connection)),
                 Err(MailError::Refused(reply)) => {
                     connection.release();
-                    return Ok(Err(reply));
+                    return Reuse::Refused(reply);
                 }
                 Err(MailError::Lost(failure)) => {
                     tracing::debug!(
@@ -197,13 +203,13 @@ impl Permit {
                 }
             }
         }
-        Err(self)
+        Reuse::NotConnected(self)
     }
 
     /// Takes a new connection into use.
-    pub fn used_by(self, relay: SmtpClient) -> PooledConnection {
+    pub fn used_by(self, client: SmtpClient) -> PooledConnection {
         PooledConnection {
-            relay,
+            client,
             permit: self,
             created_at: Instant::now(),
             messages: 0,
@@ -213,27 +219,27 @@ impl Permit {
 
 impl PooledConnection {
     /// The session with the server.
-    pub fn relay(&mut self) -> &mut SmtpClient {
-        &mut self.relay
+    pub fn client(&mut self) -> &mut SmtpClient {
+        &mut self.client
     }
 
     /// The peer that is spoken with, for the log.
     pub fn peer(&self) -> &Arc<str> {
-        self.relay.peer()
+        self.client.peer()
     }
 
     /// Whether the session can go on.
     pub fn is_usable(&self) -> bool {
-        self.relay.is_usable()
+        self.client.is_usable()
     }
 
     /// Gives the connection back after a transaction, for whoever needs it next.
     pub fn release(mut self) {
-        if !self.relay.is_in_step() {
+        if !self.client.is_in_step() {
             return;
         }
         let idle = Idle {
-            relay: self.relay,
+            client: self.client,
             created_at: self.created_at,
             since: Instant::now(),
             messages: self.messages + 1,
@@ -253,6 +259,6 @@ impl PooledConnection {
 /// Says good-bye, without anybody waiting for it.
 fn close(connections: impl IntoIterator<Item = Idle>) {
     for mut idle in connections {
-        tokio::spawn(async move { idle.relay.quit().await });
+        tokio::spawn(async move { idle.client.quit().await });
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config;
-use portcullis::store::{Table, Tenant};
+use portcullis::store::{Snapshot, Tenant};
 use portcullis::tls::PUBLIC;
 use portcullis::{Certificate, Sha256, Trust, any_satisfies, normal_domain};
 
@@ -48,7 +48,11 @@ impl RelayClients {
     }
 
     /// The tenant whose policy decides about a sender's mail.
-    pub fn tenant<'a>(&self, policies: &'a Table, sender: Option<&str>) -> Option<&'a Arc<Tenant>> {
+    pub fn tenant<'a>(
+        &self,
+        policies: &'a Snapshot,
+        sender: Option<&str>,
+    ) -> Option<&'a Arc<Tenant>> {
         let own = sender
             .and_then(normal_domain)
             .and_then(|domain| policies.tenant(&domain));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use portcullis::store::{Store, Table, Tenant};
+use portcullis::store::{Snapshot, Store, Tenant};
 use portcullis::tls::Authorities;
 use portcullis::{Context, Decision, PeerCertificate, Security, TenantSession, Trust};
 
@@ -50,7 +50,7 @@ impl Asker {
     }
 
     /// Drops what belongs to policies that are no longer active.
-    pub fn retain_active(&mut self, policies: &Table) {
+    pub fn retain_active(&mut self, policies: &Snapshot) {
         self.session.retain_active(policies);
     }
 

@@ -14,7 +14,7 @@ const SETTLING: i64 = 2;
 
 /// What the file system tells of a file: it need not be read again while this is the same.
 #[derive(Clone, PartialEq)]
-pub struct Stamp {
+pub struct FileVersion {
     device: u64,
     inode: u64,
     size: u64,
@@ -24,13 +24,13 @@ pub struct Stamp {
     settled: bool,
 }
 
-impl Stamp {
+impl FileVersion {
     /// The stamp of a file as it is now.
     pub fn of(path: &Path) -> io::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |now| now.as_secs() as i64);
         let metadata = fs::metadata(path)?;
-        Ok(Stamp {
+        Ok(FileVersion {
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.size(),

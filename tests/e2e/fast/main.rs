@@ -6,7 +6,6 @@ mod corpus;
 mod dane_and_mta_sts;
 mod dialogs;
 mod dnssec;
-mod documentation;
 mod durability;
 mod examples;
 mod fan_out;

@@ -15,7 +15,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::paint::{self, Painter};
-use super::{Format, PolicyArgs, output};
+use super::{
+    output::{self, Format},
+    policy::{self, PolicyArgs},
+};
 use crate::config::Config;
 use crate::smtp::address::Address;
 use portcullis::{Connector, Direction, Mode, Policy};
@@ -105,20 +108,15 @@ impl Outcome {
 impl Validate {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        match self.outcomes().await {
-            Ok(outcomes) => self.tell(&outcomes),
-            Err(error) => {
-                output::tell(&super::told(&error));
-                Ok(ExitCode::from(2))
-            }
-        }
+        let outcomes = self.outcomes().await?;
+        self.tell(&outcomes)
     }
 
     async fn outcomes(&self) -> anyhow::Result<Vec<Outcome>> {
         let to = self.to.as_deref().map(Address::parse).transpose();
         let to = to.with_context(|| format!("--to {}", self.to.as_deref().unwrap_or_default()))?;
         let config = self.config()?;
-        let policy = self.policy.open(super::EVALUATING).await?;
+        let policy = self.policy.open(policy::EVALUATION_MS).await?;
         let connectors = self.chosen(&policy, to.as_ref()).await?;
         if connectors.is_empty() {
             bail!("there is no enabled connector to validate");

@@ -14,7 +14,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::config;
 use crate::egress::client::{Finished, MailError, Sender, SmtpClient};
-use crate::egress::pool::{Pool, PooledConnection};
+use crate::egress::pool::{Pool, PooledConnection, Reuse};
 use crate::smtp::address::Address;
 use crate::smtp::reply::{Capabilities, Reply, SizeLimit};
 pub use client::{Client, ClientName};
@@ -142,12 +142,12 @@ impl NextHop {
         match &self.kind {
             Kind::Maildir(maildir) => maildir.prepare().await.map_err(|error| error.to_string()),
             Kind::Server(server, _) => {
-                let mut relay = server
+                let mut session = server
                     .connect(None)
                     .await
                     .map_err(|failure| failure.to_string())?;
-                self.learn(&relay);
-                relay.quit().await;
+                self.learn(&session);
+                session.quit().await;
                 Ok(())
             }
         }
@@ -175,20 +175,21 @@ impl NextHop {
             }
         };
         if server.forwards_client() {
-            let mut relay = self.connect(server, client).await?;
-            relay.mail(sender).await.map_err(|begun| begun.reply())?;
-            return Ok(Delivery::Dedicated(Box::new(relay)));
+            let mut session = self.connect(server, client).await?;
+            session.mail(sender).await.map_err(|begun| begun.reply())?;
+            return Ok(Delivery::Dedicated(Box::new(session)));
         }
         // Without a limit of its own nobody waits for a permit.
         let Some(permit) = pool.permit(&"".into(), NO_WAIT).await else {
             return Err(Reply::new(451, (4, 3, 2), "too many messages at a time"));
         };
         let permit = match permit.reuse(sender).await {
-            Ok(outcome) => return outcome.map(Delivery::pooled),
-            Err(permit) => permit,
+            Reuse::Begun(connection) => return Ok(Delivery::Pooled(connection)),
+            Reuse::Refused(reply) => return Err(reply),
+            Reuse::NotConnected(permit) => permit,
         };
         let mut connection = permit.used_by(self.connect(server, client).await?);
-        match connection.relay().mail(sender).await {
+        match connection.client().mail(sender).await {
             Ok(()) => Ok(Delivery::pooled(connection)),
             Err(begun) => {
                 connection.release();
@@ -199,13 +200,13 @@ impl NextHop {
 
     async fn connect(&self, server: &Server, client: &Client) -> Result<SmtpClient, Reply> {
         let connected = server.connect(Some(client)).await;
-        let relay = connected.map_err(|failure| failure.reply())?;
-        self.learn(&relay);
-        Ok(relay)
+        let session = connected.map_err(|failure| failure.reply())?;
+        self.learn(&session);
+        Ok(session)
     }
 
-    fn learn(&self, relay: &SmtpClient) {
-        let extensions = Extensions::from(relay.capabilities());
+    fn learn(&self, session: &SmtpClient) {
+        let extensions = Extensions::from(session.capabilities());
         if self.extensions.load().as_deref() != Some(&extensions) {
             self.extensions.store(Some(Arc::new(extensions)));
         }
@@ -228,10 +229,10 @@ impl Delivery {
         Delivery::Pooled(Box::new(connection))
     }
 
-    fn relay(&mut self) -> Result<&mut SmtpClient, &mut MaildirDelivery> {
+    fn session(&mut self) -> Result<&mut SmtpClient, &mut MaildirDelivery> {
         match self {
-            Delivery::Dedicated(relay) => Ok(relay),
-            Delivery::Pooled(connection) => Ok(connection.relay()),
+            Delivery::Dedicated(session) => Ok(session),
+            Delivery::Pooled(connection) => Ok(connection.client()),
             Delivery::Maildir(delivery) => Err(delivery),
         }
     }
@@ -239,7 +240,7 @@ impl Delivery {
     /// Where the mail goes, for the log.
     pub fn peer(&self) -> String {
         match self {
-            Delivery::Dedicated(relay) => relay.peer().to_string(),
+            Delivery::Dedicated(session) => session.peer().to_string(),
             Delivery::Pooled(connection) => connection.peer().to_string(),
             Delivery::Maildir(_) => "maildir".into(),
         }
@@ -248,7 +249,7 @@ impl Delivery {
     /// Whether another message can be handed over.
     pub fn is_usable(&self) -> bool {
         match self {
-            Delivery::Dedicated(relay) => relay.is_usable(),
+            Delivery::Dedicated(session) => session.is_usable(),
             Delivery::Pooled(connection) => connection.is_usable(),
             Delivery::Maildir(_) => true,
         }
@@ -256,8 +257,8 @@ impl Delivery {
 
     /// Begins another transaction.
     pub async fn mail(&mut self, sender: Sender<'_>) -> Result<(), MailError> {
-        match self.relay() {
-            Ok(relay) => relay.mail(sender).await,
+        match self.session() {
+            Ok(session) => session.mail(sender).await,
             Err(delivery) => {
                 delivery.mail(sender.from);
                 Ok(())
@@ -267,24 +268,24 @@ impl Delivery {
 
     /// Adds a recipient.
     pub async fn rcpt(&mut self, to: &Address) -> Reply {
-        match self.relay() {
-            Ok(relay) => relay.rcpt(to).await,
+        match self.session() {
+            Ok(session) => session.rcpt(to).await,
             Err(delivery) => delivery.rcpt(to),
         }
     }
 
     /// Begins the message, with less `patience` than elsewhere if others wait.
     pub async fn data(&mut self, patience: Option<Duration>) -> Result<(), MailError> {
-        match self.relay() {
-            Ok(relay) => relay.data(patience).await,
+        match self.session() {
+            Ok(session) => session.data(patience).await,
             Err(delivery) => delivery.data().await.map_err(MailError::Refused),
         }
     }
 
     /// A part of the message, with CRLF line ends and nothing else that ends a line.
     pub async fn write(&mut self, content: &[u8]) -> Result<(), Reply> {
-        match self.relay() {
-            Ok(relay) => relay.write(content).await,
+        match self.session() {
+            Ok(session) => session.write(content).await,
             Err(delivery) => delivery.write(content).await,
         }
     }
@@ -292,16 +293,16 @@ impl Delivery {
     /// Ends the message. A positive reply means that the next hop, or the disk, has it. Where each recipient has a
     /// reply of its own, it is noted when it comes.
     pub async fn finish(&mut self, note: &mut (dyn FnMut(usize, &Reply) + Send)) -> Finished {
-        match self.relay() {
-            Ok(relay) => relay.finish(note).await,
+        match self.session() {
+            Ok(session) => session.finish(note).await,
             Err(delivery) => Finished::All(delivery.finish().await),
         }
     }
 
     /// Gives the transaction up, whatever its state; nobody keeps anything of it.
     pub async fn reset(&mut self) {
-        match self.relay() {
-            Ok(relay) => relay.reset().await,
+        match self.session() {
+            Ok(session) => session.reset().await,
             Err(delivery) => delivery.reset(),
         }
     }
@@ -319,8 +320,8 @@ impl Delivery {
 
     /// Ends the session with the next hop.
     pub async fn quit(&mut self) {
-        if let Ok(relay) = self.relay() {
-            relay.quit().await;
+        if let Ok(session) = self.session() {
+            session.quit().await;
         }
     }
 }

@@ -79,13 +79,13 @@ impl Server {
         let failure = |step, cause: Cause| client_config.failure(&self.name, step, cause);
         let connecting = self.place.connect(client_config.timeouts.connect).await;
         let stream = connecting.map_err(|cause| failure(CONNECT, cause))?;
-        let mut relay = SmtpClient::new(stream, self.name.clone(), client_config.clone());
+        let mut session = SmtpClient::new(stream, self.name.clone(), client_config.clone());
         if let Some(version) = self.proxy_protocol {
             // A server that demands a header demands it of those who ask for nobody, too.
             let header = client.map_or_else(ProxyHeader::with_local, |client| {
                 ProxyHeader::with_address(ProxiedAddress::stream(client.address, client.local))
             });
-            let output = relay.preamble();
+            let output = session.preamble();
             let written = if version == 1 {
                 header.encode_v1(output)
             } else {
@@ -93,25 +93,25 @@ impl Server {
             };
             written.map_err(|error| failure("PROXY", std::io::Error::other(error).into()))?;
         }
-        relay.greet().await?;
+        session.greet().await?;
         if let (Some(tls), Place::Tcp(_)) = (&self.tls, &self.place)
-            && relay.capabilities().starttls
+            && session.capabilities().starttls
         {
             let name = ServerName::try_from(self.place.host().to_owned())
                 .map_err(|error| failure("STARTTLS", std::io::Error::other(error).into()))?;
-            relay.start_tls(tls.connector(), name).await?;
+            session.start_tls(tls.connector(), name).await?;
         }
         if let (true, Some(client)) = (self.xclient, client) {
-            self.forward_client(&mut relay, client).await?;
+            self.forward_client(&mut session, client).await?;
         }
-        Ok(relay)
+        Ok(session)
     }
 
     /// Postfix's XCLIENT: only what the server says that it takes is told. One that takes nothing would see all mail
     /// come from us, whom it may well trust.
     async fn forward_client(
         &self,
-        relay: &mut SmtpClient,
+        session: &mut SmtpClient,
         client: &Client,
     ) -> Result<(), ClientError> {
         let address = match client.address.ip().to_canonical() {
@@ -133,13 +133,15 @@ impl Server {
                 if client.esmtp { "ESMTP" } else { "SMTP" }.to_owned(),
             ),
         ];
-        let known = &relay.capabilities().xclient;
+        let known = &session.capabilities().xclient;
         let knows = |wanted: &str| known.iter().any(|known| known.eq_ignore_ascii_case(wanted));
         if !knows("ADDR") {
             let text = "it does not let us use XCLIENT (in Postfix: smtpd_authorized_xclient_hosts has our address)";
             tracing::error!(hop = %self.name, "{text}");
             let cause = std::io::Error::other(text);
-            return Err(relay.client_config().failure(&self.name, "XCLIENT", cause));
+            return Err(session
+                .client_config()
+                .failure(&self.name, "XCLIENT", cause));
         }
         let told: Vec<String> = values
             .iter()
@@ -147,16 +149,18 @@ impl Server {
             .map(|(name, value)| format!(" {name}={value}"))
             .collect();
         let line = format!("XCLIENT{}", told.concat());
-        let reply = relay.command("XCLIENT", &line).await?;
+        let reply = session.command("XCLIENT", &line).await?;
         if !reply.is_positive() {
             let cause = Cause::Refused(reply);
-            return Err(relay.client_config().failure(&self.name, "XCLIENT", cause));
+            return Err(session
+                .client_config()
+                .failure(&self.name, "XCLIENT", cause));
         }
         // The session begins anew, as after the greeting, and in the client's name: what is said now is what the
         // server holds against its rules.
         let sayable = |helo: &&str| !helo.is_empty() && helo.is_ascii();
         let helo = Some(client.helo.as_str()).filter(sayable);
-        relay.hello_as(helo).await
+        session.hello_as(helo).await
     }
 }
 

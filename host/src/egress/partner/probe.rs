@@ -11,10 +11,14 @@ use x509_parser::public_key::PublicKey;
 
 use crate::egress::client::{Cause, ClientError, Sender};
 use crate::egress::partner::dane::Demand;
+use crate::egress::partner::endpoint::Endpoint;
 use crate::egress::partner::failure::{Failure, ProtectionError, ResultType};
 use crate::egress::partner::mta_sts::Mode;
+use crate::egress::partner::outbound::Outbound;
+use crate::egress::partner::resources::OutboundResources;
+use crate::egress::partner::route::{PartnerPath, Target};
+use crate::egress::partner::servers::Servers;
 use crate::egress::partner::verify::Requirements;
-use crate::egress::partner::{Endpoint, Outbound, OutboundResources, PartnerPath, Servers, Target};
 use crate::smtp::address::Address;
 use crate::smtp::reply::Reply;
 use crate::tls::EXPIRY_WARNING;
@@ -132,11 +136,11 @@ impl Report {
 impl Outbound {
     /// Looks at a path. `progress` hears of each step before it is taken.
     pub async fn probe(&self, path: &PartnerPath, mut progress: impl FnMut(&str)) -> Report {
-        let resources = self.resources.load_full();
+        let resources = self.resources();
         let target = path.target.to_string();
         progress(&format!("{target}: looking for its servers"));
         let deadline = Instant::now() + resources.timeouts.route;
-        let mut servers = match Servers::new(self, &resources, path, deadline).await {
+        let mut servers = match Servers::new(&self.this_host, &resources, path, deadline).await {
             Ok(servers) => servers,
             Err(failure) => return Report::failed(target, of_failure("resolve", &failure)),
         };
@@ -182,12 +186,12 @@ impl Outbound {
         content: &str,
     ) -> Result<Reply, Reply> {
         let mut lease = self.begin(path, sender, false).await?;
-        let relay = lease.relay();
-        let accepted = relay.rcpt(to).await;
+        let client = lease.client();
+        let accepted = client.rcpt(to).await;
         let outcome = if accepted.is_positive() {
-            match relay.data(None).await {
-                Ok(()) => match relay.write(content.as_bytes()).await {
-                    Ok(()) => Ok(relay.finish(&mut |_, _| {}).await.of(0)),
+            match client.data(None).await {
+                Ok(()) => match client.write(content.as_bytes()).await {
+                    Ok(()) => Ok(client.finish(&mut |_, _| {}).await.of(0)),
                     Err(reply) => Err(reply),
                 },
                 Err(not_begun) => Err(not_begun.reply()),
@@ -195,7 +199,7 @@ impl Outbound {
         } else {
             Err(accepted)
         };
-        relay.quit().await;
+        client.quit().await;
         outcome
     }
 
@@ -236,8 +240,8 @@ impl Outbound {
             ..ServerReport::default()
         };
         let begun = Instant::now();
-        let mut relay = match self.greeted(resources, server).await {
-            Ok(relay) => relay,
+        let mut client = match self.greeted(resources, server).await {
+            Ok(client) => client,
             Err(failure) => {
                 report.checks.push(of_failure("connect", &failure));
                 return report;
@@ -248,19 +252,12 @@ impl Outbound {
             .checks
             .push(Check::new("connect", Status::Ok, detail));
         let requirements = server.requirements();
-        match self.start_tls(resources, server, &mut relay).await {
-            Ok(Ok(())) => {}
-            Ok(Err(why)) => {
-                report.without_tls(&requirements, &why);
-                relay.quit().await;
-                return report;
-            }
-            Err(failure) => {
-                report.checks.push(of_failure("starttls", &failure));
-                return report;
-            }
+        if let Err(why) = self.start_tls(resources, server, &mut client).await {
+            report.without_tls(&requirements, &why);
+            client.quit().await;
+            return report;
         }
-        if let Some(session) = relay.tls_session() {
+        if let Some(session) = client.tls_session() {
             let suite = session.negotiated_cipher_suite();
             let version = session.protocol_version().map(u16::from);
             let detail = format!(
@@ -278,7 +275,7 @@ impl Outbound {
             let chain = session.peer_certificates().unwrap_or_default();
             report.look_at((chain, version), &requirements, server, resources);
         }
-        relay.quit().await;
+        client.quit().await;
         report
     }
 }

@@ -15,11 +15,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::config;
 use crate::egress::dial::{self, interleaved};
-use crate::egress::partner::dns::DnsError;
+use crate::egress::partner::dns::{Dns, DnsError};
 use crate::egress::partner::failure::{ProtectionError, ResultType};
 use crate::egress::partner::mta_sts::policy::Policy;
-use crate::egress::partner::mta_sts::{Reach, Trouble};
 use crate::egress::partner::reachable;
 use portcullis::Trust;
 use portcullis::tls::{Roots, certificate};
@@ -33,13 +33,51 @@ const LARGEST: usize = 64 << 10;
 /// Addresses that are tried.
 const MAX_ADDRESSES: usize = 4;
 
+/// How policies are had.
+#[derive(Clone)]
+pub struct Sources {
+    /// Who is asked for names.
+    pub dns: Arc<Dns>,
+    /// Whose certificates are trusted.
+    pub roots: Roots,
+    /// From where connections come, and where they may lead.
+    pub delivery: Arc<config::Delivery>,
+}
+
+/// Why a policy could not be had.
+#[derive(Clone, Debug)]
+pub struct FetchError {
+    /// In words.
+    pub why: ProtectionError,
+    /// Whether there may well be one: its server is not down, but could not be looked up.
+    pub is_undecided: bool,
+}
+
+impl FetchError {
+    pub fn undecided(reason: String) -> Self {
+        FetchError {
+            why: ProtectionError::new(ResultType::StsPolicyFetchError, reason),
+            is_undecided: true,
+        }
+    }
+}
+
+impl From<ProtectionError> for FetchError {
+    fn from(why: ProtectionError) -> Self {
+        FetchError {
+            why,
+            is_undecided: false,
+        }
+    }
+}
+
 /// Fetches the policy of a domain. Redirects are not followed, and the certificate must be valid for
 /// `mta-sts.DOMAIN`.
 ///
 /// # Errors
 /// What went wrong.
-pub async fn fetch(reach: &Reach, domain: &str, port: u16) -> Result<Policy, Trouble> {
-    let text = match timeout(LIMIT, get(reach, domain, port)).await {
+pub async fn fetch(sources: &Sources, domain: &str, port: u16) -> Result<Policy, FetchError> {
+    let text = match timeout(LIMIT, get(sources, domain, port)).await {
         Ok(outcome) => outcome?,
         Err(_) => return Err(not_fetched(domain, "no answer in time").into()),
     };
@@ -56,15 +94,15 @@ fn not_fetched(domain: &str, reason: impl std::fmt::Display) -> ProtectionError 
     )
 }
 
-async fn get(reach: &Reach, domain: &str, port: u16) -> Result<String, Trouble> {
+async fn get(sources: &Sources, domain: &str, port: u16) -> Result<String, FetchError> {
     let host = format!("mta-sts.{domain}");
-    let Reach {
+    let Sources {
         dns,
         roots,
         delivery,
-    } = reach;
+    } = sources;
     let found = dns.addresses(&host, delivery.address_family).await;
-    let found = found.map_err(|error| Trouble {
+    let found = found.map_err(|error| FetchError {
         // What does not exist has no policy. What could not be asked for may have one.
         is_undecided: !matches!(error, DnsError::NoSuchName(_)),
         why: not_fetched(domain, error),

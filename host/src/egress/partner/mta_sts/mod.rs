@@ -14,11 +14,11 @@ use moka::future::Cache;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::config;
-use crate::egress::partner::dns::{Dns, DnsError};
-use crate::egress::partner::failure::{ProtectionError, ResultType};
+use crate::egress::partner::dns::DnsError;
+use crate::egress::partner::failure::ProtectionError;
+use fetch::FetchError;
+pub use fetch::Sources;
 pub use policy::{Mode, Policy};
-use portcullis::tls::Roots;
 
 /// Domains whose state is kept in memory.
 const MAX_DOMAINS: u64 = 10_000;
@@ -36,17 +36,6 @@ pub struct PolicyCache {
     /// Where policies outlive the process: forgetting them would open the door to a downgrade.
     folder: Option<PathBuf>,
     port: u16,
-}
-
-/// How policies are had.
-#[derive(Clone)]
-pub struct Reach {
-    /// Who is asked for names.
-    pub dns: Arc<Dns>,
-    /// Whose certificates are trusted.
-    pub roots: Roots,
-    /// From where connections come, and where they may lead.
-    pub delivery: Arc<config::Delivery>,
 }
 
 /// A domain.
@@ -68,7 +57,7 @@ impl Domain {
     }
 
     /// What holds, where the newest policy could not be had for that reason. One that is in force decides all the same.
-    fn standing(&self, last_error: Option<Trouble>) -> PolicyState {
+    fn standing(&self, last_error: Option<FetchError>) -> PolicyState {
         let state = self.lock();
         let last_error = state.unreadable.clone().or(last_error);
         let kept = state.kept.as_ref().filter(|kept| kept.is_in_force());
@@ -86,7 +75,7 @@ struct State {
     kept: Option<Kept>,
     failed: Option<Failed>,
     /// Why nobody knows what was kept.
-    unreadable: Option<Trouble>,
+    unreadable: Option<FetchError>,
 }
 
 /// A policy with its age.
@@ -116,7 +105,7 @@ impl Kept {
 
 impl State {
     /// What came of the last attempt, if it was for this id and is not too long ago.
-    fn outcome(&self, id: &str) -> Option<Result<Policy, Trouble>> {
+    fn outcome(&self, id: &str) -> Option<Result<Policy, FetchError>> {
         if let Some(kept) = self.kept.as_ref().filter(|kept| kept.is_fresh(id)) {
             return Some(Ok(kept.policy.clone()));
         }
@@ -129,34 +118,7 @@ impl State {
 struct Failed {
     id: String,
     at: Instant,
-    last_error: Trouble,
-}
-
-/// Why a policy could not be had.
-#[derive(Clone, Debug)]
-pub struct Trouble {
-    /// In words.
-    pub why: ProtectionError,
-    /// Whether there may well be one: its server is not down, but could not be looked up.
-    pub is_undecided: bool,
-}
-
-impl Trouble {
-    fn undecided(reason: String) -> Self {
-        Trouble {
-            why: ProtectionError::new(ResultType::StsPolicyFetchError, reason),
-            is_undecided: true,
-        }
-    }
-}
-
-impl From<ProtectionError> for Trouble {
-    fn from(why: ProtectionError) -> Self {
-        Trouble {
-            why,
-            is_undecided: false,
-        }
-    }
+    last_error: FetchError,
 }
 
 /// What holds for a domain.
@@ -187,7 +149,7 @@ impl PolicyCache {
 
     /// What holds for a domain now. A policy that is kept outlives its record and its server (§5.1); where none can
     /// be had the domain is as one that has none (§3.3).
-    pub async fn of(self: &Arc<Self>, reach: &Reach, domain: &str) -> PolicyState {
+    pub async fn of(self: &Arc<Self>, sources: &Sources, domain: &str) -> PolicyState {
         let load = async { Arc::new(Domain::of(self.load(domain).await)) };
         let known = self.domains.get_with(domain.to_owned(), load).await;
         if known.lock().unreadable.is_some() {
@@ -197,10 +159,10 @@ impl PolicyCache {
                 (state.kept, state.unreadable) = (again.kept, again.unreadable);
             }
         }
-        let records = match reach.dns.txt(&format!("_mta-sts.{domain}")).await {
+        let records = match sources.dns.txt(&format!("_mta-sts.{domain}")).await {
             Ok(answer) => answer.records,
             Err(error @ DnsError::Bogus(_)) => {
-                return known.standing(Some(Trouble::undecided(error.to_string())));
+                return known.standing(Some(FetchError::undecided(error.to_string())));
             }
             // A server that does not answer this question hides a policy that is new at most.
             Err(_) => Vec::new(),
@@ -215,8 +177,8 @@ impl PolicyCache {
         // It goes on whoever waits for it: what came of it is known to the next one who asks.
         let fetching = tokio::spawn({
             let (policies, known) = (self.clone(), known.clone());
-            let (reach, domain) = (reach.clone(), domain.to_owned());
-            async move { policies.fetch(&known, &reach, &domain, id).await }
+            let (sources, domain) = (sources.clone(), domain.to_owned());
+            async move { policies.fetch(&known, &sources, &domain, id).await }
         });
         if known.lock().kept.as_ref().is_some_and(Kept::is_in_force) {
             // Nobody waits for a policy to be refreshed.
@@ -228,7 +190,7 @@ impl PolicyCache {
                 ..PolicyState::default()
             },
             Ok(Err(last_error)) => known.standing(Some(last_error)),
-            Err(error) => known.standing(Some(Trouble::undecided(error.to_string()))),
+            Err(error) => known.standing(Some(FetchError::undecided(error.to_string()))),
         }
     }
 
@@ -237,15 +199,15 @@ impl PolicyCache {
     async fn fetch(
         &self,
         known: &Domain,
-        reach: &Reach,
+        sources: &Sources,
         domain: &str,
         id: String,
-    ) -> Result<Policy, Trouble> {
+    ) -> Result<Policy, FetchError> {
         let _one_at_a_time = known.fetching.lock().await;
         if let Some(outcome) = known.lock().outcome(&id) {
             return outcome;
         }
-        match fetch::fetch(reach, domain, self.port).await {
+        match fetch::fetch(sources, domain, self.port).await {
             Ok(policy) => {
                 let kept = Kept {
                     id,
@@ -304,7 +266,7 @@ impl PolicyCache {
             },
             // It was there for a reason. Fetched anew it is overwritten.
             Err(error) => State {
-                unreadable: Some(Trouble::undecided(format!(
+                unreadable: Some(FetchError::undecided(format!(
                     "the MTA-STS policy that was kept for {domain} cannot be read ({}: {error}); remove the file if it is of no use",
                     file.display()
                 ))),

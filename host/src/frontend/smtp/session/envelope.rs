@@ -9,7 +9,7 @@ use crate::frontend::smtp::session::{Recipient, Session, State, Transaction};
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::command::MailParameters;
 use crate::smtp::reply::Reply;
-use portcullis::store::{Table, Tenant};
+use portcullis::store::{Snapshot, Tenant};
 use portcullis::{Decision, Direction, normal_domain};
 
 /// Why a sender or a recipient is not taken, for log and metrics.
@@ -356,7 +356,7 @@ fn responsible<'a>(
     }
 }
 
-fn of_recipient<'a>(policies: &'a Table, to: &Address) -> Option<&'a Arc<Tenant>> {
+fn of_recipient<'a>(policies: &'a Snapshot, to: &Address) -> Option<&'a Arc<Tenant>> {
     match to.domain() {
         None => policies.first(),
         Some(domain) => policies.tenant(&normal_domain(domain)?),

@@ -28,7 +28,7 @@ use crate::smtp::connection::{Connection, Line};
 use crate::smtp::reply::Reply;
 use branches::Branch;
 use envelope::{Reason, Rejection};
-use portcullis::store::{Table, Tenant};
+use portcullis::store::{Snapshot, Tenant};
 use portcullis::{ClientAddress, Context, Direction, HeaderFrom, Security};
 
 /// RFC 5321 §4.5.3.1.4 says 512; extensions add to MAIL and RCPT, and nobody needs more than this.
@@ -86,7 +86,7 @@ impl State {
 struct Transaction {
     /// Session and number; it stands in replies, in the log and in the Received field.
     id: String,
-    policies: Arc<Table>,
+    policies: Arc<Snapshot>,
     from: ReversePath,
     parameters: MailParameters,
     recipients: Vec<Recipient>,

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use portcullis_tests::imports::{Imports, circles, of_crate, of_folders};
+use crate::imports::{Imports, circles, of_crate, of_folders};
 
 /// The crates, and in each the folders that count as one module.
 const CRATES: [(&str, &[&str]); 4] = [
-    // One type, whose methods are sorted by subject.
-    ("host", &["frontend::smtp::session"]),
+    // Each is one type, whose methods are sorted by subject.
+    ("host", &["frontend::smtp::session", "cli::validate"]),
     ("runtime", &[]),
     ("guest", &[]),
     ("types", &[]),
@@ -117,7 +117,9 @@ fn the_files_that_the_documentation_names_exist() {
         for span in read(document).split('`').skip(1).step_by(2) {
             let is_path = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
             let top = span.split('/').next().unwrap_or_default();
-            if !span.contains('/') || !span.chars().all(is_path) || !tops.contains(&top) {
+            let is_placeholder = span.contains("VERSION");
+            let is_named = span.contains('/') && tops.contains(&top) && !is_placeholder;
+            if !is_named || !span.chars().all(is_path) {
                 continue;
             }
             named += 1;

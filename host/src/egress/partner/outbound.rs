@@ -1,0 +1,379 @@
+//! A transaction with a partner's server that has met what the path requires.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::endpoint::Endpoint;
+use super::failure::{Failure, ProtectionError, ResultType};
+use super::resources::OutboundResources;
+use super::route::PartnerPath;
+use super::servers::Servers;
+use super::this_host::ThisHost;
+use super::verify::Requirements;
+use crate::config;
+use crate::egress::client::{
+    Cause, ClientError, HANDSHAKE, MailError, Sender, SmtpClient, StartTls,
+};
+use crate::egress::dial;
+use crate::egress::pool::{Permit, Pool, PooledConnection, Reuse};
+use crate::observe::redact;
+use crate::smtp::connection::Stream;
+use crate::smtp::reply::Reply;
+use portcullis::{Protection, tls_version_name};
+
+/// What a server that did not get ready in its time was doing.
+const READY: &str = "getting ready";
+/// How long a connection that is not free is waited for while other partners wait already.
+const HURRY: Duration = Duration::from_secs(1);
+
+/// The way out, shared by all outbound listeners.
+pub struct Outbound {
+    pub(super) this_host: ThisHost,
+    resources: ArcSwap<OutboundResources>,
+    pool: Arc<Pool>,
+}
+
+/// What became of the protection that was asked for.
+#[derive(Clone, Debug)]
+pub struct TlsOutcome {
+    /// The TLS version, if there is TLS.
+    pub version: Option<rustls::ProtocolVersion>,
+    /// What the server lacks of what an audited connector asks for.
+    pub audit: Option<ProtectionError>,
+}
+
+impl Outbound {
+    /// The way out; nothing is connected yet.
+    pub fn new(config: &config::Config, resources: OutboundResources) -> Self {
+        let limits = config.connections.clone();
+        let at_a_time = limits.per_route;
+        Outbound {
+            this_host: ThisHost::new(&config.hostname),
+            resources: ArcSwap::from_pointee(resources),
+            pool: Pool::new(limits, Some(at_a_time)),
+        }
+    }
+
+    /// Takes over what has changed. Connections that were made by what held before are let go.
+    pub fn exchange(&self, resources: OutboundResources) {
+        let is_same = self.resources.load().is_same(&resources);
+        self.resources.store(Arc::new(resources));
+        if !is_same {
+            self.pool.clear();
+            tracing::info!("the way out has changed");
+        }
+    }
+
+    /// What it does its work with now.
+    pub fn resources(&self) -> Arc<OutboundResources> {
+        self.resources.load_full()
+    }
+
+    /// Removes what is kept of domains and is over.
+    pub async fn tidy(&self) {
+        let mta_sts = self.resources.load().mta_sts.clone();
+        mta_sts.tidy().await;
+    }
+
+    /// Notes where we listen ourselves, so that no mail is sent there.
+    pub fn listens_on(&self, addresses: Vec<SocketAddr>) {
+        self.this_host.listens_on(addresses);
+    }
+
+    /// The connections to partners.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Begins a transaction with a server of the path. Whoever is in a hurry, because other partners wait already,
+    /// does not queue up for a connection.
+    ///
+    /// # Errors
+    /// What our client is told.
+    pub async fn begin(
+        &self,
+        path: &PartnerPath,
+        sender: Sender<'_>,
+        is_in_a_hurry: bool,
+    ) -> Result<PooledConnection, Reply> {
+        let resources = self.resources.load_full();
+        let deadline = Instant::now() + resources.timeouts.route;
+        let patience = match is_in_a_hurry {
+            true => HURRY,
+            false => resources.timeouts.route / 2,
+        };
+        let Some(permit) = self.pool.permit(path.key(), patience).await else {
+            return Err(Failure::Busy(path.target.to_string()).reply());
+        };
+        let connecting = self.begin_on(permit, &resources, path, sender, deadline);
+        match timeout_at(deadline, connecting).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Failure::TimedOut(path.target.to_string()).reply()),
+        }
+    }
+
+    async fn begin_on(
+        &self,
+        permit: Permit,
+        resources: &OutboundResources,
+        path: &PartnerPath,
+        sender: Sender<'_>,
+        deadline: Instant,
+    ) -> Result<PooledConnection, Reply> {
+        let permit = match permit.reuse(sender).await {
+            Reuse::Begun(connection) => return Ok(*connection),
+            Reuse::Refused(reply) => return Err(reply),
+            Reuse::NotConnected(permit) => permit,
+        };
+        let mut last_error = None;
+        let mut servers = Servers::new(&self.this_host, resources, path, deadline)
+            .await
+            .map_err(|failure| failure.reply())?;
+        while let Some(server) = servers.next().await {
+            let failure = match server {
+                Ok(server) => match self.begin_with(resources, path, &server, sender).await {
+                    Ok(client) => return Ok(permit.used_by(client)),
+                    Err(Begun::Refused(client, reply)) => {
+                        permit.used_by(*client).release();
+                        return Err(reply);
+                    }
+                    Err(Begun::Failed(failure)) => failure,
+                },
+                Err(failure) => failure,
+            };
+            tracing::info!(
+                connector = path.connector,
+                "server skipped: {}",
+                redact::redact(&failure.to_string())
+            );
+            last_error = Some(failure.or(last_error));
+        }
+        let nowhere = || Failure::NoHosts(path.target.to_string());
+        Err(last_error.unwrap_or_else(nowhere).reply())
+    }
+
+    /// Begins a transaction with a server, in the time that it has.
+    async fn begin_with(
+        &self,
+        resources: &OutboundResources,
+        path: &PartnerPath,
+        server: &Endpoint,
+        sender: Sender<'_>,
+    ) -> Result<SmtpClient, Begun> {
+        let beginning = async {
+            let mut client = self.ready(resources, path, server).await?;
+            match client.mail(sender).await {
+                Ok(()) => Ok(client),
+                Err(MailError::Refused(reply)) => Err(Begun::Refused(Box::new(client), reply)),
+                Err(MailError::Lost(failure)) => Err(Begun::Failed(failure.into())),
+            }
+        };
+        let slow = || {
+            self.this_host.client_config(&resources.timeouts).failure(
+                &server.peer,
+                READY,
+                Cause::TimedOut,
+            )
+        };
+        timeout_at(server.deadline, beginning)
+            .await
+            .unwrap_or_else(|_| Err(Begun::Failed(slow().into())))
+    }
+
+    /// Gets a server ready for mail: connected, greeted, and as protected as it must be.
+    async fn ready(
+        &self,
+        resources: &OutboundResources,
+        path: &PartnerPath,
+        server: &Endpoint,
+    ) -> Result<SmtpClient, Failure> {
+        let (client, reached) = self.protect(resources, server, path.audit.as_ref()).await?;
+        let audit = match (&path.audit, &reached.audit) {
+            (None, _) => String::new(),
+            (Some(_), None) => "satisfied".into(),
+            (Some(_), Some(why)) => why.to_string(),
+        };
+        tracing::info!(
+            hop = %client.peer(),
+            connector = path.connector,
+            level = path.protection.level.name(),
+            tls = reached.version.map(u16::from).and_then(tls_version_name).unwrap_or("unknown"),
+            dane = server.dane.needs_tls(),
+            mta_sts = server.mta_sts,
+            audit,
+            "connected"
+        );
+        Ok(client)
+    }
+
+    /// Speaks with a server until it has shown what it must. Where nothing is asked for, and TLS is
+    /// offered but does not work, plaintext is what opportunistic means.
+    async fn protect(
+        &self,
+        resources: &OutboundResources,
+        server: &Endpoint,
+        audit: Option<&Protection>,
+    ) -> Result<(SmtpClient, TlsOutcome), Failure> {
+        let requirements = server.requirements();
+        match self.try_tls(resources, server, &requirements, audit).await {
+            Err(Failure::Unprotected { why, .. })
+                if !requirements.need_tls() && why.result == ResultType::ValidationFailure =>
+            {
+                let told = why.to_string();
+                tracing::warn!(hop = %server.peer, why = &*redact::redact(&told), "STARTTLS failed; continuing in plaintext (opportunistic)");
+                let client = self.greeted(resources, server).await?;
+                let reached = TlsOutcome {
+                    version: None,
+                    audit: audit.map(|_| why),
+                };
+                Ok((client, reached))
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn try_tls(
+        &self,
+        resources: &OutboundResources,
+        server: &Endpoint,
+        requirements: &Requirements<'_>,
+        audit: Option<&Protection>,
+    ) -> Result<(SmtpClient, TlsOutcome), Failure> {
+        let mut client = self.greeted(resources, server).await?;
+        let unprotected = |why| Failure::Unprotected {
+            peer: server.peer.clone(),
+            why,
+        };
+        if let Err(why) = self.start_tls(resources, server, &mut client).await {
+            if requirements.need_tls() || why.result != ResultType::StarttlsNotSupported {
+                client.quit().await;
+                return Err(unprotected(why));
+            }
+            let audit = audit
+                .filter(|audited| server.audited(audited).need_tls())
+                .map(|_| why);
+            let reached = TlsOutcome {
+                version: None,
+                audit,
+            };
+            return Ok((client, reached));
+        }
+        let session = client.tls_session();
+        let chain = session
+            .and_then(|session| session.peer_certificates())
+            .unwrap_or_default();
+        let version = session.and_then(|session| session.protocol_version());
+        let verify = |requirements: &Requirements| {
+            requirements.verify(chain, version.map(u16::from), &resources.authorities)
+        };
+        let reached = TlsOutcome {
+            version,
+            audit: audit.and_then(|audited| verify(&server.audited(audited)).err()),
+        };
+        if let Err(why) = verify(requirements) {
+            client.quit().await;
+            return Err(unprotected(why));
+        }
+        Ok((client, reached))
+    }
+
+    /// Begins TLS.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn start_tls(
+        &self,
+        resources: &OutboundResources,
+        server: &Endpoint,
+        client: &mut SmtpClient,
+    ) -> Result<(), ProtectionError> {
+        let not_supported =
+            |detail: &str| ProtectionError::new(ResultType::StarttlsNotSupported, detail);
+        if !client.capabilities().starttls {
+            return Err(not_supported("the server does not offer STARTTLS"));
+        }
+        // RFC 7672 §8.1: where there are TLSA records, the name that they stand below.
+        let name = server.dane.base().or(server.candidate.name.as_deref());
+        let name = match name.map(|name| ServerName::try_from(name.to_owned())) {
+            Some(Ok(name)) => name,
+            // The server is there; only its name cannot be told to it.
+            Some(Err(_)) | None => ServerName::from(server.address.ip()),
+        };
+        match client.start_tls(resources.tls.connector(), name).await {
+            Ok(StartTls::Encrypted) => Ok(()),
+            Ok(StartTls::Declined(reply)) => {
+                let (code, text) = (reply.code(), reply.one_line());
+                let detail = format!("the server declines STARTTLS: {code} {text}");
+                Err(not_supported(&detail))
+            }
+            Err(ClientError { step, cause, .. }) => {
+                let detail = match step {
+                    HANDSHAKE => format!("the TLS handshake failed: {cause}"),
+                    step => format!("{step}: {cause}"),
+                };
+                Err(ProtectionError::new(ResultType::ValidationFailure, detail))
+            }
+        }
+    }
+
+    /// A session that has been greeted, in plaintext.
+    pub(super) async fn greeted(
+        &self,
+        resources: &OutboundResources,
+        server: &Endpoint,
+    ) -> Result<SmtpClient, Failure> {
+        let stream = match server.connected.lock().await.take() {
+            Some(stream) => stream,
+            // It was used already: plaintext needs a connection of its own.
+            None => self.connect_again(resources, server).await?,
+        };
+        let mut client = SmtpClient::new(
+            Stream::Tcp(stream),
+            server.peer.clone(),
+            self.this_host.client_config(&resources.timeouts),
+        );
+        let name = client.greet().await?;
+        if name.eq_ignore_ascii_case(&self.this_host.name) {
+            return Err(Failure::Loop(server.peer.clone()));
+        }
+        Ok(client)
+    }
+
+    async fn connect_again(
+        &self,
+        resources: &OutboundResources,
+        server: &Endpoint,
+    ) -> Result<TcpStream, Failure> {
+        let limit = resources.timeouts.connect;
+        let sources = &resources.config.source_addresses;
+        let (connected, failed) = dial::connect(&[server.address], sources, limit).await;
+        match (connected, failed.into_iter().next()) {
+            (Some((_, stream)), _) => Ok(stream),
+            (None, failed) => {
+                Err(self
+                    .this_host
+                    .unanswered(&resources.timeouts, &server.peer, failed))
+            }
+        }
+    }
+}
+
+/// Why a transaction has not begun with a server.
+enum Begun {
+    /// The server said so, and its word counts.
+    Refused(Box<SmtpClient>, Reply),
+    /// Another one may do better.
+    Failed(Failure),
+}
+
+impl From<Failure> for Begun {
+    fn from(failure: Failure) -> Self {
+        Begun::Failed(failure)
+    }
+}

@@ -1,0 +1,252 @@
+//! The servers of a path, in the order in which they are tried.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout_at};
+
+use super::endpoint::Endpoint;
+use super::failure::{Failure, ProtectionError, ResultType};
+use super::resources::OutboundResources;
+use super::route::{self, Candidate, PartnerPath, Target};
+use super::this_host::ThisHost;
+use super::{dane, mta_sts};
+use crate::egress::dial;
+use portcullis::{Dane, MtaSts};
+
+/// A server with those of its addresses that were not tried yet.
+struct Untried {
+    candidate: Arc<Candidate>,
+    addresses: Vec<SocketAddr>,
+    dane: Arc<dane::Demand>,
+    mta_sts: bool,
+    domains: Arc<[String]>,
+}
+
+/// The servers of a path, one address after another, each with its share of the time.
+pub(super) struct Servers<'a> {
+    this_host: &'a ThisHost,
+    resources: &'a OutboundResources,
+    path: &'a PartnerPath,
+    deadline: Instant,
+    policy: Option<mta_sts::Policy>,
+    pub(super) stops: VecDeque<route::MxHost>,
+    at: Option<Untried>,
+    /// Addresses that did not answer, of which nothing was said yet.
+    failures: VecDeque<Failure>,
+}
+
+impl<'a> Servers<'a> {
+    pub(super) async fn new(
+        this_host: &'a ThisHost,
+        resources: &'a OutboundResources,
+        path: &'a PartnerPath,
+        deadline: Instant,
+    ) -> Result<Self, Failure> {
+        let port = resources.config.port;
+        let stops = route::stops(&resources.dns, &path.target, port, &this_host.name).await?;
+        let policy = match (&path.target, path.protection.mta_sts) {
+            (Target::Mx(domain), MtaSts::Opportunistic) => {
+                let state = resources.mta_sts_of(domain).await;
+                match state.last_error {
+                    Some(why) if state.is_undecided => {
+                        let peer = domain.as_str().into();
+                        return Err(Failure::Unprotected { peer, why });
+                    }
+                    _ => state.policy,
+                }
+            }
+            _ => None,
+        };
+        Ok(Servers {
+            this_host,
+            resources,
+            path,
+            deadline,
+            policy,
+            stops: stops.into(),
+            at: None,
+            failures: VecDeque::new(),
+        })
+    }
+
+    /// The next server, connected, or why it is not one; `None` after the last.
+    pub(super) async fn next(&mut self) -> Option<Result<Endpoint, Failure>> {
+        loop {
+            if let Some(failure) = self.failures.pop_front() {
+                return Some(Err(failure));
+            }
+            if let Some(untried) = self.at.take() {
+                if let Some(approach) = self.connect(untried).await {
+                    return Some(Ok(approach));
+                }
+                continue;
+            }
+            let stop = self.stops.pop_front()?;
+            let share = self.share(1);
+            let slow = || Failure::TimedOut(stop.name().unwrap_or("a server").to_owned());
+            let looked_up = timeout_at(share, self.look_up(&stop)).await;
+            match looked_up.unwrap_or_else(|_| Err(slow())) {
+                Ok(untried) => self.at = Some(untried),
+                Err(failure) => {
+                    if let (Failure::Loop(_), Some(own)) = (&failure, stop.preference()) {
+                        // RFC 5321 §5.1: whoever is an exchanger passes mail on to better ones only.
+                        let is_better = |stop: &route::MxHost| stop.preference() < Some(own);
+                        self.stops.retain(is_better);
+                    }
+                    return Some(Err(failure));
+                }
+            }
+        }
+    }
+
+    /// When an attempt must have ended, if so many may follow at the same server and one at each of the others.
+    fn share(&self, attempts: usize) -> Instant {
+        let attempts = u32::try_from(attempts + self.stops.len()).unwrap_or(u32::MAX);
+        let now = Instant::now();
+        now + self.deadline.saturating_duration_since(now) / attempts.max(1)
+    }
+
+    /// Connects to whichever address answers first. Those that have failed are not tried again.
+    async fn connect(&mut self, mut untried: Untried) -> Option<Endpoint> {
+        let deadline = self.share(untried.addresses.len());
+        let limit = deadline.saturating_duration_since(Instant::now());
+        let limit = limit.min(self.resources.timeouts.connect);
+        let sources = &self.resources.config.source_addresses;
+        let (connected, failed) = dial::connect(&untried.addresses, sources, limit).await;
+        let mut gone: Vec<usize> = failed.iter().map(|failed| failed.number).collect();
+        for failed in failed {
+            if let Some(address) = untried.addresses.get(failed.number) {
+                let peer = untried.candidate.place(*address).into();
+                let failure =
+                    self.this_host
+                        .unanswered(&self.resources.timeouts, &peer, Some(failed));
+                self.failures.push_back(failure);
+            }
+        }
+        let (number, stream) = connected?;
+        let address = *untried.addresses.get(number)?;
+        gone.push(number);
+        let approach = Endpoint {
+            candidate: untried.candidate.clone(),
+            address,
+            peer: untried.candidate.place(address).into(),
+            connected: Mutex::new(Some(stream)),
+            deadline,
+            protection: self.path.protection.clone(),
+            dane: untried.dane.clone(),
+            mta_sts: untried.mta_sts,
+            domains: untried.domains.clone(),
+        };
+        let mut number = 0;
+        untried.addresses.retain(|_| {
+            number += 1;
+            !gone.contains(&(number - 1))
+        });
+        self.at = (!untried.addresses.is_empty()).then_some(untried);
+        Some(approach)
+    }
+
+    async fn look_up(&self, stop: &route::MxHost) -> Result<Untried, Failure> {
+        let mta_sts = self.mta_sts(stop)?;
+        let family = self.resources.config.address_family;
+        let candidate = stop.resolve(&self.resources.dns, family).await?;
+        let addresses = self.allowed(stop, &candidate)?;
+        let dane = self.dane(&candidate).await?;
+        let domains = match candidate.secure {
+            true => stop.domains().into(),
+            false => Arc::default(),
+        };
+        Ok(Untried {
+            candidate: Arc::new(candidate),
+            addresses,
+            dane: Arc::new(dane),
+            mta_sts,
+            domains,
+        })
+    }
+
+    /// Those addresses of a server that mail may be sent to.
+    fn allowed(
+        &self,
+        stop: &route::MxHost,
+        candidate: &Candidate,
+    ) -> Result<Vec<SocketAddr>, Failure> {
+        let all = &candidate.addresses;
+        if let Some(own) = all.iter().find(|address| self.this_host.is_at(**address)) {
+            return Err(Failure::Loop(candidate.place(*own).into()));
+        }
+        let allowed: Vec<SocketAddr> = all
+            .iter()
+            .copied()
+            .filter(|address| self.resources.may_connect(address.ip()))
+            .collect();
+        match (allowed.is_empty(), all.first()) {
+            (true, Some(address)) => Err(Failure::NotPublic {
+                peer: candidate.place(*address).into(),
+                is_named_by_rules: stop.is_named_by_rules(),
+            }),
+            _ => Ok(allowed),
+        }
+    }
+
+    /// Whether the domain's MTA-STS policy binds us with this server.
+    fn mta_sts(&self, stop: &route::MxHost) -> Result<bool, Failure> {
+        let Some(policy) = &self.policy else {
+            return Ok(false);
+        };
+        let allowed = stop.name().is_some_and(|name| policy.allows(name));
+        let not_allowed = || {
+            let domain = &self.path.target;
+            let detail = format!("the MTA-STS policy of {domain} does not name this server");
+            ProtectionError::new(ResultType::ValidationFailure, detail)
+        };
+        let peer = || stop.name().unwrap_or("a server without a name");
+        match policy.mode {
+            mta_sts::Mode::None => Ok(false),
+            mta_sts::Mode::Testing => {
+                if !allowed {
+                    tracing::warn!(hop = peer(), "MTA-STS in testing mode: {}", not_allowed());
+                }
+                Ok(false)
+            }
+            mta_sts::Mode::Enforce if allowed => Ok(true),
+            mta_sts::Mode::Enforce => Err(Failure::Unprotected {
+                peer: peer().into(),
+                why: not_allowed(),
+            }),
+        }
+    }
+
+    async fn dane(&self, candidate: &Candidate) -> Result<dane::Demand, Failure> {
+        let mode = self.path.protection.dane;
+        let port = candidate.addresses.first().map_or(25, SocketAddr::port);
+        let (Some(name), Some(end)) = (&candidate.name, &candidate.canonical) else {
+            if mode == Dane::Mandatory {
+                return Err(Failure::Impossible(format!(
+                    "DANE is mandatory, and {} has no name that TLSA records could be at",
+                    candidate.label()
+                )));
+            }
+            return Ok(dane::Demand::None);
+        };
+        let dns = &self.resources.dns;
+        let is_looked_at = mode != Dane::None;
+        // RFC 7672 §2.2.2: the name at the end of the aliases first. Where the zone of that is not signed, the alias is
+        // what its owner vouches for.
+        let bases = match candidate.secure {
+            true => &[end.as_str(), name][usize::from(end == name)..],
+            false if is_looked_at && candidate.leads_out && dns.is_proven_alias(name).await? => {
+                &[name.as_str()]
+            }
+            false => &[],
+        };
+        let demand = dane::Demand::of(dns, mode, name, bases, port);
+        demand.await.map_err(|why| Failure::Unprotected {
+            peer: name.as_str().into(),
+            why,
+        })
+    }
+}
