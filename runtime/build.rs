@@ -1,11 +1,16 @@
 //! Builds the evaluator for WebAssembly from source, for the library to embed: once with the part that reads rules
-//! documents, and once without.
+//! documents, and once without. With the feature `precompiled` both are compiled to machine code too, so that nobody
+//! waits for that at the first start.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
+
+#[cfg(feature = "precompiled")]
+#[path = "src/sandbox/base_config.rs"]
+mod base_config;
 
 const TARGET: &str = "wasm32-wasip2";
 /// The toolchain that builds the evaluator, as rustup calls it, where the library is built by one that lacks
@@ -21,7 +26,7 @@ fn main() -> Result<()> {
         "guest/Cargo.toml",
         "types/src",
         "types/Cargo.toml",
-        "wit",
+        "wit/policy.wit",
         "Cargo.lock",
     ] {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
@@ -32,16 +37,10 @@ fn main() -> Result<()> {
         interface_version(&root)?
     );
     let documents = build_evaluator(&root, "evaluator", &[])?;
-    println!(
-        "cargo::rustc-env=PORTCULLIS_EVALUATOR={}",
-        documents.display()
-    );
+    embed("PORTCULLIS_EVALUATOR", &documents)?;
     // Each finished policy contains it.
     let packed = build_evaluator(&root, "packed-policy", &["--no-default-features"])?;
-    println!(
-        "cargo::rustc-env=PORTCULLIS_PACKED_POLICY={}",
-        packed.display()
-    );
+    embed("PORTCULLIS_PACKED_POLICY", &packed)?;
     Ok(())
 }
 
@@ -54,6 +53,36 @@ fn interface_version(root: &Path) -> Result<String> {
         .find_map(|line| line.strip_prefix("package portcullis:policy@"));
     let version = package.and_then(|rest| rest.strip_suffix(';'));
     Ok(version.context("wit/policy.wit names no version")?.into())
+}
+
+/// Hands a component and its machine code over to the library.
+fn embed(name: &str, component: &Path) -> Result<()> {
+    let code = component.with_extension("cwasm");
+    fs::write(&code, machine_code(component)?)?;
+    println!("cargo::rustc-env={name}={}", component.display());
+    println!("cargo::rustc-env={name}_CODE={}", code.display());
+    Ok(())
+}
+
+#[cfg(not(feature = "precompiled"))]
+fn machine_code(_component: &Path) -> Result<Vec<u8>> {
+    Ok(Vec::new())
+}
+
+/// Code for any processor of the target's architecture; nothing if the compiler knows only another architecture.
+#[cfg(feature = "precompiled")]
+fn machine_code(component: &Path) -> Result<Vec<u8>> {
+    let target = env::var("TARGET")?;
+    let architecture = |triple: &str| triple.split('-').next().map(str::to_owned);
+    if architecture(&target) != architecture(&env::var("HOST")?) {
+        return Ok(Vec::new());
+    }
+    let mut config = base_config::base_config();
+    let engine = config
+        .target(&target)
+        .and_then(|config| wasmtime::Engine::new(config));
+    let compiled = engine.and_then(|engine| engine.precompile_component(&fs::read(component)?));
+    compiled.map_err(|error| anyhow::anyhow!("{}: {error:#}", component.display()))
 }
 
 fn build_evaluator(root: &Path, name: &str, arguments: &[&str]) -> Result<PathBuf> {

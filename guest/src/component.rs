@@ -179,3 +179,5 @@ mod document {
         Ok(context.into())
     }
 }
+
+crate::bindings::export!(Component with_types_in crate::bindings);

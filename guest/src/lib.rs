@@ -63,33 +63,12 @@ use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-#[cfg(feature = "document")]
-mod bindings {
-    #![allow(missing_docs, unsafe_code)]
-    wit_bindgen::generate!({
-        path: "../wit",
-        world: "evaluator",
-        additional_derives: [PartialEq],
-    });
-    #[cfg(target_arch = "wasm32")]
-    export!(Component);
-    #[cfg(target_arch = "wasm32")]
-    use crate::component::Component;
-}
-
-#[cfg(not(feature = "document"))]
-mod bindings {
-    #![allow(missing_docs, unsafe_code)]
-    wit_bindgen::generate!({
-        path: "../wit",
-        world: "packed-policy",
-        additional_derives: [PartialEq],
-    });
-    #[cfg(target_arch = "wasm32")]
-    export!(Component);
-    #[cfg(target_arch = "wasm32")]
-    use crate::component::Component;
-}
+/// Generated from `wit/policy.wit` by wit-bindgen; the tests of `tests/` compare, and write it.
+#[allow(clippy::all, clippy::pedantic, missing_docs, unsafe_code, unused)]
+#[rustfmt::skip]
+#[cfg_attr(feature = "document", path = "bindings/evaluator.rs")]
+#[cfg_attr(not(feature = "document"), path = "bindings/packed_policy.rs")]
+mod bindings;
 
 #[cfg(target_arch = "wasm32")]
 mod component;

@@ -73,7 +73,7 @@ fn no_module_imports_one_that_imports_it() {
     }
 }
 
-/// `PORTCULLIS_BLESS=1` writes it.
+/// `UPDATE_GOLDEN=1` writes it.
 #[test]
 fn the_picture_of_the_modules_is_the_code() {
     let graphs = CRATES.map(|(krate, merged)| {
@@ -87,13 +87,13 @@ fn the_picture_of_the_modules_is_the_code() {
         .split_once(BEGIN)
         .expect("the beginning of the picture");
     let (found, after) = rest.split_once(END).expect("the end of the picture");
-    if std::env::var_os("PORTCULLIS_BLESS").is_some() {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
         fs::write(&path, format!("{before}{BEGIN}{expected}{END}{after}")).unwrap();
         return;
     }
     assert_eq!(
         found, expected,
-        "docs/architecture.md shows other imports than the code has; PORTCULLIS_BLESS=1 writes them"
+        "docs/architecture.md shows other imports than the code has; UPDATE_GOLDEN=1 writes them"
     );
 }
 

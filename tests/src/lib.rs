@@ -2,6 +2,8 @@
 //! just what it is told, certificates of every kind, and a next hop that is not ours.
 
 pub mod attack;
+#[cfg(test)]
+mod bindings;
 pub mod client;
 pub mod config;
 pub mod daemon;

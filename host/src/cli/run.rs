@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 use super::policy::compiler;
 use super::{
@@ -49,20 +49,26 @@ impl Run {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         allow_descriptors();
         // What libraries say is of use only where something is wrong with them.
-        let filter = EnvFilter::new(format!("warn,portcullis={}", self.log_level));
+        let filter = Targets::new()
+            .with_default(LevelFilter::WARN)
+            .with_target("portcullis", self.log_level);
         // What was logged last is written before the program ends.
         let (writer, flush) = writer::Writer::start().context("the log has no thread")?;
         let log = tracing_subscriber::fmt()
-            .with_env_filter(filter)
+            .with_max_level(LevelFilter::TRACE)
             .with_writer(writer)
             // It would be told on standard error, where it panics if that is closed.
             .log_internal_errors(false)
             .with_target(false);
         match self.log_format {
-            Format::Json => log.json().flatten_event(true).init(),
-            Format::Text => log
-                .with_ansi(stderr().is_terminal() && paint::wanted(&stderr()))
-                .init(),
+            Format::Json => {
+                let log = log.json().flatten_event(true);
+                log.finish().with(filter).init();
+            }
+            Format::Text => {
+                let log = log.with_ansi(stderr().is_terminal() && paint::wanted(&stderr()));
+                log.finish().with(filter).init();
+            }
         }
         let Some(path) = &self.config else {
             let demo = Demo::new()?;

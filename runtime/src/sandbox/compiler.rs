@@ -18,9 +18,9 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Result, bail, format_err};
 
 use super::background::{Cancel, Priority, run_in_pool};
+use super::base_config::base_config;
 use super::disk_cache::{self, Entry};
 use super::inspect;
-use super::limits::base_config;
 use crate::text::one_line;
 
 /// What a compiled component may have, in bytes.

@@ -280,10 +280,11 @@ impl Entry {
     }
 }
 
-/// A component of what the compiler has just made.
+/// A component of code that the compiler has just made, or that was compiled when this program was built. Code for
+/// another processor or of other settings is an error.
 pub fn component(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: `compiler` is the only one to call this and `keep`, with what `precompile_component` has given
-    // to it or to the same program.
+    // SAFETY: it is called, as `keep` is, with what `precompile_component` has given to `compiler` or to the build
+    // script, in this program or in its subprocess.
     unsafe { Component::deserialize(engine, code) }
 }
 

@@ -11,11 +11,12 @@ use wasmtime::component::{Component, Linker};
 use wasmtime::{Store, StoreLimits, StoreLimitsBuilder, Trap, UpdateDeadline};
 
 use super::background::{Cancel, Priority, run_on_thread};
+use super::base_config::base_config;
 use super::compiler::Compiler;
 use super::disk_cache::DiskCache;
 use super::engine::EngineError;
-use super::evaluator::DOCUMENTS;
-use super::limits::{base_config, start_clock};
+use super::evaluator::{self, DOCUMENTS};
+use super::limits::start_clock;
 use crate::bindings::evaluator::Evaluator;
 
 /// A document that was accepted.
@@ -154,9 +155,10 @@ impl Documents {
         if let Some(evaluator) = self.evaluator.get() {
             return Ok(evaluator.clone());
         }
-        let cache = self.disk_cache.as_ref();
+        let built_in = evaluator::compiled(&self.engine, DOCUMENTS);
+        let cache = self.disk_cache.as_ref().filter(|_| built_in.is_none());
         let entry = cache.map(|cache| cache.entry(&self.engine, DOCUMENTS));
-        let known = entry.as_ref().and_then(|entry| entry.load(&self.engine));
+        let known = built_in.or_else(|| entry.as_ref()?.load(&self.engine));
         let evaluator = match known {
             Some(known) => known,
             None => self.compiler.compile(

@@ -2,6 +2,10 @@
 
 use std::sync::LazyLock;
 
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::disk_cache;
 use super::embed::{Template, TemplateError};
 use super::inspect::PACKED_RULES;
 
@@ -10,6 +14,23 @@ pub const DOCUMENTS: &[u8] = include_bytes!(env!("PORTCULLIS_EVALUATOR"));
 
 /// The evaluator that decides. It takes packed rules, and with rules inside it is a finished policy.
 pub const PACKED_POLICY: &[u8] = include_bytes!(env!("PORTCULLIS_PACKED_POLICY"));
+
+/// The code of both, compiled at build time for any processor of the target's kind; empty if that could not be done.
+const CODE: [(&[u8], &[u8]); 2] = [
+    (DOCUMENTS, include_bytes!(env!("PORTCULLIS_EVALUATOR_CODE"))),
+    (
+        PACKED_POLICY,
+        include_bytes!(env!("PORTCULLIS_PACKED_POLICY_CODE")),
+    ),
+];
+
+/// One of the two above, without compiling it; `None` for other components, and if this processor or the settings
+/// need other code.
+pub fn compiled(engine: &Engine, component: &[u8]) -> Option<Component> {
+    let mut known = CODE.iter();
+    let (_, code) = known.find(|(known, _)| *known == component)?;
+    disk_cache::component(engine, code).ok()
+}
 
 /// What the evaluator is called before it has rules.
 pub const NAME: &str = "the evaluator";

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use wasmtime::{
-    Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
-};
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use super::base_config::base_config;
 
 /// A call that runs on is interrupted this often, and yields to other tasks then.
 pub const TICKS: u32 = 10;
@@ -55,21 +55,6 @@ impl Default for Limits {
             code: 256 << 20,
         }
     }
-}
-
-/// What is the same for policies that run and for the evaluator while it reads documents.
-pub fn base_config() -> Config {
-    let mut config = Config::new();
-    config
-        .wasm_component_model(true)
-        .epoch_interruption(true)
-        // It would have the policy's own names in it.
-        .wasm_backtrace_max_frames(None)
-        // The concurrent call path costs every call, and no policy needs it.
-        .concurrency_support(false)
-        .cranelift_opt_level(OptLevel::Speed)
-        .memory_init_cow(true);
-    config
 }
 
 /// For policies that run.

@@ -165,10 +165,11 @@ impl Loader {
             ..
         } = &self.engine;
         let inspected = inspect::inspect(bytes).map_err(|rejection| rejected(name, rejection))?;
-        let entry = disk_cache
-            .as_ref()
-            .map(|cache| cache.entry(wasmtime, bytes));
-        let known = entry.as_ref().and_then(|entry| entry.load(wasmtime));
+        let built_in = evaluator::compiled(wasmtime, bytes);
+        // It needs no place in the cache.
+        let cache = disk_cache.as_ref().filter(|_| built_in.is_none());
+        let entry = cache.map(|cache| cache.entry(wasmtime, bytes));
+        let known = built_in.or_else(|| entry.as_ref()?.load(wasmtime));
         let failed = |error: wasmtime::Error| LoadError::Compile {
             name: name.into(),
             reason: one_line(&format!("{error:#}")).into(),

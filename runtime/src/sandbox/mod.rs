@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod background;
+pub mod base_config;
 pub mod code;
 pub mod code_cache;
 pub mod compiler;
