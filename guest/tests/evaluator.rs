@@ -855,6 +855,65 @@ fn a_partner_beside_a_lock_down_that_does_not_refuse_is_not_warned_of() {
 }
 
 #[test]
+fn a_lock_down_for_all_addresses_is_as_wide_as_one_for_all_senders() {
+    let lock_down = |from: Value, partner: &Value| {
+        let require = json!({"source-ips": ["198.51.100.0/24", "2001:db8:5::/48"]});
+        codes(json!([inbound("Filter", from, require), partner]))
+    };
+    let domains = json!({"sender-domains": ["bank.example"]});
+    let by_certificate = json!({"certificate-names": ["*.bank.example"]});
+    let require_address = json!({"tls": true, "source-ips": ["198.51.100.0/23"]});
+    let partners = [
+        inbound("Bank", domains.clone(), by_certificate.clone()),
+        inbound("Bank", by_certificate.clone(), json!({"tls": true})),
+        inbound(
+            "Bank",
+            json!({"sender-ips": ["198.51.100.0/23"]}),
+            json!({"tls": true}),
+        ),
+        inbound("Bank", domains.clone(), require_address),
+        inbound(
+            "Bank",
+            json!({"sender-ips": ["0.0.0.0/0"], "sender-domains": ["bank.example"]}),
+            by_certificate,
+        ),
+    ];
+    for all in [
+        json!({"sender-ips": ["0.0.0.0/0"]}),
+        json!({"sender-ips": ["0.0.0.0/0", "::/0"]}),
+        json!({"sender-ips": ["0.0.0.0/0"], "sender-domains": ["*"]}),
+    ] {
+        for partner in &partners {
+            let warned = one_problem("refused-by-wider", "connectors[1]");
+            assert_eq!(lock_down(all.clone(), partner), warned, "{all} {partner}");
+        }
+    }
+    let of_ipv6 = json!({"sender-ips": ["::/0"]});
+    assert_eq!(
+        lock_down(of_ipv6.clone(), &partners[0]),
+        one_problem("refused-by-wider", "connectors[1]")
+    );
+    assert_eq!(lock_down(of_ipv6, &partners[2]), []);
+    // Some addresses are not all of them, and an exception is one in this form too.
+    let half = json!({"sender-ips": ["0.0.0.0/1"]});
+    assert_eq!(lock_down(half, &partners[0]), []);
+    let mut filter = inbound(
+        "Filter",
+        json!({"sender-ips": ["0.0.0.0/0"]}),
+        json!({"source-ips": ["198.51.100.0/24"]}),
+    );
+    filter["except"] = domains.clone();
+    assert_eq!(codes(json!([filter, partners[0]])), []);
+    // Whoever is told apart by nothing but having an address is meant to come through the filter.
+    let anybody = inbound(
+        "All",
+        json!({"sender-ips": ["0.0.0.0/0"]}),
+        json!({"tls": true}),
+    );
+    assert_eq!(beside_lock_down(anybody), []);
+}
+
+#[test]
 fn addresses_that_have_nothing_in_common_are_the_graver_warning() {
     let domains = json!({"sender-domains": ["bank.example"]});
     let partner = inbound("Bank", domains, json!({"source-ips": ["203.0.113.0/24"]}));
