@@ -576,6 +576,32 @@ fn facts_that_are_none_are_refused_by_both_readers_of_contexts() {
         with_certificate(json!({"trust": "trusted", "key-sha256": "12:34"})),
         with_certificate(json!({"trust": "trusted", "anchor": 1})),
         with_certificate(json!({"trust": "trusted", "anchor": [1]})),
+        // `null` could be meant for what is absent as well as for what is unknown.
+        json!({"client-ip": null}),
+        json!({"helo": null}),
+        json!({"tls": null}),
+        json!({"header-from": null}),
+        json!({"header-from": [null]}),
+        json!({"mail-from": null}),
+        json!({"direction": "outbound", "mail-from": null}),
+        json!({"tls": {"version": null}}),
+        json!({"tls": {"version": "TLSv1.3", "cipher": null}}),
+        json!({"tls": {"version": "TLSv1.3", "certificate": null}}),
+        with_certificate(json!({"trust": null})),
+        with_certificate(json!({"trust": null, "unknown": ["trust"]})),
+        with_certificate(json!({"trust": "trusted", "dns-names": null})),
+        with_certificate(json!({"trust": "trusted", "subject": null})),
+        with_certificate(json!({"trust": "trusted", "issuer": null})),
+        with_certificate(json!({"trust": "trusted", "sha256": null})),
+        with_certificate(json!({"trust": "trusted", "key-sha256": null})),
+        with_certificate(json!({"trust": "trusted", "not-after": null})),
+        with_certificate(json!({"trust": "trusted", "anchor": null})),
+        with_certificate(json!({"trust": "trusted", "unknown": null})),
+        // What is listed as unknown is a fact still where it stands.
+        with_certificate(json!({"trust": "good", "unknown": ["trust"]})),
+        with_certificate(json!({"trust": "trusted", "sha256": "12:34", "unknown": ["sha256"]})),
+        with_certificate(json!({"trust": "trusted", "dns-names": "x", "unknown": ["dns-names"]})),
+        with_certificate(json!({"trust": "trusted", "anchor": 1, "unknown": ["anchor"]})),
     ] {
         assert_eq!(is_read(&context_with(&facts)), (false, false), "{facts}");
     }

@@ -18,4 +18,5 @@ mod next_hops;
 mod outbound;
 mod reload;
 mod source_routes;
+mod unknown_facts;
 mod validate;
