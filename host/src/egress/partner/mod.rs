@@ -235,6 +235,9 @@ impl Outbound {
         let Some(turn) = self.pool.turn(lane.key(), patience).await else {
             return Err(Failure::Busy(lane.target.to_string()).reply());
         };
+        // Loaded with the turn in hand: what is connected by older means is of an older generation of the pool, which
+        // keeps none of it.
+        let means = self.means.load_full();
         let connecting = self.begin_on(turn, &means, lane, sender, deadline);
         match timeout_at(deadline, connecting).await {
             Ok(outcome) => outcome,
