@@ -1,5 +1,6 @@
 //! What Portcullis does, piece by piece.
 
+mod authorities;
 mod certificates;
 mod cli;
 mod corpus;

@@ -397,7 +397,7 @@ impl Outbound {
             .unwrap_or_default();
         let version = session.and_then(|session| session.protocol_version());
         let judge = |requirements: &Requirements| {
-            requirements.verify(chain, version.map(u16::from), &means.authorities)
+            requirements.verify(chain, version.map(u16::from), &server.authorities)
         };
         let reached = Reached {
             version,
@@ -534,6 +534,7 @@ pub struct Approach {
     /// When it must be ready, so that the others have their time as well.
     deadline: Instant,
     protection: Protection,
+    authorities: Authorities,
     dane: Arc<dane::Demand>,
     mta_sts: bool,
     domains: Arc<[String]>,
@@ -575,6 +576,7 @@ struct Servers<'a> {
     means: &'a Means,
     lane: &'a Lane,
     deadline: Instant,
+    authorities: Authorities,
     policy: Option<mta_sts::Policy>,
     stops: VecDeque<route::Stop>,
     at: Option<Untried>,
@@ -609,6 +611,7 @@ impl<'a> Servers<'a> {
             means,
             lane,
             deadline,
+            authorities: lane.authorities(&means.authorities),
             policy,
             stops: stops.into(),
             at: None,
@@ -678,6 +681,7 @@ impl<'a> Servers<'a> {
             connected: Mutex::new(Some(stream)),
             deadline,
             protection: self.lane.protection.clone(),
+            authorities: self.authorities.clone(),
             dane: untried.dane.clone(),
             mta_sts: untried.mta_sts,
             domains: untried.domains.clone(),

@@ -276,7 +276,7 @@ impl Outbound {
                 .checks
                 .push(Check::new("starttls", Status::Ok, detail));
             let chain = session.peer_certificates().unwrap_or_default();
-            report.look_at((chain, version), &requirements, server, means);
+            report.look_at((chain, version), &requirements, server);
         }
         relay.quit().await;
         report
@@ -306,9 +306,8 @@ impl ServerReport {
         (chain, version): (&[rustls::pki_types::CertificateDer<'_>], Option<u16>),
         requirements: &Requirements,
         server: &Approach,
-        means: &Means,
     ) {
-        let trust = means.authorities.verify(chain, Purpose::Server).trust;
+        let trust = server.authorities.verify(chain, Purpose::Server).trust;
         self.certificate = chain.first().and_then(|own| certificate_report(own));
         let wanted = match &requirements.protection.level {
             TlsLevel::Name(wanted) => Some(wanted),
@@ -326,7 +325,7 @@ impl ServerReport {
             self.checks.push(certificate.check());
         }
         self.checks.push(dane_check(server, chain));
-        match requirements.verify(chain, version, &means.authorities) {
+        match requirements.verify(chain, version, &server.authorities) {
             Ok(()) => {
                 self.valid = true;
                 let detail = format!(

@@ -237,7 +237,7 @@ impl Session {
                 "send MAIL first",
             ));
         };
-        let way = Arc::new(way(decision.into_verdict(), to)?);
+        let way = Arc::new(way(decision.into_verdict(), &of, to)?);
         let recipient = Recipient {
             lane: self.lane_of(&way, to),
             digest: Digest::of_recipient(transaction.from.as_str(), to.as_str()),
@@ -385,8 +385,8 @@ pub(super) fn refusal(decision: &Decision, id: &str) -> Option<Reply> {
     Some(reply.with_id(id))
 }
 
-/// The way that a verdict demands.
-fn way(verdict: Verdict, to: &Address) -> Result<Way, NotTaken> {
+/// The way that a verdict of a tenant's policy demands.
+fn way(verdict: Verdict, tenant: &Tenant, to: &Address) -> Result<Way, NotTaken> {
     let Verdict::Deliver(delivery) = verdict else {
         return Ok(Way::NextHop);
     };
@@ -395,5 +395,5 @@ fn way(verdict: Verdict, to: &Address) -> Result<Way, NotTaken> {
         let text = "no mail can go to such a domain";
         NotTaken::new(Reason::Partner, 550, (5, 1, 2), text)
     })?;
-    Ok(Way::Lane(Box::new(lane)))
+    Ok(Way::Lane(Box::new(lane.of_tenant(&tenant.name))))
 }
