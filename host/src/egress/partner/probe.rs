@@ -533,7 +533,7 @@ fn hint(result: ResultType) -> &'static str {
         }
         ResultType::CertificateExpired => "the partner has to renew its certificate",
         ResultType::CertificateNotTrusted => {
-            "the server does not send its intermediate certificates, or its authority is private: have the first mended, add the second to trust.additional-roots"
+            "the server does not send its intermediate certificates, or its authority is private: have the first mended, add the second as a [[trust.authority]] and name it in \"certificate-authorities\""
         }
         ResultType::ValidationFailure => {
             "the TLS of the server is broken or too old (at least TLS 1.2 is needed); the partner's log tells more"

@@ -4,6 +4,7 @@ mod inbound;
 mod outbound;
 mod reload;
 mod tenants;
+mod validate;
 
 use portcullis_tests::pki::Identity;
 use portcullis_tests::{Client, Daemon, Reply};
