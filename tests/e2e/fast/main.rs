@@ -1,5 +1,6 @@
 //! What Portcullis does, piece by piece.
 
+mod audit;
 mod authorities;
 mod certificates;
 mod cli;
@@ -17,6 +18,7 @@ mod model;
 mod modules;
 mod next_hops;
 mod outbound;
+mod pins;
 mod reload;
 mod source_routes;
 mod unknown_facts;
