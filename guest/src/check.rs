@@ -3,14 +3,14 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::connector::{Connector, Inbound, Kind, PUBLIC};
-use crate::decide::Match;
-use crate::decide::OPPORTUNISTIC;
+use crate::decide::{Match, OPPORTUNISTIC, Rank};
 use crate::document::ConnectorSpans;
 use crate::facts::Facts;
 use crate::hash::hash;
-use crate::ip::Prefix;
+use crate::ip::{Prefix, PrefixSet};
 use crate::json::{Node, Span};
 use crate::names::{Pattern, PatternSet};
 use crate::problems::{Path, Problems};
@@ -417,32 +417,65 @@ fn refused_by_wider(policy: &Policy, connector: &Connector) -> Option<String> {
     };
     let (selectors, require) = (&connector.selectors, &inbound.require);
     let by_certificate = !selectors.certificate_names.is_empty() || require.needs_certificate();
-    let ranges: Vec<Option<Prefix>> = match (&selectors.sender_ips, &require.source_ips) {
-        (by_address, _) if !by_address.is_empty() => by_address.iter().map(Some).collect(),
-        (_, by_address) if !by_address.is_empty() => by_address.iter().map(Some).collect(),
+    // All addresses tell nobody apart.
+    let narrow = |ranges: PrefixSet| -> Vec<Option<Prefix>> {
+        let narrow = ranges.iter().filter(|range| range.len() > 0);
+        narrow.take(MAX_RANGES).map(Some).collect()
+    };
+    let ranges = match (narrow(selectors.sender_ips), narrow(require.source_ips)) {
+        (by_selector, _) if !by_selector.is_empty() => by_selector,
+        (_, by_requirement) if !by_requirement.is_empty() => by_requirement,
         _ if by_certificate => alloc::vec![None],
         _ => return None,
     };
     if connector.mode != Mode::Enforce {
         return None;
     }
-    ranges.iter().take(MAX_RANGES).find_map(|range| {
-        let mut context = witness(connector);
-        if let Some(range) = range {
-            context.client_ip = ClientAddress::Known(range.first().into());
-        }
-        let found = with_same_witness(policy, connector, context, |matched| {
+    let mut messages = ranges.iter().flat_map(|range| {
+        let messages = witnesses_from(connector, *range).into_iter();
+        messages.map(move |message| (range, message))
+    });
+    messages.find_map(|(range, message)| {
+        let found = with_same_witness(policy, connector, message, |matched| {
             let sources = &matched.inbound.require.source_ips;
             let covers_all = |source: Prefix| match range {
                 Some(range) => source.covers(range),
                 None => source.len() == 0,
             };
-            !sources.is_empty() && !sources.iter().any(covers_all)
+            let is_for_all = range.is_some() || without_all_addresses(matched.rank)[1] == 0;
+            is_for_all && !sources.is_empty() && !sources.iter().any(covers_all)
         });
         found
             .filter(|(_, is_wider)| *is_wider)
             .map(|(name, _)| name)
     })
+}
+
+/// Messages that a connector is for, from a range of addresses. Without one they may come from anywhere: without an
+/// address, or with one of either family.
+fn witnesses_from(connector: &Connector, range: Option<Prefix>) -> Vec<Context> {
+    let from = |client_ip| Context {
+        client_ip,
+        ..witness(connector)
+    };
+    let at = |ip: IpAddr| from(ClientAddress::Known(ip.into()));
+    match range {
+        Some(range) => alloc::vec![at(range.first())],
+        None => alloc::vec![
+            from(ClientAddress::None),
+            at(Ipv4Addr::UNSPECIFIED.into()),
+            at(Ipv6Addr::UNSPECIFIED.into()),
+        ],
+    }
+}
+
+/// How specifically something matched, if a range of all addresses is as wide as no range.
+fn without_all_addresses(mut rank: Rank) -> Rank {
+    // The specificity of a range is one more than its length.
+    if rank[1] == 1 {
+        rank[1] = 0;
+    }
+    rank
 }
 
 /// Of the enforced connectors that match a message which this one is for, the first that is so, and whether it is
@@ -463,7 +496,8 @@ fn with_same_witness(
         .filter(|matched| matched.connector.mode == Mode::Enforce)
         .filter(|matched| matched.connector.at != connector.at)
         .find(|matched| is_so(matched))?;
-    Some((other.connector.name.into(), other.rank < own.rank))
+    let is_wider = without_all_addresses(other.rank) < without_all_addresses(own.rank);
+    Some((other.connector.name.into(), is_wider))
 }
 
 /// The enforced connector that would decide about this one's mail if this one, in audit mode, did

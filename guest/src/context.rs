@@ -176,9 +176,11 @@ fn certificate(node: Node, path: &Path, problems: &mut Problems) -> Option<Certi
         }
     }
     let is_known = |name: &str| !unknown.contains(&name);
+    // What stands beside its name under `unknown` must be well-formed all the same.
     let mut digest = |name| -> Option<Sha256> {
-        let (node, path) = object.optional(name).filter(|_| is_known(name))?;
-        parsed(node, &path, "64 hex digits", problems, Digest::parse).map(Sha256::from)
+        let (node, path) = object.optional(name)?;
+        let digest = parsed(node, &path, "64 hex digits", problems, Digest::parse)?;
+        is_known(name).then(|| Sha256::from(digest))
     };
     let (sha256, key_sha256) = (digest("sha256"), digest("key-sha256"));
     let not_after = object.optional("not-after").and_then(|(node, path)| {
@@ -190,28 +192,30 @@ fn certificate(node: Node, path: &Path, problems: &mut Problems) -> Option<Certi
             |text| OffsetDateTime::parse(text, &Rfc3339).ok(),
         )
     });
-    let trust = match is_known("trust") {
-        false => None,
-        true => Some(trust(&object, problems)?),
+    let trust = match object.optional("trust") {
+        None if !is_known("trust") => None,
+        _ => Some(trust(&object, problems)?).filter(|_| is_known("trust")),
+    };
+    let dns_names = object
+        .optional("dns-names")
+        .map_or_else(Vec::new, |(node, path)| strings(node, &path, problems));
+    let anchors = match object.optional("anchor") {
+        None => CertificateJson::usual_anchors(trust.map(Into::into)),
+        Some((node, path)) => Some(match node.elements() {
+            Some(_) => strings(node, &path, problems),
+            None => alloc::vec![string(node, &path, problems)?.into()],
+        }),
     };
     Some(Certificate {
-        dns_names: is_known("dns-names").then(|| {
-            let names = object.optional("dns-names");
-            names.map_or_else(Vec::new, |(node, path)| strings(node, &path, problems))
-        }),
+        dns_names: is_known("dns-names").then_some(dns_names),
         subject: optional_string(&object, "subject", problems).unwrap_or_default(),
         issuer: optional_string(&object, "issuer", problems).unwrap_or_default(),
         sha256,
         key_sha256,
-        not_after: not_after.map(OffsetDateTime::unix_timestamp),
-        anchors: match object.optional("anchor") {
-            _ if !is_known("anchor") => None,
-            None => CertificateJson::usual_anchors(trust.map(Into::into)),
-            Some((node, path)) => Some(match node.elements() {
-                Some(_) => strings(node, &path, problems),
-                None => alloc::vec![string(node, &path, problems)?.into()],
-            }),
-        },
+        not_after: not_after
+            .filter(|_| is_known("not-after"))
+            .map(OffsetDateTime::unix_timestamp),
+        anchors: anchors.filter(|_| is_known("anchor")),
         trust,
     })
 }

@@ -576,6 +576,32 @@ fn facts_that_are_none_are_refused_by_both_readers_of_contexts() {
         with_certificate(json!({"trust": "trusted", "key-sha256": "12:34"})),
         with_certificate(json!({"trust": "trusted", "anchor": 1})),
         with_certificate(json!({"trust": "trusted", "anchor": [1]})),
+        // `null` could be meant for what is absent as well as for what is unknown.
+        json!({"client-ip": null}),
+        json!({"helo": null}),
+        json!({"tls": null}),
+        json!({"header-from": null}),
+        json!({"header-from": [null]}),
+        json!({"mail-from": null}),
+        json!({"direction": "outbound", "mail-from": null}),
+        json!({"tls": {"version": null}}),
+        json!({"tls": {"version": "TLSv1.3", "cipher": null}}),
+        json!({"tls": {"version": "TLSv1.3", "certificate": null}}),
+        with_certificate(json!({"trust": null})),
+        with_certificate(json!({"trust": null, "unknown": ["trust"]})),
+        with_certificate(json!({"trust": "trusted", "dns-names": null})),
+        with_certificate(json!({"trust": "trusted", "subject": null})),
+        with_certificate(json!({"trust": "trusted", "issuer": null})),
+        with_certificate(json!({"trust": "trusted", "sha256": null})),
+        with_certificate(json!({"trust": "trusted", "key-sha256": null})),
+        with_certificate(json!({"trust": "trusted", "not-after": null})),
+        with_certificate(json!({"trust": "trusted", "anchor": null})),
+        with_certificate(json!({"trust": "trusted", "unknown": null})),
+        // What is listed as unknown is a fact still where it stands.
+        with_certificate(json!({"trust": "good", "unknown": ["trust"]})),
+        with_certificate(json!({"trust": "trusted", "sha256": "12:34", "unknown": ["sha256"]})),
+        with_certificate(json!({"trust": "trusted", "dns-names": "x", "unknown": ["dns-names"]})),
+        with_certificate(json!({"trust": "trusted", "anchor": 1, "unknown": ["anchor"]})),
     ] {
         assert_eq!(is_read(&context_with(&facts)), (false, false), "{facts}");
     }
@@ -852,6 +878,65 @@ fn a_partner_beside_a_lock_down_that_does_not_refuse_is_not_warned_of() {
     );
     filter["except"] = domains;
     assert_eq!(codes(json!([filter, partner])), []);
+}
+
+#[test]
+fn a_lock_down_for_all_addresses_is_as_wide_as_one_for_all_senders() {
+    let lock_down = |from: Value, partner: &Value| {
+        let require = json!({"source-ips": ["198.51.100.0/24", "2001:db8:5::/48"]});
+        codes(json!([inbound("Filter", from, require), partner]))
+    };
+    let domains = json!({"sender-domains": ["bank.example"]});
+    let by_certificate = json!({"certificate-names": ["*.bank.example"]});
+    let require_address = json!({"tls": true, "source-ips": ["198.51.100.0/23"]});
+    let partners = [
+        inbound("Bank", domains.clone(), by_certificate.clone()),
+        inbound("Bank", by_certificate.clone(), json!({"tls": true})),
+        inbound(
+            "Bank",
+            json!({"sender-ips": ["198.51.100.0/23"]}),
+            json!({"tls": true}),
+        ),
+        inbound("Bank", domains.clone(), require_address),
+        inbound(
+            "Bank",
+            json!({"sender-ips": ["0.0.0.0/0"], "sender-domains": ["bank.example"]}),
+            by_certificate,
+        ),
+    ];
+    for all in [
+        json!({"sender-ips": ["0.0.0.0/0"]}),
+        json!({"sender-ips": ["0.0.0.0/0", "::/0"]}),
+        json!({"sender-ips": ["0.0.0.0/0"], "sender-domains": ["*"]}),
+    ] {
+        for partner in &partners {
+            let warned = one_problem("refused-by-wider", "connectors[1]");
+            assert_eq!(lock_down(all.clone(), partner), warned, "{all} {partner}");
+        }
+    }
+    let of_ipv6 = json!({"sender-ips": ["::/0"]});
+    assert_eq!(
+        lock_down(of_ipv6.clone(), &partners[0]),
+        one_problem("refused-by-wider", "connectors[1]")
+    );
+    assert_eq!(lock_down(of_ipv6, &partners[2]), []);
+    // Some addresses are not all of them, and an exception is one in this form too.
+    let half = json!({"sender-ips": ["0.0.0.0/1"]});
+    assert_eq!(lock_down(half, &partners[0]), []);
+    let mut filter = inbound(
+        "Filter",
+        json!({"sender-ips": ["0.0.0.0/0"]}),
+        json!({"source-ips": ["198.51.100.0/24"]}),
+    );
+    filter["except"] = domains.clone();
+    assert_eq!(codes(json!([filter, partners[0]])), []);
+    // Whoever is told apart by nothing but having an address is meant to come through the filter.
+    let anybody = inbound(
+        "All",
+        json!({"sender-ips": ["0.0.0.0/0"]}),
+        json!({"tls": true}),
+    );
+    assert_eq!(beside_lock_down(anybody), []);
 }
 
 #[test]

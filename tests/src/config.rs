@@ -110,6 +110,20 @@ impl Config {
             .file("ca.pem", &pki.root_pem)
     }
 
+    /// Trusting another authority where a connector names it; its root is in `NAME-roots.pem`. Only these tenants may
+    /// name it, if any are given.
+    pub fn authority(self, name: &str, pki: &Pki, tenants: &[&str]) -> Config {
+        let roots = format!("{name}-roots.pem");
+        let tenants = match tenants {
+            [] => String::new(),
+            some => format!("tenants = {some:?}"),
+        };
+        self.with(&format!(
+            "[[trust.authority]]\nname = {name:?}\nroots = {roots:?}\n{tenants}"
+        ))
+        .file(&roots, &pki.root_pem)
+    }
+
     /// Asking this name server, and trusting its root.
     pub fn dns(self, dns: &Dns) -> Config {
         let address = dns.address();
@@ -176,6 +190,16 @@ impl Config {
     pub fn write_files(&self, folder: &Path) {
         for (name, content) in &self.files {
             fs::write(folder.join(name), content).expect("a file is written");
+        }
+    }
+
+    /// Writes those of the files beside it into a folder that it does not have.
+    pub fn write_missing_files(&self, folder: &Path) {
+        for (name, content) in &self.files {
+            let path = folder.join(name);
+            if !path.exists() {
+                fs::write(path, content).expect("a file is written");
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::Client;
+use crate::{Client, NO_RULES};
 
 /// Nothing that is waited for takes this long unless it never comes.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
@@ -76,6 +76,20 @@ fn cache() -> &'static Path {
     CACHE.get_or_init(|| binary().with_file_name("e2e-cache"))
 }
 
+/// Has the evaluator compiled before the first daemon starts. A daemon listens while its policies are being compiled, and
+/// defers their mail until then, which can take a minute on a busy machine.
+fn compile_evaluator() {
+    static COMPILED: OnceLock<()> = OnceLock::new();
+    COMPILED.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let rules = folder.path().join("rules.json");
+        fs::write(&rules, NO_RULES).expect("a file is written");
+        let output = run(&["list", &rules.to_string_lossy()], b"");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+    });
+}
+
 /// A running daemon in a folder of its own.
 pub struct Daemon {
     child: Child,
@@ -109,6 +123,7 @@ impl Daemon {
 
     /// The same with these variables in its environment.
     pub fn start_with(folder: TempDir, config: &str, variables: &[(&str, &str)]) -> Daemon {
+        compile_evaluator();
         let path = folder.path().join("portcullis.toml");
         fs::write(&path, config).expect("the configuration is written");
         let listeners = config.matches("[[listener]]").count();

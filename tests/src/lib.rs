@@ -20,6 +20,7 @@ pub mod https;
 pub mod imports;
 pub mod load;
 pub mod machine;
+pub mod metrics;
 pub mod mock_server;
 #[path = "../../guest/tests/support/model.rs"]
 pub mod model;
@@ -34,6 +35,7 @@ pub mod resolver;
 pub mod sendmail;
 pub mod sink;
 pub mod test_bed;
+pub mod validate;
 
 pub use client::{Client, Reply};
 pub use config::{Config, Listener, NO_RULES};

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,7 +14,9 @@ use tempfile::TempDir;
 
 use crate::daemon::TIMEOUT;
 use crate::programs::missing;
-use crate::sink::free_address;
+
+/// Where s_server listens in its folder.
+const SOCKET: &str = "socket";
 
 /// What an authority's certificate says.
 pub const AUTHORITY: &str = "basicConstraints = critical, CA:TRUE
@@ -475,10 +478,16 @@ fn serve(stream: TcpStream, state: &State) -> std::io::Result<()> {
     let mut server = Server::start(&shown);
     let tls = server.connect();
     output.write_all(b"220 2.0.0 go ahead\r\n")?;
-    let copies = [(stream.try_clone()?, tls.try_clone()?), (tls, stream)];
-    for (from, to) in copies {
-        std::thread::spawn(move || copy(from, to));
-    }
+    let (stream_end, tls_end) = (stream.try_clone()?, tls.try_clone()?);
+    std::thread::spawn(move || {
+        copy(&stream, &tls);
+        // Whatever has ended it, it is over.
+        let _ = tls.shutdown(Shutdown::Write);
+    });
+    std::thread::spawn(move || {
+        copy(&tls_end, &stream_end);
+        let _ = stream_end.shutdown(Shutdown::Write);
+    });
     let outcome = server.session(state);
     let mut said = String::new();
     if let Some(stderr) = &mut server.end().stderr {
@@ -488,25 +497,26 @@ fn serve(stream: TcpStream, state: &State) -> std::io::Result<()> {
     outcome
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream) {
-    // Whatever ends it, it is over.
+fn copy(mut from: impl Read, mut to: impl Write) {
+    // A peer that goes away is no concern of ours.
     let _ = std::io::copy(&mut from, &mut to);
-    let _ = to.shutdown(Shutdown::Write);
 }
 
 /// A running s_server that takes one connection.
 struct Server {
     child: Child,
     stdin: ChildStdin,
-    address: SocketAddr,
+    folder: TempDir,
 }
 
 impl Server {
     fn start(shown: &Shown) -> Server {
-        let address = free_address();
+        // It cannot be given a socket that listens. A port that is free now may be somebody else's before s_server has
+        // bound it, so it listens in a folder of its own.
+        let folder = tempfile::tempdir().expect("a temporary folder");
         let mut command = Command::new("openssl");
-        command.args(["s_server", "-quiet", "-naccept", "1", "-accept"]);
-        command.arg(address.to_string());
+        command.args(["s_server", "-quiet", "-naccept", "1", "-unix"]);
+        command.arg(folder.path().join(SOCKET));
         shown.options(&mut command);
         let mut child = command
             .stdin(Stdio::piped())
@@ -518,15 +528,16 @@ impl Server {
         Server {
             child,
             stdin,
-            address,
+            folder,
         }
     }
 
-    fn connect(&self) -> TcpStream {
+    fn connect(&self) -> UnixStream {
         let deadline = Instant::now() + TIMEOUT;
+        let socket = self.folder.path().join(SOCKET);
         // It says nothing when it is ready, other than by accepting.
         loop {
-            if let Ok(stream) = TcpStream::connect(self.address) {
+            if let Ok(stream) = UnixStream::connect(&socket) {
                 return stream;
             }
             assert!(Instant::now() < deadline, "s_server does not listen");

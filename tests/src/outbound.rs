@@ -124,13 +124,18 @@ impl Setting {
 
 /// Sends a message to a recipient.
 pub fn send(client: &mut Client, to: &str) -> Outcome {
+    send_from(client, "alice@contoso.com", to)
+}
+
+/// Sends a message from a sender to a recipient.
+pub fn send_from(client: &mut Client, from: &str, to: &str) -> Outcome {
     static NUMBER: Mutex<u32> = Mutex::new(0);
     let number = {
         let mut number = NUMBER.lock().unwrap();
         *number += 1;
         *number
     };
-    let rcpt = client.envelope("alice@contoso.com", to);
+    let rcpt = client.envelope(from, to);
     let end = (rcpt.code == 250).then(|| {
         client.data(&format!(
             "Subject: test {number}\r\n\r\nid-{number}.\r\n.dot"

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose,
-    GeneralSubtree, IsCa, Issuer, KeyPair, NameConstraints,
+    GeneralSubtree, IsCa, Issuer, KeyPair, NameConstraints, PublicKeyData,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -32,6 +32,22 @@ impl Identity {
     /// The SHA-256 of the certificate, in hex digits.
     pub fn sha256(&self) -> String {
         sha256(&self.chain[0])
+    }
+
+    /// The SHA-256 of the public key (subjectPublicKeyInfo), in hex digits.
+    pub fn key_sha256(&self) -> String {
+        sha256(&self.key().subject_public_key_info())
+    }
+
+    /// A new certificate for the same key, that nobody vouches for.
+    pub fn renewed(&self, names: &[&str]) -> Identity {
+        let key = self.key();
+        let certificate = params(names).self_signed(&key).expect("a certificate");
+        identity(&certificate, &key)
+    }
+
+    fn key(&self) -> KeyPair {
+        KeyPair::try_from(&self.key_der[..]).expect("a key")
     }
 }
 
@@ -66,12 +82,15 @@ impl Default for Pki {
 impl Pki {
     /// A new authority.
     pub fn new() -> Pki {
+        Pki::named("Test Root")
+    }
+
+    /// A new authority of that name.
+    pub fn named(name: &str) -> Pki {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "Test Root");
+        params.distinguished_name.push(DnType::CommonName, name);
         let certificate = params.self_signed(&key).expect("a root");
         Pki {
             root_pem: certificate.pem(),
@@ -122,6 +141,15 @@ impl Pki {
     pub fn self_signed(names: &[&str]) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let certificate = params(names).self_signed(&key).expect("a certificate");
+        identity(&certificate, &key)
+    }
+
+    /// A trusted certificate for the key of another one.
+    pub fn renew(&self, old: &Identity, names: &[&str]) -> Identity {
+        let key = old.key();
+        let certificate = params(names)
+            .signed_by(&key, &self.issuer)
+            .expect("a certificate");
         identity(&certificate, &key)
     }
 

@@ -35,6 +35,22 @@ impl TestBed {
         TestBed { daemon, config }
     }
 
+    /// Does something to the daemon's files, and waits until it has reloaded.
+    pub fn change(&self, change: impl FnOnce(&Daemon)) {
+        let reloaded = "INFO configuration reloaded";
+        let before = self.daemon.count_log(reloaded);
+        change(&self.daemon);
+        self.daemon.wait_for_log_times(reloaded, before + 1);
+    }
+
+    /// Gives the daemon another configuration, and waits until it has reloaded.
+    pub fn reconfigure(&mut self, config: Config) {
+        // Those that are there are watched: to write them would be another reason to reload.
+        config.write_missing_files(self.daemon.folder());
+        self.change(|daemon| daemon.replace("portcullis.toml", config.to_string().as_bytes()));
+        self.config = config;
+    }
+
     /// The daemon is killed as by a power cut, and started again at the same addresses.
     pub fn restart(&mut self) {
         let config = self.config.clone().at(&self.daemon.addresses);

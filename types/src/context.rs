@@ -328,15 +328,23 @@ mod read {
     use super::*;
     use crate::tls_version;
 
+    // A field that may be left out is read by `present`: `null` is no fact. Some write it for what is absent, others for
+    // what they do not know.
+
     #[derive(Deserialize)]
     #[serde(rename_all = "kebab-case", deny_unknown_fields)]
     struct ContextJson {
         direction: Direction,
+        #[serde(default, deserialize_with = "present")]
         client_ip: Option<OrUnknown<IpAddr>>,
+        #[serde(default, deserialize_with = "present")]
         helo: Option<String>,
+        #[serde(default, deserialize_with = "present")]
         tls: Option<OrUnknown<TlsJson>>,
+        #[serde(default, deserialize_with = "present")]
         mail_from: Option<String>,
         rcpt_to: String,
+        #[serde(default, deserialize_with = "present")]
         header_from: Option<OrUnknown<Vec<String>>>,
     }
 
@@ -346,24 +354,37 @@ mod read {
         version: String,
         #[serde(default)]
         cipher: String,
+        #[serde(default, deserialize_with = "present")]
         certificate: Option<OrUnknown<CertificateJson>>,
     }
 
     #[derive(Deserialize)]
     #[serde(rename_all = "kebab-case", deny_unknown_fields)]
     struct CertificateJson {
-        dns_names: Option<Vec<String>>,
+        #[serde(default)]
+        dns_names: Vec<String>,
         #[serde(default)]
         subject: String,
         #[serde(default)]
         issuer: String,
+        #[serde(default, deserialize_with = "present")]
         sha256: Option<String>,
+        #[serde(default, deserialize_with = "present")]
         key_sha256: Option<String>,
+        #[serde(default, deserialize_with = "present")]
         not_after: Option<String>,
+        #[serde(default, deserialize_with = "present")]
         trust: Option<String>,
+        #[serde(default, deserialize_with = "present")]
         anchor: Option<OneOrMore>,
         #[serde(default)]
         unknown: Vec<String>,
+    }
+
+    fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<T>, D::Error> {
+        T::deserialize(from).map(Some)
     }
 
     /// A value, or the word `unknown` in its place.
@@ -527,25 +548,29 @@ mod read {
                     })
             };
             let trust = match json.trust {
-                _ if !is_known("trust") => None,
-                None => return Err("certificate: missing field `trust`".into()),
+                None if is_known("trust") => {
+                    return Err("certificate: missing field `trust`".into());
+                }
+                None => None,
                 Some(word) => Some(Trust::from_name(&word).ok_or_else(|| {
                     format!("certificate.trust: {word:?} is not a known outcome")
                 })?),
             };
+            let trust = trust.filter(|_| is_known("trust"));
             let anchors = match json.anchor {
                 _ if !is_known("anchor") => None,
                 None => Certificate::usual_anchors(trust),
                 Some(OneOrMore::One(anchor)) => Some(alloc::vec![anchor]),
                 Some(OneOrMore::More(anchors)) => Some(anchors),
             };
+            let not_after = json.not_after.map(moment).transpose()?;
             Ok(Certificate {
-                dns_names: is_known("dns-names").then(|| json.dns_names.unwrap_or_default()),
+                dns_names: is_known("dns-names").then_some(json.dns_names),
                 subject: json.subject,
                 issuer: json.issuer,
                 sha256: digest("sha256", json.sha256)?,
                 key_sha256: digest("key-sha256", json.key_sha256)?,
-                not_after: json.not_after.map(moment).transpose()?,
+                not_after: not_after.filter(|_| is_known("not-after")),
                 trust,
                 anchors,
             })
@@ -613,6 +638,9 @@ mod tests {
                 "certificate.unknown: \"colour\" is not one of",
             ),
             (r#""tls":{"verison":"TLSv1.3"}"#, "unknown field `verison`"),
+            (r#""client-ip":null"#, "invalid type: null"),
+            (r#""tls":null"#, "invalid type: null"),
+            (r#""header-from":null"#, "invalid type: null"),
         ] {
             let found = super::parse_context(&context(field)).expect_err(field);
             assert!(found.contains(error), "{found}");

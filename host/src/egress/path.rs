@@ -92,11 +92,16 @@ impl Egress {
         }
     }
 
-    /// The path that a verdict demands for a recipient's mail.
+    /// The path that a verdict of a tenant's policy demands for a recipient's mail.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn path(&self, verdict: Verdict, to: &Address) -> Result<EgressPath, NoPath> {
+    pub fn path(
+        &self,
+        verdict: Verdict,
+        tenant: &Arc<str>,
+        to: &Address,
+    ) -> Result<EgressPath, NoPath> {
         match (self, verdict) {
             (Egress::NextHop(next_hop), Verdict::Accept(_)) => {
                 Ok(EgressPath::NextHop(next_hop.clone()))
@@ -104,7 +109,8 @@ impl Egress {
             (Egress::Partners { outbound, .. }, Verdict::Deliver(delivery)) => {
                 let path = to.domain().and_then(|to| PartnerPath::new(delivery, to));
                 let path = path.ok_or(NoPath::Domain)?;
-                Ok(EgressPath::Partner(outbound.clone(), Box::new(path)))
+                let path = Box::new(path.of_tenant(tenant));
+                Ok(EgressPath::Partner(outbound.clone(), path))
             }
             _ => Err(NoPath::Direction),
         }

@@ -87,6 +87,18 @@ impl Authorities {
         verification
     }
 
+    /// Those that a tenant's rules may name.
+    pub fn for_tenant(&self, tenant: &str) -> Authorities {
+        if !self.differ_by_tenant() {
+            return self.clone();
+        }
+        let named = self.named.iter().filter(|it| it.may_be_named_by(tenant));
+        Authorities {
+            public: self.public.clone(),
+            named: named.cloned().collect(),
+        }
+    }
+
     /// The anchors that a tenant's rules may name.
     pub fn anchors_for<'a>(
         &self,
@@ -95,8 +107,7 @@ impl Authorities {
     ) -> Vec<String> {
         let may_name = |anchor: &str| {
             let authority = self.named.iter().find(|it| &*it.name == anchor);
-            let tenants = authority.and_then(|authority| authority.tenants.as_ref());
-            tenants.is_none_or(|tenants| tenants.iter().any(|it| it == tenant))
+            authority.is_none_or(|authority| authority.may_be_named_by(tenant))
         };
         let anchors = anchors.into_iter().filter(|anchor| may_name(anchor));
         anchors.cloned().collect()
@@ -107,6 +118,13 @@ impl Authorities {
         self.named
             .iter()
             .any(|authority| authority.tenants.is_some())
+    }
+}
+
+impl Authority {
+    fn may_be_named_by(&self, tenant: &str) -> bool {
+        let tenants = self.tenants.as_ref();
+        tenants.is_none_or(|tenants| tenants.iter().any(|it| it == tenant))
     }
 }
 

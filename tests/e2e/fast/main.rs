@@ -1,5 +1,7 @@
 //! What Portcullis does, piece by piece.
 
+mod audit;
+mod authorities;
 mod certificates;
 mod cli;
 mod corpus;
@@ -16,6 +18,8 @@ mod model;
 mod modules;
 mod next_hops;
 mod outbound;
+mod pins;
 mod reload;
 mod source_routes;
+mod unknown_facts;
 mod validate;

@@ -514,7 +514,7 @@ fn certificates_are_read_again_when_they_change() {
     assert_eq!(shown(), old.chain[0]);
     let new = pki.trusted(&["new.contoso.com"]);
     daemon.replace("server.key", new.key_pem.as_bytes());
-    daemon.replace("server.pem", new.certificate_pem.as_bytes());
+    daemon.change(|daemon| daemon.replace("server.pem", new.certificate_pem.as_bytes()));
     let before = updates(&daemon);
     swap(&daemon, || {
         daemon.replace("rules.json", rules("B").as_bytes())

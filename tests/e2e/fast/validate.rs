@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use portcullis_tests::outbound::{SHORT_TIMEOUTS, Setting};
-use portcullis_tests::{Behaviour, MockServer, Pki, run};
+use portcullis_tests::validate::{self, check};
+use portcullis_tests::{Behaviour, MockServer, Pki};
 use serde_json::Value;
 
 const PARTNERS: [&str; 7] = [
@@ -70,32 +71,13 @@ fn world() -> World {
 }
 
 impl World {
-    /// Runs `validate` with these arguments; gives the exit code and the outcomes.
     fn validate(&self, arguments: &[&str]) -> (i32, Vec<Value>) {
-        let (code, text) = self.run(&[arguments, &["--format", "json"]].concat());
-        let outcomes =
-            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
-        (code, outcomes)
+        validate::validate(&self.setting.daemon, arguments)
     }
 
     fn run(&self, arguments: &[&str]) -> (i32, String) {
-        let folder = self.setting.daemon.folder();
-        let path = |name: &str| folder.join(name).display().to_string();
-        let (rules, config) = (path("rules.json"), path("portcullis.toml"));
-        let all = [&["validate", &rules][..], arguments, &["--config", &config]].concat();
-        let output = run(&all, b"");
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(!errors.contains("panicked"), "{errors}");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        (output.status.code().expect("a code"), text + &errors)
+        validate::output(&self.setting.daemon, arguments)
     }
-}
-
-fn check<'a>(checks: &'a Value, name: &str) -> &'a Value {
-    let all = checks.as_array().expect("a list");
-    all.iter()
-        .find(|check| check["check"] == name)
-        .unwrap_or_else(|| panic!("no {name} in {checks:#}"))
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Outcome, Validate};
 use crate::egress::partner::probe::{Check, Status, certificate_report, left};
 use crate::tls::{EXPIRY_WARNING, certificates};
-use portcullis::tls::{Authorities, certificate};
+use portcullis::tls::{Authorities, PUBLIC, certificate};
 use portcullis::{
     Certificate, Connector, Consideration, Context, Explanation, Outcome as Truth, PeerCertificate,
     Policy, Security, Tls, Trust, tls_version, tls_version_name,
@@ -152,7 +152,9 @@ impl Validate {
         let shown = match &self.client_cert {
             Some(path) => PeerCertificate::Presented(facts(path, authorities)?),
             // The connector is for mail that shows such a certificate.
-            None if !identified.is_empty() => PeerCertificate::Presented(like(identified)),
+            None if !identified.is_empty() => {
+                PeerCertificate::Presented(like(identified, authorities))
+            }
             None => PeerCertificate::None,
         };
         let version = match &self.tls {
@@ -252,7 +254,7 @@ fn hint(requirement: &str) -> Option<&'static str> {
             "the partner's server has to be given a client certificate to show"
         }
         "certificate-untrusted" => {
-            "its authority is unknown here or its intermediates are missing: add the authority to trust.additional-roots, or have the partner send the whole chain"
+            "its authority is unknown here or its intermediates are missing: add the authority as a [[trust.authority]] and name it in \"certificate-authorities\", or have the partner send the whole chain"
         }
         "certificate-name" => {
             "agree with the partner on the name, and put it into \"certificate-names\""
@@ -279,13 +281,15 @@ fn facts(path: &Path, authorities: &Authorities) -> anyhow::Result<Certificate> 
     Ok(certificate::facts(&chain(path)?, authorities))
 }
 
-/// A trusted certificate with these names.
-fn like(names: &[String]) -> Certificate {
+/// A trusted certificate with these names, from whichever authority the connector accepts.
+fn like(names: &[String], authorities: &Authorities) -> Certificate {
     let name = |pattern: &String| pattern.strip_prefix("*.").unwrap_or(pattern).to_owned();
+    let named = authorities.named().iter();
+    let anchors = std::iter::once(PUBLIC).chain(named.map(|authority| &*authority.name));
     Certificate {
         dns_names: Some(names.iter().map(name).collect()),
         trust: Some(Trust::Trusted),
-        anchors: Certificate::usual_anchors(Some(Trust::Trusted)),
+        anchors: Some(anchors.map(String::from).collect()),
         ..Certificate::default()
     }
 }

@@ -7,6 +7,9 @@ use crate::cli::paint::printable;
 use crate::egress::partner::probe::Check;
 use portcullis::{Direction, Mode};
 
+/// The requirement that the chain ends at an authority that the rules name.
+const AUTHORITY: &str = "certificate-authority";
+
 /// A letter for each connector.
 pub fn text(outcomes: &[Outcome]) -> String {
     let letters: Vec<String> = outcomes.iter().map(letter).collect();
@@ -61,6 +64,8 @@ fn demands(outcome: &Outcome, is_inbound: bool) -> Vec<String> {
             format!("satisfies: {}", outcome.requires),
         ];
     };
+    let names_authority = partner.checks.iter().any(|check| check.check == AUTHORITY);
+    let demand = |check: &Check| demand(check, names_authority);
     let demands: Vec<String> = partner.checks.iter().map(demand).collect();
     match demands.is_empty() {
         true => vec![outcome.requires.clone()],
@@ -68,17 +73,22 @@ fn demands(outcome: &Outcome, is_inbound: bool) -> Vec<String> {
     }
 }
 
-fn demand(check: &Check) -> String {
+fn demand(check: &Check, names_authority: bool) -> String {
     let wanted = &check.detail;
     match check.check {
         "tls" => "uses STARTTLS".into(),
         "tls-version" => format!("speaks {wanted}"),
         "certificate-missing" => "shows a client certificate when it connects".into(),
+        "certificate-untrusted" if names_authority => "sends all intermediates with it".into(),
+        AUTHORITY => format!("has it from this authority: {wanted}"),
         "certificate-untrusted" => {
             "has it from a public authority, and sends all intermediates with it".into()
         }
         "certificate-name" => format!("has a certificate for {wanted}"),
         "certificate-fingerprint" => format!("shows the certificate with the SHA-256 {wanted}"),
+        "certificate-key" => {
+            format!("shows a certificate for the public key with the SHA-256 {wanted}")
+        }
         "source-ip" => format!("connects from {wanted}; please tell us of changes beforehand"),
         _ => wanted.clone(),
     }

@@ -14,12 +14,10 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde::Serialize;
 
+use super::output::{self, Format};
 use super::paint::{self, Painter};
-use super::{
-    output::{self, Format},
-    policy::{self, PolicyArgs},
-};
-use crate::config::Config;
+use super::policy::{self, PolicyArgs};
+use crate::config::{self, Config};
 use crate::smtp::address::Address;
 use portcullis::{Connector, Direction, Mode, Policy};
 
@@ -122,6 +120,10 @@ impl Validate {
             bail!("there is no enabled connector to validate");
         }
         let (authorities, _) = crate::tls::read_authorities(&config.trust, None)?;
+        let authorities = match self.tenant(&config) {
+            Some(tenant) => authorities.for_tenant(tenant),
+            None => authorities,
+        };
         let mut way_out = outbound::EgressProbe::new(&config, authorities.clone());
         let mut outcomes = Vec::new();
         for connector in &connectors {
@@ -155,6 +157,15 @@ impl Validate {
             Some(path) => Config::load(path)?,
             None => outbound::default_config(),
         })
+    }
+
+    /// The tenant of the configuration that has this policy.
+    fn tenant<'a>(&self, config: &'a Config) -> Option<&'a str> {
+        let policy = self.policy.policy.canonicalize().ok()?;
+        let is_its_policy =
+            |tenant: &&config::Tenant| tenant.policy.canonicalize().is_ok_and(|it| it == policy);
+        let tenant = config.tenants.iter().find(is_its_policy)?;
+        Some(&tenant.name)
     }
 
     fn sender(&self) -> Option<&str> {

@@ -11,6 +11,7 @@ use super::dane;
 use super::route::Candidate;
 use super::verify::Requirements;
 use portcullis::Protection;
+use portcullis::tls::Authorities;
 
 /// A server at one of its addresses, with all that it must show.
 pub struct Endpoint {
@@ -25,6 +26,8 @@ pub struct Endpoint {
     /// When it must be ready, so that the others have their time as well.
     pub(super) deadline: Instant,
     pub(super) protection: Protection,
+    /// Whom it may be certified by.
+    pub(super) authorities: Authorities,
     pub(super) dane: Arc<dane::Demand>,
     pub(super) mta_sts: bool,
     pub(super) domains: Arc<[String]>,

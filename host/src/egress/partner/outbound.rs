@@ -111,6 +111,9 @@ impl Outbound {
         let Some(permit) = self.pool.permit(path.key(), patience).await else {
             return Err(Failure::Busy(path.target.to_string()).reply());
         };
+        // Loaded with the permit in hand: what is connected by older resources is of an older generation of the pool,
+        // which keeps none of it.
+        let resources = self.resources.load_full();
         let connecting = self.begin_on(permit, &resources, path, sender, deadline);
         match timeout_at(deadline, connecting).await {
             Ok(outcome) => outcome,
@@ -270,7 +273,7 @@ impl Outbound {
             .unwrap_or_default();
         let version = session.and_then(|session| session.protocol_version());
         let verify = |requirements: &Requirements| {
-            requirements.verify(chain, version.map(u16::from), &resources.authorities)
+            requirements.verify(chain, version.map(u16::from), &server.authorities)
         };
         let reached = TlsOutcome {
             version,

@@ -273,7 +273,7 @@ impl Outbound {
                 .checks
                 .push(Check::new("starttls", Status::Ok, detail));
             let chain = session.peer_certificates().unwrap_or_default();
-            report.look_at((chain, version), &requirements, server, resources);
+            report.look_at((chain, version), &requirements, server);
         }
         client.quit().await;
         report
@@ -303,9 +303,8 @@ impl ServerReport {
         (chain, version): (&[rustls::pki_types::CertificateDer<'_>], Option<u16>),
         requirements: &Requirements,
         server: &Endpoint,
-        resources: &OutboundResources,
     ) {
-        let trust = resources.authorities.verify(chain, Purpose::Server).trust;
+        let trust = server.authorities.verify(chain, Purpose::Server).trust;
         self.certificate = chain.first().and_then(|own| certificate_report(own));
         let wanted = match &requirements.protection.level {
             TlsLevel::Name(wanted) => Some(wanted),
@@ -323,7 +322,7 @@ impl ServerReport {
             self.checks.push(certificate.check());
         }
         self.checks.push(dane_check(server, chain));
-        match requirements.verify(chain, version, &resources.authorities) {
+        match requirements.verify(chain, version, &server.authorities) {
             Ok(()) => {
                 self.valid = true;
                 let detail = format!(
@@ -531,7 +530,7 @@ fn hint(result: ResultType) -> &'static str {
         }
         ResultType::CertificateExpired => "the partner has to renew its certificate",
         ResultType::CertificateNotTrusted => {
-            "the server does not send its intermediate certificates, or its authority is private: have the first mended, add the second to trust.additional-roots"
+            "the server does not send its intermediate certificates, or its authority is private: have the first mended, add the second as a [[trust.authority]] and name it in \"certificate-authorities\""
         }
         ResultType::ValidationFailure => {
             "the TLS of the server is broken or too old (at least TLS 1.2 is needed); the partner's log tells more"

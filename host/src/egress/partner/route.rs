@@ -8,6 +8,7 @@ use crate::egress::dial::interleaved;
 use crate::egress::partner::dns::{Dns, DnsError};
 use crate::egress::partner::failure::Failure;
 use portcullis::host_name;
+use portcullis::tls::Authorities;
 use portcullis::{Delivery, Protection, Route};
 use portcullis::{Host, SmartHost};
 
@@ -26,6 +27,8 @@ pub struct PartnerPath {
     pub audit: Option<Protection>,
     /// The connector, for the log.
     pub connector: Option<String>,
+    /// The tenant whose rules name authorities; absent where any may be named.
+    tenant: Option<Arc<str>>,
     key: Arc<str>,
 }
 
@@ -67,11 +70,32 @@ impl PartnerPath {
             protection: delivery.tls,
             audit: delivery.audit_tls,
             connector: delivery.connector,
+            tenant: None,
             key: key.into(),
         })
     }
 
-    /// What two lanes have in common if and only if they are the same.
+    /// The same by a tenant's rules: of the authorities that they name, those count that the tenant may name. What is
+    /// connected for one tenant by its authorities is not for another one.
+    pub fn of_tenant(mut self, tenant: &Arc<str>) -> PartnerPath {
+        let audited = self.audit.as_ref();
+        let named = std::iter::once(&self.protection).chain(audited);
+        if named.map(|it| it.authorities.len()).sum::<usize>() > 0 {
+            self.key = format!("{} {tenant:?}", self.key).into();
+            self.tenant = Some(tenant.clone());
+        }
+        self
+    }
+
+    /// The authorities that servers are verified with.
+    pub fn authorities(&self, all: &Authorities) -> Authorities {
+        match &self.tenant {
+            Some(tenant) => all.for_tenant(tenant),
+            None => all.clone(),
+        }
+    }
+
+    /// What two paths have in common if and only if they are the same.
     pub fn key(&self) -> &Arc<str> {
         &self.key
     }

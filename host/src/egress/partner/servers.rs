@@ -14,6 +14,7 @@ use super::route::{self, Candidate, PartnerPath, Target};
 use super::this_host::ThisHost;
 use super::{dane, mta_sts};
 use crate::egress::dial;
+use portcullis::tls::Authorities;
 use portcullis::{Dane, MtaSts};
 
 /// A server with those of its addresses that were not tried yet.
@@ -31,6 +32,7 @@ pub(super) struct Servers<'a> {
     resources: &'a OutboundResources,
     path: &'a PartnerPath,
     deadline: Instant,
+    authorities: Authorities,
     policy: Option<mta_sts::Policy>,
     pub(super) stops: VecDeque<route::MxHost>,
     at: Option<Untried>,
@@ -65,6 +67,7 @@ impl<'a> Servers<'a> {
             resources,
             path,
             deadline,
+            authorities: path.authorities(&resources.authorities),
             policy,
             stops: stops.into(),
             at: None,
@@ -136,6 +139,7 @@ impl<'a> Servers<'a> {
             connected: Mutex::new(Some(stream)),
             deadline,
             protection: self.path.protection.clone(),
+            authorities: self.authorities.clone(),
             dane: untried.dane.clone(),
             mta_sts: untried.mta_sts,
             domains: untried.domains.clone(),

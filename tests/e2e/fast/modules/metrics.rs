@@ -1,14 +1,13 @@
 //! What whoever runs the host learns of modules by numbers.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 
+use portcullis_tests::TestBed;
+use portcullis_tests::metrics::{self, METRICS};
 use portcullis_tests::modules::Module;
-use portcullis_tests::{Daemon, TestBed};
 
 use super::{accepting, assert_good_is_served, config};
-
-const METRICS: &str = "[metrics]\naddress = \"127.0.0.1:0\"";
 
 #[test]
 fn failures_are_counted() {
@@ -20,7 +19,7 @@ fn failures_are_counted() {
         client.expect("RCPT TO:<bob@bad.test>", 451);
     }
     assert_good_is_served(&mut client);
-    let metrics = metrics(&daemon);
+    let metrics = metrics::read(&daemon);
     for line in [
         "portcullis_policy_failures_total{tenant=\"bad\",failure=\"trap\"} 3",
         "portcullis_decisions_total{tenant=\"bad\",verdict=\"defer\",failed=\"policy-unavailable\"} 3",
@@ -39,7 +38,7 @@ fn failures_are_counted() {
 fn whoever_holds_on_to_the_metrics_takes_nothing_from_mail() {
     let daemon = TestBed::start(config(&accepting().component()).with(METRICS));
     let before = daemon.descriptors();
-    let address = metrics_address(&daemon);
+    let address = metrics::address(&daemon);
     let held: Vec<_> = (0..100)
         .map(|_| {
             let mut stream = TcpStream::connect(&address).expect("a connection");
@@ -53,7 +52,7 @@ fn whoever_holds_on_to_the_metrics_takes_nothing_from_mail() {
     let during = daemon.descriptors();
     assert!(during < before + 40, "{before}, then {during} descriptors");
     drop(held);
-    assert!(metrics(&daemon).contains("portcullis_sessions_open 1"));
+    assert!(metrics::read(&daemon).contains("portcullis_sessions_open 1"));
 }
 
 #[test]
@@ -67,30 +66,12 @@ fn a_module_that_keeps_failing_is_marked_until_it_answers() {
     for _ in 0..9 {
         client.expect("RCPT TO:<bob@bad.test>", 451);
     }
-    assert!(metrics(&daemon).contains(&gauge(0)));
+    assert!(metrics::read(&daemon).contains(&gauge(0)));
     client.expect("RCPT TO:<bob@bad.test>", 451);
     daemon.wait_for_log("policy keeps failing; all of its mail is deferred tenant=bad");
-    assert!(metrics(&daemon).contains(&gauge(1)));
+    assert!(metrics::read(&daemon).contains(&gauge(1)));
     assert_good_is_served(&mut client);
     daemon.replace("bad.wasm", &accepting().component());
     daemon.wait_for_log_times("policy loaded tenant=bad", 2);
-    assert!(metrics(&daemon).contains(&gauge(0)));
-}
-
-fn metrics_address(daemon: &Daemon) -> String {
-    let line = daemon.wait_for_log("metrics server listening");
-    let (_, address) = line.rsplit_once('=').expect("an address");
-    address.trim().to_owned()
-}
-
-/// What Prometheus would read.
-fn metrics(daemon: &Daemon) -> String {
-    let address = metrics_address(daemon);
-    let mut stream = TcpStream::connect(address).expect("metrics are served");
-    stream
-        .write_all(b"GET /metrics HTTP/1.0\r\n\r\n")
-        .expect("a request is written");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    answer
+    assert!(metrics::read(&daemon).contains(&gauge(0)));
 }

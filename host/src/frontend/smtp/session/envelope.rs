@@ -233,7 +233,10 @@ impl Session {
             let reason = Reason::Policy;
             return Err(Rejection { reply, reason });
         }
-        let path = self.listener.egress.path(decision.into_verdict(), to)?;
+        let path = self
+            .listener
+            .egress
+            .path(decision.into_verdict(), &of.name, to)?;
         let recipient = Recipient {
             egress: Digest::of_egress(&path.outcome_key(to)),
             digest: Digest::of_recipient(transaction.from.as_str(), to.as_str()),
