@@ -12,7 +12,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::policy::compiler;
 use super::{Format, output, paint};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::daemon::{Daemon, Purpose};
 use crate::demo::Demo;
 use crate::observe::writer;
@@ -63,11 +63,11 @@ impl Run {
         }
         let Some(path) = &self.config else {
             let demo = Demo::new()?;
-            let config = demo.config()?;
             if self.show_config {
-                output::result(&config.show()?)?;
+                output::result(&config::show(&demo.config())?)?;
                 return Ok(ExitCode::SUCCESS);
             }
+            let config = Config::load(&demo.config())?;
             let compiler = compiler(config.sandbox.compile_limits());
             let daemon = Daemon::new(config, None, compiler, self.purpose()).await?;
             if !self.check_config {
@@ -76,11 +76,11 @@ impl Run {
             }
             return Ok(ExitCode::SUCCESS);
         };
-        let config = Config::load(path)?;
         if self.show_config {
-            output::result(&config.show()?)?;
+            output::result(&config::show(path)?)?;
             return Ok(ExitCode::SUCCESS);
         }
+        let config = Config::load(path)?;
         let compiler = compiler(config.sandbox.compile_limits());
         let purpose = self.purpose();
         let mut daemon = Daemon::new(config, Some(path.clone()), compiler, purpose).await?;

@@ -12,7 +12,7 @@ use crate::smtp::reply::Reply;
 use portcullis::normal_domain;
 use portcullis::store::{Table, Tenant};
 use portcullis::tls::PUBLIC;
-use portcullis::{Certificate, Direction, Sha256, Trust, any_satisfies};
+use portcullis::{Certificate, Direction, Trust, any_satisfies};
 
 /// The way out of a listener.
 pub enum Exit {
@@ -105,18 +105,12 @@ impl Exit {
 /// Who may send to partners: the organization's own servers.
 pub struct Admission {
     config: config::Outbound,
-    fingerprints: Vec<Sha256>,
 }
 
 impl Admission {
     /// As configured.
     pub fn new(config: &config::Outbound) -> Self {
-        let fingerprints = &config.certificate_fingerprints;
         Admission {
-            fingerprints: fingerprints
-                .iter()
-                .filter_map(|text| Sha256::parse(text))
-                .collect(),
             config: config.clone(),
         }
     }
@@ -132,7 +126,7 @@ impl Admission {
         let is_public = |anchors: &Vec<String>| anchors.iter().any(|anchor| anchor == PUBLIC);
         certificate
             .sha256
-            .is_some_and(|own| self.fingerprints.contains(&own))
+            .is_some_and(|own| self.config.certificate_fingerprints.contains(&own))
             || certificate.trust == Some(Trust::Trusted)
                 && certificate.anchors.as_ref().is_some_and(is_public)
                 && any_satisfies(

@@ -19,7 +19,7 @@ use crate::smtp::address::Address;
 use crate::smtp::reply::{Capabilities, Reply, SizeLimit};
 pub use client::{Client, ClientName};
 use maildir::{Delivery, Maildir};
-use server::Server;
+use server::{Protocol, Server};
 
 /// What EHLO may announce: what the next hop can keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,21 +74,25 @@ enum Kind {
 impl NextHop {
     /// A next hop; nothing is connected or made yet.
     pub fn new(hop: &config::NextHop, config: &config::Config) -> Self {
-        let (kind, offer) = match &hop.maildir {
-            Some(folder) => (
+        let relay = |server, protocol| {
+            let server = Server::new(server, protocol, &config.hostname, &config.timeouts);
+            let pool = Pool::new(config.connections.clone(), None);
+            (Kind::Relay(server, pool), None)
+        };
+        let (kind, offer) = match hop {
+            config::NextHop::Smtp { server, xclient } => {
+                relay(server, Protocol::Smtp { xclient: *xclient })
+            }
+            config::NextHop::Lmtp { server } => relay(server, Protocol::Lmtp),
+            config::NextHop::Maildir { folder, .. } => (
                 Kind::Maildir(Maildir::new(folder, &config.hostname)),
                 Some(Offer::ALL),
             ),
-            None => {
-                let server = Server::new(hop, &config.hostname, &config.timeouts);
-                let pool = Pool::new(config.connections.clone(), None);
-                (Kind::Relay(server, pool), None)
-            }
         };
         NextHop {
             kind,
             offer: ArcSwapOption::from_pointee(offer),
-            recipients: hop.recipients.unwrap_or(usize::MAX),
+            recipients: hop.recipients(),
         }
     }
 
