@@ -14,6 +14,7 @@ use super::values::{self, CertificateFiles};
 
 /// How mail leaves for partners, as it is written.
 #[derive(Clone, Debug, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(super) struct RawDelivery {
     /// The certificate chain (PEM) that is shown to partners who ask for one.
@@ -32,6 +33,7 @@ pub(super) struct RawDelivery {
     pub state_directory: Option<PathBuf>,
     /// Networks that mail is sent to although they belong to this machine or its link only.
     #[serde(with = "values::networks")]
+    #[cfg_attr(test, schemars(with = "super::schema::Networks"))]
     pub private_networks: Vec<IpNet>,
 }
 
@@ -130,6 +132,7 @@ impl Delivery {
 
 /// Which addresses are used.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum AddressFamily {
     /// Both families.
@@ -143,6 +146,7 @@ pub enum AddressFamily {
 
 /// Whom to ask where a domain's servers are.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Dns {
     /// Recursive name servers, address and port; the system's if there are none.
@@ -156,6 +160,7 @@ pub struct Dns {
     pub trust_ad: Vec<IpAddr>,
     /// For one answer of a name server.
     #[serde(with = "values::duration")]
+    #[cfg_attr(test, schemars(with = "super::schema::Time"))]
     pub timeout: Duration,
 }
 
@@ -173,6 +178,7 @@ impl Default for Dns {
 
 /// How long connections are kept for further messages.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Connections {
     /// To partners, at a time, by one route and with one protection.
@@ -181,9 +187,11 @@ pub struct Connections {
     pub max_idle: usize,
     /// How long one is kept idle.
     #[serde(with = "values::duration")]
+    #[cfg_attr(test, schemars(with = "super::schema::Time"))]
     pub idle: Duration,
     /// How long one is used; after that the partner's certificate and records are looked at anew.
     #[serde(with = "values::duration")]
+    #[cfg_attr(test, schemars(with = "super::schema::Time"))]
     pub lifetime: Duration,
     /// How many messages one carries.
     pub messages: u32,

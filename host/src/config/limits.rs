@@ -14,10 +14,12 @@ use portcullis::{CompileLimits, MAX_STACK};
 
 /// What one session, one client and all may use.
 #[derive(Clone, Debug, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Limits {
     /// Octets of a message.
     #[serde(with = "values::size")]
+    #[cfg_attr(test, schemars(with = "super::schema::Size"))]
     pub message_size: ByteSize,
     /// Octets of a line of a message, its end included.
     pub text_line: usize,
@@ -52,35 +54,45 @@ impl Default for Limits {
 
 /// How long to wait. The defaults are those of RFC 5321 §4.5.3.2.
 #[derive(Clone, Debug, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Timeouts {
     /// For a client's next command, whole.
     #[serde(with = "values::duration")]
+    #[cfg_attr(test, schemars(with = "super::schema::Time"))]
     pub command: Duration,
     /// For the next part of a message.
     #[serde(with = "values::duration")]
+    #[cfg_attr(test, schemars(with = "super::schema::Time"))]
     pub data_block: Duration,
     /// For a whole message.
     #[serde(with = "values::duration")]
+    #[cfg_attr(test, schemars(with = "super::schema::Time"))]
     pub message: Duration,
     /// For a TLS handshake, or a PROXY header.
     #[serde(with = "values::duration")]
+    #[cfg_attr(test, schemars(with = "super::schema::Time"))]
     pub handshake: Duration,
     /// For a connection to the next hop.
     #[serde(with = "values::duration")]
+    #[cfg_attr(test, schemars(with = "super::schema::Time"))]
     pub connect: Duration,
     /// For the next hop's reply to a command.
     #[serde(with = "values::duration")]
+    #[cfg_attr(test, schemars(with = "super::schema::Time"))]
     pub reply: Duration,
     /// For the next hop's reply to the end of a message.
     #[serde(with = "values::duration")]
+    #[cfg_attr(test, schemars(with = "super::schema::Time"))]
     pub final_reply: Duration,
     /// For finding a partner's server and getting it ready, all attempts together. RFC 5321 §4.5.3.2.3
     /// lets a client wait five minutes for the reply to RCPT, which tells the outcome.
     #[serde(with = "values::duration")]
+    #[cfg_attr(test, schemars(with = "super::schema::Time"))]
     pub route: Duration,
     /// For sessions to end when the daemon is told to.
     #[serde(with = "values::duration")]
+    #[cfg_attr(test, schemars(with = "super::schema::Time"))]
     pub shutdown: Duration,
 }
 
@@ -103,16 +115,20 @@ impl Default for Timeouts {
 
 /// What a policy may use.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Sandbox {
     /// Memory of an instance.
     #[serde(with = "values::optional_size")]
+    #[cfg_attr(test, schemars(with = "Option<super::schema::Size>"))]
     pub memory: Option<ByteSize>,
     /// Wall time of an evaluation.
     #[serde(with = "values::optional_duration")]
+    #[cfg_attr(test, schemars(with = "Option<super::schema::Time>"))]
     pub evaluation: Option<Duration>,
     /// Stack of an instance.
     #[serde(with = "values::optional_size")]
+    #[cfg_attr(test, schemars(with = "Option<super::schema::Size>"))]
     pub stack: Option<ByteSize>,
     /// Elements of all tables of an instance.
     pub table_elements: Option<usize>,
@@ -120,18 +136,23 @@ pub struct Sandbox {
     pub instances: Option<u32>,
     /// Memory of all instances that sessions keep between two questions.
     #[serde(with = "values::optional_size")]
+    #[cfg_attr(test, schemars(with = "Option<super::schema::Size>"))]
     pub retained_memory: Option<ByteSize>,
     /// Size of a component or rules document.
     #[serde(with = "values::optional_size")]
+    #[cfg_attr(test, schemars(with = "Option<super::schema::Size>"))]
     pub policy_size: Option<ByteSize>,
     /// Compiled code of policies that is in memory at a time.
     #[serde(with = "values::optional_size")]
+    #[cfg_attr(test, schemars(with = "Option<super::schema::Size>"))]
     pub code: Option<ByteSize>,
     /// Processor time that it may take to compile a component, in whole seconds.
     #[serde(with = "values::optional_duration")]
+    #[cfg_attr(test, schemars(with = "Option<super::schema::Time>"))]
     pub compile_time: Option<Duration>,
     /// Memory that it may take to compile a component.
     #[serde(with = "values::optional_size")]
+    #[cfg_attr(test, schemars(with = "Option<super::schema::Size>"))]
     pub compile_memory: Option<ByteSize>,
     /// Folder of compiled policies; owned by this user, mode 0700.
     pub cache_directory: Option<PathBuf>,

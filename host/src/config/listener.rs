@@ -16,6 +16,7 @@ use portcullis::{Sha256, is_well_formed};
 
 /// A listening socket, as it is written.
 #[derive(Clone, Debug, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawListener {
     /// Address and port.
@@ -32,6 +33,7 @@ pub(super) struct RawListener {
     /// The load balancers that speak the PROXY protocol; from these it is demanded, from others it is
     /// not understood.
     #[serde(default, with = "values::networks")]
+    #[cfg_attr(test, schemars(with = "super::schema::Networks"))]
     pub proxy_protocol: Vec<IpNet>,
     /// Whether recipients are taken whose local part a server behind us could read as another address, a route, a
     /// file or a program.
@@ -47,6 +49,7 @@ pub(super) struct RawListener {
 
 /// Where accepted mail goes, as it is written.
 #[derive(Clone, Debug, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawNextHop {
     /// An SMTP server, `host:port`.
@@ -73,10 +76,12 @@ fn yes() -> bool {
 
 /// Who may send to partners, as it is written.
 #[derive(Clone, Debug, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawOutbound {
     /// The addresses of the organization's own servers.
     #[serde(default, with = "values::networks")]
+    #[cfg_attr(test, schemars(with = "super::schema::Networks"))]
     pub clients: Vec<IpNet>,
     /// Names of which their trusted certificates carry one, `*.name` for all below as well.
     #[serde(default)]
@@ -91,6 +96,7 @@ pub(super) struct RawOutbound {
 
 /// How TLS begins.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum TlsMode {
     /// By STARTTLS (RFC 3207), if there is a certificate.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Where numbers are shown.
 #[derive(Clone, Debug, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Metrics {
     /// Address and port of an HTTP server with `/metrics`, for Prometheus.
@@ -14,6 +15,7 @@ pub struct Metrics {
 
 /// What the log tells of people.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Log {
     /// Mailboxes of envelopes, and those in what other servers say.
@@ -24,6 +26,7 @@ pub struct Log {
 
 /// What is told of a mailbox.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Mailboxes {
     /// All of it.
@@ -35,6 +38,7 @@ pub enum Mailboxes {
 
 /// What is told of a client's address.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Clients {
     /// All of it.

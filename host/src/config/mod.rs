@@ -10,6 +10,8 @@ mod listener;
 mod log;
 mod problem;
 mod raw;
+#[cfg(test)]
+mod schema;
 mod show;
 mod tenant;
 mod trust;

@@ -15,6 +15,7 @@ use super::trust::Trust;
 
 /// A configuration file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawConfig {
     /// The name that this host gives in its greeting, to next hops and in Received fields.

@@ -37,7 +37,7 @@ impl RawConfig {
     }
 
     /// What is left out, as it is then.
-    fn with_defaults(&self) -> RawConfig {
+    pub(super) fn with_defaults(&self) -> RawConfig {
         let mut config = self.clone();
         // Whoever keeps it in another folder means the same files.
         config.resolve(&std::env::current_dir().unwrap_or_default());

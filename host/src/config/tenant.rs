@@ -11,6 +11,7 @@ use portcullis::{TenantSource, normal_domain};
 
 /// An organization.
 #[derive(Clone, Debug, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Tenant {
     /// The name, for logs and metrics.

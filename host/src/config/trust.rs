@@ -13,6 +13,7 @@ use portcullis::tls::PUBLIC;
 
 /// Whose certificates are trusted.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Trust {
     /// Root certificates (PEM) in place of the system's.
@@ -28,6 +29,7 @@ pub struct Trust {
 
 /// An authority that is trusted where a connector names it (`certificate-authorities`).
 #[derive(Clone, Debug, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Authority {
     /// Its name in rules.
