@@ -11,6 +11,7 @@ mod paint;
 mod policy;
 mod report;
 mod run;
+mod schema;
 mod validate;
 
 use std::path::PathBuf;
@@ -45,6 +46,7 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     Explain(Box<explain::Explain>),
     List(list::List),
+    Schema(schema::Schema),
     Validate(Box<validate::Validate>),
 }
 
@@ -72,6 +74,7 @@ impl Cli {
                 Command::Evaluate(command) => command.run().await,
                 Command::Explain(command) => command.run().await,
                 Command::List(command) => command.run().await,
+                Command::Schema(command) => command.run(),
                 Command::Validate(command) => command.run().await,
             }
         });
