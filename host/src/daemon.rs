@@ -441,6 +441,11 @@ impl Daemon {
                 "policies are still being read; meanwhile those in force stay"
             );
         }
+        // The authorities may have changed, too.
+        match only {
+            None => self.warn_of_unknown_authorities(self.sources.iter().map(|it| &*it.name)),
+            Some(_) => self.warn_of_unknown_authorities(update.changed.iter().map(|it| &**it)),
+        }
         self.note(update);
     }
 
@@ -449,7 +454,26 @@ impl Daemon {
         self.missing = self.missing.saturating_sub(1);
         let policies = self.server.asking.policies.clone();
         let update = policies.enter(&self.sources, outcome).await;
+        self.warn_of_unknown_authorities(update.changed.iter().map(|it| &**it));
         self.note(update);
+    }
+
+    /// Says which authorities the rules of these tenants name that the configuration has not, or not for them.
+    fn warn_of_unknown_authorities<'a>(&self, tenants: impl Iterator<Item = &'a str>) {
+        let policies = self.server.asking.policies.snapshot();
+        let settings = self.server.settings.load();
+        for tenant in tenants.filter_map(|name| policies.named(name)) {
+            for named in tenant.named_authorities() {
+                if !settings.authorities.has(&named.name, &tenant.name) {
+                    tracing::warn!(
+                        tenant = %tenant.name,
+                        connector = %redact::words(&named.connector),
+                        authority = %redact::words(&named.name),
+                        "the rules name an authority that [[trust.authority]] does not define for this tenant; no certificate is issued by it"
+                    );
+                }
+            }
+        }
     }
 
     fn note(&self, update: Update) {
