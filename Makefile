@@ -12,7 +12,7 @@ run: setup
 
 # The loop while one works: the tests that start no server.
 check: lint
-	$(CARGO) test $(PROFILE) --locked --workspace --lib --bins --test evaluator
+	$(CARGO) test $(PROFILE) --locked --workspace --lib --bins --test evaluator --test schema
 
 # Built with all targets at once: with another selection cargo would choose other features of shared
 # dependencies, and compile wasmtime again.

@@ -4,9 +4,10 @@ use alloc::format;
 
 use serde_json::Value;
 
-use portcullis_types::{VERDICT_FIELDS, is_part_of};
+use portcullis_types::is_part_of;
 
 use crate::context;
+use crate::fields;
 use crate::json::Node;
 use crate::problems::{Path, Problems};
 use crate::reader::Object;
@@ -22,13 +23,13 @@ pub fn run(policy: &Policy, cases: &[Node], problems: &mut Problems) {
 }
 
 fn run_one(policy: &Policy, node: Node, path: &Path, problems: &mut Problems) -> Option<()> {
-    let object = Object::read(node, path, &["name", "context", "expect"], problems)?;
+    let object = Object::read(node, path, &[fields::CASE], problems)?;
     let name = object.required_string("name", problems);
     let (context_node, context_path) = object.required("context", problems)?;
     let context = context::read(context_node, &context_path, problems);
     let (expect, expect_path) = object.required("expect", problems)?;
-    let fields = Object::read(expect, &expect_path, &VERDICT_FIELDS, problems)?;
-    fields.required("verdict", problems)?;
+    let expected = Object::read(expect, &expect_path, &[fields::EXPECTATION], problems)?;
+    expected.required("verdict", problems)?;
     let verdict = to_json(policy.evaluate(&context?));
     for member in expect.members()? {
         let path = expect_path.field(&member.key);

@@ -10,9 +10,11 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::connector::Sha256;
+use crate::document::DIRECTIONS;
+use crate::fields;
 use crate::json::Node;
 use crate::problems::{Path, Problems};
-use crate::reader::{Object, choice, elements, string};
+use crate::reader::{Object, choice, elements, field_names, string};
 use crate::text::shorten;
 use crate::{
     Certificate, ClientAddress, Context, Direction, HeaderFrom, PeerCertificate, SessionSecurity,
@@ -20,26 +22,13 @@ use crate::{
 };
 
 /// What stands for a fact that the host cannot tell.
-const UNKNOWN: &str = "unknown";
+pub const UNKNOWN: &str = "unknown";
 
 /// Reads a context; what is wrong with it is noted.
 pub fn read(node: Node, path: &Path, problems: &mut Problems) -> Option<Context> {
-    let known = [
-        "direction",
-        "client-ip",
-        "helo",
-        "tls",
-        "mail-from",
-        "rcpt-to",
-        "header-from",
-    ];
-    let object = Object::read(node, path, &known, problems)?;
+    let object = Object::read(node, path, &[fields::CONTEXT], problems)?;
     let (direction_node, direction_path) = object.required("direction", problems)?;
-    let directions = [
-        ("inbound", Direction::Inbound),
-        ("outbound", Direction::Outbound),
-    ];
-    let direction = choice(direction_node, &direction_path, &directions, problems)?;
+    let direction = choice(direction_node, &direction_path, &DIRECTIONS, problems)?;
     let mail_from = match direction {
         Direction::Inbound => {
             let (node, path) = object.required("mail-from", problems)?;
@@ -135,7 +124,7 @@ fn ip(node: Node, path: &Path, problems: &mut Problems) -> Option<crate::IpAddre
 }
 
 fn tls(node: Node, path: &Path, problems: &mut Problems) -> Option<Tls> {
-    let object = Object::read(node, path, &["version", "cipher", "certificate"], problems)?;
+    let object = Object::read(node, path, &[fields::TLS_FACT], problems)?;
     let (version, version_path) = object.required("version", problems)?;
     Some(Tls {
         version: match is_unknown(version) {
@@ -152,24 +141,12 @@ fn tls(node: Node, path: &Path, problems: &mut Problems) -> Option<Tls> {
 }
 
 fn certificate(node: Node, path: &Path, problems: &mut Problems) -> Option<Certificate> {
-    const KNOWN: [&str; 9] = [
-        "dns-names",
-        "sha256",
-        "key-sha256",
-        "not-after",
-        "trust",
-        "anchor",
-        "subject",
-        "issuer",
-        "unknown",
-    ];
-    const MAY_BE_UNKNOWN: usize = 6;
-    let object = Object::read(node, path, &KNOWN, problems)?;
+    let object = Object::read(node, path, &[fields::CERTIFICATE_FACT], problems)?;
     let mut unknown = Vec::new();
     if let Some((node, path)) = object.optional("unknown") {
-        let words: Vec<(&str, &str)> = KNOWN[..MAY_BE_UNKNOWN]
-            .iter()
-            .map(|it| (*it, *it))
+        let words: Vec<(&str, &str)> = field_names(&[fields::CERTIFICATE_FACT])
+            .take(fields::MAY_BE_UNKNOWN)
+            .map(|name| (name, name))
             .collect();
         for (index, node) in elements(node, &path, problems).into_iter().enumerate() {
             unknown.extend(choice(node, &path.element(index), &words, problems));

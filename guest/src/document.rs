@@ -12,18 +12,48 @@ use crate::draft::{
     Draft, DraftInbound, DraftKind, DraftOutbound, DraftReply, DraftRequirements, Lists,
     RulesWriter,
 };
+use crate::fields::{self, Field, Fields};
 use crate::ip::Prefix;
 use crate::json::{Node, Span};
 use crate::names::{self, Pattern};
 use crate::problems::{Path, Problems};
-use crate::reader::{Object, choice, elements, list, string, wrong_type};
+use crate::reader::{Object, choice, elements, field_names, list, string, wrong_type};
 use crate::suffixes::is_public_suffix;
 use crate::text::shorten;
 use crate::{Dane, Direction, Host, Mode, MtaSts, Protection, Route, SmartHost, TlsLevel};
 
 /// RFC 5321 §4.5.3.1.5 leaves 512 bytes for a reply line; name and text share it.
-const MAX_NAME: usize = 100;
-const MAX_TEXT: usize = 250;
+pub const MAX_NAME: usize = 100;
+/// Bytes of the text of a reply.
+pub const MAX_TEXT: usize = 250;
+
+/// The words for directions.
+pub const DIRECTIONS: [(&str, Direction); 2] = [
+    ("inbound", Direction::Inbound),
+    ("outbound", Direction::Outbound),
+];
+/// The words for modes.
+pub const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("audit", Mode::Audit)];
+/// The words for levels.
+pub const LEVELS: [(&str, Level); 4] = [
+    ("opportunistic", Level::Opportunistic),
+    ("encrypt", Level::Encrypt),
+    ("verify", Level::Verify),
+    ("name", Level::Name),
+];
+/// The words for the use of TLSA records.
+pub const DANE_MODES: [(&str, Dane); 3] = [
+    ("opportunistic", Dane::Opportunistic),
+    ("mandatory", Dane::Mandatory),
+    ("none", Dane::None),
+];
+/// The words for the use of MTA-STS policies.
+pub const MTA_STS_MODES: [(&str, MtaSts); 2] = [
+    ("opportunistic", MtaSts::Opportunistic),
+    ("none", MtaSts::None),
+];
+/// The route by the mail exchangers of a domain.
+pub const MX: &str = "mx";
 
 /// Where the parts of a connector stand, for checks that compare connectors.
 pub struct ConnectorSpans {
@@ -68,10 +98,13 @@ pub fn read<'a>(problems: &mut Problems<'a>) -> Document<'a> {
 }
 
 fn read_root<'a>(root: Node<'a>, document: &mut Document<'a>, problems: &mut Problems<'a>) {
-    let known = ["organization", "accepted-domains", "connectors", "tests"];
-    let Some(object) = Object::read(root, &Path::Root, &known, problems) else {
+    let Some(object) = Object::read(root, &Path::Root, &[fields::DOCUMENT], problems) else {
         return;
     };
+    // It is for editors only.
+    if let Some((node, path)) = object.optional("$schema") {
+        string(node, &path, problems);
+    }
     let rules = &mut document.rules;
     if let Some((node, path)) = object.optional("organization") {
         let name = string(node, &path, problems).unwrap_or_default();
@@ -178,21 +211,18 @@ fn prefix(text: &str, node: Node, path: &Path, problems: &mut Problems) -> Optio
 }
 
 fn connector(node: Node, path: &Path, problems: &mut Problems) -> Option<(Draft, ConnectorSpans)> {
-    const COMMON: [&str; 6] = ["name", "direction", "enabled", "mode", "comment", "except"];
-    const INBOUND: [&str; 4] = ["from", "match-header-from", "require", "reply"];
-    const OUTBOUND: [&str; 5] = ["to", "route", "tls", "dane", "mta-sts"];
     // The direction decides which fields are known.
     let members = node.members().unwrap_or_default();
     let direction = members
         .iter()
         .find(|m| m.key == "direction")
         .and_then(|m| m.value.string());
-    let known: Vec<&str> = match direction.as_deref() {
-        Some("inbound") => COMMON.into_iter().chain(INBOUND).collect(),
-        Some("outbound") => COMMON.into_iter().chain(OUTBOUND).collect(),
-        _ => COMMON.into_iter().chain(INBOUND).chain(OUTBOUND).collect(),
+    let known: &[&Fields] = match direction.as_deref() {
+        Some("inbound") => &[fields::CONNECTOR, fields::INBOUND],
+        Some("outbound") => &[fields::CONNECTOR, fields::OUTBOUND],
+        _ => &[fields::CONNECTOR, fields::INBOUND, fields::OUTBOUND],
     };
-    let object = Object::read(node, path, &known, problems)?;
+    let object = Object::read(node, path, known, problems)?;
 
     let name = name(&object, problems);
     let comment = object
@@ -202,19 +232,13 @@ fn connector(node: Node, path: &Path, problems: &mut Problems) -> Option<(Draft,
     let mode = mode(&object, problems);
     let said = object
         .required("direction", problems)
-        .and_then(|(node, path)| {
-            let directions = [
-                ("inbound", Direction::Inbound),
-                ("outbound", Direction::Outbound),
-            ];
-            choice(node, &path, &directions, problems)
-        });
+        .and_then(|(node, path)| choice(node, &path, &DIRECTIONS, problems));
     // What else is wrong is told at once: the other fields show which direction is meant.
-    let has = |name: &&str| object.optional(name).is_some();
+    let has = |field: &Field| object.optional(field.name).is_some();
     let direction = match said {
         Some(direction) => direction,
-        None if INBOUND.iter().any(has) => Direction::Inbound,
-        None if OUTBOUND.iter().any(has) => Direction::Outbound,
+        None if fields::INBOUND.iter().any(has) => Direction::Inbound,
+        None if fields::OUTBOUND.iter().any(has) => Direction::Outbound,
         None => return None,
     };
     let selectors_field = match direction {
@@ -266,14 +290,9 @@ fn name(object: &Object, problems: &mut Problems) -> Option<(String, Span)> {
 }
 
 fn mode(object: &Object, problems: &mut Problems) -> Mode {
-    let mode = object.optional("mode").and_then(|(node, path)| {
-        choice(
-            node,
-            &path,
-            &[("enforce", Mode::Enforce), ("audit", Mode::Audit)],
-            problems,
-        )
-    });
+    let mode = object
+        .optional("mode")
+        .and_then(|(node, path)| choice(node, &path, &MODES, problems));
     match object.optional_boolean("enabled", problems) {
         Some(false) => Mode::Disabled,
         _ => mode.unwrap_or(Mode::Enforce),
@@ -281,21 +300,17 @@ fn mode(object: &Object, problems: &mut Problems) -> Mode {
 }
 
 fn selectors(node: Node, path: &Path, direction: Direction, problems: &mut Problems) -> Lists {
-    let known: &[&str] = match direction {
-        Direction::Inbound => &[
-            "sender-domains",
-            "sender-ips",
-            "certificate-names",
-            "recipient-domains",
-        ],
-        Direction::Outbound => &["recipient-domains"],
+    let known = match direction {
+        Direction::Inbound => fields::SELECTORS,
+        Direction::Outbound => fields::OUTBOUND_SELECTORS,
     };
     let mut selectors = Lists::default();
-    let Some(object) = Object::read(node, path, known, problems) else {
+    let Some(object) = Object::read(node, path, &[known], problems) else {
         return selectors;
     };
     if object.is_empty() {
         let message = "no selector is given, so it is not said which mail this is for".into();
+        let known: Vec<&str> = field_names(&[known]).collect();
         let hint = Some(format!("give at least one of: {}", known.join(", ")));
         problems.error("empty-selector", *path, node.span(), message, hint);
     }
@@ -331,16 +346,8 @@ fn inbound(object: &Object, problems: &mut Problems) -> DraftInbound {
 }
 
 fn requirements(node: Node, path: &Path, problems: &mut Problems) -> DraftRequirements {
-    let known = [
-        "tls",
-        "certificate-names",
-        "certificate-fingerprints",
-        "certificate-keys",
-        "certificate-authorities",
-        "source-ips",
-    ];
     let mut require = DraftRequirements::default();
-    let Some(object) = Object::read(node, path, &known, problems) else {
+    let Some(object) = Object::read(node, path, &[fields::REQUIRE], problems) else {
         return require;
     };
     if let Some((node, path)) = object.optional("tls") {
@@ -375,7 +382,7 @@ fn min_version(node: Node, path: &Path, problems: &mut Problems) -> Option<u16> 
         wrong_type(node, path, "true, false or {\"min-version\": …}", problems);
         return None;
     }
-    let object = Object::read(node, path, &["min-version"], problems)?;
+    let object = Object::read(node, path, &[fields::REQUIRE_TLS], problems)?;
     let (node, path) = object.required("min-version", problems)?;
     choice(node, &path, &TLS_VERSIONS, problems)
 }
@@ -435,7 +442,7 @@ fn authority(text: &str, node: Node, path: &Path, problems: &mut Problems) -> Op
 
 fn reply(node: Node, path: &Path, problems: &mut Problems) -> DraftReply {
     let mut reply = DraftReply::default();
-    let Some(object) = Object::read(node, path, &["code", "enhanced", "text"], problems) else {
+    let Some(object) = Object::read(node, path, &[fields::REPLY], problems) else {
         return reply;
     };
     let mut wrong = |node: Node, path: Path, message: &str| {
@@ -493,13 +500,9 @@ fn outbound(object: &Object, problems: &mut Problems) -> DraftOutbound {
     let tls = tls
         .map(|(node, path)| self::tls(node, &path, problems))
         .unwrap_or_default();
-    let mta_sts = object.optional("mta-sts").and_then(|(node, path)| {
-        let modes = [
-            ("opportunistic", MtaSts::Opportunistic),
-            ("none", MtaSts::None),
-        ];
-        choice(node, &path, &modes, problems)
-    });
+    let mta_sts = object
+        .optional("mta-sts")
+        .and_then(|(node, path)| choice(node, &path, &MTA_STS_MODES, problems));
     DraftOutbound {
         protection: Protection {
             level: tls.level.unwrap_or(TlsLevel::Opportunistic),
@@ -518,12 +521,7 @@ fn dane(object: &Object, route: &Route, problems: &mut Problems) -> Dane {
     let Some((node, path)) = object.optional("dane") else {
         return Dane::Opportunistic;
     };
-    let modes = [
-        ("opportunistic", Dane::Opportunistic),
-        ("mandatory", Dane::Mandatory),
-        ("none", Dane::None),
-    ];
-    let dane = choice(node, &path, &modes, problems).unwrap_or(Dane::Opportunistic);
+    let dane = choice(node, &path, &DANE_MODES, problems).unwrap_or(Dane::Opportunistic);
     if let (Dane::Mandatory, Route::SmartHosts(hosts)) = (dane, route)
         && let Some(host) = hosts
             .iter()
@@ -543,11 +541,11 @@ fn route(node: Node, path: &Path, problems: &mut Problems) -> Route {
         if node.string().is_none() {
             wrong_type(node, path, "\"mx\" or {\"smart-hosts\": […]}", problems);
         } else {
-            choice(node, path, &[("mx", ())], problems);
+            choice(node, path, &[(MX, ())], problems);
         }
         return Route::Mx;
     }
-    Object::read(node, path, &["smart-hosts"], problems)
+    Object::read(node, path, &[fields::ROUTE], problems)
         .and_then(|object| object.required("smart-hosts", problems))
         .map_or(Route::Mx, |(node, path)| {
             Route::SmartHosts(list(node, &path, problems, smart_host))
@@ -614,16 +612,8 @@ struct OutboundTls {
 }
 
 fn tls(node: Node, path: &Path, problems: &mut Problems) -> OutboundTls {
-    const FIELDS: [&str; 6] = [
-        "level",
-        "names",
-        "min-version",
-        "certificate-fingerprints",
-        "certificate-keys",
-        "certificate-authorities",
-    ];
     let mut tls = OutboundTls::default();
-    let Some(object) = Object::read(node, path, &FIELDS, problems) else {
+    let Some(object) = Object::read(node, path, &[fields::TLS], problems) else {
         return tls;
     };
     tls.level = level(&object, (node, path), problems);
@@ -641,7 +631,7 @@ fn tls(node: Node, path: &Path, problems: &mut Problems) -> OutboundTls {
     }
     // Where TLS is used only if it is offered, there is nothing that these could be required of.
     if let Some(TlsLevel::Opportunistic) = tls.level {
-        for field in &FIELDS[2..] {
+        for field in field_names(&[fields::TLS]).skip_while(|name| *name != "min-version") {
             if let Some((node, path)) = object.optional(field) {
                 let message = format!("\"{field}\" needs a level that requires TLS");
                 let hint = Some("set \"level\" to \"encrypt\", \"verify\" or \"name\"".into());
@@ -663,14 +653,8 @@ fn level(
     (node, path): (Node, &Path),
     problems: &mut Problems,
 ) -> Option<TlsLevel> {
-    let levels = [
-        ("opportunistic", Level::Opportunistic),
-        ("encrypt", Level::Encrypt),
-        ("verify", Level::Verify),
-        ("name", Level::Name),
-    ];
     let (level_node, level_path) = object.required("level", problems)?;
-    let level = choice(level_node, &level_path, &levels, problems)?;
+    let level = choice(level_node, &level_path, &LEVELS, problems)?;
     let names_at = object.optional("names");
     let names = names_at.map(|(node, path)| list(node, &path, problems, certificate_name));
     Some(match (level, names, names_at) {
@@ -695,11 +679,16 @@ fn level(
     })
 }
 
+/// A level without what it asks for.
 #[derive(Clone, Copy)]
-enum Level {
+pub enum Level {
+    /// TLS if offered.
     Opportunistic,
+    /// TLS.
     Encrypt,
+    /// A trusted certificate.
     Verify,
+    /// A trusted certificate for a name.
     Name,
 }
 

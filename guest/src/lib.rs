@@ -38,6 +38,8 @@ mod draft;
 mod explain;
 mod facts;
 #[cfg(feature = "document")]
+mod fields;
+#[cfg(feature = "document")]
 mod hash;
 mod index;
 mod ip;
@@ -54,6 +56,8 @@ mod requirement;
 #[cfg(target_arch = "wasm32")]
 mod rt;
 mod rules;
+#[cfg(all(test, feature = "document"))]
+mod schema;
 #[cfg(feature = "document")]
 mod suffixes;
 mod text;

@@ -4,6 +4,7 @@ use alloc::borrow::Cow;
 use alloc::format;
 use alloc::vec::Vec;
 
+use crate::fields::Fields;
 use crate::json::{Member, Node, Span};
 use crate::problems::{Path, Problems, nearest};
 use crate::text::shorten;
@@ -18,22 +19,26 @@ pub struct Object<'a, 'p> {
 }
 
 impl<'a, 'p> Object<'a, 'p> {
-    /// The object, after noting fields that are not known or stand twice.
+    /// The object, after noting fields that are in none of these tables or stand twice.
     pub fn read(
         node: Node<'a>,
         path: &'p Path<'p>,
-        known: &[&str],
+        known: &[&'static Fields],
         problems: &mut Problems,
     ) -> Option<Self> {
         let Some(members) = node.members() else {
             wrong_type(node, path, "an object", problems);
             return None;
         };
-        let mut seen = alloc::vec![false; known.len()];
+        let names = || field_names(known);
+        let mut seen = alloc::vec![false; names().count()];
         for member in &members {
             let path = path.field(&member.key);
-            match known.iter().position(|name| *name == member.key) {
-                None => unknown_field(member, path, known, problems),
+            match names().position(|name| name == member.key) {
+                None => {
+                    let known: Vec<&str> = names().collect();
+                    unknown_field(member, path, &known, problems);
+                }
                 Some(number) if seen[number] => {
                     let message = format!("\"{}\" stands here a second time", member.key);
                     problems.error("duplicate-field", path, member.key_span, message, None);
@@ -86,6 +91,14 @@ impl<'a, 'p> Object<'a, 'p> {
         }
         value
     }
+}
+
+/// The names of the fields in some tables.
+pub fn field_names(tables: &[&'static Fields]) -> impl Iterator<Item = &'static str> {
+    tables
+        .iter()
+        .flat_map(|table| table.iter())
+        .map(|field| field.name)
 }
 
 fn unknown_field(member: &Member, path: Path, known: &[&str], problems: &mut Problems) {

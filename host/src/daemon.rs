@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, interval_at, timeout};
 
 use crate::admin::http;
-use crate::config::{self, Config};
+use crate::config::{self, CertificateFiles, Config, Destination};
 use crate::egress::next_hop::NextHop;
 use crate::egress::partial::Partial;
 use crate::egress::partner::dns::{Dns, Questions, stripping};
@@ -95,8 +95,8 @@ impl Daemon {
         if let Some(error) = errors.into_iter().next() {
             bail!(error);
         }
-        let outbound = outbound(&config, &settings)?;
-        let listeners = listeners(&config, outbound.as_ref());
+        let mut outbound = None;
+        let listeners = listeners(&config, &settings, &mut outbound)?;
         let server = Arc::new(Server {
             hostname: config.hostname.as_str().into(),
             asking: Arc::new(Asking {
@@ -141,8 +141,10 @@ impl Daemon {
             .chain(metrics)
             .filter(|address| UdpSocket::bind((address.ip(), 0)).is_err())
             .map(|address| format!("{address}: this machine has no such address"));
-        let maildirs =
-            listeners.filter_map(|listener| listener.next_hop.as_ref()?.maildir.as_ref());
+        let maildirs = listeners.filter_map(|listener| match &listener.destination {
+            Destination::NextHop(config::NextHop::Maildir { folder, .. }) => Some(folder),
+            _ => None,
+        });
         foreign
             .chain(maildirs.filter_map(|folder| no_maildir(folder)))
             .collect()
@@ -151,10 +153,11 @@ impl Daemon {
     /// The certificates that are in use, each with its file.
     fn pairs(&self) -> Vec<(PathBuf, Pair)> {
         let settings = self.server.settings.load();
-        let shown = self.config.delivery.certificate.clone();
+        let shown = self.config.delivery.identity.as_ref();
         let outbound = self.outbound.as_ref().map(|outbound| outbound.resources());
-        let of_client =
-            outbound.and_then(|resources| Some((shown?, resources.identity()?.clone())));
+        let of_client = outbound.and_then(|resources| {
+            Some((shown?.certificate.clone(), resources.identity()?.clone()))
+        });
         let of_listeners = settings
             .tls
             .values()
@@ -203,15 +206,15 @@ impl Daemon {
 
     /// A server that sees all mail come from our address may take it for one of its own clients.
     fn warn_of_trusting_next_hops(&self) {
-        for hop in self
-            .config
-            .listeners
-            .iter()
-            .filter_map(|it| it.next_hop.as_ref())
-        {
-            if let (Some(smtp), false, None) = (&hop.smtp, hop.xclient, hop.proxy_protocol) {
+        for listener in &self.config.listeners {
+            if let Destination::NextHop(config::NextHop::Smtp {
+                server,
+                xclient: false,
+            }) = &listener.destination
+                && server.proxy_protocol.is_none()
+            {
                 tracing::warn!(
-                    hop = smtp,
+                    hop = server.address,
                     "this next hop sees all mail come from our address: see to it that it does not trust that (in Postfix: mynetworks), or switch xclient or proxy-protocol on"
                 );
             }
@@ -345,10 +348,9 @@ impl Daemon {
         let fixed = |config: &Config| {
             let mut listeners = config.listeners.clone();
             for listener in &mut listeners {
-                listener.outbound = listener
-                    .outbound
-                    .take()
-                    .map(|_| config::Outbound::default());
+                if let Destination::Outbound(outbound) = &mut listener.destination {
+                    *outbound = config::Outbound::default();
+                }
             }
             (listeners, config.hostname.clone())
         };
@@ -359,11 +361,10 @@ impl Daemon {
         redact::tell(&config.log);
         for listener in &self.listeners {
             let configured = config.listeners.get(listener.number);
-            match (
-                &listener.egress,
-                configured.and_then(|it| it.outbound.as_ref()),
-            ) {
-                (Egress::Partners { relay_clients, .. }, Some(outbound)) if is_same => {
+            match (&listener.egress, configured.map(|it| &it.destination)) {
+                (Egress::Partners { relay_clients, .. }, Some(Destination::Outbound(outbound)))
+                    if is_same =>
+                {
                     relay_clients.store(Arc::new(RelayClients::new(outbound)));
                 }
                 (Egress::NextHop(next_hop), _) => next_hop.exchange(&config.timeouts),
@@ -443,6 +444,11 @@ impl Daemon {
                 "policies are still being read; meanwhile those in force stay"
             );
         }
+        // The authorities may have changed, too.
+        match only {
+            None => self.warn_of_unknown_authorities(self.sources.iter().map(|it| &*it.name)),
+            Some(_) => self.warn_of_unknown_authorities(update.changed.iter().map(|it| &**it)),
+        }
         self.note(update);
     }
 
@@ -451,7 +457,26 @@ impl Daemon {
         self.missing = self.missing.saturating_sub(1);
         let policies = self.server.asking.policies.clone();
         let update = policies.enter(&self.sources, outcome).await;
+        self.warn_of_unknown_authorities(update.changed.iter().map(|it| &**it));
         self.note(update);
+    }
+
+    /// Says which authorities the rules of these tenants name that the configuration has not, or not for them.
+    fn warn_of_unknown_authorities<'a>(&self, tenants: impl Iterator<Item = &'a str>) {
+        let policies = self.server.asking.policies.snapshot();
+        let settings = self.server.settings.load();
+        for tenant in tenants.filter_map(|name| policies.named(name)) {
+            for named in tenant.named_authorities() {
+                if !settings.authorities.has(&named.name, &tenant.name) {
+                    tracing::warn!(
+                        tenant = %tenant.name,
+                        connector = %redact::words(&named.connector),
+                        authority = %redact::words(&named.name),
+                        "the rules name an authority that [[trust.authority]] does not define for this tenant; no certificate is issued by it"
+                    );
+                }
+            }
+        }
     }
 
     fn note(&self, update: Update) {
@@ -485,8 +510,12 @@ impl Daemon {
     async fn watch(&self) {
         let mut settings: Vec<&Path> = Vec::new();
         for listener in &self.config.listeners {
-            settings.extend(listener.certificate.iter().map(PathBuf::as_path));
-            settings.extend(listener.key.iter().map(PathBuf::as_path));
+            settings.extend(
+                listener
+                    .certificates
+                    .iter()
+                    .flat_map(CertificateFiles::both),
+            );
         }
         settings.extend(self.path.as_deref());
         let trust = &self.config.trust;
@@ -500,8 +529,8 @@ impl Daemon {
         if self.config.dns.servers.is_empty() {
             settings.push(Path::new("/etc/resolv.conf"));
         }
-        settings.extend(self.config.delivery.certificate.as_deref());
-        settings.extend(self.config.delivery.key.as_deref());
+        let identity = self.config.delivery.identity.iter();
+        settings.extend(identity.flat_map(CertificateFiles::both));
         settings.extend(self.config.dns.trust_anchor.as_deref());
         let settings = settings
             .into_iter()
@@ -597,10 +626,10 @@ impl Read {
         let (authorities, mut errors) = read_authorities(&config.trust, known)?;
         let mut tls = HashMap::new();
         for (number, listener) in config.listeners.iter().enumerate() {
-            if listener.certificate.is_empty() || listener.tls == config::TlsMode::None {
+            if listener.certificates.is_empty() || listener.tls == config::TlsMode::None {
                 continue;
             }
-            let files = listener.certificate.iter().zip(listener.key.iter());
+            let files = &listener.certificates;
             let known = before.and_then(|before| before.tls.get(&number));
             let found = match ServerTls::from_files(files, authorities.clone(), known) {
                 Ok((found, more)) => {
@@ -671,11 +700,10 @@ fn is_ours(folder: &Path) -> bool {
 /// What became of messages whose recipients ended differently, where they can.
 fn partial(config: &Config) -> Partial {
     let can_differ = |listener: &config::Listener| {
-        let is_lmtp = listener
-            .next_hop
-            .as_ref()
-            .is_some_and(|hop| hop.lmtp.is_some());
-        is_lmtp || listener.outbound.is_some()
+        matches!(
+            &listener.destination,
+            Destination::NextHop(config::NextHop::Lmtp { .. }) | Destination::Outbound(_)
+        )
     };
     if !config.listeners.iter().any(can_differ) {
         return Partial::forgetful();
@@ -719,35 +747,39 @@ fn no_maildir(folder: &Path) -> Option<String> {
     Some(format!("maildir {}: {reason}", folder.display()))
 }
 
-/// The way out, if a listener needs one.
-fn outbound(config: &Config, settings: &Settings) -> anyhow::Result<Option<Arc<Outbound>>> {
-    if config.listeners.iter().all(|own| own.outbound.is_none()) {
-        return Ok(None);
+/// The listeners. Those for outbound mail share the way out, which the first of them makes ready.
+fn listeners(
+    config: &Config,
+    settings: &Settings,
+    shared: &mut Option<Arc<Outbound>>,
+) -> anyhow::Result<Vec<Arc<Listener>>> {
+    let mut listeners = Vec::new();
+    for (number, listener) in config.listeners.iter().enumerate() {
+        let egress = match &listener.destination {
+            Destination::NextHop(hop) => Egress::NextHop(Arc::new(NextHop::new(hop, config))),
+            Destination::Outbound(admitted) => {
+                let outbound = match shared {
+                    Some(outbound) => outbound.clone(),
+                    None => {
+                        let (resources, _) =
+                            OutboundResources::new(config, settings.authorities.clone(), None)?;
+                        let outbound = Arc::new(Outbound::new(config, resources));
+                        shared.insert(outbound).clone()
+                    }
+                };
+                Egress::Partners {
+                    relay_clients: ArcSwap::from_pointee(RelayClients::new(admitted)),
+                    outbound,
+                }
+            }
+        };
+        listeners.push(Arc::new(Listener {
+            number,
+            config: listener.clone(),
+            egress,
+        }));
     }
-    let (resources, _) = OutboundResources::new(config, settings.authorities.clone(), None)?;
-    Ok(Some(Arc::new(Outbound::new(config, resources))))
-}
-
-fn listeners(config: &Config, outbound: Option<&Arc<Outbound>>) -> Vec<Arc<Listener>> {
-    let exit = |listener: &config::Listener| match (&listener.next_hop, &listener.outbound) {
-        (Some(hop), _) => Some(Egress::NextHop(Arc::new(NextHop::new(hop, config)))),
-        (None, Some(admitted)) => Some(Egress::Partners {
-            relay_clients: ArcSwap::from_pointee(RelayClients::new(admitted)),
-            outbound: outbound?.clone(),
-        }),
-        // Reading the configuration has seen to it that there is one of them.
-        (None, None) => None,
-    };
-    let listeners = config.listeners.iter().enumerate();
-    listeners
-        .filter_map(|(number, listener)| {
-            Some(Arc::new(Listener {
-                number,
-                config: listener.clone(),
-                egress: exit(listener)?,
-            }))
-        })
-        .collect()
+    Ok(listeners)
 }
 
 /// Asks a next hop what it can keep, until it answers, or has answered a session.

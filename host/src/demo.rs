@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use rcgen::{
@@ -10,10 +10,9 @@ use rcgen::{
 };
 use tempfile::TempDir;
 
-use crate::config::Config;
-
 const RULES: &str = include_str!("../../examples/rules.json");
 const ADDRESS: &str = "127.0.0.1:2525";
+const CONFIGURATION: &str = "portcullis.toml";
 
 /// A folder with rules and certificates, gone when this is dropped.
 pub struct Demo {
@@ -21,7 +20,7 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// Makes the folder.
+    /// Makes the folder, with the configuration in it: loopback, the example connectors, mail in `./mail`.
     pub fn new() -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("portcullis-")
@@ -32,11 +31,6 @@ impl Demo {
             .issue("server", "localhost")?
             .issue("fabrikam", "mail.fabrikam.com")?
             .issue("other", "mail.example.net")?;
-        Ok(Demo { folder })
-    }
-
-    /// The configuration: loopback, the example connectors, mail in `./mail`.
-    pub fn config(&self) -> anyhow::Result<Config> {
         let mail = std::env::current_dir()?.join("mail");
         let text = format!(
             "hostname = \"localhost\"
@@ -52,7 +46,13 @@ impl Demo {
              [trust]
              roots = \"ca.pem\""
         );
-        Config::parse(&text, self.folder.path()).map_err(|problem| anyhow::anyhow!("{problem}"))
+        fs::write(folder.path().join(CONFIGURATION), text)?;
+        Ok(Demo { folder })
+    }
+
+    /// The file of the configuration.
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join(CONFIGURATION)
     }
 
     /// What a person is told: what runs, and a line to paste for each outcome.

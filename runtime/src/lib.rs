@@ -77,5 +77,5 @@ pub use sandbox::failure::{EvaluationError, Failure};
 pub use sandbox::inspect::Rejection;
 pub use sandbox::limits::{Limits, MAX_STACK};
 pub use sandbox::policy::LoadError;
-pub use store::{Store, Tenant, TenantSession, TenantSource};
+pub use store::{NamedAuthority, Store, Tenant, TenantSession, TenantSource};
 pub use text::{is_control_or_bidi, one_line};

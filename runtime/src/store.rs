@@ -1,6 +1,7 @@
 //! Which policy decides about whose mail: tenants, their policies in force, and their replacement while
 //! mail flows.
 
+mod authorities;
 mod cases;
 mod file;
 mod places;
@@ -24,6 +25,7 @@ use tokio::task::JoinSet;
 
 use portcullis_types::{Problem, Severity};
 
+pub use self::authorities::NamedAuthority;
 use self::cases::Cases;
 pub use self::cases::CasesError;
 pub use self::file::FileVersion;
@@ -66,6 +68,8 @@ pub struct Tenant {
     pub name: Arc<str>,
     /// The policy loaded; `None` if it has not loaded yet, which defers the tenant's mail.
     pub(crate) policy: Option<Arc<LoadedPolicy>>,
+    /// The authorities that the policy names, as far as that can be seen.
+    authorities: Arc<[NamedAuthority]>,
     /// Where it was taken from; `None` if the file as it is now was not taken.
     source: Option<Source>,
     /// When the reading of that file was begun, as they are counted.
@@ -79,6 +83,7 @@ struct Source {
     tests: Option<PathBuf>,
     versions: Versions,
     digest: [u8; 32],
+    authorities: Arc<[NamedAuthority]>,
     /// Of the cases that it has passed.
     passed: Option<[u8; 32]>,
     /// Whether it has answered nothing when it was taken.
@@ -143,6 +148,12 @@ impl Tenant {
     /// Whether it has a policy.
     pub fn has_policy(&self) -> bool {
         self.policy.is_some()
+    }
+
+    /// The authorities that the enabled connectors of its rules document name. Those that a component names are not
+    /// known.
+    pub fn named_authorities(&self) -> &[NamedAuthority] {
+        &self.authorities
     }
 
     /// Whether the policy decides alike about all recipients of a domain, as rules do.
@@ -633,8 +644,8 @@ impl Store {
         let known = known.filter(|(known, _)| known.digest == digest);
         let is_passed = known.as_ref().is_some_and(|(it, _)| it.passed == passed);
         let mut is_mute = known.as_ref().is_some_and(|(it, _)| it.is_mute);
-        let policy = match known {
-            Some((_, policy)) => policy,
+        let (policy, authorities) = match known {
+            Some((source, policy)) => (policy, source.authorities),
             None => self.load_bytes(&tenant.policy, bytes).await?,
         };
         if !is_passed {
@@ -652,6 +663,7 @@ impl Store {
             tests: tenant.tests.clone(),
             versions,
             digest,
+            authorities,
             passed,
             is_mute,
         };
@@ -685,12 +697,17 @@ impl Store {
         Ok(is_mute)
     }
 
-    async fn load_bytes(&self, path: &Path, bytes: Vec<u8>) -> Result<Arc<LoadedPolicy>, Cause> {
+    async fn load_bytes(
+        &self,
+        path: &Path,
+        bytes: Vec<u8>,
+    ) -> Result<(Arc<LoadedPolicy>, Arc<[NamedAuthority]>), Cause> {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("wasm") => {
                 let _turn = self.slow.acquire().await;
                 let name = path.display().to_string();
-                Ok(self.engine.loader.component(&name, bytes).await?)
+                let policy = self.engine.loader.component(&name, bytes).await?;
+                Ok((policy, Arc::default()))
             }
             Some("json") => self.load_document(path, bytes).await,
             _ => Err(Cause::Kind {
@@ -718,14 +735,18 @@ impl Store {
         }
     }
 
-    async fn load_document(&self, path: &Path, bytes: Vec<u8>) -> Result<Arc<LoadedPolicy>, Cause> {
+    async fn load_document(
+        &self,
+        path: &Path,
+        bytes: Vec<u8>,
+    ) -> Result<(Arc<LoadedPolicy>, Arc<[NamedAuthority]>), Cause> {
         let name = path.display().to_string();
         let path = path.to_owned();
         let Ok(document) = String::from_utf8(bytes) else {
             let reason = "the rules are not UTF-8";
             return Err(Cause::Kind { path, reason });
         };
-        match self.read_document(document).await {
+        match self.read_document(document.clone()).await {
             Ok(rules) => {
                 if !rules.summary.warnings.is_empty() {
                     self.observer().warned(&name, &rules.summary.warnings);
@@ -735,8 +756,8 @@ impl Store {
                     true => Some(self.slow.acquire().await),
                     false => None,
                 };
-                let loading = self.engine.loader.packed(&name, rules.packed);
-                Ok(loading.await?)
+                let policy = self.engine.loader.packed(&name, rules.packed).await?;
+                Ok((policy, authorities::named_in(&document).into()))
             }
             Err(DocumentError::Rejected(problems)) => Err(Cause::Rejected { path, problems }),
             Err(source) => Err(Cause::Document { path, source }),
@@ -769,6 +790,7 @@ impl Swap {
         let mut tenant = Tenant {
             name: configured.name.as_str().into(),
             policy: old.and_then(|old| old.policy.clone()),
+            authorities: old.map_or_else(Arc::default, |old| old.authorities.clone()),
             source: None,
             order: old.map_or(0, |old| old.order),
         };
@@ -787,6 +809,7 @@ impl Swap {
                     self.replaced.extend(tenant.policy.replace(policy));
                     self.update.changed.push(tenant.name.clone());
                 }
+                tenant.authorities = source.authorities.clone();
                 tenant.source = Some(source);
             }
             Err(cause) => self.update.errors.push(PolicyError {
@@ -808,6 +831,7 @@ mod tests {
             Arc::new(Tenant {
                 name: name.into(),
                 policy: None,
+                authorities: Arc::default(),
                 source: None,
                 order: 0,
             })

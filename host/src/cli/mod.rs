@@ -11,6 +11,7 @@ mod paint;
 mod policy;
 mod report;
 mod run;
+mod schema;
 mod validate;
 
 use std::process::ExitCode;
@@ -42,6 +43,7 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     Explain(Box<explain::Explain>),
     List(list::List),
+    Schema(schema::Schema),
     Validate(Box<validate::Validate>),
 }
 
@@ -69,6 +71,7 @@ impl Cli {
                 Command::Evaluate(command) => command.run().await,
                 Command::Explain(command) => command.run().await,
                 Command::List(command) => command.run().await,
+                Command::Schema(command) => command.run(),
                 Command::Validate(command) => command.run().await,
             }
         });

@@ -10,12 +10,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
+use super::output::{self, Format};
+use super::paint;
 use super::policy::compiler;
-use super::{
-    output::{self, Format},
-    paint,
-};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::daemon::{Daemon, Purpose};
 use crate::demo::Demo;
 use crate::observe::writer;
@@ -72,11 +70,11 @@ impl Run {
         }
         let Some(path) = &self.config else {
             let demo = Demo::new()?;
-            let config = demo.config()?;
             if self.show_config {
-                output::result(&config.show()?)?;
+                output::result(&config::show(&demo.config())?)?;
                 return Ok(ExitCode::SUCCESS);
             }
+            let config = Config::load(&demo.config())?;
             let compiler = compiler(config.sandbox.compile_limits());
             let daemon = Daemon::new(config, None, compiler, self.purpose()).await?;
             if !self.check_config {
@@ -85,11 +83,11 @@ impl Run {
             }
             return Ok(ExitCode::SUCCESS);
         };
-        let config = Config::load(path)?;
         if self.show_config {
-            output::result(&config.show()?)?;
+            output::result(&config::show(path)?)?;
             return Ok(ExitCode::SUCCESS);
         }
+        let config = Config::load(path)?;
         let compiler = compiler(config.sandbox.compile_limits());
         let purpose = self.purpose();
         let mut daemon = Daemon::new(config, Some(path.clone()), compiler, purpose).await?;

@@ -76,6 +76,17 @@ impl Wrong {
     }
 }
 
+/// What comes of looking at a value.
+pub type Outcome = Result<(), Wrong>;
+
+/// The value at the end of these keys cannot be.
+///
+/// # Errors
+/// Always.
+pub fn wrong<T, const N: usize>(keys: [Key; N], message: impl Into<String>) -> Result<T, Wrong> {
+    Err(Wrong::new(keys, message))
+}
+
 impl Problem {
     /// A value that cannot be; where it is not written down, the table in which it would stand is shown.
     pub fn of_value(text: &str, wrong: Wrong) -> Self {

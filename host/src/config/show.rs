@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use toml::{Table, Value};
 
-use super::Config;
+use super::raw::RawConfig;
 
-impl Config {
+impl RawConfig {
     /// The whole configuration as TOML, from which it can be read again. What is not the default is marked with the
     /// default.
     ///
@@ -14,7 +14,7 @@ impl Config {
     /// If there is something in it that TOML cannot say, such as a path that is not UTF-8.
     pub fn show(&self) -> Result<String, toml::ser::Error> {
         let own = Table::try_from(self.with_defaults())?;
-        let defaults = Table::try_from(Config::default().with_defaults())?;
+        let defaults = Table::try_from(RawConfig::default().with_defaults())?;
         let mut text = String::new();
         for (key, value) in own.iter().filter(|(_, value)| !is_section(value)) {
             line(&mut text, key, value, None);
@@ -37,7 +37,7 @@ impl Config {
     }
 
     /// What is left out, as it is then.
-    fn with_defaults(&self) -> Config {
+    pub(super) fn with_defaults(&self) -> RawConfig {
         let mut config = self.clone();
         // Whoever keeps it in another folder means the same files.
         config.resolve(&std::env::current_dir().unwrap_or_default());
@@ -118,7 +118,8 @@ mod tests {
             [trust]
             additional-roots = ["a.pem", "b.pem"]
         "#;
-        let config = Config::parse(text, Path::new("/etc/portcullis")).unwrap();
+        let mut config = RawConfig::read(text).unwrap();
+        config.resolve(Path::new("/etc/portcullis"));
         let shown = config.show().unwrap();
         for line in [
             "hostname = \"mx.contoso.com\"",
@@ -130,7 +131,8 @@ mod tests {
         ] {
             assert!(shown.lines().any(|own| own == line), "{line}\n{shown}");
         }
-        let again = Config::parse(&shown, Path::new("/elsewhere")).unwrap();
+        let mut again = RawConfig::read(&shown).unwrap();
+        again.resolve(Path::new("/elsewhere"));
         assert_eq!(again.show().unwrap(), shown);
     }
 }

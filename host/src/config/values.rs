@@ -1,13 +1,14 @@
-//! How values are written: domains, networks, times, sizes.
+//! How values are written: files, digests, networks, times, sizes.
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use ipnet::IpNet;
-use serde::de::{Error, Visitor};
-use serde::{Deserialize, Deserializer, Serializer};
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The key under which sessions of one client are counted: an IPv4 address, or an IPv6 /64, which is
 /// what one customer has.
@@ -15,6 +16,75 @@ pub fn client_key(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() >> 64 << 64).into()),
         v4 => v4,
+    }
+}
+
+/// A file, or a list of files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paths(Vec<PathBuf>);
+
+impl std::ops::Deref for Paths {
+    type Target = Vec<PathBuf>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Paths {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+impl Serialize for Paths {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match &self.0[..] {
+            [only] => only.serialize(to),
+            several => several.serialize(to),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Paths {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Files;
+        impl<'de> Visitor<'de> for Files {
+            type Value = Paths;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a file such as \"mx.pem\", or a list of files")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Paths, E> {
+                Ok(Paths(vec![text.into()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Paths, A::Error> {
+                let mut paths = Vec::new();
+                while let Some(path) = list.next_element()? {
+                    paths.push(path);
+                }
+                Ok(Paths(paths))
+            }
+        }
+        deserializer.deserialize_any(Files)
+    }
+}
+
+/// A certificate chain and its key, as files (PEM).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain, the own certificate first.
+    pub certificate: PathBuf,
+    /// The key of the own certificate.
+    pub key: PathBuf,
+}
+
+impl CertificateFiles {
+    /// Both files.
+    pub fn both(&self) -> [&Path; 2] {
+        [&self.certificate, &self.key]
     }
 }
 

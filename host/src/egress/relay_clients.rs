@@ -6,23 +6,17 @@ use std::sync::Arc;
 use crate::config;
 use portcullis::store::{Snapshot, Tenant};
 use portcullis::tls::PUBLIC;
-use portcullis::{Certificate, Sha256, Trust, any_satisfies, normal_domain};
+use portcullis::{Certificate, Trust, any_satisfies, normal_domain};
 
 /// Who may send to partners: the organization's own servers.
 pub struct RelayClients {
     config: config::Outbound,
-    fingerprints: Vec<Sha256>,
 }
 
 impl RelayClients {
     /// As configured.
     pub fn new(config: &config::Outbound) -> Self {
-        let fingerprints = &config.certificate_fingerprints;
         RelayClients {
-            fingerprints: fingerprints
-                .iter()
-                .filter_map(|text| Sha256::parse(text))
-                .collect(),
             config: config.clone(),
         }
     }
@@ -38,7 +32,7 @@ impl RelayClients {
         let is_public = |anchors: &Vec<String>| anchors.iter().any(|anchor| anchor == PUBLIC);
         certificate
             .sha256
-            .is_some_and(|own| self.fingerprints.contains(&own))
+            .is_some_and(|own| self.config.certificate_fingerprints.contains(&own))
             || certificate.trust == Some(Trust::Trusted)
                 && certificate.anchors.as_ref().is_some_and(is_public)
                 && any_satisfies(

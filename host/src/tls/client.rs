@@ -1,6 +1,5 @@
 //! TLS as a client: towards next hops and partners.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use portcullis::tls::AnyPeer;
@@ -11,6 +10,7 @@ use tokio_rustls::TlsConnector;
 use super::curves;
 use super::error::TlsError;
 use super::files::Pair;
+use crate::config::CertificateFiles;
 
 /// What a client needs for handshakes. Any certificate completes one: what it is worth is judged afterwards.
 #[derive(Clone)]
@@ -39,10 +39,10 @@ impl ClientTls {
     ///
     /// # Errors
     /// Names the file and what is wrong with it.
-    pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        let pair = Pair::read(certificate, key)?;
+    pub fn from_files(files: &CertificateFiles) -> Result<Self, TlsError> {
+        let pair = Pair::read(files)?;
         ClientTls::new(Some(pair)).map_err(|source| TlsError::Config {
-            path: certificate.into(),
+            path: files.certificate.clone(),
             source,
         })
     }

@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::error::TlsError;
+use crate::config::CertificateFiles;
 
 /// A certificate chain with its key.
 pub struct Pair {
@@ -45,7 +46,8 @@ impl Pair {
     ///
     /// # Errors
     /// Names the file and what is wrong with it.
-    pub fn read(certificate: &Path, key: &Path) -> Result<Pair, TlsError> {
+    pub fn read(files: &CertificateFiles) -> Result<Pair, TlsError> {
+        let CertificateFiles { certificate, key } = files;
         let chain = certificates(certificate)?;
         let secret = private_key(key)?;
         let own = own_certificate(certificate, key, &chain, &secret)?;

@@ -20,6 +20,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, ServerConnection};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::config::CertificateFiles;
 use portcullis::tls::{self, AnyPeer, Authorities, certificate};
 use portcullis::{Tls, satisfies};
 
@@ -40,23 +41,23 @@ impl ServerTls {
     ///
     /// # Errors
     /// Names the file and what is wrong with it, if there is nothing from before.
-    pub fn from_files<'a>(
-        files: impl IntoIterator<Item = (&'a PathBuf, &'a PathBuf)>,
+    pub fn from_files(
+        files: &[CertificateFiles],
         authorities: Authorities,
         before: Option<&ServerTls>,
     ) -> Result<(Self, Vec<TlsError>), TlsError> {
         let (mut pairs, mut errors) = (Vec::new(), Vec::new());
-        for (certificate, key) in files {
+        for files in files {
             let known = before.and_then(|before| {
                 let mut pairs = before.pairs.iter();
-                pairs.find(|(path, _)| path == certificate)
+                pairs.find(|(path, _)| *path == files.certificate)
             });
-            match (Pair::read(certificate, key), known) {
+            match (Pair::read(files), known) {
                 (Err(error), Some(known)) => {
                     errors.push(error);
                     pairs.push(known.clone());
                 }
-                (pair, _) => pairs.push((certificate.clone(), pair?)),
+                (pair, _) => pairs.push((files.certificate.clone(), pair?)),
             }
         }
         Ok((ServerTls::new(pairs, authorities)?, errors))

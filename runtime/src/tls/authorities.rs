@@ -113,6 +113,16 @@ impl Authorities {
         anchors.cloned().collect()
     }
 
+    /// Whether a tenant's rules may name an authority: there is one of that name, and it is for this tenant.
+    pub fn has(&self, name: &str, tenant: &str) -> bool {
+        let is_for = |authority: &Authority| {
+            let mut tenants = authority.tenants.iter().flatten();
+            authority.tenants.is_none() || tenants.any(|it| it == tenant)
+        };
+        let mut named = self.named.iter();
+        name == PUBLIC || named.any(|authority| &*authority.name == name && is_for(authority))
+    }
+
     /// Whether some tenants may name authorities that others may not.
     pub fn differ_by_tenant(&self) -> bool {
         self.named

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use portcullis_tests::{portcullis, run};
+use portcullis_tests::{Pki, portcullis, run};
 use serde_json::Value;
 
 fn folder(name: &str) -> PathBuf {
@@ -471,13 +471,14 @@ fn output_that_cannot_be_written_is_an_error_and_no_crash() {
             .open("/dev/full")
             .expect("a device")
     };
-    let commands: [&[&str]; 8] = [
+    let commands: [&[&str]; 9] = [
         &["check", &rules],
         &["check", "--format", "json", &rules],
         &["list", &rules],
         &["list", "--format", "json", &rules],
         &["explain", &rules, "--outbound", "--to", "x@contosobank.com"],
         &["evaluate", &rules],
+        &["schema", "rules"],
         &["validate", &rules, "Contoso Bank is encrypted"],
         &["run", "--check-config", "--config", &config],
     ];
@@ -519,8 +520,81 @@ fn text_of_errors(bytes: &[u8]) -> String {
 }
 
 #[test]
+fn schemas_are_printed_as_they_are_published() {
+    for name in ["rules", "configuration"] {
+        let output = run(&["schema", name], b"");
+        assert_eq!(output.status.code(), Some(0));
+        let published = folder("../docs/schemas").join(format!("{name}.schema.json"));
+        assert_eq!(
+            text(&output.stdout),
+            fs::read_to_string(published).expect("a file")
+        );
+    }
+    assert_eq!(run(&["schema", "contexts"], b"").status.code(), Some(2));
+}
+
+#[test]
+fn rules_that_name_an_authority_which_is_not_defined_are_warned_of() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let rules = r#"{"$schema": "rules.schema.json", "connectors": [
+        {"name": "from bank", "direction": "inbound", "from": {"sender-domains": ["bank.test"]},
+         "require": {"certificate-authorities": ["public", "Bank CA", "Lost CA"]}},
+        {"name": "to bank", "direction": "outbound", "to": {"recipient-domains": ["bank.test"]},
+         "tls": {"level": "verify", "certificate-authorities": ["Bank CA", "Other CA"]}}]}"#;
+    fs::write(folder.path().join("rules.json"), rules).expect("a file");
+    Pki::self_signed(&["ca.test"]).write(folder.path(), "ca");
+    let tenant = |name: &str| {
+        format!(
+            "[[tenant]]\nname = \"{name}\"\ndomains = [\"{name}.test\"]\npolicy = \"rules.json\"\n"
+        )
+    };
+    let authority = |name: &str, tenants: &str| {
+        format!("[[trust.authority]]\nname = \"{name}\"\nroots = \"ca.pem\"\n{tenants}\n")
+    };
+    let config = [
+        "hostname = \"mx.test\"\n[[listener]]\naddress = \"127.0.0.1:0\"\nnext-hop = { maildir = \"mail\" }\n".to_owned(),
+        tenant("a"),
+        tenant("b"),
+        authority("Bank CA", "tenants = [\"a\"]"),
+        authority("Other CA", ""),
+    ]
+    .concat();
+    let path = folder.path().join("portcullis.toml");
+    fs::write(&path, config).expect("a file");
+    let path = path.to_string_lossy();
+    let arguments = [
+        "run",
+        "--check-config",
+        "--log-format",
+        "json",
+        "--config",
+        &path,
+    ];
+    let output = run(&arguments, b"");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let warned: Vec<[String; 3]> = text(&output.stderr)
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
+        .filter(|line| line["authority"].is_string())
+        .map(|line| {
+            assert_eq!(line["level"], "WARN");
+            ["tenant", "connector", "authority"]
+                .map(|field| line[field].as_str().expect("a name").to_owned())
+        })
+        .collect();
+    let expected = [
+        ["a", "from bank", "Lost CA"],
+        ["b", "from bank", "Bank CA"],
+        ["b", "from bank", "Lost CA"],
+    ];
+    assert_eq!(warned, expected);
+}
+
+#[test]
 fn help_has_an_example_for_each_command() {
-    for command in ["run", "check", "build", "evaluate", "explain", "list"] {
+    for command in [
+        "run", "check", "build", "evaluate", "explain", "list", "schema",
+    ] {
         let output = run(&[command, "--help"], b"");
         assert_eq!(output.status.code(), Some(0));
         let help = text(&output.stdout);

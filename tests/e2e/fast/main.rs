@@ -20,6 +20,7 @@ mod next_hops;
 mod outbound;
 mod pins;
 mod reload;
+mod schema;
 mod source_routes;
 mod unknown_facts;
 mod validate;

@@ -19,7 +19,7 @@ use crate::smtp::address::Address;
 use crate::smtp::reply::{Capabilities, Reply, SizeLimit};
 pub use client::{Client, ClientName};
 use maildir::{Maildir, MaildirDelivery};
-use server::Server;
+use server::{Protocol, Server};
 
 /// What EHLO may announce: what the next hop can keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,21 +74,26 @@ enum Kind {
 impl NextHop {
     /// A next hop; nothing is connected or made yet.
     pub fn new(hop: &config::NextHop, config: &config::Config) -> Self {
-        let (kind, extensions) = match &hop.maildir {
-            Some(folder) => (
+        let server = |address, protocol| {
+            let server = Server::new(address, protocol, &config.hostname, &config.timeouts);
+            let pool = Pool::new(config.connections.clone(), None);
+            (Kind::Server(server, pool), None)
+        };
+        let (kind, extensions) = match hop {
+            config::NextHop::Smtp {
+                server: address,
+                xclient,
+            } => server(address, Protocol::Smtp { xclient: *xclient }),
+            config::NextHop::Lmtp { server: address } => server(address, Protocol::Lmtp),
+            config::NextHop::Maildir { folder, .. } => (
                 Kind::Maildir(Maildir::new(folder, &config.hostname)),
                 Some(Extensions::ALL),
             ),
-            None => {
-                let server = Server::new(hop, &config.hostname, &config.timeouts);
-                let pool = Pool::new(config.connections.clone(), None);
-                (Kind::Server(server, pool), None)
-            }
         };
         NextHop {
             kind,
             extensions: ArcSwapOption::from_pointee(extensions),
-            recipients: hop.recipients.unwrap_or(usize::MAX),
+            recipients: hop.recipients(),
         }
     }
 

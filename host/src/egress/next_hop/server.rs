@@ -8,7 +8,7 @@ use proxy_header::{ProxiedAddress, ProxyHeader};
 use rustls::pki_types::ServerName;
 
 use super::client::{Client, ClientName};
-use crate::config;
+use crate::config::{self, ProxyVersion};
 use crate::egress::client::{Audience, CONNECT, Cause, ClientConfig, ClientError, SmtpClient};
 use crate::egress::next_hop::address::Place;
 use crate::tls::ClientTls;
@@ -18,21 +18,43 @@ pub struct Server {
     place: Place,
     name: Arc<str>,
     hostname: Arc<str>,
-    lmtp: bool,
+    protocol: Protocol,
     timeouts: ArcSwap<config::Timeouts>,
-    xclient: bool,
-    proxy_protocol: Option<u8>,
+    proxy_protocol: Option<ProxyVersion>,
     tls: Option<ClientTls>,
+}
+
+/// What a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// SMTP.
+    Smtp {
+        /// Whether it is told the client by XCLIENT.
+        xclient: bool,
+    },
+    /// LMTP (RFC 2033).
+    Lmtp,
+}
+
+impl Protocol {
+    /// The port of an address that names none.
+    fn port(self) -> u16 {
+        match self {
+            Protocol::Smtp { .. } => 25,
+            Protocol::Lmtp => 24,
+        }
+    }
 }
 
 impl Server {
     /// A server; nothing is connected yet.
-    pub fn new(config: &config::NextHop, hostname: &str, timeouts: &config::Timeouts) -> Self {
-        let (text, lmtp) = match (&config.smtp, &config.lmtp) {
-            (_, Some(lmtp)) => (lmtp.as_str(), true),
-            (smtp, None) => (smtp.as_deref().unwrap_or_default(), false),
-        };
-        let place = Place::parse(text, if lmtp { 24 } else { 25 });
+    pub fn new(
+        config: &config::NextHopServer,
+        protocol: Protocol,
+        hostname: &str,
+        timeouts: &config::Timeouts,
+    ) -> Self {
+        let place = Place::parse(&config.address, protocol.port());
         // The provider has the cipher suites of both versions.
         let tls = ClientTls::anonymous()
             .inspect_err(|error| tracing::error!(%error, "no TLS towards next hops"));
@@ -40,9 +62,8 @@ impl Server {
             name: place.to_string().into(),
             place,
             hostname: hostname.into(),
-            lmtp,
+            protocol,
             timeouts: ArcSwap::from_pointee(timeouts.clone()),
-            xclient: config.xclient,
             proxy_protocol: config.proxy_protocol,
             tls: tls.ok().filter(|_| config.starttls),
         }
@@ -50,7 +71,11 @@ impl Server {
 
     /// Whether it speaks LMTP.
     pub fn is_lmtp(&self) -> bool {
-        self.lmtp
+        self.protocol == Protocol::Lmtp
+    }
+
+    fn uses_xclient(&self) -> bool {
+        self.protocol == Protocol::Smtp { xclient: true }
     }
 
     /// From now on these times hold.
@@ -61,7 +86,7 @@ impl Server {
     fn client_config(&self) -> ClientConfig {
         ClientConfig {
             hostname: self.hostname.clone(),
-            lmtp: self.lmtp,
+            lmtp: self.is_lmtp(),
             timeouts: self.timeouts.load_full(),
             audience: Audience::External,
         }
@@ -69,7 +94,7 @@ impl Server {
 
     /// Whether a connection belongs to the client that it was made for.
     pub fn forwards_client(&self) -> bool {
-        self.xclient || self.proxy_protocol.is_some()
+        self.uses_xclient() || self.proxy_protocol.is_some()
     }
 
     /// Connects, greets, and begins TLS where it is offered: it was configured by its address, so any
@@ -86,10 +111,9 @@ impl Server {
                 ProxyHeader::with_address(ProxiedAddress::stream(client.address, client.local))
             });
             let output = session.preamble();
-            let written = if version == 1 {
-                header.encode_v1(output)
-            } else {
-                header.encode_v2(output)
+            let written = match version {
+                ProxyVersion::V1 => header.encode_v1(output),
+                ProxyVersion::V2 => header.encode_v2(output),
             };
             written.map_err(|error| failure("PROXY", std::io::Error::other(error).into()))?;
         }
@@ -101,7 +125,7 @@ impl Server {
                 .map_err(|error| failure("STARTTLS", std::io::Error::other(error).into()))?;
             session.start_tls(tls.connector(), name).await?;
         }
-        if let (true, Some(client)) = (self.xclient, client) {
+        if let (true, Some(client)) = (self.uses_xclient(), client) {
             self.forward_client(&mut session, client).await?;
         }
         Ok(session)

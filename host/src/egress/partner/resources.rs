@@ -51,9 +51,9 @@ impl OutboundResources {
             }
             None => Err(error),
         };
-        let tls = match (&delivery.certificate, &delivery.key) {
-            (Some(certificate), Some(key)) => ClientTls::from_files(certificate, key),
-            _ => ClientTls::anonymous().map_err(TlsError::Provider),
+        let tls = match &delivery.identity {
+            Some(files) => ClientTls::from_files(files),
+            None => ClientTls::anonymous().map_err(TlsError::Provider),
         };
         let tls = match tls {
             Ok(tls) => tls,

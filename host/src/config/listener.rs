@@ -1,0 +1,426 @@
+//! Listeners: where mail comes in, who may send it there, and where it goes.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::log::Metrics;
+use super::problem::Key::{Name, Number};
+use super::problem::{Outcome, Wrong, wrong};
+use super::tenant::Tenant;
+use super::values::{self, CertificateFiles, Paths};
+use portcullis::{Sha256, is_well_formed};
+
+/// A listening socket, as it is written.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct RawListener {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// How TLS begins.
+    #[serde(default)]
+    pub tls: TlsMode,
+    /// The certificate chains (PEM): one, or several for several names and kinds of keys.
+    #[serde(default)]
+    pub certificate: Paths,
+    /// Their keys (PEM), in the same order.
+    #[serde(default)]
+    pub key: Paths,
+    /// The load balancers that speak the PROXY protocol; from these it is demanded, from others it is
+    /// not understood.
+    #[serde(default, with = "values::networks")]
+    #[cfg_attr(test, schemars(with = "super::schema::Networks"))]
+    pub proxy_protocol: Vec<IpNet>,
+    /// Whether recipients are taken whose local part a server behind us could read as another address, a route, a
+    /// file or a program.
+    #[serde(default)]
+    pub allow_untrusted_routing: bool,
+    /// Whether names of clients' addresses are looked up; by default if the next hop is told them.
+    pub client_names: Option<bool>,
+    /// Where accepted mail goes.
+    pub next_hop: Option<RawNextHop>,
+    /// Instead of a next hop: the organization's own servers send their mail to partners here.
+    pub outbound: Option<RawOutbound>,
+}
+
+/// Where accepted mail goes, as it is written.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct RawNextHop {
+    /// An SMTP server, `host:port`.
+    pub smtp: Option<String>,
+    /// An LMTP server (RFC 2033), `host:port` or `unix:/path`.
+    pub lmtp: Option<String>,
+    /// A Maildir.
+    pub maildir: Option<PathBuf>,
+    /// Whether to use STARTTLS where the server offers it.
+    #[serde(default = "yes")]
+    pub starttls: bool,
+    /// Whether to tell an SMTP server the client's address and name by XCLIENT.
+    #[serde(default)]
+    pub xclient: bool,
+    /// Whether to tell the server the client's address by the PROXY protocol, and in which version.
+    pub proxy_protocol: Option<u8>,
+    /// How many recipients one transaction may have towards this server; as many as there are by default.
+    pub recipients: Option<usize>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Who may send to partners, as it is written.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct RawOutbound {
+    /// The addresses of the organization's own servers.
+    #[serde(default, with = "values::networks")]
+    #[cfg_attr(test, schemars(with = "super::schema::Networks"))]
+    pub clients: Vec<IpNet>,
+    /// Names of which their trusted certificates carry one, `*.name` for all below as well.
+    #[serde(default)]
+    pub certificate_names: Vec<String>,
+    /// The SHA-256 of their certificates, in hexadecimal.
+    #[serde(default)]
+    pub certificate_fingerprints: Vec<String>,
+    /// Whose policy decides where the sender's domain is no tenant's: for notifications, whose sender is
+    /// `<>`, and for mail that is passed on. Not needed where there is one tenant.
+    pub tenant: Option<String>,
+}
+
+/// How TLS begins.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsMode {
+    /// By STARTTLS (RFC 3207), if there is a certificate.
+    #[default]
+    Starttls,
+    /// With the first octet.
+    Implicit,
+    /// Never.
+    None,
+}
+
+/// A listening socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// How TLS begins.
+    pub tls: TlsMode,
+    /// The certificates: one, or several for several names and kinds of keys.
+    pub certificates: Vec<CertificateFiles>,
+    /// The load balancers that speak the PROXY protocol; from these it is demanded, from others it is
+    /// not understood.
+    pub proxy_protocol: Vec<IpNet>,
+    /// Whether recipients are taken whose local part a server behind us could read as another address, a route, a
+    /// file or a program.
+    pub allow_untrusted_routing: bool,
+    /// Whether names of clients' addresses are looked up; absent if the next hop decides.
+    pub client_names: Option<bool>,
+    /// Where accepted mail goes.
+    pub destination: Destination,
+}
+
+/// Where the mail of a listener goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Mail from partners goes to a next hop.
+    NextHop(NextHop),
+    /// Mail from the organization's own servers goes to partners.
+    Outbound(Outbound),
+}
+
+/// Where accepted mail goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NextHop {
+    /// To an SMTP server.
+    Smtp {
+        /// The server.
+        server: NextHopServer,
+        /// Whether to tell it the client's address and name by XCLIENT.
+        xclient: bool,
+    },
+    /// To an LMTP server (RFC 2033).
+    Lmtp {
+        /// The server.
+        server: NextHopServer,
+    },
+    /// To a Maildir.
+    Maildir {
+        /// Its folder.
+        folder: PathBuf,
+        /// How many recipients one transaction may have; as many as there are if absent.
+        recipients: Option<NonZeroUsize>,
+    },
+}
+
+/// A server that mail is handed over to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextHopServer {
+    /// `host:port`; for LMTP, `unix:/path` as well.
+    pub address: String,
+    /// Whether to use STARTTLS where the server offers it.
+    pub starttls: bool,
+    /// Whether to tell the server the client's address by the PROXY protocol, and in which version.
+    pub proxy_protocol: Option<ProxyVersion>,
+    /// How many recipients one transaction may have; as many as there are if absent.
+    pub recipients: Option<NonZeroUsize>,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// The line of text.
+    V1,
+    /// The binary header.
+    V2,
+}
+
+/// Who may send to partners: the organization's own servers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outbound {
+    /// Their addresses.
+    pub clients: Vec<IpNet>,
+    /// Names of which their trusted certificates carry one, `*.name` for all below as well.
+    pub certificate_names: Vec<String>,
+    /// The digests of their certificates.
+    pub certificate_fingerprints: Vec<Sha256>,
+    /// Whose policy decides where the sender's domain is no tenant's. Absent if there is one tenant.
+    pub tenant: Option<String>,
+}
+
+impl RawListener {
+    pub(super) fn check(self) -> Result<Listener, Wrong> {
+        let certificates = self.certificates()?;
+        if certificates.is_empty() && self.tls == TlsMode::Implicit {
+            return wrong([Name("tls")], "\"implicit\" needs a certificate");
+        }
+        let destination = match (self.next_hop, self.outbound) {
+            (Some(hop), None) => Destination::NextHop(
+                hop.check()
+                    .map_err(|wrong| wrong.below(&[Name("next-hop")]))?,
+            ),
+            (None, Some(outbound)) => Destination::Outbound(
+                outbound
+                    .check(!certificates.is_empty())
+                    .map_err(|wrong| wrong.below(&[Name("outbound")]))?,
+            ),
+            (None, None) => return wrong([], "a listener needs next-hop or outbound"),
+            (Some(_), Some(_)) => {
+                return wrong(
+                    [Name("outbound")],
+                    "a listener has next-hop or outbound, not both",
+                );
+            }
+        };
+        Ok(Listener {
+            address: self.address,
+            tls: self.tls,
+            certificates,
+            proxy_protocol: self.proxy_protocol,
+            allow_untrusted_routing: self.allow_untrusted_routing,
+            client_names: self.client_names,
+            destination,
+        })
+    }
+
+    fn certificates(&self) -> Result<Vec<CertificateFiles>, Wrong> {
+        if self.certificate.len() != self.key.len() {
+            let key = match self.certificate.is_empty() {
+                true => "key",
+                false => "certificate",
+            };
+            return wrong([Name(key)], "certificate and key belong together");
+        }
+        let pairs = self.certificate.iter().zip(self.key.iter());
+        Ok(pairs
+            .map(|(certificate, key)| CertificateFiles {
+                certificate: certificate.clone(),
+                key: key.clone(),
+            })
+            .collect())
+    }
+
+    /// Whether names of clients' addresses are looked up.
+    pub(super) fn wants_client_names(&self) -> bool {
+        let told = self.next_hop.as_ref().is_some_and(|hop| hop.xclient);
+        self.client_names.unwrap_or(told)
+    }
+}
+
+impl RawOutbound {
+    /// A listener that `has_certificate` can ask clients for theirs.
+    fn check(self, has_certificate: bool) -> Result<Outbound, Wrong> {
+        let by_certificate =
+            !self.certificate_names.is_empty() || !self.certificate_fingerprints.is_empty();
+        if self.clients.is_empty() && !by_certificate {
+            return wrong(
+                [],
+                "it needs clients, certificate-names or certificate-fingerprints: it would relay for anybody",
+            );
+        }
+        if by_certificate && !has_certificate {
+            return wrong(
+                [],
+                "clients show certificates over TLS, which needs certificate and key",
+            );
+        }
+        for (number, name) in self.certificate_names.iter().enumerate() {
+            if !is_well_formed(name) {
+                let message = format!("{name:?} is not a certificate name");
+                return wrong([Name("certificate-names"), Number(number)], message);
+            }
+        }
+        let mut certificate_fingerprints = Vec::new();
+        for (number, text) in self.certificate_fingerprints.iter().enumerate() {
+            let Some(digest) = Sha256::parse(text) else {
+                let message = format!("{text:?} is not a SHA-256 in hexadecimal");
+                return wrong([Name("certificate-fingerprints"), Number(number)], message);
+            };
+            certificate_fingerprints.push(digest);
+        }
+        Ok(Outbound {
+            clients: self.clients,
+            certificate_names: self.certificate_names,
+            certificate_fingerprints,
+            tenant: self.tenant,
+        })
+    }
+}
+
+impl RawNextHop {
+    fn check(self) -> Result<NextHop, Wrong> {
+        enum Kind {
+            Smtp(String),
+            Lmtp(String),
+            Maildir(PathBuf),
+        }
+        let kind = match (self.smtp, self.lmtp, self.maildir) {
+            (Some(smtp), None, None) => Kind::Smtp(smtp),
+            (None, Some(lmtp), None) => Kind::Lmtp(lmtp),
+            (None, None, Some(maildir)) => Kind::Maildir(maildir),
+            _ => return wrong([], "it needs exactly one of smtp, lmtp and maildir"),
+        };
+        if self.xclient && !matches!(kind, Kind::Smtp(_)) {
+            return wrong([Name("xclient")], "it is for an smtp next hop");
+        }
+        if self.proxy_protocol.is_some() && matches!(kind, Kind::Maildir(_)) {
+            let message = "it is for an smtp or lmtp next hop";
+            return wrong([Name("proxy-protocol")], message);
+        }
+        let proxy_protocol = match self.proxy_protocol {
+            None => None,
+            Some(1) => Some(ProxyVersion::V1),
+            Some(2) => Some(ProxyVersion::V2),
+            Some(_) => return wrong([Name("proxy-protocol")], "the version is 1 or 2"),
+        };
+        let recipients = match self.recipients.map(NonZeroUsize::new) {
+            Some(None) => return wrong([Name("recipients")], "it must be at least 1"),
+            Some(some) => some,
+            None => None,
+        };
+        let server = |address| NextHopServer {
+            address,
+            starttls: self.starttls,
+            proxy_protocol,
+            recipients,
+        };
+        Ok(match kind {
+            Kind::Smtp(address) => NextHop::Smtp {
+                server: server(address),
+                xclient: self.xclient,
+            },
+            Kind::Lmtp(address) => NextHop::Lmtp {
+                server: server(address),
+            },
+            Kind::Maildir(folder) => NextHop::Maildir { folder, recipients },
+        })
+    }
+}
+
+impl Listener {
+    /// Whether names of clients' addresses are looked up.
+    pub fn wants_client_names(&self) -> bool {
+        let told = matches!(
+            &self.destination,
+            Destination::NextHop(NextHop::Smtp { xclient: true, .. })
+        );
+        self.client_names.unwrap_or(told)
+    }
+}
+
+impl NextHop {
+    /// How many recipients one transaction may have.
+    pub fn recipients(&self) -> usize {
+        let limit = match self {
+            NextHop::Smtp { server, .. } | NextHop::Lmtp { server } => server.recipients,
+            NextHop::Maildir { recipients, .. } => *recipients,
+        };
+        limit.map_or(usize::MAX, NonZeroUsize::get)
+    }
+}
+
+/// Of outbound listeners: somebody decides about mail whose sender is no tenant's.
+pub(super) fn validate_senders(listeners: &[Listener], tenants: &[Tenant]) -> Outcome {
+    for (number, listener) in listeners.iter().enumerate() {
+        let Destination::Outbound(outbound) = &listener.destination else {
+            continue;
+        };
+        let of_listener = [Name("listener"), Number(number), Name("outbound")];
+        let [list, place, own] = of_listener;
+        match &outbound.tenant {
+            Some(tenant) if !tenants.iter().any(|known| known.name == *tenant) => {
+                return wrong(
+                    [list, place, own, Name("tenant")],
+                    format!("there is no tenant {tenant:?}"),
+                );
+            }
+            None if tenants.len() != 1 => {
+                return wrong(
+                    of_listener,
+                    "it needs tenant, since there is not exactly one: it decides on mail whose sender is no tenant's, such as <>",
+                );
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// No two sockets can have the same address, and one for all addresses leaves none of its port.
+pub(super) fn validate_addresses(listeners: &[Listener], metrics: Option<&Metrics>) -> Outcome {
+    let listeners = listeners.iter().enumerate().map(|(number, listener)| {
+        let keys = vec![Name("listener"), Number(number), Name("address")];
+        (keys, "listener", listener.address)
+    });
+    let metrics = metrics.map(|metrics| {
+        let keys = vec![Name("metrics"), Name("address")];
+        (keys, "metrics", metrics.address)
+    });
+    let all: Vec<_> = listeners.chain(metrics).collect();
+    for (number, (keys, _, address)) in all.iter().enumerate() {
+        let mut earlier = all.iter().take(number);
+        if let Some((_, by, other)) = earlier.find(|(.., other)| overlap(*address, *other)) {
+            let message = format!("the address {address} is taken by {by} {other}");
+            return Err(Wrong::new(keys.clone(), message));
+        }
+    }
+    Ok(())
+}
+
+/// Whether two sockets cannot listen beside each other. `[::]` takes IPv4 as well (ipv6(7), bindv6only).
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |one: IpAddr, other: IpAddr| {
+        one == other || one.is_unspecified() && (one.is_ipv6() || other.is_ipv4())
+    };
+    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    one.port() != 0 && one.port() == other.port() && (covers(a, b) || covers(b, a))
+}
