@@ -116,7 +116,7 @@ fn build_evaluator(root: &Path, name: &str, arguments: &[&str]) -> Result<PathBu
         .env("CARGO_PROFILE_RELEASE_LTO", "fat")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1")
         // A policy's size and the time that it takes to compile it count for more than the last tenth of its speed.
-        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s")
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "z")
         .status()
         .context("cargo does not start")?;
     if !status.success() {

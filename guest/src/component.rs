@@ -180,4 +180,10 @@ mod document {
     }
 }
 
-crate::bindings::export!(Component with_types_in crate::bindings);
+/// What the host calls, generated.
+#[allow(unsafe_code, clippy::all)]
+mod exports {
+    use super::Component;
+
+    crate::bindings::export!(Component with_types_in crate::bindings);
+}

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
+
 use portcullis_types::{Connector, Description, Explanation, Summary};
 
 use crate::context::Context;
@@ -111,7 +113,10 @@ impl Engine {
             path: path.to_owned(),
             cause,
         };
-        let bytes = std::fs::read(path).map_err(|error| failed(PolicyError::Read(error)))?;
+        let (file, limit) = (path.to_owned(), self.limits().policy_size);
+        let reading = spawn_blocking(move || crate::file::read(&file, (limit, "policy-size")));
+        let bytes = reading.await.map_err(std::io::Error::other).flatten();
+        let bytes = bytes.map_err(|error| failed(PolicyError::Read(error)))?;
         let name = path.display().to_string();
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("wasm") => {

@@ -44,6 +44,7 @@ mod decision;
 mod domain;
 mod engine;
 mod enhanced_code;
+mod file;
 mod names;
 mod observer;
 mod sandbox;

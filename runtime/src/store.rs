@@ -3,7 +3,6 @@
 
 mod authorities;
 mod cases;
-mod file;
 mod places;
 
 use std::collections::hash_map::Entry;
@@ -28,12 +27,13 @@ use portcullis_types::{Problem, Severity};
 pub use self::authorities::NamedAuthority;
 use self::cases::Cases;
 pub use self::cases::CasesError;
-pub use self::file::FileVersion;
 use self::places::Places;
 use crate::context::Context;
 use crate::decision::Decision;
 use crate::domain::normal_domain;
 use crate::engine::{Engine, QUICK};
+use crate::file;
+pub use crate::file::FileVersion;
 use crate::observer::Observer;
 use crate::sandbox::documents::{DocumentError, Rules};
 use crate::sandbox::loader::Loader;

@@ -12,7 +12,7 @@ use super::problem::Key::Name;
 use super::problem::{Outcome, Wrong, wrong};
 use super::values::{self, CertificateFiles};
 
-/// How mail leaves for partners, as it is written.
+/// How mail leaves for partners.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]

@@ -14,7 +14,7 @@ use super::tenant::Tenant;
 use super::values::{self, CertificateFiles, Paths};
 use portcullis::{Sha256, is_well_formed};
 
-/// A listening socket, as it is written.
+/// A listening socket.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -47,7 +47,7 @@ pub(super) struct RawListener {
     pub outbound: Option<RawOutbound>,
 }
 
-/// Where accepted mail goes, as it is written.
+/// Where accepted mail goes.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -74,7 +74,7 @@ fn yes() -> bool {
     true
 }
 
-/// Who may send to partners, as it is written.
+/// Who may send to partners.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

@@ -90,7 +90,13 @@ fn without_null(value: &mut Value) {
                     fields.extend(only);
                 }
             }
-            fields.retain(|key, value| key != "default" || !has_null(value));
+            // Formats of numbers are the library's own words, and no limits.
+            let is_number = |format: &Value| format.as_str().is_some_and(|it| it.contains("int"));
+            fields.retain(|key, value| match key.as_str() {
+                "default" => !has_null(value),
+                "format" => !is_number(value),
+                _ => true,
+            });
             fields.values_mut().for_each(without_null);
         }
         Value::Array(items) => items.iter_mut().for_each(without_null),

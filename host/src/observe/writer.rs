@@ -104,6 +104,14 @@ impl Shared {
     }
 }
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the writer has a thread of its own"
+)]
+fn pause() {
+    thread::sleep(PAUSE);
+}
+
 /// Writes as much as can be; gives how much that was.
 fn write_whole(stream: &mut impl Write, lines: &[u8]) -> usize {
     let mut written = 0;
@@ -113,7 +121,7 @@ fn write_whole(stream: &mut impl Write, lines: &[u8]) -> usize {
             Ok(octets) => written += octets,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Somebody has set it so, and reads slowly.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(PAUSE),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => pause(),
             Err(_) => break,
         }
     }

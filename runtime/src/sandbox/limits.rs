@@ -91,6 +91,10 @@ fn pool(limits: &Limits) -> PoolingAllocationConfig {
 }
 
 /// Ticks as long as the engine lives.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the clock has a thread of its own"
+)]
 pub fn start_clock(engine: &Engine, period: Duration) -> std::io::Result<()> {
     let engine = engine.weak();
     let tick = move || {
