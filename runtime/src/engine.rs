@@ -15,7 +15,7 @@ use crate::sandbox::background::Priority;
 use crate::sandbox::compiler::Compiler;
 use crate::sandbox::documents::{DocumentError, Documents, Rules};
 use crate::sandbox::engine::{self as sandbox, EngineError, Settings};
-use crate::sandbox::failure::EvaluationError;
+use crate::sandbox::failure::{EvaluationError, Failure};
 use crate::sandbox::instance::Instance;
 use crate::sandbox::limits::Limits;
 use crate::sandbox::loader::{Loader, finished};
@@ -24,6 +24,8 @@ use crate::session::Session;
 
 /// How many connectors are described at a time.
 const WINDOW: u32 = 1000;
+/// Bytes of text that all connectors of a policy may have: one of others may describe more than there is memory for.
+const MAX_DESCRIPTION: usize = 1 << 30;
 
 /// What policies run on. Cheap to clone; a program needs one.
 #[derive(Clone)]
@@ -133,10 +135,10 @@ impl Engine {
         }
     }
 
-    /// Loads a rules document; `name` stands for it in errors.
+    /// Loads a rules document; `name` stands for the policy in errors of its evaluations.
     ///
     /// # Errors
-    /// What is wrong with the document, with its place.
+    /// What is wrong with the document, with line and column.
     pub async fn load_document(&self, name: &str, document: String) -> Result<Policy, PolicyError> {
         let rules = self.documents.read(document).await?;
         if !rules.summary.warnings.is_empty() {
@@ -229,11 +231,17 @@ impl Policy {
     /// If the policy does not answer.
     pub async fn connectors(&self) -> Result<Vec<Connector>, EvaluationError> {
         let mut connectors = Vec::new();
+        let mut size = 0;
         for first in (0..self.description().total).step_by(WINDOW as usize) {
             // A fresh instance for each window: what one allocates is given back.
             let mut instance = Instance::new(&self.engine.loader.engine, &self.loaded).await?;
             let window = instance.describe(first, WINDOW).await?;
             let count = window.connectors.len();
+            size += window.connectors.iter().map(text_size).sum::<usize>();
+            if size > MAX_DESCRIPTION {
+                let reason = "it describes more than 1 GiB of connectors".into();
+                return Err(self.loaded.failed(Failure::Invalid(reason)));
+            }
             // It may have said that there are more, or fewer.
             connectors.extend(window.connectors.into_iter().take(WINDOW as usize));
             if count != WINDOW as usize {
@@ -251,6 +259,28 @@ impl Policy {
             policy: self.clone(),
         }
     }
+}
+
+/// How much a connector takes at least, in bytes.
+fn text_size(connector: &Connector) -> usize {
+    let Connector {
+        name,
+        applies_to,
+        requires,
+        comment,
+        selects,
+        ..
+    } = connector;
+    let lists = [
+        &selects.sender_domains,
+        &selects.sender_ips,
+        &selects.certificate_names,
+        &selects.recipient_domains,
+    ];
+    let patterns = lists.into_iter().flatten().map(String::len);
+    let comment = comment.as_ref().map_or(0, String::len);
+    let texts = name.len() + applies_to.len() + requires.len() + comment;
+    size_of::<Connector>() + texts + patterns.sum::<usize>()
 }
 
 /// The evaluations of one SMTP session by one policy.
@@ -273,7 +303,7 @@ impl PolicySession {
     /// If the policy does not answer, or with what cannot be carried out.
     pub async fn try_decide(&mut self, context: &Context) -> Result<Decision, EvaluationError> {
         let policy = Some(&self.policy.loaded);
-        self.session.try_decide(policy, context).await
+        self.session.try_decide(&self.name, policy, context).await
     }
 
     /// Decides, and gives the reasons.

@@ -23,6 +23,8 @@ pub struct Session {
 
 /// An instance between two evaluations.
 struct RetainedInstance {
+    /// Whose policy it is.
+    tenant: Arc<str>,
     instance: Instance,
     _permit: OwnedSemaphorePermit,
 }
@@ -36,9 +38,9 @@ impl Session {
     }
 
     /// Drops the instances of policies that are no longer active.
-    pub fn retain_active(&mut self, is_active: impl Fn(&Arc<LoadedPolicy>) -> bool) {
+    pub fn retain_active(&mut self, is_active: impl Fn(&Arc<str>, &Arc<LoadedPolicy>) -> bool) {
         self.retained
-            .retain(|retained| is_active(retained.instance.policy()));
+            .retain(|retained| is_active(&retained.tenant, retained.instance.policy()));
     }
 
     /// Decides. If the policy gives no answer, or one that cannot be carried out, the decision defers the mail, and the
@@ -50,7 +52,7 @@ impl Session {
         context: &Context,
     ) -> Decision {
         let observer = self.engine.observer.clone();
-        match self.try_decide(policy, context).await {
+        match self.try_decide(tenant, policy, context).await {
             Ok(decision) => {
                 if policy.is_some_and(|policy| policy.has_answered()) {
                     observer.recovered(tenant);
@@ -73,6 +75,7 @@ impl Session {
     /// If the policy does not answer, or with what cannot be carried out.
     pub async fn try_decide(
         &mut self,
+        tenant: &Arc<str>,
         policy: Option<&Arc<LoadedPolicy>>,
         context: &Context,
     ) -> Result<Decision, EvaluationError> {
@@ -91,17 +94,18 @@ impl Session {
         };
         // An instance that fails is dropped: the next evaluation gets a fresh one.
         let verdict = instance.evaluate(context).await?;
-        self.retain(instance);
+        self.retain(tenant, instance);
         Decision::new(verdict, context.direction())
             .map_err(|reason| policy.failed(Failure::Invalid(reason)))
     }
 
-    fn retain(&mut self, instance: Instance) {
+    fn retain(&mut self, tenant: &Arc<str>, instance: Instance) {
         if self.retained.len() >= MAX_INSTANCES {
             self.retained.remove(0);
         }
         if let Some(permit) = instance.try_retain() {
             self.retained.push(RetainedInstance {
+                tenant: tenant.clone(),
                 instance,
                 _permit: permit,
             });

@@ -175,14 +175,10 @@ pub struct TenantSession(Session);
 impl TenantSession {
     /// Drops what belongs to policies that are no longer active.
     pub fn retain_active(&mut self, tenants: &Snapshot) {
-        self.0.retain_active(|policy| {
-            let mut active = tenants.by_name.values();
-            active.any(|tenant| {
-                tenant
-                    .policy
-                    .as_ref()
-                    .is_some_and(|active| Arc::ptr_eq(active, policy))
-            })
+        self.0.retain_active(|tenant, policy| {
+            let active = tenants.by_name.get(tenant);
+            let active = active.and_then(|tenant| tenant.policy.as_ref());
+            active.is_some_and(|active| Arc::ptr_eq(active, policy))
         });
     }
 

@@ -251,7 +251,10 @@ impl Serialize for Certificate {
         }
         match self.anchors.as_deref() {
             Some([anchor]) => map.serialize_entry("anchor", anchor)?,
-            Some([]) | None => {}
+            // What is left out is read as the usual ones.
+            Some([]) if Certificate::usual_anchors(self.trust).as_deref() == Some(&[]) => {}
+            Some([]) => map.serialize_entry("anchor", &[(); 0])?,
+            None => {}
             Some(several) => map.serialize_entry("anchor", several)?,
         }
         let unknown = self.unknown();
@@ -305,10 +308,24 @@ pub fn mailbox(text: &str) -> Option<&str> {
             || matches!(character, '\u{200b}'..='\u{200f}' | '\u{feff}')
     };
     // Within quotes a local part may hold all of them (RFC 5321 section 4.1.2).
-    let is_bare = !local.starts_with('"');
-    let is_wrong = domain.contains(is_foreign)
-        || is_bare && (local.contains(is_foreign) || local.contains('@'));
-    (!is_wrong).then_some(inside)
+    let is_local_wrong = match local.starts_with('"') {
+        true => !is_quoted(local),
+        false => local.contains(is_foreign) || local.contains('@'),
+    };
+    (!domain.contains(is_foreign) && !is_local_wrong).then_some(inside)
+}
+
+/// Whether a text is one quoted string to its end.
+fn is_quoted(text: &str) -> bool {
+    let mut characters = text.chars().skip(1);
+    loop {
+        match characters.next() {
+            None => return false,
+            Some('"') => return characters.next().is_none(),
+            Some('\\') if characters.next().is_none() => return false,
+            Some(_) => {}
+        }
+    }
 }
 
 #[cfg(feature = "read")]

@@ -26,7 +26,8 @@ const EXPLAINING: u64 = 10_000;
 
 /// Tell what would become of a message, and why
 ///
-/// The message is given by --context, or by the other options; what is left out is not known.
+/// The message is given by --context, or by the other options; what is left out is absent:
+/// without --tls the session is in plaintext.
 #[derive(Args)]
 #[command(after_help = "Examples:
   portcullis explain rules.json --from alice@contosobank.com --to bob@contoso.com --ip 203.0.113.7

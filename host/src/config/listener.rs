@@ -281,7 +281,9 @@ impl RawOutbound {
         }
         let mut certificate_fingerprints = Vec::new();
         for (number, text) in self.certificate_fingerprints.iter().enumerate() {
-            let Some(digest) = Sha256::parse(text) else {
+            // That of nothing stands for a certificate that proves nothing.
+            let digest = Sha256::parse(text).filter(|digest| *digest != Sha256::default());
+            let Some(digest) = digest else {
                 let message = format!("{text:?} is not a SHA-256 in hexadecimal");
                 return wrong([Name("certificate-fingerprints"), Number(number)], message);
             };

@@ -68,7 +68,7 @@ impl From<io::Error> for Cause {
     }
 }
 
-/// Who the client is, which decides what it is audience of failures.
+/// Who the client is, which decides what it is told of failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
     /// A stranger, whom our inner servers do not concern.
@@ -98,7 +98,7 @@ impl fmt::Display for ClientError {
 }
 
 impl ClientError {
-    /// What the client is audience. It is always a reason to try again: the mail was not refused.
+    /// What the client is told. It is always a reason to try again: the mail was not refused.
     pub fn reply(&self) -> Reply {
         let enhanced = match &self.cause {
             Cause::Io(_) if self.step == CONNECT => (4, 4, 1),
@@ -141,7 +141,7 @@ pub struct ClientConfig {
 }
 
 impl ClientConfig {
-    /// A failure at a peer.
+    /// A failure of a server.
     pub fn failure(
         &self,
         peer: &Arc<str>,
@@ -167,7 +167,7 @@ pub enum MailError {
 }
 
 impl MailError {
-    /// What the client is audience.
+    /// What the client is told.
     pub fn reply(&self) -> Reply {
         match self {
             MailError::Refused(reply) => reply.clone(),
@@ -223,7 +223,7 @@ pub struct SmtpClient {
 }
 
 impl SmtpClient {
-    /// A session on a connection that stands; nothing is said yet. The peer is for the log.
+    /// A session on a connection that stands; nothing is said yet. The name of the peer is for the log.
     pub fn new(stream: Stream, peer: Arc<str>, client_config: ClientConfig) -> Self {
         SmtpClient {
             connection: Connection::new(stream),
@@ -315,7 +315,7 @@ impl SmtpClient {
         self.connection.client_tls_session()
     }
 
-    /// The peer that is spoken with, for the log.
+    /// The server, for the log.
     pub fn peer(&self) -> &Arc<str> {
         &self.peer
     }
@@ -541,7 +541,7 @@ impl SmtpClient {
         self.expect_reply(step, limit).await
     }
 
-    /// A server has to wait for what it answers. One that does not, or somebody in its peer, would have
+    /// A server has to wait for what it answers. One that does not, or somebody in its place, would have
     /// its words taken for the answer to something else from then on. The kernel is asked where that would be taken for
     /// more than it is: before TLS, and before a message ends. Elsewhere what comes ahead puts all that follows out of
     /// step, and no 354 is the answer to DATA.

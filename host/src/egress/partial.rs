@@ -186,6 +186,8 @@ struct Event {
     at: u64,
     message: Digest,
     recipient: Digest,
+    /// `lane` before it had this name.
+    #[serde(alias = "lane")]
     egress: Digest,
     /// The body that the recipient has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -539,12 +541,22 @@ impl Known {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             text => text?,
         };
-        // The last line may be cut off; what is no event is none.
-        for event in text
-            .split(|octet| *octet == b'\n')
-            .filter_map(|line| serde_json::from_slice(line).ok())
-        {
+        let mut lines: Vec<&[u8]> = text.split(|octet| *octet == b'\n').collect();
+        // The last line may be cut off.
+        let last = lines.pop().unwrap_or_default();
+        let mut unreadable = 0;
+        for line in lines.into_iter().filter(|line| !line.is_empty()) {
+            match serde_json::from_slice(line) {
+                Ok(event) => self.take(event, true),
+                Err(_) => unreadable += 1,
+            }
+        }
+        if let Ok(event) = serde_json::from_slice(last) {
             self.take(event, true);
+        }
+        if unreadable > 0 {
+            let file = path.display();
+            tracing::warn!(%file, lines = unreadable, "lines of the journal cannot be read");
         }
         self.forget_old(now());
         Ok(())

@@ -79,7 +79,7 @@ const CLOCK: u32 = 4;
 
 impl Compiler {
     /// How long a compiler is waited for.
-    pub fn timeout(&self) -> Duration {
+    pub(crate) fn timeout(&self) -> Duration {
         match self {
             Compiler::BuiltInOnly | Compiler::InProcess => Duration::MAX,
             Compiler::Subprocess(it) => it.limits.time.saturating_mul(CLOCK),
@@ -87,23 +87,24 @@ impl Compiler {
     }
 
     /// How long reading a document may take.
-    pub fn reading_time(&self) -> Duration {
+    pub(crate) fn reading_time(&self) -> Duration {
         match self {
-            Compiler::BuiltInOnly | Compiler::InProcess => Duration::MAX,
+            Compiler::BuiltInOnly | Compiler::InProcess => CompileLimits::default().time,
             Compiler::Subprocess(it) => it.limits.time,
         }
     }
 
     /// How many bytes of memory reading a document may take.
-    pub fn reading_memory(&self) -> usize {
-        match self {
-            Compiler::BuiltInOnly | Compiler::InProcess => usize::MAX,
-            Compiler::Subprocess(it) => usize::try_from(it.limits.memory).unwrap_or(usize::MAX),
-        }
+    pub(crate) fn reading_memory(&self) -> usize {
+        let memory = match self {
+            Compiler::BuiltInOnly | Compiler::InProcess => CompileLimits::default().memory,
+            Compiler::Subprocess(it) => it.limits.memory,
+        };
+        usize::try_from(memory).unwrap_or(usize::MAX)
     }
 
     /// Compiles a component, and keeps the outcome if it has a place in the cache.
-    pub fn compile(
+    pub(crate) fn compile(
         &self,
         engine: &Engine,
         entry: Option<&Entry>,

@@ -23,6 +23,9 @@ use crate::text::one_line;
 /// made, whose memory is mapped.
 const MAX_SHARED: usize = 32 << 10;
 
+/// Components up to this size are looked at where they are loaded.
+const MAX_INLINE: usize = 1 << 20;
+
 /// Loads policies. Cheap to clone.
 #[derive(Clone)]
 pub struct Loader {
@@ -30,6 +33,27 @@ pub struct Loader {
     pub engine: Engine,
     /// The evaluator that policies share, once one has been loaded.
     shared: Arc<OnceCell<Prepared>>,
+}
+
+/// What a component is.
+enum Kind {
+    /// The built-in evaluator with few rules inside: these.
+    Rules(Arc<[u8]>),
+    /// The built-in evaluator with many rules inside.
+    Finished,
+    /// Any other.
+    Foreign,
+}
+
+impl Kind {
+    fn of(component: &[u8]) -> Kind {
+        let template = evaluator::template().ok();
+        match template.and_then(|template| template.rules(component)) {
+            Some(rules) if rules.len() <= MAX_SHARED => Kind::Rules(rules.into()),
+            Some(_) => Kind::Finished,
+            None => Kind::Foreign,
+        }
+    }
 }
 
 /// Code that is compiled and linked.
@@ -66,19 +90,35 @@ impl Loader {
                 limit,
             });
         }
-        let template = evaluator::template().ok();
-        match template.and_then(|template| template.rules(&bytes)) {
-            Some(rules) if rules.len() <= MAX_SHARED => self.packed(name, rules.into()).await,
-            Some(_) => self.own_component(name, bytes).await,
-            None if matches!(*self.engine.compiler, Compiler::BuiltInOnly) => {
+        let (bytes, kind) = self.recognized(name, bytes).await?;
+        match kind {
+            Kind::Rules(rules) => self.packed(name, rules).await,
+            Kind::Finished => self.own_component(name, bytes).await,
+            Kind::Foreign if matches!(*self.engine.compiler, Compiler::BuiltInOnly) => {
                 inspect::inspect(&bytes).map_err(|rejection| rejected(name, rejection))?;
                 Err(LoadError::NoCompiler(name.into()))
             }
-            None => {
+            Kind::Foreign => {
                 let prepared = self.prepared(name, bytes).await?;
                 self.describe(self.new_policy(name, prepared).await).await
             }
         }
+    }
+
+    /// What a component is. A large one is not looked at on the caller's thread, which may serve others.
+    async fn recognized(&self, name: &str, bytes: Vec<u8>) -> Result<(Vec<u8>, Kind), LoadError> {
+        let recognize = |bytes: Vec<u8>| {
+            let kind = Kind::of(&bytes);
+            (bytes, kind)
+        };
+        if bytes.len() <= MAX_INLINE {
+            return Ok(recognize(bytes));
+        }
+        let recognizing = run_on_thread(self.engine.priority, move || recognize(bytes));
+        recognizing.await.map_err(|error| LoadError::Compile {
+            name: name.into(),
+            reason: error.to_string(),
+        })
     }
 
     /// Loads packed rules.
@@ -91,8 +131,14 @@ impl Loader {
         rules: Arc<[u8]>,
     ) -> Result<Arc<LoadedPolicy>, LoadError> {
         if Self::compiles(&rules) {
-            let component = finished(name, &rules)?;
-            return self.own_component(name, component).await;
+            let owned_name = name.to_owned();
+            let finishing = move || finished(&owned_name, &rules);
+            let finished = run_on_thread(self.engine.priority, finishing).await;
+            let component = finished.map_err(|error| LoadError::Compile {
+                name: name.into(),
+                reason: error.to_string(),
+            })?;
+            return self.own_component(name, component?).await;
         }
         let preparing = || self.prepared(evaluator::NAME, PACKED_POLICY.to_vec());
         let prepared = self.shared.get_or_try_init(preparing).await?.clone();
@@ -193,6 +239,8 @@ impl Loader {
         let probe = Arc::new(policy.undescribed());
         let mut instance = Instance::first(&self.engine, &probe).await?;
         policy.description = instance.describe(0, 0).await?;
+        // None were asked for.
+        policy.description.connectors = Vec::new();
         Ok(Arc::new(policy))
     }
 }

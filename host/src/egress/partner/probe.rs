@@ -497,7 +497,7 @@ fn of_failure(check: &'static str, failure: &Failure) -> Check {
                 "the server hangs up at once: it may not want your address (blocklist, missing reverse DNS)"
             }
             Cause::Unasked => {
-                "the server does not wait for its turn, or something between you speaks in its peer"
+                "the server does not wait for its turn, or something between you speaks in its place"
             }
             Cause::Refused(_) => {
                 "the server does not want this connection: read its reply, and ask its postmaster"

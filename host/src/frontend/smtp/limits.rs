@@ -117,7 +117,7 @@ impl LimitExceeded {
     }
 }
 
-/// A session that is counts, until this is dropped.
+/// A session that is counted, until this is dropped.
 pub struct ConnectionGuard {
     connections: Arc<ConnectionLimits>,
     client: IpAddr,
