@@ -28,6 +28,7 @@ bench: setup
 
 lint: setup
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --all --check --manifest-path examples/embedding/Cargo.toml
 	$(CARGO) clippy $(PROFILE) --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(PROFILE) --locked --workspace --no-deps
 
