@@ -5,7 +5,7 @@ CARGO ?= cargo
 PROFILE := --release
 BINARY := $(abspath $(or $(CARGO_TARGET_DIR),target))/release/portcullis
 
-.PHONY: run check test bench lint audit fuzz faults soak tls setup setup-tests setup-audit
+.PHONY: run check test bench lint audit semver fuzz faults soak tls setup setup-tests setup-audit
 
 run: setup
 	$(CARGO) run $(PROFILE) --locked --package portcullis-server -- run
@@ -28,12 +28,17 @@ bench: setup
 
 lint: setup
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --all --check --manifest-path examples/embedding/Cargo.toml
 	$(CARGO) clippy $(PROFILE) --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(PROFILE) --locked --workspace --no-deps
 
 # Licences, sources and advisories of all dependencies.
 audit: setup-audit
 	scripts/audit.sh
+
+# The library's public items against those of the newest release.
+semver:
+	scripts/semver.sh
 
 # Each target for SECONDS, or those in TARGETS (needs a nightly toolchain and `cargo install cargo-fuzz`).
 SECONDS ?= 60

@@ -18,7 +18,8 @@ const TARGET: &str = "wasm32-wasip2";
 const TOOLCHAIN: &str = "PORTCULLIS_EVALUATOR_TOOLCHAIN";
 
 fn main() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    // Not where it was compiled: worktrees may share a target folder.
+    let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("..");
     for input in [
         "guest/src",
         "guest/data",

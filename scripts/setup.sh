@@ -1,6 +1,7 @@
 #!/bin/sh
 # Gets a machine ready to build Portcullis; with `tests` also to test it, with `audit` also to audit its
-# dependencies, with `tls` also to have its TLS settings judged. Does nothing where all is there already.
+# dependencies, with `semver` also to compare the library with a release, with `tls` also to have its TLS settings
+# judged. Does nothing where all is there already.
 set -eu
 
 TARGET=wasm32-wasip2
@@ -111,6 +112,12 @@ need_deny() {
     cargo install --quiet --locked --debug cargo-deny || fail "cargo-deny cannot be installed"
 }
 
+need_semver_checks() {
+    cargo semver-checks --version >/dev/null 2>&1 && return
+    echo "setup: installing cargo-semver-checks, which takes some minutes" >&2
+    cargo install --quiet --locked --debug cargo-semver-checks || fail "cargo-semver-checks cannot be installed"
+}
+
 need_rust
 need_target
 case ${1-} in
@@ -121,5 +128,6 @@ tests)
     need_componentize
     ;;
 audit) need_deny ;;
+semver) need_semver_checks ;;
 tls) command -v testssl >/dev/null || install testssl.sh ;;
 esac

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use portcullis::{Context, Engine, Limits, Store, TenantSource};
 
@@ -11,7 +12,9 @@ use portcullis::{Context, Engine, Limits, Store, TenantSource};
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::args().nth(1).ok_or("give a folder of rules")?;
     let sources = tenants(Path::new(&folder))?;
-    let (store, _late) = Store::new(Engine::new(Limits::default())?);
+    let mut limits = Limits::default();
+    limits.evaluation = Duration::from_secs(10); // a busy machine is no reason to defer here
+    let (store, _late) = Store::new(Engine::new(limits)?);
     let store = Arc::new(store);
 
     // A file that is not accepted leaves its tenant with the policy that it had.

@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use portcullis::{Context, Engine, EvaluationError, Observer, Problem, Security};
+use portcullis::{Context, Engine, EvaluationError, Limits, Observer, Problem, Security};
 
 /// Counts failures, and writes the rest to standard output.
 #[derive(Default)]
@@ -30,7 +31,12 @@ impl Observer for Counting {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let policy = std::env::args().nth(1).ok_or("give a policy")?;
     let observer = Arc::new(Counting::default());
-    let engine = Engine::builder().observer(observer.clone()).build()?;
+    let mut limits = Limits::default();
+    limits.evaluation = Duration::from_secs(10); // a busy machine is no reason to defer here
+    let engine = Engine::builder()
+        .limits(limits)
+        .observer(observer.clone())
+        .build()?;
     let policy = engine.load_file(policy).await?;
 
     // This server does not know whether the session is encrypted.

@@ -31,6 +31,8 @@ pub mod outbound;
 pub mod pki;
 pub mod postfix;
 pub mod programs;
+#[cfg(test)]
+mod released;
 pub mod resolver;
 pub mod sendmail;
 pub mod sink;

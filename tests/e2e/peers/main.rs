@@ -1,6 +1,7 @@
 //! Beside mail servers and clients of others, by the settings that the manual gives for them.
 
 mod clients;
+mod embedding;
 mod fan_out;
 mod postfix;
 mod postfix_docs;
