@@ -12,10 +12,8 @@ run: setup
 
 # The loop while one works: the tests that start no server.
 check: lint
-	$(CARGO) test $(PROFILE) --locked --workspace --lib --bins --test evaluator --test schema
+	$(CARGO) test $(PROFILE) --locked --workspace --lib --bins --test evaluator
 
-# Built with all targets at once: with another selection cargo would choose other features of shared
-# dependencies, and compile wasmtime again.
 test: setup-tests
 	$(CARGO) build $(PROFILE) --locked --workspace --all-targets
 	PORTCULLIS_BIN=$(BINARY) $(CARGO) test $(PROFILE) --locked --workspace --no-fail-fast

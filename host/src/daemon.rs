@@ -470,8 +470,8 @@ impl Daemon {
                 if !settings.authorities.has(&named.name, &tenant.name) {
                     tracing::warn!(
                         tenant = %tenant.name,
-                        connector = %redact::words(&named.connector),
-                        authority = %redact::words(&named.name),
+                        connector = %redact::redact(&named.connector),
+                        authority = %redact::redact(&named.name),
                         "the rules name an authority that [[trust.authority]] does not define for this tenant; no certificate is issued by it"
                     );
                 }

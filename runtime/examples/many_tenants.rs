@@ -14,8 +14,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sources = tenants(Path::new(&folder))?;
     let mut limits = Limits::default();
     limits.evaluation = Duration::from_secs(10); // a busy machine is no reason to defer here
-    let (store, _late) = Store::new(Engine::new(limits)?);
+    let (store, mut late) = Store::new(Engine::new(limits)?);
     let store = Arc::new(store);
+    // A file that takes long to read does not delay the others. It becomes active when it is ready.
+    let (entering, configured) = (store.clone(), sources.clone());
+    tokio::spawn(async move {
+        while let Some(result) = late.recv().await {
+            entering.enter(&configured, result).await;
+        }
+    });
 
     // A file that is not accepted leaves its tenant with the policy that it had.
     let update = store.update(&sources, None).await;

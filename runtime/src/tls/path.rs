@@ -15,7 +15,9 @@ use openssl::error::ErrorStack;
 use openssl::stack::Stack;
 use openssl::x509::store::{X509Store, X509StoreBuilder};
 use openssl::x509::verify::{X509CheckFlags, X509VerifyFlags, X509VerifyParam};
-use openssl::x509::{X509, X509Crl, X509PurposeId, X509Ref, X509StoreContext, X509VerifyResult};
+use openssl::x509::{
+    X509, X509Crl, X509NameRef, X509PurposeId, X509Ref, X509StoreContext, X509VerifyResult,
+};
 use openssl_sys as ffi;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -107,7 +109,23 @@ impl Anchors {
         })
     }
 
-    /// Judges a chain, the own certificate first.
+    /// Whether a chain can end at one of the anchors: one of its certificates is one, or is issued by one. To verify it
+    /// costs far more.
+    pub fn may_end(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let is_anchor = |name: &X509NameRef| {
+            let mut anchors = self.anchors.iter();
+            anchors.any(|anchor| {
+                let order = anchor.subject_name().try_cmp(name);
+                order.is_ok_and(|order| order.is_eq())
+            })
+        };
+        let mut chain = chain.iter().filter_map(|der| X509::from_der(der).ok());
+        let may_end = chain.any(|it| is_anchor(it.issuer_name()) || is_anchor(it.subject_name()));
+        forget_errors();
+        may_end
+    }
+
+    /// Verifies a chain, the own certificate first.
     pub fn verify(&self, chain: &[CertificateDer<'_>], purpose: Purpose) -> PathVerification {
         let judged = chain
             .split_first()

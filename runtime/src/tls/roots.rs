@@ -71,6 +71,11 @@ impl Roots {
             .get_with((purpose, digest), || self.0.path.verify(chain, purpose))
     }
 
+    /// Whether a chain can end at one of the roots, which is known sooner than whether it does.
+    pub fn may_end(&self, chain: &[CertificateDer<'_>]) -> bool {
+        self.0.path.may_end(chain)
+    }
+
     /// The revocation lists that cannot be used, or are out of date.
     pub fn bad_crls(&self) -> &[BadCrl] {
         &self.0.bad_crls
