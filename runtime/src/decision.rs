@@ -6,8 +6,8 @@ use portcullis_types::{
 
 use crate::domain::host_name;
 use crate::enhanced_code::EnhancedCode;
+use crate::failure::EvaluationError;
 use crate::names;
-use crate::sandbox::failure::EvaluationError;
 
 /// The stable name of the failure if no policy could be evaluated.
 pub const POLICY_UNAVAILABLE: &str = "policy-unavailable";

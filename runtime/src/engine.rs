@@ -10,12 +10,12 @@ use portcullis_types::{Connector, Description, Explanation, Summary};
 
 use crate::context::Context;
 use crate::decision::Decision;
+use crate::failure::{EvaluationError, Failure};
 use crate::observer::Observer;
 use crate::sandbox::background::Priority;
 use crate::sandbox::compiler::Compiler;
 use crate::sandbox::documents::{DocumentError, Documents, Rules};
 use crate::sandbox::engine::{self as sandbox, EngineError, Settings};
-use crate::sandbox::failure::{EvaluationError, Failure};
 use crate::sandbox::instance::Instance;
 use crate::sandbox::limits::Limits;
 use crate::sandbox::loader::{Loader, finished};

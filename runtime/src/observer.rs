@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use portcullis_types::Problem;
 
-use crate::sandbox::EvaluationError;
+use crate::failure::EvaluationError;
 
 /// What happens to policies, for the embedder to log and to count. All methods do nothing unless they are implemented.
 ///

@@ -6,8 +6,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::context::Context;
 use crate::decision::Decision;
+use crate::failure::{EvaluationError, Failure};
 use crate::sandbox::engine::Engine;
-use crate::sandbox::failure::{EvaluationError, Failure};
 use crate::sandbox::instance::Instance;
 use crate::sandbox::policy::LoadedPolicy;
 

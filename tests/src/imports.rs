@@ -104,13 +104,34 @@ fn read(folder: &Path, path: &[String], sources: &mut BTreeMap<String, String>) 
             _ => [path, &[name]].concat().join("::"),
         };
         let code = source.split("\n#[cfg(test)]\nmod tests").next();
-        sources.insert(module, without_comments(code.unwrap_or_default()));
+        sources.insert(module, plain(code.unwrap_or_default()));
+    }
+    // A module of tests only.
+    let declared = sources.get(&path.join("::")).cloned().unwrap_or_default();
+    for declaration in declared.split("#[cfg(test)]\nmod ").skip(1) {
+        let name = declaration.split(';').next().unwrap_or_default();
+        sources.remove(&[path, &[name.to_owned()]].concat().join("::"));
     }
 }
 
-fn without_comments(source: &str) -> String {
-    let code = |line: &str| line.split("//").next().unwrap_or_default().to_owned();
-    source.lines().map(|line| code(line) + "\n").collect()
+/// The code without comments and what is for tests. In a module that stands in it, the parent is the code itself.
+fn plain(source: &str) -> String {
+    let mut text = String::new();
+    let mut is_inside = false;
+    for line in source.lines() {
+        let code = line.split("//").next().unwrap_or_default();
+        let is_module = code.starts_with("mod ") || code.starts_with("pub mod ");
+        is_inside = (is_inside || is_module && code.ends_with('{')) && code != "}";
+        if code.contains("cfg_attr(test") {
+            continue;
+        }
+        match is_inside {
+            true => text.push_str(&code.replace("super::", "self::")),
+            false => text.push_str(code),
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// The paths in `use` declarations, and those in the code that begin with `crate::` or `super::`.

@@ -25,7 +25,7 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| {
             "0000000000000000000000000000000000000000000000000000000000000001"]}},
         {"name": "g", "direction": "inbound", "from": {"sender-domains": ["*"], "sender-ips": ["10.2.0.0/16"]},
          "require": {"certificate-fingerprints": [
-            "0000000000000000000000000000000000000000000000000000000000000000"]}}]}"#;
+            "0000000000000000000000000000000000000000000000000000000000000002"]}}]}"#;
     Policy::configure(rules).expect("the rules are good").0
 });
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::failure::Failure;
 use super::limits::Limits;
 use super::timeout::within;
+use crate::failure::Failure;
 
 /// Bytes in which [`Limits::retained_memory`] is counted.
 const MEMORY_UNIT: usize = 64 << 10;

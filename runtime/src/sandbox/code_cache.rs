@@ -13,8 +13,8 @@ use wasmtime::Engine;
 use wasmtime::component::Linker;
 
 use super::code::{Code, CompiledPolicy};
-use super::failure::Failure;
 use super::state::State;
+use crate::failure::Failure;
 
 /// Code that has not been used for so long is evicted.
 const IDLE: Duration = Duration::from_secs(60);

@@ -10,12 +10,12 @@ use wasmtime::component::{self, ComponentExportIndex, TypedFunc};
 
 use super::code::CompiledPolicy;
 use super::engine::Engine;
-use super::failure::EvaluationError;
 use super::policy::LoadedPolicy;
 use super::state::{CallMode, State, TimedOut, failed};
 use super::timeout::within;
 use crate::bindings::evaluation;
 use crate::context::Context;
+use crate::failure::EvaluationError;
 use crate::text::make_harmless;
 
 /// How long a session waits for a permit before its mail is deferred.

@@ -10,12 +10,12 @@ use super::code::Code;
 use super::compiler::Compiler;
 use super::engine::Engine;
 use super::evaluator::{self, PACKED_POLICY};
-use super::failure::EvaluationError;
 use super::inspect;
 use super::instance::Instance;
 use super::policy::{LoadError, LoadedPolicy};
 use super::timeout::within;
 use crate::context::Context;
+use crate::failure::EvaluationError;
 use crate::text::one_line;
 
 /// Packed rules up to this size are copied into each instance of an evaluator that all policies share, so that ten

@@ -14,7 +14,6 @@ pub mod documents;
 pub mod embed;
 pub mod engine;
 pub mod evaluator;
-pub mod failure;
 pub mod inspect;
 pub mod instance;
 pub mod limits;
@@ -24,5 +23,3 @@ pub mod policy;
 pub mod state;
 pub mod timeout;
 pub mod wasi;
-
-pub use failure::EvaluationError;

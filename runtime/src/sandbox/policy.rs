@@ -7,8 +7,8 @@ use portcullis_types::Description;
 
 use super::admission::SlowCalls;
 use super::code::Code;
-use super::failure::{EvaluationError, Failure};
 use super::inspect::Rejection;
+use crate::failure::{EvaluationError, Failure};
 
 /// How many times a policy that was slow is run in mode `Yielding` before it is run on the caller's thread again.
 const SLOW_CALLS: u32 = 1000;

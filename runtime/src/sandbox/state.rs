@@ -7,9 +7,9 @@ use wasmtime::component::HasData;
 use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Trap, UpdateDeadline};
 use wasmtime_wasi::{WasiCtxView, WasiView};
 
-use super::failure::{EvaluationError, Failure};
 use super::limits::{Limits, TICKS};
 use super::wasi::WasiState;
+use crate::failure::{EvaluationError, Failure};
 use crate::observer::Observer;
 use crate::text::one_line;
 

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::context::Context;
-use crate::sandbox::failure::EvaluationError;
+use crate::failure::EvaluationError;
 use crate::sandbox::loader::Loader;
 use crate::sandbox::policy::LoadedPolicy;
 use crate::sandbox::timeout::rest;
