@@ -68,7 +68,14 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 /// Generated from `wit/policy.wit` by wit-bindgen; the tests of `tests/` compare, and write it.
-#[allow(clippy::all, clippy::pedantic, missing_docs, unsafe_code, unused)]
+#[allow(
+    clippy::all,
+    clippy::panic,
+    clippy::unwrap_used,
+    missing_docs,
+    unsafe_code,
+    unused
+)]
 #[rustfmt::skip]
 #[cfg_attr(feature = "document", path = "bindings/evaluator.rs")]
 #[cfg_attr(not(feature = "document"), path = "bindings/packed_policy.rs")]
