@@ -69,6 +69,7 @@ pub use domain::{host_name, normal_domain};
 pub use engine::{Engine, EngineBuilder, Policy, PolicyError, PolicyFileError, PolicySession};
 pub use enhanced_code::{EnhancedCode, EnhancedCodeError};
 pub use failure::{EvaluationError, Failure};
+pub use file::read as read_file;
 pub use names::{any_satisfies, is_well_formed, satisfies};
 pub use observer::Observer;
 pub use sandbox::background::Priority;

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::{output, paint, policy, report};
@@ -32,6 +32,11 @@ impl Build {
             let path = self.rules.display().to_string();
             output::tell(&report::problems(&path, &document, problems, colour));
         };
+        if let (Ok(rules), Ok(output)) = (self.rules.canonicalize(), self.output.canonicalize())
+            && rules == output
+        {
+            bail!("{}: it would overwrite the rules", self.output.display());
+        }
         let engine = policy::engine(Limits::default())?;
         let rules = match engine.read(document.clone()).await {
             Ok(rules) => rules,
@@ -59,14 +64,24 @@ impl Build {
     }
 }
 
-/// Writes the file in one step: whoever watches it never sees half of it.
+/// Writes the file in one step: whoever watches it never sees half of it. One that is there keeps its mode, and a link
+/// its target.
 fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let target = path.canonicalize();
+    let path = target.as_deref().unwrap_or(path);
+    let mode = match path.metadata() {
+        Ok(there) if !there.is_file() => {
+            return Err(std::io::Error::other("it is not a regular file"));
+        }
+        Ok(there) => there.permissions(),
+        Err(_) => std::os::unix::fs::PermissionsExt::from_mode(0o644),
+    };
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
     let mut file = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .permissions(mode)
         .tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;

@@ -1,5 +1,6 @@
 //! Opening what a command calls POLICY: a rules document or a component.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -62,7 +63,16 @@ fn extension(path: &Path) -> anyhow::Result<Kind> {
 
 /// Reads a file; the error names it.
 pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+    let limit = Limits::default().policy_size;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(limit as u64 + 1).read_to_end(&mut bytes))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    if bytes.len() > limit {
+        let limit = bytesize::ByteSize(limit as u64);
+        bail!("{} is larger than {limit}", path.display());
+    }
+    Ok(bytes)
 }
 
 /// Reads a rules document; the error names it.

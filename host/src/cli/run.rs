@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
@@ -46,6 +47,9 @@ impl Run {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         allow_descriptors();
+        // A file that would become too large is an error of who writes it, and not the end of the program.
+        let file_size = SignalKind::from_raw(Signal::XFSZ.as_raw());
+        let _nobody_waits_for_it = signal(file_size).context("no signals")?;
         // What libraries say is of use only where something is wrong with them.
         let filter = Targets::new()
             .with_default(LevelFilter::WARN)

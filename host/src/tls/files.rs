@@ -142,9 +142,14 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_slice(&pem).map_err(|_| wrong(path, instead(&pem, "private key")))
 }
 
+/// The largest file of PEM: a hundred times the roots of all systems.
+const MAX_PEM: (usize, &str) = (32 << 20, "the limit of PEM files");
+
 /// Reads a file of PEM, without the mark that some editors put in front.
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let bytes = fs::read(path).map_err(|error| wrong(path, unreadable(&error)))?;
+    // What has no end, or no writer, must not be waited for.
+    let bytes = portcullis::read_file(path, MAX_PEM);
+    let bytes = bytes.map_err(|error| wrong(path, unreadable(&error)))?;
     Ok(bytes
         .strip_prefix(b"\xef\xbb\xbf")
         .map(<[u8]>::to_vec)

@@ -322,7 +322,9 @@ fn read_crl(path: &Path) -> Result<Crl, String> {
     if metadata.len() > LARGEST_CRL {
         return Err(format!("it has more than {LARGEST_CRL} octets"));
     }
-    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    // What is exchanged for a pipe meanwhile must not be waited for.
+    let limit = (LARGEST_CRL as usize, "the limit of revocation lists");
+    let bytes = crate::file::read(path, limit).map_err(|error| error.to_string())?;
     if memmem::find_iter(&bytes, "-----BEGIN X509 CRL").count() > 1 {
         return Err("it has several lists; give each a file of its own".into());
     }

@@ -161,7 +161,10 @@ fn files_of_a_listener_that_work_are_taken_and_warned_of() {
 fn files_of_a_listener_that_do_not_work_are_named_in_one_sentence() {
     let folder = every_form();
     let mut wrong = Vec::new();
-    let (directory, cut) = ("cannot be read: Is a directory", "cut off or broken");
+    let (directory, cut) = (
+        "cannot be read: it is not a regular file",
+        "cut off or broken",
+    );
     let (kind, der) = (
         "the key is of a kind that is not supported",
         "PEM is wanted: openssl",
