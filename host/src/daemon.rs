@@ -395,7 +395,7 @@ impl Daemon {
         };
     }
 
-    /// Changes the way out, if there is one, to what is configured now; gives how much of that was not taken.
+    /// Changes how mail leaves for partners, if it does, to what is configured now; gives how much of that was rejected.
     async fn exchange_way_out(&self, settings: &Settings) -> anyhow::Result<usize> {
         let Some(outbound) = &self.outbound else {
             return Ok(0);
@@ -747,7 +747,7 @@ fn no_maildir(folder: &Path) -> Option<String> {
     Some(format!("maildir {}: {reason}", folder.display()))
 }
 
-/// The listeners. Those for outbound mail share the way out, which the first of them makes ready.
+/// The listeners. Those for outbound mail share one [`Outbound`], which the first of them makes ready.
 fn listeners(
     config: &Config,
     settings: &Settings,

@@ -2,6 +2,8 @@
 //!
 //! `cargo run -- rules.json 127.0.0.1:2525`
 
+use std::time::Duration;
+
 use portcullis::{Context, Engine, Limits, Policy};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,7 +17,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [rules, address] = &arguments[..] else {
         return Err("give a policy, and an address to listen on".into());
     };
-    let engine = Engine::new(Limits::default())?;
+    let mut limits = Limits::default();
+    limits.evaluation = Duration::from_secs(10); // a busy machine is no reason to defer here
+    let engine = Engine::new(limits)?;
     let policy = engine.load_file(rules).await?;
     let listener = TcpListener::bind(address).await?;
     println!("listening on {}", listener.local_addr()?);
