@@ -418,13 +418,16 @@ fn digest(
     path: &Path,
     problems: &mut Problems,
 ) -> Option<Sha256> {
-    // That of nothing stands for a certificate or key that proves nothing.
-    let digest = Digest::parse(text).filter(|digest| *digest != Digest::default());
-    if digest.is_none() {
-        let message = format!("\"{}\" is not a SHA-256 {what}", shorten(text));
-        problems.error(code, *path, node.span(), message, Some(hint.into()));
-    }
-    digest.map(Sha256::from)
+    let message = match Digest::parse(text) {
+        // Hosts have written zeros for a digest that they did not know.
+        Some(digest) if digest == Digest::default() => {
+            format!("a {what} of zeros only belongs to nobody")
+        }
+        Some(digest) => return Some(digest.into()),
+        None => format!("\"{}\" is not a SHA-256 {what}", shorten(text)),
+    };
+    problems.error(code, *path, node.span(), message, Some(hint.into()));
+    None
 }
 
 /// The name of an authority in the host's configuration.

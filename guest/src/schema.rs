@@ -91,7 +91,13 @@ fn value(kind: Kind) -> Value {
         Kind::Context => reference("context"),
         Kind::Dane => words(&DANE_MODES, "opportunistic"),
         Kind::Digest => json!({"type": "string", "pattern": DIGEST}),
-        Kind::Digests => list(json!({"type": "string", "pattern": DIGEST}), Value::Null),
+        Kind::Digests => {
+            let zeros = json!({"pattern": "^[0:]*$"});
+            list(
+                json!({"type": "string", "pattern": DIGEST, "not": zeros}),
+                Value::Null,
+            )
+        }
         Kind::Direction => words(&DIRECTIONS, ""),
         Kind::Domains => list(
             json!({"type": "string"}),

@@ -357,7 +357,7 @@ mod read {
         #[serde(default, deserialize_with = "present")]
         helo: Option<String>,
         #[serde(default, deserialize_with = "present")]
-        tls: Option<OrUnknown<TlsJson>>,
+        tls: Option<OrUnknown<Object<TlsJson>>>,
         #[serde(default, deserialize_with = "present")]
         mail_from: Option<String>,
         rcpt_to: String,
@@ -372,7 +372,7 @@ mod read {
         #[serde(default)]
         cipher: String,
         #[serde(default, deserialize_with = "present")]
-        certificate: Option<OrUnknown<CertificateJson>>,
+        certificate: Option<OrUnknown<Object<CertificateJson>>>,
     }
 
     #[derive(Deserialize)]
@@ -441,6 +441,29 @@ mod read {
         }
     }
 
+    /// What is written as an object; serde would take a list of its values too.
+    struct Object<T>(T);
+
+    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            from.deserialize_map(ObjectVisitor(PhantomData))
+        }
+    }
+
+    struct ObjectVisitor<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+        type Value = Object<T>;
+
+        fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+            to.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+        }
+    }
+
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum OneOrMore {
@@ -455,8 +478,9 @@ mod read {
     pub fn parse_context(text: &str) -> Result<Context, String> {
         // Some editors begin a file with a byte order mark.
         let text = text.trim_start_matches('\u{feff}');
-        let json: ContextJson = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        json.try_into()
+        let json: Object<ContextJson> =
+            serde_json::from_str(text).map_err(|error| error.to_string())?;
+        json.0.try_into()
     }
 
     impl TryFrom<ContextJson> for Context {
@@ -479,7 +503,7 @@ mod read {
                 helo: json.helo,
                 security: match json.tls {
                     None => Security::Plaintext,
-                    Some(OrUnknown::Known(tls)) => Security::Encrypted(tls.try_into()?),
+                    Some(OrUnknown::Known(tls)) => Security::Encrypted(tls.0.try_into()?),
                     Some(OrUnknown::Unknown) => Security::Unknown,
                 },
                 mail_from: read_mailbox("mail-from", &mail_from)?,
@@ -525,7 +549,7 @@ mod read {
                 certificate: match json.certificate {
                     None => PeerCertificate::None,
                     Some(OrUnknown::Known(certificate)) => {
-                        PeerCertificate::Presented(certificate.try_into()?)
+                        PeerCertificate::Presented(certificate.0.try_into()?)
                     }
                     Some(OrUnknown::Unknown) => PeerCertificate::Unknown,
                 },
@@ -658,9 +682,21 @@ mod tests {
             (r#""client-ip":null"#, "invalid type: null"),
             (r#""tls":null"#, "invalid type: null"),
             (r#""header-from":null"#, "invalid type: null"),
+            (
+                r#""tls":["TLSv1.3"]"#,
+                "invalid type: sequence, expected an object",
+            ),
+            (
+                r#""tls":{"version":"TLSv1.3","certificate":[["a.test"]]}"#,
+                "expected an object",
+            ),
         ] {
             let found = super::parse_context(&context(field)).expect_err(field);
             assert!(found.contains(error), "{found}");
+        }
+        for text in ["null", "[]", "7", r#"["inbound","192.0.2.1"]"#] {
+            let found = super::parse_context(text).expect_err(text);
+            assert!(found.contains("expected an object"), "{found}");
         }
     }
 }

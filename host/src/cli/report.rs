@@ -1,5 +1,7 @@
 //! Showing the problems of a document: the line, a caret under the cause, a hint.
 
+use std::ops::Range;
+
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::paint::{self, printable, printable_lines};
@@ -11,7 +13,6 @@ const WIDEST: usize = 160;
 
 /// The problems of the document at `path`, as text for a person.
 pub fn problems(path: &str, document: &str, problems: &[Problem], colour: bool) -> String {
-    let renderer = renderer(colour);
     let lines: Vec<&str> = document.lines().collect();
     let mut text = String::new();
     for problem in problems {
@@ -19,7 +20,7 @@ pub fn problems(path: &str, document: &str, problems: &[Problem], colour: bool) 
             .get(problem.line.saturating_sub(1) as usize)
             .copied()
             .unwrap_or_default();
-        text.push_str(&renderer.render(&[group(path, line, problem)]));
+        text.push_str(&rendered(path, line, problem, colour));
         text.push_str("\n\n");
     }
     text.push_str(&summary(path, problems));
@@ -44,26 +45,35 @@ pub fn line_of_configuration(error: &ConfigError, colour: bool) -> Option<String
         hint: None,
     };
     let (path, line) = (path.display().to_string(), printable(&problem.excerpt));
-    let shown = renderer(colour).render(&[group(&printable(&path), &line, &shown)]);
+    let shown = rendered(&printable(&path), &line, &shown, colour);
     // What is wrong and in which file was said before.
     let lines = shown.lines().skip(2).map(|line| format!("{line}\n"));
     Some(lines.collect())
 }
 
-fn renderer(colour: bool) -> Renderer {
-    match colour {
+fn rendered(path: &str, line: &str, problem: &Problem, colour: bool) -> String {
+    let renderer = match colour {
         true => Renderer::styled(),
         false => Renderer::plain(),
+    };
+    let span = byte_span(line, problem.column, problem.length);
+    let (shown, span) = cut(line, span);
+    let before = shown.get(..span.start).unwrap_or_default();
+    let column = before.chars().count() + 1;
+    let text = renderer.render(&[group(path, shown, span, problem)]);
+    // The renderer counts from where the line was cut.
+    let place = |column| format!("{path}:{}:{column}", problem.line);
+    match column == problem.column as usize {
+        true => text,
+        false => text.replacen(&place(column), &place(problem.column as usize), 1),
     }
 }
 
-fn group<'a>(path: &'a str, line: &'a str, problem: &'a Problem) -> Group<'a> {
+fn group<'a>(path: &'a str, line: &'a str, span: Range<usize>, problem: &'a Problem) -> Group<'a> {
     let level = match problem.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
     };
-    let span = byte_span(line, problem.column, problem.length);
-    let (line, span) = cut(line, span);
     let annotation = AnnotationKind::Primary
         .span(span)
         .label(printable(&problem.path));
@@ -82,7 +92,7 @@ fn group<'a>(path: &'a str, line: &'a str, problem: &'a Problem) -> Group<'a> {
 }
 
 /// Column and length in characters, as bytes of the line.
-fn byte_span(line: &str, column: u32, length: u32) -> std::ops::Range<usize> {
+fn byte_span(line: &str, column: u32, length: u32) -> Range<usize> {
     let at = |characters: usize| {
         line.char_indices()
             .nth(characters)
@@ -93,7 +103,7 @@ fn byte_span(line: &str, column: u32, length: u32) -> std::ops::Range<usize> {
 }
 
 /// The part of a very long line that shows the place.
-fn cut(line: &str, span: std::ops::Range<usize>) -> (&str, std::ops::Range<usize>) {
+fn cut(line: &str, span: Range<usize>) -> (&str, Range<usize>) {
     if line.len() <= WIDEST {
         return (line, span);
     }
@@ -122,6 +132,18 @@ fn summary(path: &str, problems: &[Problem]) -> String {
     )
 }
 
+/// An error and its causes, each once: many errors quote their cause.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
 /// An error for a person: a line, and the line of the configuration that is wrong, if it is that.
 pub fn told(error: &anyhow::Error) -> String {
     let of_configuration = error
@@ -131,7 +153,7 @@ pub fn told(error: &anyhow::Error) -> String {
     let shown = of_configuration.and_then(|error| line_of_configuration(error, colour));
     format!(
         "portcullis: {}\n{}",
-        printable_lines(&format!("{error:#}")),
+        printable_lines(&chain(error)),
         shown.unwrap_or_default()
     )
 }

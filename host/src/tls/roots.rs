@@ -143,14 +143,34 @@ fn anchors(
 fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let all = certificates(path)?;
     for (number, authority) in all.iter().enumerate() {
-        X509Certificate::from_der(authority).map_err(|error| {
+        let (_, parsed) = X509Certificate::from_der(authority).map_err(|error| {
             wrong(
                 path,
                 format!("certificate number {} is broken: {error}", number + 1),
             )
         })?;
+        if let Some(doubt) = doubt(&parsed) {
+            tracing::warn!(
+                file = %path.display(),
+                subject = %parsed.subject(),
+                "certificate number {} among the trusted roots {doubt}",
+                number + 1
+            );
+        }
     }
     Ok(all)
+}
+
+/// Why a certificate may not do what it was named for.
+fn doubt(root: &X509Certificate) -> Option<String> {
+    let validity = root.validity();
+    if validity.time_to_expiration().is_none() {
+        let (from, to) = (validity.not_before, validity.not_after);
+        return Some(format!("is valid from {from} to {to} only"));
+    }
+    let constraints = root.basic_constraints().ok().flatten();
+    let is_authority = constraints.is_none_or(|constraints| constraints.value.ca);
+    (!is_authority).then(|| "is not an authority's: it certifies no other certificate".into())
 }
 
 fn of_system() -> Vec<CertificateDer<'static>> {

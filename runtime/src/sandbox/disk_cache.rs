@@ -246,7 +246,8 @@ impl Entry {
     /// takes no memory.
     pub fn load(&self, engine: &Engine) -> Option<Component> {
         let path = self.path();
-        if !path.exists() {
+        // A pipe would be waited for.
+        if !path.is_file() {
             return None;
         }
         // SAFETY: this file came from `precompile_component` of a compatible engine: it stands in a folder
