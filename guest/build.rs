@@ -1,5 +1,5 @@
 //! Boils the public suffix list down to sorted hashes: a policy carries 4 bytes a suffix, not its
-//! text.
+//! text. And sets the size of the memory that a policy begins with.
 
 // A build that cannot go on says so by panicking.
 #![allow(clippy::unwrap_used)]
@@ -12,7 +12,21 @@ mod hash;
 
 const LIST: &str = "data/public_suffixes.txt";
 
+/// Bytes of memory for an evaluator that takes packed rules: its stack and statics, and 64 KiB for rules. A memory that
+/// grows costs two system calls an instance.
+const MEMORY: u32 = 20 << 16;
+
 fn main() {
+    let is = |variable: &str, value: &str| env::var(variable).is_ok_and(|it| it == value);
+    if is("CARGO_CFG_TARGET_ARCH", "wasm32") {
+        // Numbers that the linker has filled in take as few bytes as they need, not five.
+        println!("cargo::rustc-link-arg-cdylib=--compress-relocations");
+        // The linker asks for it then: debugging information has places in it.
+        println!("cargo::rustc-link-arg-cdylib=--strip-debug");
+        if env::var_os("CARGO_FEATURE_DOCUMENT").is_none() {
+            println!("cargo::rustc-link-arg-cdylib=--initial-memory={MEMORY}");
+        }
+    }
     println!("cargo::rerun-if-changed={LIST}");
     println!("cargo::rerun-if-changed=src/hash.rs");
     let list = fs::read_to_string(LIST).unwrap();

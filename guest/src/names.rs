@@ -166,8 +166,10 @@ fn tail(domain: &str) -> &str {
     if excess == 0 {
         return domain;
     }
-    let rest = &domain[domain.ceil_char_boundary(excess)..];
-    rest.find('.').map_or("", |dot| &rest[dot..])
+    // `get`, because the message of an index that is wrong takes more code than all that decides.
+    let rest = domain.get(domain.ceil_char_boundary(excess)..);
+    let dot = rest.and_then(|rest| rest.get(rest.find('.')?..));
+    dot.unwrap_or_default()
 }
 
 /// A-labels of a name that has other characters (RFC 5891 section 4.4, mapped as UTS 46 says). A label that cannot be
@@ -182,7 +184,7 @@ fn to_ascii(domain: &str) -> String {
         }
         let mapped: String = mapper.map_normalize(label.chars()).collect();
         match punycode::encode_str(&mapped) {
-            _ if mapped.contains(char::REPLACEMENT_CHARACTER) => {
+            _ if mapped.chars().any(|it| it == char::REPLACEMENT_CHARACTER) => {
                 ascii.push_str(&label.to_ascii_lowercase());
             }
             Some(encoded) if !mapped.is_ascii() => {

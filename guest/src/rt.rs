@@ -26,12 +26,13 @@ struct Arena {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Stage {
-    /// What is allocated now may stay.
-    Off,
+    /// A call has its result, which the host may not have read yet. The first, so that the arena is all zeros: those
+    /// take no room in the component.
+    Done,
     /// A call is under way.
     Call,
-    /// It has its result, which the host may not have read yet.
-    Done,
+    /// What is allocated now may stay.
+    Off,
 }
 
 // SAFETY: a component has one thread.
@@ -40,7 +41,8 @@ unsafe impl Sync for Arena {}
 static MEMORY: Arena = Arena {
     bytes: UnsafeCell::new([0; ARENA]),
     used: Cell::new(0),
-    stage: Cell::new(Stage::Off),
+    // The arguments of the first call come before anything is to stay.
+    stage: Cell::new(Stage::Done),
 };
 
 impl Arena {
@@ -156,6 +158,11 @@ mod heap {
 
     const PAGE: usize = 64 << 10;
 
+    unsafe extern "C" {
+        /// The end of the stack and of all statics. The linker defines it.
+        static __heap_base: u8;
+    }
+
     struct Heap {
         /// The first byte of the heap that calls may use; 0 before there is any.
         start: Cell<usize>,
@@ -184,10 +191,15 @@ mod heap {
 
     pub fn alloc(layout: Layout) -> *mut u8 {
         if HEAP.end.get() == 0 {
-            // Behind all that is there: a finished policy's rules are, too.
             let end = memory_size::<0>() * PAGE;
-            HEAP.start.set(end);
-            HEAP.next.set(end);
+            let start = match super::embedded_rules() {
+                // They are behind all that is there.
+                Some(_) => end,
+                // The build script has the memory begin with some room for them.
+                None => &raw const __heap_base as usize,
+            };
+            HEAP.start.set(start);
+            HEAP.next.set(start);
             HEAP.end.set(end);
         }
         let at = HEAP.next.get().next_multiple_of(layout.align());

@@ -87,6 +87,32 @@ mod tests {
         }
     }
 
+    /// A memory that grows costs two system calls an instance.
+    #[tokio::test]
+    async fn few_rules_fit_into_the_memory_that_a_policy_begins_with() {
+        const MEMORY: usize = 20 << 16;
+        let connector = |number: usize| {
+            format!(
+                r#"{{"name": "partner {number}", "direction": "inbound", "require": {{"tls": true}},
+                    "from": {{"sender-domains": ["partner{number}.example"]}}}}"#
+            )
+        };
+        let connectors: Vec<String> = (0..490).map(connector).collect();
+        let document = format!(r#"{{"connectors": [{}]}}"#, connectors.join(","));
+        let limits = crate::Limits {
+            memory: MEMORY,
+            ..crate::Limits::default()
+        };
+        let engine = crate::Engine::new(limits).unwrap();
+        let rules = engine.read(document).await.unwrap();
+        let size = rules.packed.len();
+        assert!((30 << 10..=32 << 10).contains(&size), "{size}");
+        let policy = engine.load_rules("rules", &rules).await.unwrap();
+        let context = crate::Context::inbound(None, "a@partner7.example", "b@contoso.com");
+        let decision = policy.session().decide(&context).await;
+        assert_eq!(decision.refusal().map(|refusal| refusal.code), Some(550));
+    }
+
     proptest::proptest! {
         #[test]
         fn any_bytes_are_looked_at(bytes: Vec<u8>) {
