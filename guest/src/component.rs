@@ -51,7 +51,8 @@ fn describe(first: u32, limit: u32) -> Description {
         None => Description {
             organization: String::new(),
             accepted_domains: Vec::new(),
-            reads_header_from: false,
+            reads: Vec::new(),
+            authorities: Vec::new(),
             total: 0,
             connectors: Vec::new(),
         },

@@ -1,15 +1,19 @@
 //! Connectors as they are read from a document, and how they are packed.
 
+use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::connector::{Sha256, USUAL, bits, level, required};
+use crate::connector::{Connector, Sha256, USUAL, bits, level, required};
 use crate::index::Index;
 use crate::ip::{self, Prefix};
 use crate::names::{self, Pattern};
 use crate::pack::{At, Writer};
+use crate::reads::Reads;
 use crate::rules::{MARK, Rules};
-use crate::{Dane, Host, IpAddress, Mode, MtaSts, Protection, Route, SmartHost, TlsLevel};
+use crate::{
+    Dane, Host, IpAddress, Mode, MtaSts, NamedAuthority, Protection, Route, SmartHost, TlsLevel,
+};
 
 /// A connector as it was read from the document.
 pub struct Draft {
@@ -102,6 +106,8 @@ pub struct RulesWriter {
     organization: String,
     accepted_domains: Vec<Pattern>,
     connectors: Vec<At>,
+    authorities: Vec<NamedAuthority>,
+    named: BTreeSet<String>,
 }
 
 impl RulesWriter {
@@ -123,6 +129,24 @@ impl RulesWriter {
         }
         self.connectors.push(self.writer.at());
         write_connector(&mut self.writer, draft);
+        if draft.mode != Mode::Disabled {
+            self.name_authorities(draft);
+        }
+    }
+
+    fn name_authorities(&mut self, draft: &Draft) {
+        let names = match &draft.kind {
+            DraftKind::Inbound(inbound) => &inbound.require.authorities,
+            DraftKind::Outbound(outbound) => &outbound.protection.authorities,
+        };
+        for name in names {
+            if self.named.insert(name.clone()) {
+                self.authorities.push(NamedAuthority {
+                    name: name.clone(),
+                    connector: draft.name.clone(),
+                });
+            }
+        }
     }
 
     /// The rules, with their index.
@@ -135,8 +159,25 @@ impl RulesWriter {
         for at in &self.connectors {
             writer.word(*at);
         }
+        let authorities = writer.at();
+        writer.word(self.authorities.len() as u32);
+        for named in &self.authorities {
+            writer.text(&named.name);
+            writer.text(&named.connector);
+        }
+        let packed = writer.written();
+        let read = |at: &At| Connector::read(*at, packed.from(*at));
+        let enabled = self.connectors.iter().map(read);
+        let enabled = enabled.filter(|connector| connector.mode != Mode::Disabled);
+        let reads = enabled.fold(Reads::default(), |all, it| all.with(Reads::of(&it)));
         let index = Index::write(&mut writer, &self.connectors);
-        for word in [organization, connectors, self.connectors.len() as u32] {
+        for word in [
+            organization,
+            connectors,
+            self.connectors.len() as u32,
+            reads.to_word(),
+            authorities,
+        ] {
             writer.word(word);
         }
         index.write_head(&mut writer);

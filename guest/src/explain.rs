@@ -14,12 +14,13 @@ use crate::decide::{Matched, Rank};
 use crate::facts::{Facts, Identity, Known};
 use crate::names::PatternSet;
 use crate::order::sort_by;
+use crate::reads::Reads;
 use crate::requirement::{Requirement, version_name};
 use crate::text::some_of;
 use crate::truth::Truth;
 use crate::{
-    Certificate, Consideration, Context, Dane, Description, Explanation, Fact, HeaderFrom, Host,
-    Mode, MtaSts, Outcome, Policy, RequirementOutcome, Route, SelectorOutcome, SmartHost, TlsLevel,
+    Certificate, Consideration, Context, Dane, Description, Explanation, HeaderFrom, Host, Mode,
+    MtaSts, Outcome, Policy, RequirementOutcome, Route, SelectorOutcome, SmartHost, TlsLevel,
 };
 
 /// How many connectors an explanation shows.
@@ -95,7 +96,8 @@ impl Policy {
                 .iter()
                 .map(|p| p.to_string())
                 .collect(),
-            reads_header_from: self.rules.reads_header_from(),
+            reads: self.rules.reads().facts(),
+            authorities: self.rules.authorities(),
             total: self.rules.len() as u32,
             connectors: connectors.map(|connector| describe(&connector)).collect(),
         }
@@ -425,41 +427,8 @@ fn describe(connector: &Connector) -> crate::Connector {
         comment: connector.comment.map(String::from),
         selects: patterns(&connector.selectors),
         delivery,
-        reads: reads(connector),
+        reads: Reads::of(connector).facts(),
     }
-}
-
-/// The facts that a connector reads.
-fn reads(connector: &Connector) -> Vec<Fact> {
-    let lists = [&connector.selectors, &connector.except];
-    let has = |is_given: fn(&Selectors) -> bool| lists.iter().any(|list| is_given(list));
-    let mut facts = Vec::new();
-    let mut read = |fact, is_read: bool| {
-        if is_read && !facts.contains(&fact) {
-            facts.push(fact);
-        }
-    };
-    read(Fact::ClientIp, has(|list| !list.sender_ips.is_empty()));
-    read(Fact::MailFrom, has(|list| !list.sender_domains.is_empty()));
-    read(Fact::RcptTo, has(|list| !list.recipient_domains.is_empty()));
-    if let Kind::Inbound(inbound) = &connector.kind {
-        read(Fact::HeaderFrom, inbound.match_header_from);
-        let by_certificate = has(|list| !list.certificate_names.is_empty());
-        for fact in [
-            Fact::Tls,
-            Fact::Certificate,
-            Fact::CertificateNames,
-            Fact::CertificateTrust,
-            Fact::CertificateAnchors,
-        ] {
-            read(fact, by_certificate);
-        }
-        for requirement in Requirement::ALL {
-            read(requirement.fact(), requirement.is_asked(&inbound.require));
-        }
-    }
-    sort_by(&mut facts, |a, b| (*a as u8).cmp(&(*b as u8)));
-    facts
 }
 
 fn patterns(selectors: &Selectors) -> crate::Selectors {

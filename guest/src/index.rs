@@ -132,13 +132,11 @@ pub struct Index {
     by_certificate: At,
     by_address: At,
     by_header: At,
-    /// Whether an enabled connector looks at the From header.
-    pub reads_header_from: bool,
 }
 
 impl Index {
     /// Bytes of [`Index::write_head`].
-    pub const HEAD: usize = 10 * 4;
+    pub const HEAD: usize = 9 * 4;
 
     /// Packs the tables of connectors that are packed already.
     pub fn write(writer: &mut Writer, connectors: &[At]) -> Self {
@@ -157,7 +155,6 @@ impl Index {
             match connector.kind {
                 Kind::Outbound(_) => places.outbound(&connector),
                 Kind::Inbound(inbound) => {
-                    index.reads_header_from |= inbound.match_header_from;
                     let list = sharing.least_shared(&connector.selectors);
                     places.inbound(&connector, list, inbound.match_header_from);
                 }
@@ -220,7 +217,6 @@ impl Index {
             self.by_certificate,
             self.by_address,
             self.by_header,
-            self.reads_header_from.into(),
         ] {
             writer.word(word);
         }
@@ -238,7 +234,6 @@ impl Index {
             by_certificate: reader.word(),
             by_address: reader.word(),
             by_header: reader.word(),
-            reads_header_from: reader.word() != 0,
         }
     }
 

@@ -13,7 +13,7 @@
 //!     "from": {"sender-domains": ["*.contosobank.com"]}, "require": {"tls": true}}]}"#;
 //! let (policy, summary) = Policy::configure(rules).expect("the rules are without errors");
 //! assert_eq!(summary.connectors, 1);
-//! assert!(!policy.describe(0, 10).reads_header_from);
+//! assert!(!policy.describe(0, 10).reads.contains(&portcullis_evaluator::Fact::HeaderFrom));
 //! ```
 
 #![cfg_attr(target_arch = "wasm32", no_std)]
@@ -52,6 +52,7 @@ mod pack;
 mod problems;
 #[cfg(feature = "document")]
 mod reader;
+mod reads;
 mod requirement;
 #[cfg(target_arch = "wasm32")]
 mod rt;
@@ -87,8 +88,9 @@ mod component;
 pub use bindings::exports::portcullis::policy::evaluation::{
     Acceptance, Attribute, Certificate, ClientAddress, Connector, Consideration, Context, Dane,
     Delivery, Description, Direction, Explanation, Fact, Finding, HeaderFrom, Host, IpAddress,
-    Mode, MtaSts, Outcome, PeerCertificate, Protection, Refusal, RequirementOutcome, Route,
-    SelectorOutcome, Selectors, SessionSecurity, SmartHost, Tls, TlsLevel, Trust, Verdict,
+    Mode, MtaSts, NamedAuthority, Outcome, PeerCertificate, Protection, Refusal,
+    RequirementOutcome, Route, SelectorOutcome, Selectors, SessionSecurity, SmartHost, Tls,
+    TlsLevel, Trust, Verdict,
 };
 #[cfg(feature = "document")]
 pub use bindings::exports::portcullis::policy::rules::{Problem, Severity, Summary};

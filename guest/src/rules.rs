@@ -3,18 +3,21 @@
 //! [`crate::document`] has checked what is packed.
 
 use alloc::borrow::Cow;
+use alloc::vec::Vec;
 
 use crate::connector::Connector;
 use crate::facts::Facts;
 use crate::index::Index;
 use crate::names::PatternSet;
 use crate::pack::{At, Reader, word_of};
+use crate::reads::Reads;
+use crate::{Fact, NamedAuthority};
 
 /// What packed rules end with: tells one layout from another.
-pub const MARK: &[u8; 8] = b"PRTCLS\x00\x02";
+pub const MARK: &[u8; 8] = b"PRTCLS\x00\x03";
 
 /// Bytes at the end of packed rules.
-const HEAD: usize = 3 * 4 + Index::HEAD + MARK.len();
+const HEAD: usize = 5 * 4 + Index::HEAD + MARK.len();
 
 /// Packed rules.
 #[derive(Debug, Default)]
@@ -23,6 +26,8 @@ pub struct Rules {
     organization: At,
     connectors: At,
     total: u32,
+    reads: Reads,
+    authorities: At,
     index: Index,
 }
 
@@ -31,13 +36,16 @@ impl Rules {
     pub fn load(bytes: Cow<'static, [u8]>) -> Option<Self> {
         let head = bytes.len().checked_sub(HEAD)?;
         let mut reader = Reader::new(&bytes[head..]);
-        let [organization, connectors, total] = core::array::from_fn(|_| reader.word());
+        let [organization, connectors, total, reads, authorities] =
+            core::array::from_fn(|_| reader.word());
         let index = Index::read_head(&mut reader);
         (reader.rest() == MARK).then_some(())?;
         Some(Rules {
             organization,
             connectors,
             total,
+            reads: Reads::from_word(reads),
+            authorities,
             index,
             bytes,
         })
@@ -54,7 +62,23 @@ impl Rules {
 
     /// Whether an enabled connector looks at the From header.
     pub fn reads_header_from(&self) -> bool {
-        self.index.reads_header_from
+        self.reads.has(Fact::HeaderFrom)
+    }
+
+    /// The facts that enabled connectors read.
+    pub fn reads(&self) -> Reads {
+        self.reads
+    }
+
+    /// The authorities that enabled connectors name, each once.
+    pub fn authorities(&self) -> Vec<NamedAuthority> {
+        let mut reader = self.reader().from(self.authorities);
+        let count = reader.word();
+        let each = (0..count).map(|_| NamedAuthority {
+            name: reader.text().into(),
+            connector: reader.text().into(),
+        });
+        each.collect()
     }
 
     /// The inbound connectors that can match.

@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use portcullis_evaluator::{Consideration, Context, Outcome, Policy, Problem, Severity, Verdict};
+use portcullis_evaluator::{
+    Consideration, Context, Fact, Mode, Outcome, Policy, Problem, Severity, Verdict,
+};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
@@ -433,6 +435,29 @@ proptest! {
         for context in contexts.iter().map(read_context) {
             prop_assert_eq!(loaded.evaluate(&context), policy.evaluate(&context));
         }
+    }
+
+    #[test]
+    fn a_description_has_the_facts_and_the_authorities_of_all_enabled_connectors((rules, _) in rules_and_contexts()) {
+        let description = configure(&rules).describe(0, u32::MAX);
+        let enabled = description.connectors.iter().filter(|it| it.mode != Mode::Disabled);
+        let mut facts: Vec<Fact> = enabled.flat_map(|it| it.reads.clone()).collect();
+        facts.sort_by_key(|fact| *fact as u8);
+        facts.dedup();
+        prop_assert_eq!(&description.reads, &facts, "{}", rules);
+        let mut named: Vec<(String, String)> = Vec::new();
+        for connector in rules["connectors"].as_array().expect("a list") {
+            let part = ["require", "tls"].map(|part| &connector[part]["certificate-authorities"]);
+            let names = part.into_iter().filter_map(Value::as_array).flatten();
+            for name in names.filter(|_| connector["mode"] != "disabled" && connector["enabled"] != false) {
+                let name = name.as_str().expect("a name").to_owned();
+                if !named.iter().any(|(known, _)| *known == name) {
+                    named.push((name, connector["name"].as_str().expect("a name").to_owned()));
+                }
+            }
+        }
+        let found = description.authorities.into_iter().map(|it| (it.name, it.connector));
+        prop_assert_eq!(found.collect::<Vec<_>>(), named, "{}", rules);
     }
 
     #[test]

@@ -466,7 +466,8 @@ impl Daemon {
         let policies = self.server.asking.policies.snapshot();
         let settings = self.server.settings.load();
         for tenant in tenants.filter_map(|name| policies.named(name)) {
-            for named in tenant.named_authorities() {
+            let named = tenant.description().map(|it| &it.authorities[..]);
+            for named in named.unwrap_or_default() {
                 if !settings.authorities.has(&named.name, &tenant.name) {
                     tracing::warn!(
                         tenant = %tenant.name,

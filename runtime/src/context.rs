@@ -96,6 +96,15 @@ impl Context {
         self
     }
 
+    /// With a fact that the interface has no field for. The built-in evaluator ignores it.
+    pub fn attribute(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.lowered_mut().attributes.push(evaluation::Attribute {
+            name: name.into(),
+            value: value.into(),
+        });
+        self
+    }
+
     /// Sets the argument of EHLO or HELO.
     pub fn set_helo(&mut self, helo: impl Into<Option<String>>) {
         self.lowered_mut().helo = helo.into();

@@ -57,10 +57,10 @@ pub mod tls;
 
 pub use portcullis_types::{
     Acceptance, Attribute, Certificate, ClientAddress, Connector, Consideration, Dane, Delivery,
-    Description, Direction, Explanation, Fact, Finding, HeaderFrom, Host, Mode, MtaSts, Outcome,
-    PeerCertificate, Problem, Protection, Refusal, RequirementOutcome, Route, Security,
-    SelectorOutcome, Selectors, Severity, Sha256, SmartHost, Summary, Tls, TlsLevel, Trust,
-    Verdict, mailbox, tls_version, tls_version_name,
+    Description, Direction, Explanation, Fact, Finding, HeaderFrom, Host, Mode, MtaSts,
+    NamedAuthority, Outcome, PeerCertificate, Problem, Protection, Refusal, RequirementOutcome,
+    Route, Security, SelectorOutcome, Selectors, Severity, Sha256, SmartHost, Summary, Tls,
+    TlsLevel, Trust, Verdict, mailbox, tls_version, tls_version_name,
 };
 
 pub use context::Context;
@@ -80,5 +80,5 @@ pub use sandbox::engine::EngineError;
 pub use sandbox::inspect::Rejection;
 pub use sandbox::limits::{Limits, MAX_STACK};
 pub use sandbox::policy::LoadError;
-pub use store::{NamedAuthority, Store, Tenant, TenantSession, TenantSource};
+pub use store::{Store, Tenant, TenantSession, TenantSource};
 pub use text::{is_control_or_bidi, one_line};

@@ -1,7 +1,6 @@
 //! Which policy decides about whose mail: tenants, their policies in force, and their replacement while
 //! mail flows.
 
-mod authorities;
 mod cases;
 mod places;
 
@@ -22,9 +21,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
-use portcullis_types::{Problem, Severity};
+use portcullis_types::{Description, Fact, Problem, Severity};
 
-pub use self::authorities::NamedAuthority;
 use self::cases::Cases;
 pub use self::cases::CasesError;
 use self::places::Places;
@@ -68,8 +66,6 @@ pub struct Tenant {
     pub name: Arc<str>,
     /// The policy loaded; `None` if it has not loaded yet, which defers the tenant's mail.
     pub(crate) policy: Option<Arc<LoadedPolicy>>,
-    /// The authorities that the policy names, as far as that can be seen.
-    authorities: Arc<[NamedAuthority]>,
     /// Where it was taken from; `None` if the file as it is now was not taken.
     source: Option<Source>,
     /// When the reading of that file was begun, as they are counted.
@@ -83,7 +79,6 @@ struct Source {
     tests: Option<PathBuf>,
     versions: Versions,
     digest: [u8; 32],
-    authorities: Arc<[NamedAuthority]>,
     /// Of the cases that it has passed.
     passed: Option<[u8; 32]>,
     /// Whether it has answered nothing when it was taken.
@@ -150,10 +145,9 @@ impl Tenant {
         self.policy.is_some()
     }
 
-    /// The authorities that the enabled connectors of its rules document name. Those that a component names are not
-    /// known.
-    pub fn named_authorities(&self) -> &[NamedAuthority] {
-        &self.authorities
+    /// What its policy consists of, without its connectors; `None` if it has no policy.
+    pub fn description(&self) -> Option<&Description> {
+        self.policy.as_ref().map(|policy| &policy.description)
     }
 
     /// Whether the policy decides alike about all recipients of a domain, as rules do.
@@ -165,7 +159,7 @@ impl Tenant {
     /// Whether the policy's verdict can depend on the From header.
     pub fn reads_header(&self) -> bool {
         let policy = self.policy.as_ref();
-        policy.is_some_and(|policy| policy.description.reads_header_from)
+        policy.is_some_and(|policy| policy.description.reads.contains(&Fact::HeaderFrom))
     }
 }
 
@@ -640,8 +634,8 @@ impl Store {
         let known = known.filter(|(known, _)| known.digest == digest);
         let is_passed = known.as_ref().is_some_and(|(it, _)| it.passed == passed);
         let mut is_mute = known.as_ref().is_some_and(|(it, _)| it.is_mute);
-        let (policy, authorities) = match known {
-            Some((source, policy)) => (policy, source.authorities),
+        let policy = match known {
+            Some((_, policy)) => policy,
             None => self.load_bytes(&tenant.policy, bytes).await?,
         };
         if !is_passed {
@@ -659,7 +653,6 @@ impl Store {
             tests: tenant.tests.clone(),
             versions,
             digest,
-            authorities,
             passed,
             is_mute,
         };
@@ -693,17 +686,12 @@ impl Store {
         Ok(is_mute)
     }
 
-    async fn load_bytes(
-        &self,
-        path: &Path,
-        bytes: Vec<u8>,
-    ) -> Result<(Arc<LoadedPolicy>, Arc<[NamedAuthority]>), Cause> {
+    async fn load_bytes(&self, path: &Path, bytes: Vec<u8>) -> Result<Arc<LoadedPolicy>, Cause> {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("wasm") => {
                 let _turn = self.slow.acquire().await;
                 let name = path.display().to_string();
-                let policy = self.engine.loader.component(&name, bytes).await?;
-                Ok((policy, Arc::default()))
+                Ok(self.engine.loader.component(&name, bytes).await?)
             }
             Some("json") => self.load_document(path, bytes).await,
             _ => Err(Cause::Kind {
@@ -731,18 +719,14 @@ impl Store {
         }
     }
 
-    async fn load_document(
-        &self,
-        path: &Path,
-        bytes: Vec<u8>,
-    ) -> Result<(Arc<LoadedPolicy>, Arc<[NamedAuthority]>), Cause> {
+    async fn load_document(&self, path: &Path, bytes: Vec<u8>) -> Result<Arc<LoadedPolicy>, Cause> {
         let name = path.display().to_string();
         let path = path.to_owned();
         let Ok(document) = String::from_utf8(bytes) else {
             let reason = "the rules are not UTF-8";
             return Err(Cause::Kind { path, reason });
         };
-        match self.read_document(document.clone()).await {
+        match self.read_document(document).await {
             Ok(rules) => {
                 if !rules.summary.warnings.is_empty() {
                     self.observer().warned(&name, &rules.summary.warnings);
@@ -752,8 +736,7 @@ impl Store {
                     true => Some(self.slow.acquire().await),
                     false => None,
                 };
-                let policy = self.engine.loader.packed(&name, rules.packed).await?;
-                Ok((policy, authorities::named_in(&document).into()))
+                Ok(self.engine.loader.packed(&name, rules.packed).await?)
             }
             Err(DocumentError::Rejected(problems)) => Err(Cause::Rejected { path, problems }),
             Err(source) => Err(Cause::Document { path, source }),
@@ -786,7 +769,6 @@ impl Swap {
         let mut tenant = Tenant {
             name: configured.name.as_str().into(),
             policy: old.and_then(|old| old.policy.clone()),
-            authorities: old.map_or_else(Arc::default, |old| old.authorities.clone()),
             source: None,
             order: old.map_or(0, |old| old.order),
         };
@@ -805,7 +787,6 @@ impl Swap {
                     self.replaced.extend(tenant.policy.replace(policy));
                     self.update.changed.push(tenant.name.clone());
                 }
-                tenant.authorities = source.authorities.clone();
                 tenant.source = Some(source);
             }
             Err(cause) => self.update.errors.push(PolicyError {
@@ -827,7 +808,6 @@ mod tests {
             Arc::new(Tenant {
                 name: name.into(),
                 policy: None,
-                authorities: Arc::default(),
                 source: None,
                 order: 0,
             })

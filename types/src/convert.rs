@@ -32,7 +32,8 @@ macro_rules! conversions {
                 Consideration { connector, mode, matched, selectors: all, requirements: all }
                 SelectorOutcome { selector, matched, pattern, fact }
                 RequirementOutcome { requirement, satisfied, expected, fact }
-                Description { organization, accepted_domains, reads_header_from, total, connectors: all }
+                Description { organization, accepted_domains, reads: all, authorities: all, total, connectors: all }
+                NamedAuthority { name, connector }
                 Connector { name, direction, mode, applies_to, requires, comment, selects, delivery: option, reads: all }
                 Selectors { sender_domains, sender_ips, certificate_names, recipient_domains }
                 Context { direction, client_ip, helo, security, mail_from, rcpt_to, header_from, attributes: all }

@@ -15,12 +15,25 @@ pub struct Description {
     pub organization: String,
     /// The domains that the organization receives mail for.
     pub accepted_domains: Vec<String>,
-    /// Whether a verdict on inbound mail can depend on the From header.
-    pub reads_header_from: bool,
+    /// The facts that enabled connectors read. With the From header among them, the verdict on inbound mail can depend
+    /// on it.
+    pub reads: Vec<Fact>,
+    /// The authorities that enabled connectors name, each once.
+    pub authorities: Vec<NamedAuthority>,
     /// How many connectors there are in all.
     pub total: u32,
     /// A window of them, in the order of the rules.
     pub connectors: Vec<Connector>,
+}
+
+/// An authority that the rules name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NamedAuthority {
+    /// Its name.
+    pub name: String,
+    /// The first enabled connector that names it.
+    pub connector: String,
 }
 
 /// One connector, for a list.
@@ -105,6 +118,10 @@ impl Description {
     pub fn texts_mut(&mut self, each: &mut dyn FnMut(&mut String)) {
         each(&mut self.organization);
         self.accepted_domains.iter_mut().for_each(&mut *each);
+        for authority in &mut self.authorities {
+            each(&mut authority.name);
+            each(&mut authority.connector);
+        }
         for connector in &mut self.connectors {
             each(&mut connector.name);
             each(&mut connector.applies_to);

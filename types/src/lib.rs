@@ -28,7 +28,7 @@ pub use context::{
     Attribute, Certificate, ClientAddress, Context, HeaderFrom, PeerCertificate, Security, Tls,
     mailbox,
 };
-pub use description::{Connector, Description, Problem, Selectors, Summary};
+pub use description::{Connector, Description, NamedAuthority, Problem, Selectors, Summary};
 pub use explanation::{Consideration, Explanation, RequirementOutcome, SelectorOutcome};
 pub use host::{Host, SmartHost};
 pub use sha256::Sha256;

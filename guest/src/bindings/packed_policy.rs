@@ -286,7 +286,7 @@ pub mod exports {
                 /// The From header.
                 #[derive(Clone, PartialEq)]
                 pub enum HeaderFrom {
-                    /// The host has not read it yet. If `description.reads-header-from` is set, the host asks again when it has.
+                    /// The host has not read it yet. If `description.reads` has `header-from`, the host asks again when it has.
                     Pending,
                     /// Its addresses (addr-spec, RFC 5322 section 3.4.1).
                     Addresses(_rt::Vec<_rt::String>),
@@ -1043,6 +1043,25 @@ pub mod exports {
                             .finish()
                     }
                 }
+                /// An authority that the rules name.
+                #[derive(Clone, PartialEq)]
+                pub struct NamedAuthority {
+                    /// Its name.
+                    pub name: _rt::String,
+                    /// The first enabled connector that names it.
+                    pub connector: _rt::String,
+                }
+                impl ::core::fmt::Debug for NamedAuthority {
+                    fn fmt(
+                        &self,
+                        f: &mut ::core::fmt::Formatter<'_>,
+                    ) -> ::core::fmt::Result {
+                        f.debug_struct("NamedAuthority")
+                            .field("name", &self.name)
+                            .field("connector", &self.connector)
+                            .finish()
+                    }
+                }
                 /// A summary of the policy, with a window of its connectors.
                 #[derive(Clone, PartialEq)]
                 pub struct Description {
@@ -1050,9 +1069,11 @@ pub mod exports {
                     pub organization: _rt::String,
                     /// The domains that the organization receives mail for.
                     pub accepted_domains: _rt::Vec<_rt::String>,
-                    /// Whether a verdict on inbound mail can depend on `header-from`. The host then asks again once the header has
-                    /// arrived.
-                    pub reads_header_from: bool,
+                    /// The facts that enabled connectors read. With `header-from` among them, the host asks about inbound mail again
+                    /// once the header has arrived.
+                    pub reads: _rt::Vec<Fact>,
+                    /// The authorities that enabled connectors name, each once. The host is expected to know them.
+                    pub authorities: _rt::Vec<NamedAuthority>,
                     /// How many connectors there are in all.
                     pub total: u32,
                     /// Those from `first` on, in the order of the rules.
@@ -1066,7 +1087,8 @@ pub mod exports {
                         f.debug_struct("Description")
                             .field("organization", &self.organization)
                             .field("accepted-domains", &self.accepted_domains)
-                            .field("reads-header-from", &self.reads_header_from)
+                            .field("reads", &self.reads)
+                            .field("authorities", &self.authorities)
                             .field("total", &self.total)
                             .field("connectors", &self.connectors)
                             .finish()
@@ -4978,7 +5000,8 @@ pub mod exports {
                         let Description {
                             organization: organization2,
                             accepted_domains: accepted_domains2,
-                            reads_header_from: reads_header_from2,
+                            reads: reads2,
+                            authorities: authorities2,
                             total: total2,
                             connectors: connectors2,
                         } = result0;
@@ -5021,92 +5044,155 @@ pub mod exports {
                         *ptr1
                             .add(2 * ::core::mem::size_of::<*const u8>())
                             .cast::<*mut u8>() = result5;
+                        let vec6 = reads2;
+                        let len6 = vec6.len();
+                        let layout6 = _rt::alloc::Layout::from_size_align(
+                                vec6.len() * 1,
+                                1,
+                            )
+                            .unwrap();
+                        let (result6, _cleanup6) = wit_bindgen::rt::Cleanup::new(
+                            layout6,
+                        );
+                        if let Some(cleanup) = _cleanup6 {
+                            cleanup.forget();
+                        }
+                        for (i, e) in vec6.into_iter().enumerate() {
+                            let base = result6.add(i * 1);
+                            {
+                                *base.add(0).cast::<u8>() = (e.clone() as i32) as u8;
+                            }
+                        }
+                        *ptr1
+                            .add(5 * ::core::mem::size_of::<*const u8>())
+                            .cast::<usize>() = len6;
                         *ptr1
                             .add(4 * ::core::mem::size_of::<*const u8>())
-                            .cast::<u8>() = (match reads_header_from2 {
-                            true => 1,
-                            false => 0,
-                        }) as u8;
-                        *ptr1
-                            .add(4 + 4 * ::core::mem::size_of::<*const u8>())
-                            .cast::<i32>() = _rt::as_i32(total2);
-                        let vec50 = connectors2;
-                        let len50 = vec50.len();
-                        let layout50 = _rt::alloc::Layout::from_size_align(
-                                vec50.len() * (55 * ::core::mem::size_of::<*const u8>()),
+                            .cast::<*mut u8>() = result6;
+                        let vec10 = authorities2;
+                        let len10 = vec10.len();
+                        let layout10 = _rt::alloc::Layout::from_size_align(
+                                vec10.len() * (4 * ::core::mem::size_of::<*const u8>()),
                                 ::core::mem::size_of::<*const u8>(),
                             )
                             .unwrap();
-                        let (result50, _cleanup50) = wit_bindgen::rt::Cleanup::new(
-                            layout50,
+                        let (result10, _cleanup10) = wit_bindgen::rt::Cleanup::new(
+                            layout10,
                         );
-                        if let Some(cleanup) = _cleanup50 {
+                        if let Some(cleanup) = _cleanup10 {
                             cleanup.forget();
                         }
-                        for (i, e) in vec50.into_iter().enumerate() {
-                            let base = result50
-                                .add(i * (55 * ::core::mem::size_of::<*const u8>()));
+                        for (i, e) in vec10.into_iter().enumerate() {
+                            let base = result10
+                                .add(i * (4 * ::core::mem::size_of::<*const u8>()));
                             {
-                                let Connector {
-                                    name: name6,
-                                    direction: direction6,
-                                    mode: mode6,
-                                    applies_to: applies_to6,
-                                    requires: requires6,
-                                    comment: comment6,
-                                    selects: selects6,
-                                    delivery: delivery6,
-                                    reads: reads6,
-                                } = e;
-                                let vec7 = (name6.into_bytes()).into_boxed_slice();
-                                let ptr7 = vec7.as_ptr().cast::<u8>();
-                                let len7 = vec7.len();
-                                ::core::mem::forget(vec7);
-                                *base
-                                    .add(::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>() = len7;
-                                *base.add(0).cast::<*mut u8>() = ptr7.cast_mut();
-                                *base
-                                    .add(2 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<u8>() = (direction6.clone() as i32) as u8;
-                                *base
-                                    .add(1 + 2 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<u8>() = (mode6.clone() as i32) as u8;
-                                let vec8 = (applies_to6.into_bytes()).into_boxed_slice();
+                                let NamedAuthority { name: name7, connector: connector7 } = e;
+                                let vec8 = (name7.into_bytes()).into_boxed_slice();
                                 let ptr8 = vec8.as_ptr().cast::<u8>();
                                 let len8 = vec8.len();
                                 ::core::mem::forget(vec8);
                                 *base
-                                    .add(4 * ::core::mem::size_of::<*const u8>())
+                                    .add(::core::mem::size_of::<*const u8>())
                                     .cast::<usize>() = len8;
-                                *base
-                                    .add(3 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>() = ptr8.cast_mut();
-                                let vec9 = (requires6.into_bytes()).into_boxed_slice();
+                                *base.add(0).cast::<*mut u8>() = ptr8.cast_mut();
+                                let vec9 = (connector7.into_bytes()).into_boxed_slice();
                                 let ptr9 = vec9.as_ptr().cast::<u8>();
                                 let len9 = vec9.len();
                                 ::core::mem::forget(vec9);
                                 *base
-                                    .add(6 * ::core::mem::size_of::<*const u8>())
+                                    .add(3 * ::core::mem::size_of::<*const u8>())
                                     .cast::<usize>() = len9;
                                 *base
-                                    .add(5 * ::core::mem::size_of::<*const u8>())
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
                                     .cast::<*mut u8>() = ptr9.cast_mut();
-                                match comment6 {
+                            }
+                        }
+                        *ptr1
+                            .add(7 * ::core::mem::size_of::<*const u8>())
+                            .cast::<usize>() = len10;
+                        *ptr1
+                            .add(6 * ::core::mem::size_of::<*const u8>())
+                            .cast::<*mut u8>() = result10;
+                        *ptr1
+                            .add(8 * ::core::mem::size_of::<*const u8>())
+                            .cast::<i32>() = _rt::as_i32(total2);
+                        let vec55 = connectors2;
+                        let len55 = vec55.len();
+                        let layout55 = _rt::alloc::Layout::from_size_align(
+                                vec55.len() * (55 * ::core::mem::size_of::<*const u8>()),
+                                ::core::mem::size_of::<*const u8>(),
+                            )
+                            .unwrap();
+                        let (result55, _cleanup55) = wit_bindgen::rt::Cleanup::new(
+                            layout55,
+                        );
+                        if let Some(cleanup) = _cleanup55 {
+                            cleanup.forget();
+                        }
+                        for (i, e) in vec55.into_iter().enumerate() {
+                            let base = result55
+                                .add(i * (55 * ::core::mem::size_of::<*const u8>()));
+                            {
+                                let Connector {
+                                    name: name11,
+                                    direction: direction11,
+                                    mode: mode11,
+                                    applies_to: applies_to11,
+                                    requires: requires11,
+                                    comment: comment11,
+                                    selects: selects11,
+                                    delivery: delivery11,
+                                    reads: reads11,
+                                } = e;
+                                let vec12 = (name11.into_bytes()).into_boxed_slice();
+                                let ptr12 = vec12.as_ptr().cast::<u8>();
+                                let len12 = vec12.len();
+                                ::core::mem::forget(vec12);
+                                *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>() = len12;
+                                *base.add(0).cast::<*mut u8>() = ptr12.cast_mut();
+                                *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<u8>() = (direction11.clone() as i32) as u8;
+                                *base
+                                    .add(1 + 2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<u8>() = (mode11.clone() as i32) as u8;
+                                let vec13 = (applies_to11.into_bytes()).into_boxed_slice();
+                                let ptr13 = vec13.as_ptr().cast::<u8>();
+                                let len13 = vec13.len();
+                                ::core::mem::forget(vec13);
+                                *base
+                                    .add(4 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>() = len13;
+                                *base
+                                    .add(3 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>() = ptr13.cast_mut();
+                                let vec14 = (requires11.into_bytes()).into_boxed_slice();
+                                let ptr14 = vec14.as_ptr().cast::<u8>();
+                                let len14 = vec14.len();
+                                ::core::mem::forget(vec14);
+                                *base
+                                    .add(6 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>() = len14;
+                                *base
+                                    .add(5 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>() = ptr14.cast_mut();
+                                match comment11 {
                                     Some(e) => {
                                         *base
                                             .add(7 * ::core::mem::size_of::<*const u8>())
                                             .cast::<u8>() = (1i32) as u8;
-                                        let vec10 = (e.into_bytes()).into_boxed_slice();
-                                        let ptr10 = vec10.as_ptr().cast::<u8>();
-                                        let len10 = vec10.len();
-                                        ::core::mem::forget(vec10);
+                                        let vec15 = (e.into_bytes()).into_boxed_slice();
+                                        let ptr15 = vec15.as_ptr().cast::<u8>();
+                                        let len15 = vec15.len();
+                                        ::core::mem::forget(vec15);
                                         *base
                                             .add(9 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len10;
+                                            .cast::<usize>() = len15;
                                         *base
                                             .add(8 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>() = ptr10.cast_mut();
+                                            .cast::<*mut u8>() = ptr15.cast_mut();
                                     }
                                     None => {
                                         *base
@@ -5115,171 +5201,171 @@ pub mod exports {
                                     }
                                 };
                                 let Selectors {
-                                    sender_domains: sender_domains11,
-                                    sender_ips: sender_ips11,
-                                    certificate_names: certificate_names11,
-                                    recipient_domains: recipient_domains11,
-                                } = selects6;
-                                let vec13 = sender_domains11;
-                                let len13 = vec13.len();
-                                let layout13 = _rt::alloc::Layout::from_size_align(
-                                        vec13.len() * (2 * ::core::mem::size_of::<*const u8>()),
+                                    sender_domains: sender_domains16,
+                                    sender_ips: sender_ips16,
+                                    certificate_names: certificate_names16,
+                                    recipient_domains: recipient_domains16,
+                                } = selects11;
+                                let vec18 = sender_domains16;
+                                let len18 = vec18.len();
+                                let layout18 = _rt::alloc::Layout::from_size_align(
+                                        vec18.len() * (2 * ::core::mem::size_of::<*const u8>()),
                                         ::core::mem::size_of::<*const u8>(),
                                     )
                                     .unwrap();
-                                let (result13, _cleanup13) = wit_bindgen::rt::Cleanup::new(
-                                    layout13,
+                                let (result18, _cleanup18) = wit_bindgen::rt::Cleanup::new(
+                                    layout18,
                                 );
-                                if let Some(cleanup) = _cleanup13 {
+                                if let Some(cleanup) = _cleanup18 {
                                     cleanup.forget();
                                 }
-                                for (i, e) in vec13.into_iter().enumerate() {
-                                    let base = result13
+                                for (i, e) in vec18.into_iter().enumerate() {
+                                    let base = result18
                                         .add(i * (2 * ::core::mem::size_of::<*const u8>()));
                                     {
-                                        let vec12 = (e.into_bytes()).into_boxed_slice();
-                                        let ptr12 = vec12.as_ptr().cast::<u8>();
-                                        let len12 = vec12.len();
-                                        ::core::mem::forget(vec12);
+                                        let vec17 = (e.into_bytes()).into_boxed_slice();
+                                        let ptr17 = vec17.as_ptr().cast::<u8>();
+                                        let len17 = vec17.len();
+                                        ::core::mem::forget(vec17);
                                         *base
                                             .add(::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len12;
-                                        *base.add(0).cast::<*mut u8>() = ptr12.cast_mut();
+                                            .cast::<usize>() = len17;
+                                        *base.add(0).cast::<*mut u8>() = ptr17.cast_mut();
                                     }
                                 }
                                 *base
                                     .add(11 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>() = len13;
+                                    .cast::<usize>() = len18;
                                 *base
                                     .add(10 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>() = result13;
-                                let vec15 = sender_ips11;
-                                let len15 = vec15.len();
-                                let layout15 = _rt::alloc::Layout::from_size_align(
-                                        vec15.len() * (2 * ::core::mem::size_of::<*const u8>()),
+                                    .cast::<*mut u8>() = result18;
+                                let vec20 = sender_ips16;
+                                let len20 = vec20.len();
+                                let layout20 = _rt::alloc::Layout::from_size_align(
+                                        vec20.len() * (2 * ::core::mem::size_of::<*const u8>()),
                                         ::core::mem::size_of::<*const u8>(),
                                     )
                                     .unwrap();
-                                let (result15, _cleanup15) = wit_bindgen::rt::Cleanup::new(
-                                    layout15,
+                                let (result20, _cleanup20) = wit_bindgen::rt::Cleanup::new(
+                                    layout20,
                                 );
-                                if let Some(cleanup) = _cleanup15 {
+                                if let Some(cleanup) = _cleanup20 {
                                     cleanup.forget();
                                 }
-                                for (i, e) in vec15.into_iter().enumerate() {
-                                    let base = result15
+                                for (i, e) in vec20.into_iter().enumerate() {
+                                    let base = result20
                                         .add(i * (2 * ::core::mem::size_of::<*const u8>()));
                                     {
-                                        let vec14 = (e.into_bytes()).into_boxed_slice();
-                                        let ptr14 = vec14.as_ptr().cast::<u8>();
-                                        let len14 = vec14.len();
-                                        ::core::mem::forget(vec14);
+                                        let vec19 = (e.into_bytes()).into_boxed_slice();
+                                        let ptr19 = vec19.as_ptr().cast::<u8>();
+                                        let len19 = vec19.len();
+                                        ::core::mem::forget(vec19);
                                         *base
                                             .add(::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len14;
-                                        *base.add(0).cast::<*mut u8>() = ptr14.cast_mut();
+                                            .cast::<usize>() = len19;
+                                        *base.add(0).cast::<*mut u8>() = ptr19.cast_mut();
                                     }
                                 }
                                 *base
                                     .add(13 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>() = len15;
+                                    .cast::<usize>() = len20;
                                 *base
                                     .add(12 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>() = result15;
-                                let vec17 = certificate_names11;
-                                let len17 = vec17.len();
-                                let layout17 = _rt::alloc::Layout::from_size_align(
-                                        vec17.len() * (2 * ::core::mem::size_of::<*const u8>()),
+                                    .cast::<*mut u8>() = result20;
+                                let vec22 = certificate_names16;
+                                let len22 = vec22.len();
+                                let layout22 = _rt::alloc::Layout::from_size_align(
+                                        vec22.len() * (2 * ::core::mem::size_of::<*const u8>()),
                                         ::core::mem::size_of::<*const u8>(),
                                     )
                                     .unwrap();
-                                let (result17, _cleanup17) = wit_bindgen::rt::Cleanup::new(
-                                    layout17,
+                                let (result22, _cleanup22) = wit_bindgen::rt::Cleanup::new(
+                                    layout22,
                                 );
-                                if let Some(cleanup) = _cleanup17 {
+                                if let Some(cleanup) = _cleanup22 {
                                     cleanup.forget();
                                 }
-                                for (i, e) in vec17.into_iter().enumerate() {
-                                    let base = result17
+                                for (i, e) in vec22.into_iter().enumerate() {
+                                    let base = result22
                                         .add(i * (2 * ::core::mem::size_of::<*const u8>()));
                                     {
-                                        let vec16 = (e.into_bytes()).into_boxed_slice();
-                                        let ptr16 = vec16.as_ptr().cast::<u8>();
-                                        let len16 = vec16.len();
-                                        ::core::mem::forget(vec16);
+                                        let vec21 = (e.into_bytes()).into_boxed_slice();
+                                        let ptr21 = vec21.as_ptr().cast::<u8>();
+                                        let len21 = vec21.len();
+                                        ::core::mem::forget(vec21);
                                         *base
                                             .add(::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len16;
-                                        *base.add(0).cast::<*mut u8>() = ptr16.cast_mut();
+                                            .cast::<usize>() = len21;
+                                        *base.add(0).cast::<*mut u8>() = ptr21.cast_mut();
                                     }
                                 }
                                 *base
                                     .add(15 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>() = len17;
+                                    .cast::<usize>() = len22;
                                 *base
                                     .add(14 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>() = result17;
-                                let vec19 = recipient_domains11;
-                                let len19 = vec19.len();
-                                let layout19 = _rt::alloc::Layout::from_size_align(
-                                        vec19.len() * (2 * ::core::mem::size_of::<*const u8>()),
+                                    .cast::<*mut u8>() = result22;
+                                let vec24 = recipient_domains16;
+                                let len24 = vec24.len();
+                                let layout24 = _rt::alloc::Layout::from_size_align(
+                                        vec24.len() * (2 * ::core::mem::size_of::<*const u8>()),
                                         ::core::mem::size_of::<*const u8>(),
                                     )
                                     .unwrap();
-                                let (result19, _cleanup19) = wit_bindgen::rt::Cleanup::new(
-                                    layout19,
+                                let (result24, _cleanup24) = wit_bindgen::rt::Cleanup::new(
+                                    layout24,
                                 );
-                                if let Some(cleanup) = _cleanup19 {
+                                if let Some(cleanup) = _cleanup24 {
                                     cleanup.forget();
                                 }
-                                for (i, e) in vec19.into_iter().enumerate() {
-                                    let base = result19
+                                for (i, e) in vec24.into_iter().enumerate() {
+                                    let base = result24
                                         .add(i * (2 * ::core::mem::size_of::<*const u8>()));
                                     {
-                                        let vec18 = (e.into_bytes()).into_boxed_slice();
-                                        let ptr18 = vec18.as_ptr().cast::<u8>();
-                                        let len18 = vec18.len();
-                                        ::core::mem::forget(vec18);
+                                        let vec23 = (e.into_bytes()).into_boxed_slice();
+                                        let ptr23 = vec23.as_ptr().cast::<u8>();
+                                        let len23 = vec23.len();
+                                        ::core::mem::forget(vec23);
                                         *base
                                             .add(::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len18;
-                                        *base.add(0).cast::<*mut u8>() = ptr18.cast_mut();
+                                            .cast::<usize>() = len23;
+                                        *base.add(0).cast::<*mut u8>() = ptr23.cast_mut();
                                     }
                                 }
                                 *base
                                     .add(17 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>() = len19;
+                                    .cast::<usize>() = len24;
                                 *base
                                     .add(16 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>() = result19;
-                                match delivery6 {
+                                    .cast::<*mut u8>() = result24;
+                                match delivery11 {
                                     Some(e) => {
                                         *base
                                             .add(18 * ::core::mem::size_of::<*const u8>())
                                             .cast::<u8>() = (1i32) as u8;
                                         let Delivery {
-                                            connector: connector20,
-                                            route: route20,
-                                            tls: tls20,
-                                            audit_tls: audit_tls20,
-                                            audit_connector: audit_connector20,
-                                            audit: audit20,
+                                            connector: connector25,
+                                            route: route25,
+                                            tls: tls25,
+                                            audit_tls: audit_tls25,
+                                            audit_connector: audit_connector25,
+                                            audit: audit25,
                                         } = e;
-                                        match connector20 {
+                                        match connector25 {
                                             Some(e) => {
                                                 *base
                                                     .add(19 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<u8>() = (1i32) as u8;
-                                                let vec21 = (e.into_bytes()).into_boxed_slice();
-                                                let ptr21 = vec21.as_ptr().cast::<u8>();
-                                                let len21 = vec21.len();
-                                                ::core::mem::forget(vec21);
+                                                let vec26 = (e.into_bytes()).into_boxed_slice();
+                                                let ptr26 = vec26.as_ptr().cast::<u8>();
+                                                let len26 = vec26.len();
+                                                ::core::mem::forget(vec26);
                                                 *base
                                                     .add(21 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<usize>() = len21;
+                                                    .cast::<usize>() = len26;
                                                 *base
                                                     .add(20 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<*mut u8>() = ptr21.cast_mut();
+                                                    .cast::<*mut u8>() = ptr26.cast_mut();
                                             }
                                             None => {
                                                 *base
@@ -5287,7 +5373,7 @@ pub mod exports {
                                                     .cast::<u8>() = (0i32) as u8;
                                             }
                                         };
-                                        match route20 {
+                                        match route25 {
                                             Route::Mx => {
                                                 *base
                                                     .add(22 * ::core::mem::size_of::<*const u8>())
@@ -5297,34 +5383,34 @@ pub mod exports {
                                                 *base
                                                     .add(22 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<u8>() = (1i32) as u8;
-                                                let vec25 = e;
-                                                let len25 = vec25.len();
-                                                let layout25 = _rt::alloc::Layout::from_size_align(
-                                                        vec25.len() * 40,
+                                                let vec30 = e;
+                                                let len30 = vec30.len();
+                                                let layout30 = _rt::alloc::Layout::from_size_align(
+                                                        vec30.len() * 40,
                                                         8,
                                                     )
                                                     .unwrap();
-                                                let (result25, _cleanup25) = wit_bindgen::rt::Cleanup::new(
-                                                    layout25,
+                                                let (result30, _cleanup30) = wit_bindgen::rt::Cleanup::new(
+                                                    layout30,
                                                 );
-                                                if let Some(cleanup) = _cleanup25 {
+                                                if let Some(cleanup) = _cleanup30 {
                                                     cleanup.forget();
                                                 }
-                                                for (i, e) in vec25.into_iter().enumerate() {
-                                                    let base = result25.add(i * 40);
+                                                for (i, e) in vec30.into_iter().enumerate() {
+                                                    let base = result30.add(i * 40);
                                                     {
-                                                        let SmartHost { host: host22, port: port22 } = e;
-                                                        match host22 {
+                                                        let SmartHost { host: host27, port: port27 } = e;
+                                                        match host27 {
                                                             Host::Name(e) => {
                                                                 *base.add(0).cast::<u8>() = (0i32) as u8;
-                                                                let vec23 = (e.into_bytes()).into_boxed_slice();
-                                                                let ptr23 = vec23.as_ptr().cast::<u8>();
-                                                                let len23 = vec23.len();
-                                                                ::core::mem::forget(vec23);
+                                                                let vec28 = (e.into_bytes()).into_boxed_slice();
+                                                                let ptr28 = vec28.as_ptr().cast::<u8>();
+                                                                let len28 = vec28.len();
+                                                                ::core::mem::forget(vec28);
                                                                 *base
                                                                     .add(8 + 1 * ::core::mem::size_of::<*const u8>())
-                                                                    .cast::<usize>() = len23;
-                                                                *base.add(8).cast::<*mut u8>() = ptr23.cast_mut();
+                                                                    .cast::<usize>() = len28;
+                                                                *base.add(8).cast::<*mut u8>() = ptr28.cast_mut();
                                                             }
                                                             Host::Address(e) => {
                                                                 *base.add(0).cast::<u8>() = (1i32) as u8;
@@ -5335,14 +5421,14 @@ pub mod exports {
                                                                     }
                                                                     IpAddress::Ipv6(e) => {
                                                                         *base.add(8).cast::<u8>() = (1i32) as u8;
-                                                                        let (t24_0, t24_1) = e;
-                                                                        *base.add(16).cast::<i64>() = _rt::as_i64(t24_0);
-                                                                        *base.add(24).cast::<i64>() = _rt::as_i64(t24_1);
+                                                                        let (t29_0, t29_1) = e;
+                                                                        *base.add(16).cast::<i64>() = _rt::as_i64(t29_0);
+                                                                        *base.add(24).cast::<i64>() = _rt::as_i64(t29_1);
                                                                     }
                                                                 }
                                                             }
                                                         }
-                                                        match port22 {
+                                                        match port27 {
                                                             Some(e) => {
                                                                 *base.add(32).cast::<u8>() = (1i32) as u8;
                                                                 *base.add(34).cast::<u16>() = (_rt::as_i32(e)) as u16;
@@ -5355,22 +5441,22 @@ pub mod exports {
                                                 }
                                                 *base
                                                     .add(24 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<usize>() = len25;
+                                                    .cast::<usize>() = len30;
                                                 *base
                                                     .add(23 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<*mut u8>() = result25;
+                                                    .cast::<*mut u8>() = result30;
                                             }
                                         }
                                         let Protection {
-                                            level: level26,
-                                            min_version: min_version26,
-                                            fingerprints: fingerprints26,
-                                            keys: keys26,
-                                            authorities: authorities26,
-                                            dane: dane26,
-                                            mta_sts: mta_sts26,
-                                        } = tls20;
-                                        match level26 {
+                                            level: level31,
+                                            min_version: min_version31,
+                                            fingerprints: fingerprints31,
+                                            keys: keys31,
+                                            authorities: authorities31,
+                                            dane: dane31,
+                                            mta_sts: mta_sts31,
+                                        } = tls25;
+                                        match level31 {
                                             TlsLevel::Opportunistic => {
                                                 *base
                                                     .add(25 * ::core::mem::size_of::<*const u8>())
@@ -5390,42 +5476,42 @@ pub mod exports {
                                                 *base
                                                     .add(25 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<u8>() = (3i32) as u8;
-                                                let vec28 = e;
-                                                let len28 = vec28.len();
-                                                let layout28 = _rt::alloc::Layout::from_size_align(
-                                                        vec28.len() * (2 * ::core::mem::size_of::<*const u8>()),
+                                                let vec33 = e;
+                                                let len33 = vec33.len();
+                                                let layout33 = _rt::alloc::Layout::from_size_align(
+                                                        vec33.len() * (2 * ::core::mem::size_of::<*const u8>()),
                                                         ::core::mem::size_of::<*const u8>(),
                                                     )
                                                     .unwrap();
-                                                let (result28, _cleanup28) = wit_bindgen::rt::Cleanup::new(
-                                                    layout28,
+                                                let (result33, _cleanup33) = wit_bindgen::rt::Cleanup::new(
+                                                    layout33,
                                                 );
-                                                if let Some(cleanup) = _cleanup28 {
+                                                if let Some(cleanup) = _cleanup33 {
                                                     cleanup.forget();
                                                 }
-                                                for (i, e) in vec28.into_iter().enumerate() {
-                                                    let base = result28
+                                                for (i, e) in vec33.into_iter().enumerate() {
+                                                    let base = result33
                                                         .add(i * (2 * ::core::mem::size_of::<*const u8>()));
                                                     {
-                                                        let vec27 = (e.into_bytes()).into_boxed_slice();
-                                                        let ptr27 = vec27.as_ptr().cast::<u8>();
-                                                        let len27 = vec27.len();
-                                                        ::core::mem::forget(vec27);
+                                                        let vec32 = (e.into_bytes()).into_boxed_slice();
+                                                        let ptr32 = vec32.as_ptr().cast::<u8>();
+                                                        let len32 = vec32.len();
+                                                        ::core::mem::forget(vec32);
                                                         *base
                                                             .add(::core::mem::size_of::<*const u8>())
-                                                            .cast::<usize>() = len27;
-                                                        *base.add(0).cast::<*mut u8>() = ptr27.cast_mut();
+                                                            .cast::<usize>() = len32;
+                                                        *base.add(0).cast::<*mut u8>() = ptr32.cast_mut();
                                                     }
                                                 }
                                                 *base
                                                     .add(27 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<usize>() = len28;
+                                                    .cast::<usize>() = len33;
                                                 *base
                                                     .add(26 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<*mut u8>() = result28;
+                                                    .cast::<*mut u8>() = result33;
                                             }
                                         }
-                                        match min_version26 {
+                                        match min_version31 {
                                             Some(e) => {
                                                 *base
                                                     .add(28 * ::core::mem::size_of::<*const u8>())
@@ -5440,118 +5526,118 @@ pub mod exports {
                                                     .cast::<u8>() = (0i32) as u8;
                                             }
                                         };
-                                        let vec30 = fingerprints26;
-                                        let len30 = vec30.len();
-                                        let layout30 = _rt::alloc::Layout::from_size_align(
-                                                vec30.len() * 32,
+                                        let vec35 = fingerprints31;
+                                        let len35 = vec35.len();
+                                        let layout35 = _rt::alloc::Layout::from_size_align(
+                                                vec35.len() * 32,
                                                 8,
                                             )
                                             .unwrap();
-                                        let (result30, _cleanup30) = wit_bindgen::rt::Cleanup::new(
-                                            layout30,
+                                        let (result35, _cleanup35) = wit_bindgen::rt::Cleanup::new(
+                                            layout35,
                                         );
-                                        if let Some(cleanup) = _cleanup30 {
+                                        if let Some(cleanup) = _cleanup35 {
                                             cleanup.forget();
                                         }
-                                        for (i, e) in vec30.into_iter().enumerate() {
-                                            let base = result30.add(i * 32);
+                                        for (i, e) in vec35.into_iter().enumerate() {
+                                            let base = result35.add(i * 32);
                                             {
-                                                let (t29_0, t29_1, t29_2, t29_3) = e;
-                                                *base.add(0).cast::<i64>() = _rt::as_i64(t29_0);
-                                                *base.add(8).cast::<i64>() = _rt::as_i64(t29_1);
-                                                *base.add(16).cast::<i64>() = _rt::as_i64(t29_2);
-                                                *base.add(24).cast::<i64>() = _rt::as_i64(t29_3);
+                                                let (t34_0, t34_1, t34_2, t34_3) = e;
+                                                *base.add(0).cast::<i64>() = _rt::as_i64(t34_0);
+                                                *base.add(8).cast::<i64>() = _rt::as_i64(t34_1);
+                                                *base.add(16).cast::<i64>() = _rt::as_i64(t34_2);
+                                                *base.add(24).cast::<i64>() = _rt::as_i64(t34_3);
                                             }
                                         }
                                         *base
                                             .add(30 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len30;
+                                            .cast::<usize>() = len35;
                                         *base
                                             .add(29 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>() = result30;
-                                        let vec32 = keys26;
-                                        let len32 = vec32.len();
-                                        let layout32 = _rt::alloc::Layout::from_size_align(
-                                                vec32.len() * 32,
+                                            .cast::<*mut u8>() = result35;
+                                        let vec37 = keys31;
+                                        let len37 = vec37.len();
+                                        let layout37 = _rt::alloc::Layout::from_size_align(
+                                                vec37.len() * 32,
                                                 8,
                                             )
                                             .unwrap();
-                                        let (result32, _cleanup32) = wit_bindgen::rt::Cleanup::new(
-                                            layout32,
+                                        let (result37, _cleanup37) = wit_bindgen::rt::Cleanup::new(
+                                            layout37,
                                         );
-                                        if let Some(cleanup) = _cleanup32 {
+                                        if let Some(cleanup) = _cleanup37 {
                                             cleanup.forget();
                                         }
-                                        for (i, e) in vec32.into_iter().enumerate() {
-                                            let base = result32.add(i * 32);
+                                        for (i, e) in vec37.into_iter().enumerate() {
+                                            let base = result37.add(i * 32);
                                             {
-                                                let (t31_0, t31_1, t31_2, t31_3) = e;
-                                                *base.add(0).cast::<i64>() = _rt::as_i64(t31_0);
-                                                *base.add(8).cast::<i64>() = _rt::as_i64(t31_1);
-                                                *base.add(16).cast::<i64>() = _rt::as_i64(t31_2);
-                                                *base.add(24).cast::<i64>() = _rt::as_i64(t31_3);
+                                                let (t36_0, t36_1, t36_2, t36_3) = e;
+                                                *base.add(0).cast::<i64>() = _rt::as_i64(t36_0);
+                                                *base.add(8).cast::<i64>() = _rt::as_i64(t36_1);
+                                                *base.add(16).cast::<i64>() = _rt::as_i64(t36_2);
+                                                *base.add(24).cast::<i64>() = _rt::as_i64(t36_3);
                                             }
                                         }
                                         *base
                                             .add(32 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len32;
+                                            .cast::<usize>() = len37;
                                         *base
                                             .add(31 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>() = result32;
-                                        let vec34 = authorities26;
-                                        let len34 = vec34.len();
-                                        let layout34 = _rt::alloc::Layout::from_size_align(
-                                                vec34.len() * (2 * ::core::mem::size_of::<*const u8>()),
+                                            .cast::<*mut u8>() = result37;
+                                        let vec39 = authorities31;
+                                        let len39 = vec39.len();
+                                        let layout39 = _rt::alloc::Layout::from_size_align(
+                                                vec39.len() * (2 * ::core::mem::size_of::<*const u8>()),
                                                 ::core::mem::size_of::<*const u8>(),
                                             )
                                             .unwrap();
-                                        let (result34, _cleanup34) = wit_bindgen::rt::Cleanup::new(
-                                            layout34,
+                                        let (result39, _cleanup39) = wit_bindgen::rt::Cleanup::new(
+                                            layout39,
                                         );
-                                        if let Some(cleanup) = _cleanup34 {
+                                        if let Some(cleanup) = _cleanup39 {
                                             cleanup.forget();
                                         }
-                                        for (i, e) in vec34.into_iter().enumerate() {
-                                            let base = result34
+                                        for (i, e) in vec39.into_iter().enumerate() {
+                                            let base = result39
                                                 .add(i * (2 * ::core::mem::size_of::<*const u8>()));
                                             {
-                                                let vec33 = (e.into_bytes()).into_boxed_slice();
-                                                let ptr33 = vec33.as_ptr().cast::<u8>();
-                                                let len33 = vec33.len();
-                                                ::core::mem::forget(vec33);
+                                                let vec38 = (e.into_bytes()).into_boxed_slice();
+                                                let ptr38 = vec38.as_ptr().cast::<u8>();
+                                                let len38 = vec38.len();
+                                                ::core::mem::forget(vec38);
                                                 *base
                                                     .add(::core::mem::size_of::<*const u8>())
-                                                    .cast::<usize>() = len33;
-                                                *base.add(0).cast::<*mut u8>() = ptr33.cast_mut();
+                                                    .cast::<usize>() = len38;
+                                                *base.add(0).cast::<*mut u8>() = ptr38.cast_mut();
                                             }
                                         }
                                         *base
                                             .add(34 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len34;
+                                            .cast::<usize>() = len39;
                                         *base
                                             .add(33 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>() = result34;
+                                            .cast::<*mut u8>() = result39;
                                         *base
                                             .add(35 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<u8>() = (dane26.clone() as i32) as u8;
+                                            .cast::<u8>() = (dane31.clone() as i32) as u8;
                                         *base
                                             .add(1 + 35 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<u8>() = (mta_sts26.clone() as i32) as u8;
-                                        match audit_tls20 {
+                                            .cast::<u8>() = (mta_sts31.clone() as i32) as u8;
+                                        match audit_tls25 {
                                             Some(e) => {
                                                 *base
                                                     .add(36 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<u8>() = (1i32) as u8;
                                                 let Protection {
-                                                    level: level35,
-                                                    min_version: min_version35,
-                                                    fingerprints: fingerprints35,
-                                                    keys: keys35,
-                                                    authorities: authorities35,
-                                                    dane: dane35,
-                                                    mta_sts: mta_sts35,
+                                                    level: level40,
+                                                    min_version: min_version40,
+                                                    fingerprints: fingerprints40,
+                                                    keys: keys40,
+                                                    authorities: authorities40,
+                                                    dane: dane40,
+                                                    mta_sts: mta_sts40,
                                                 } = e;
-                                                match level35 {
+                                                match level40 {
                                                     TlsLevel::Opportunistic => {
                                                         *base
                                                             .add(37 * ::core::mem::size_of::<*const u8>())
@@ -5571,42 +5657,42 @@ pub mod exports {
                                                         *base
                                                             .add(37 * ::core::mem::size_of::<*const u8>())
                                                             .cast::<u8>() = (3i32) as u8;
-                                                        let vec37 = e;
-                                                        let len37 = vec37.len();
-                                                        let layout37 = _rt::alloc::Layout::from_size_align(
-                                                                vec37.len() * (2 * ::core::mem::size_of::<*const u8>()),
+                                                        let vec42 = e;
+                                                        let len42 = vec42.len();
+                                                        let layout42 = _rt::alloc::Layout::from_size_align(
+                                                                vec42.len() * (2 * ::core::mem::size_of::<*const u8>()),
                                                                 ::core::mem::size_of::<*const u8>(),
                                                             )
                                                             .unwrap();
-                                                        let (result37, _cleanup37) = wit_bindgen::rt::Cleanup::new(
-                                                            layout37,
+                                                        let (result42, _cleanup42) = wit_bindgen::rt::Cleanup::new(
+                                                            layout42,
                                                         );
-                                                        if let Some(cleanup) = _cleanup37 {
+                                                        if let Some(cleanup) = _cleanup42 {
                                                             cleanup.forget();
                                                         }
-                                                        for (i, e) in vec37.into_iter().enumerate() {
-                                                            let base = result37
+                                                        for (i, e) in vec42.into_iter().enumerate() {
+                                                            let base = result42
                                                                 .add(i * (2 * ::core::mem::size_of::<*const u8>()));
                                                             {
-                                                                let vec36 = (e.into_bytes()).into_boxed_slice();
-                                                                let ptr36 = vec36.as_ptr().cast::<u8>();
-                                                                let len36 = vec36.len();
-                                                                ::core::mem::forget(vec36);
+                                                                let vec41 = (e.into_bytes()).into_boxed_slice();
+                                                                let ptr41 = vec41.as_ptr().cast::<u8>();
+                                                                let len41 = vec41.len();
+                                                                ::core::mem::forget(vec41);
                                                                 *base
                                                                     .add(::core::mem::size_of::<*const u8>())
-                                                                    .cast::<usize>() = len36;
-                                                                *base.add(0).cast::<*mut u8>() = ptr36.cast_mut();
+                                                                    .cast::<usize>() = len41;
+                                                                *base.add(0).cast::<*mut u8>() = ptr41.cast_mut();
                                                             }
                                                         }
                                                         *base
                                                             .add(39 * ::core::mem::size_of::<*const u8>())
-                                                            .cast::<usize>() = len37;
+                                                            .cast::<usize>() = len42;
                                                         *base
                                                             .add(38 * ::core::mem::size_of::<*const u8>())
-                                                            .cast::<*mut u8>() = result37;
+                                                            .cast::<*mut u8>() = result42;
                                                     }
                                                 }
-                                                match min_version35 {
+                                                match min_version40 {
                                                     Some(e) => {
                                                         *base
                                                             .add(40 * ::core::mem::size_of::<*const u8>())
@@ -5621,103 +5707,103 @@ pub mod exports {
                                                             .cast::<u8>() = (0i32) as u8;
                                                     }
                                                 };
-                                                let vec39 = fingerprints35;
-                                                let len39 = vec39.len();
-                                                let layout39 = _rt::alloc::Layout::from_size_align(
-                                                        vec39.len() * 32,
+                                                let vec44 = fingerprints40;
+                                                let len44 = vec44.len();
+                                                let layout44 = _rt::alloc::Layout::from_size_align(
+                                                        vec44.len() * 32,
                                                         8,
                                                     )
                                                     .unwrap();
-                                                let (result39, _cleanup39) = wit_bindgen::rt::Cleanup::new(
-                                                    layout39,
+                                                let (result44, _cleanup44) = wit_bindgen::rt::Cleanup::new(
+                                                    layout44,
                                                 );
-                                                if let Some(cleanup) = _cleanup39 {
+                                                if let Some(cleanup) = _cleanup44 {
                                                     cleanup.forget();
                                                 }
-                                                for (i, e) in vec39.into_iter().enumerate() {
-                                                    let base = result39.add(i * 32);
+                                                for (i, e) in vec44.into_iter().enumerate() {
+                                                    let base = result44.add(i * 32);
                                                     {
-                                                        let (t38_0, t38_1, t38_2, t38_3) = e;
-                                                        *base.add(0).cast::<i64>() = _rt::as_i64(t38_0);
-                                                        *base.add(8).cast::<i64>() = _rt::as_i64(t38_1);
-                                                        *base.add(16).cast::<i64>() = _rt::as_i64(t38_2);
-                                                        *base.add(24).cast::<i64>() = _rt::as_i64(t38_3);
+                                                        let (t43_0, t43_1, t43_2, t43_3) = e;
+                                                        *base.add(0).cast::<i64>() = _rt::as_i64(t43_0);
+                                                        *base.add(8).cast::<i64>() = _rt::as_i64(t43_1);
+                                                        *base.add(16).cast::<i64>() = _rt::as_i64(t43_2);
+                                                        *base.add(24).cast::<i64>() = _rt::as_i64(t43_3);
                                                     }
                                                 }
                                                 *base
                                                     .add(42 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<usize>() = len39;
+                                                    .cast::<usize>() = len44;
                                                 *base
                                                     .add(41 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<*mut u8>() = result39;
-                                                let vec41 = keys35;
-                                                let len41 = vec41.len();
-                                                let layout41 = _rt::alloc::Layout::from_size_align(
-                                                        vec41.len() * 32,
+                                                    .cast::<*mut u8>() = result44;
+                                                let vec46 = keys40;
+                                                let len46 = vec46.len();
+                                                let layout46 = _rt::alloc::Layout::from_size_align(
+                                                        vec46.len() * 32,
                                                         8,
                                                     )
                                                     .unwrap();
-                                                let (result41, _cleanup41) = wit_bindgen::rt::Cleanup::new(
-                                                    layout41,
+                                                let (result46, _cleanup46) = wit_bindgen::rt::Cleanup::new(
+                                                    layout46,
                                                 );
-                                                if let Some(cleanup) = _cleanup41 {
+                                                if let Some(cleanup) = _cleanup46 {
                                                     cleanup.forget();
                                                 }
-                                                for (i, e) in vec41.into_iter().enumerate() {
-                                                    let base = result41.add(i * 32);
+                                                for (i, e) in vec46.into_iter().enumerate() {
+                                                    let base = result46.add(i * 32);
                                                     {
-                                                        let (t40_0, t40_1, t40_2, t40_3) = e;
-                                                        *base.add(0).cast::<i64>() = _rt::as_i64(t40_0);
-                                                        *base.add(8).cast::<i64>() = _rt::as_i64(t40_1);
-                                                        *base.add(16).cast::<i64>() = _rt::as_i64(t40_2);
-                                                        *base.add(24).cast::<i64>() = _rt::as_i64(t40_3);
+                                                        let (t45_0, t45_1, t45_2, t45_3) = e;
+                                                        *base.add(0).cast::<i64>() = _rt::as_i64(t45_0);
+                                                        *base.add(8).cast::<i64>() = _rt::as_i64(t45_1);
+                                                        *base.add(16).cast::<i64>() = _rt::as_i64(t45_2);
+                                                        *base.add(24).cast::<i64>() = _rt::as_i64(t45_3);
                                                     }
                                                 }
                                                 *base
                                                     .add(44 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<usize>() = len41;
+                                                    .cast::<usize>() = len46;
                                                 *base
                                                     .add(43 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<*mut u8>() = result41;
-                                                let vec43 = authorities35;
-                                                let len43 = vec43.len();
-                                                let layout43 = _rt::alloc::Layout::from_size_align(
-                                                        vec43.len() * (2 * ::core::mem::size_of::<*const u8>()),
+                                                    .cast::<*mut u8>() = result46;
+                                                let vec48 = authorities40;
+                                                let len48 = vec48.len();
+                                                let layout48 = _rt::alloc::Layout::from_size_align(
+                                                        vec48.len() * (2 * ::core::mem::size_of::<*const u8>()),
                                                         ::core::mem::size_of::<*const u8>(),
                                                     )
                                                     .unwrap();
-                                                let (result43, _cleanup43) = wit_bindgen::rt::Cleanup::new(
-                                                    layout43,
+                                                let (result48, _cleanup48) = wit_bindgen::rt::Cleanup::new(
+                                                    layout48,
                                                 );
-                                                if let Some(cleanup) = _cleanup43 {
+                                                if let Some(cleanup) = _cleanup48 {
                                                     cleanup.forget();
                                                 }
-                                                for (i, e) in vec43.into_iter().enumerate() {
-                                                    let base = result43
+                                                for (i, e) in vec48.into_iter().enumerate() {
+                                                    let base = result48
                                                         .add(i * (2 * ::core::mem::size_of::<*const u8>()));
                                                     {
-                                                        let vec42 = (e.into_bytes()).into_boxed_slice();
-                                                        let ptr42 = vec42.as_ptr().cast::<u8>();
-                                                        let len42 = vec42.len();
-                                                        ::core::mem::forget(vec42);
+                                                        let vec47 = (e.into_bytes()).into_boxed_slice();
+                                                        let ptr47 = vec47.as_ptr().cast::<u8>();
+                                                        let len47 = vec47.len();
+                                                        ::core::mem::forget(vec47);
                                                         *base
                                                             .add(::core::mem::size_of::<*const u8>())
-                                                            .cast::<usize>() = len42;
-                                                        *base.add(0).cast::<*mut u8>() = ptr42.cast_mut();
+                                                            .cast::<usize>() = len47;
+                                                        *base.add(0).cast::<*mut u8>() = ptr47.cast_mut();
                                                     }
                                                 }
                                                 *base
                                                     .add(46 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<usize>() = len43;
+                                                    .cast::<usize>() = len48;
                                                 *base
                                                     .add(45 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<*mut u8>() = result43;
+                                                    .cast::<*mut u8>() = result48;
                                                 *base
                                                     .add(47 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<u8>() = (dane35.clone() as i32) as u8;
+                                                    .cast::<u8>() = (dane40.clone() as i32) as u8;
                                                 *base
                                                     .add(1 + 47 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<u8>() = (mta_sts35.clone() as i32) as u8;
+                                                    .cast::<u8>() = (mta_sts40.clone() as i32) as u8;
                                             }
                                             None => {
                                                 *base
@@ -5725,21 +5811,21 @@ pub mod exports {
                                                     .cast::<u8>() = (0i32) as u8;
                                             }
                                         };
-                                        match audit_connector20 {
+                                        match audit_connector25 {
                                             Some(e) => {
                                                 *base
                                                     .add(48 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<u8>() = (1i32) as u8;
-                                                let vec44 = (e.into_bytes()).into_boxed_slice();
-                                                let ptr44 = vec44.as_ptr().cast::<u8>();
-                                                let len44 = vec44.len();
-                                                ::core::mem::forget(vec44);
+                                                let vec49 = (e.into_bytes()).into_boxed_slice();
+                                                let ptr49 = vec49.as_ptr().cast::<u8>();
+                                                let len49 = vec49.len();
+                                                ::core::mem::forget(vec49);
                                                 *base
                                                     .add(50 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<usize>() = len44;
+                                                    .cast::<usize>() = len49;
                                                 *base
                                                     .add(49 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<*mut u8>() = ptr44.cast_mut();
+                                                    .cast::<*mut u8>() = ptr49.cast_mut();
                                             }
                                             None => {
                                                 *base
@@ -5747,50 +5833,50 @@ pub mod exports {
                                                     .cast::<u8>() = (0i32) as u8;
                                             }
                                         };
-                                        let vec48 = audit20;
-                                        let len48 = vec48.len();
-                                        let layout48 = _rt::alloc::Layout::from_size_align(
-                                                vec48.len() * (4 * ::core::mem::size_of::<*const u8>()),
+                                        let vec53 = audit25;
+                                        let len53 = vec53.len();
+                                        let layout53 = _rt::alloc::Layout::from_size_align(
+                                                vec53.len() * (4 * ::core::mem::size_of::<*const u8>()),
                                                 ::core::mem::size_of::<*const u8>(),
                                             )
                                             .unwrap();
-                                        let (result48, _cleanup48) = wit_bindgen::rt::Cleanup::new(
-                                            layout48,
+                                        let (result53, _cleanup53) = wit_bindgen::rt::Cleanup::new(
+                                            layout53,
                                         );
-                                        if let Some(cleanup) = _cleanup48 {
+                                        if let Some(cleanup) = _cleanup53 {
                                             cleanup.forget();
                                         }
-                                        for (i, e) in vec48.into_iter().enumerate() {
-                                            let base = result48
+                                        for (i, e) in vec53.into_iter().enumerate() {
+                                            let base = result53
                                                 .add(i * (4 * ::core::mem::size_of::<*const u8>()));
                                             {
-                                                let Finding { connector: connector45, failed: failed45 } = e;
-                                                let vec46 = (connector45.into_bytes()).into_boxed_slice();
-                                                let ptr46 = vec46.as_ptr().cast::<u8>();
-                                                let len46 = vec46.len();
-                                                ::core::mem::forget(vec46);
+                                                let Finding { connector: connector50, failed: failed50 } = e;
+                                                let vec51 = (connector50.into_bytes()).into_boxed_slice();
+                                                let ptr51 = vec51.as_ptr().cast::<u8>();
+                                                let len51 = vec51.len();
+                                                ::core::mem::forget(vec51);
                                                 *base
                                                     .add(::core::mem::size_of::<*const u8>())
-                                                    .cast::<usize>() = len46;
-                                                *base.add(0).cast::<*mut u8>() = ptr46.cast_mut();
-                                                let vec47 = (failed45.into_bytes()).into_boxed_slice();
-                                                let ptr47 = vec47.as_ptr().cast::<u8>();
-                                                let len47 = vec47.len();
-                                                ::core::mem::forget(vec47);
+                                                    .cast::<usize>() = len51;
+                                                *base.add(0).cast::<*mut u8>() = ptr51.cast_mut();
+                                                let vec52 = (failed50.into_bytes()).into_boxed_slice();
+                                                let ptr52 = vec52.as_ptr().cast::<u8>();
+                                                let len52 = vec52.len();
+                                                ::core::mem::forget(vec52);
                                                 *base
                                                     .add(3 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<usize>() = len47;
+                                                    .cast::<usize>() = len52;
                                                 *base
                                                     .add(2 * ::core::mem::size_of::<*const u8>())
-                                                    .cast::<*mut u8>() = ptr47.cast_mut();
+                                                    .cast::<*mut u8>() = ptr52.cast_mut();
                                             }
                                         }
                                         *base
                                             .add(52 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>() = len48;
+                                            .cast::<usize>() = len53;
                                         *base
                                             .add(51 * ::core::mem::size_of::<*const u8>())
-                                            .cast::<*mut u8>() = result48;
+                                            .cast::<*mut u8>() = result53;
                                     }
                                     None => {
                                         *base
@@ -5798,39 +5884,39 @@ pub mod exports {
                                             .cast::<u8>() = (0i32) as u8;
                                     }
                                 };
-                                let vec49 = reads6;
-                                let len49 = vec49.len();
-                                let layout49 = _rt::alloc::Layout::from_size_align(
-                                        vec49.len() * 1,
+                                let vec54 = reads11;
+                                let len54 = vec54.len();
+                                let layout54 = _rt::alloc::Layout::from_size_align(
+                                        vec54.len() * 1,
                                         1,
                                     )
                                     .unwrap();
-                                let (result49, _cleanup49) = wit_bindgen::rt::Cleanup::new(
-                                    layout49,
+                                let (result54, _cleanup54) = wit_bindgen::rt::Cleanup::new(
+                                    layout54,
                                 );
-                                if let Some(cleanup) = _cleanup49 {
+                                if let Some(cleanup) = _cleanup54 {
                                     cleanup.forget();
                                 }
-                                for (i, e) in vec49.into_iter().enumerate() {
-                                    let base = result49.add(i * 1);
+                                for (i, e) in vec54.into_iter().enumerate() {
+                                    let base = result54.add(i * 1);
                                     {
                                         *base.add(0).cast::<u8>() = (e.clone() as i32) as u8;
                                     }
                                 }
                                 *base
                                     .add(54 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>() = len49;
+                                    .cast::<usize>() = len54;
                                 *base
                                     .add(53 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>() = result49;
+                                    .cast::<*mut u8>() = result54;
                             }
                         }
                         *ptr1
-                            .add(8 + 5 * ::core::mem::size_of::<*const u8>())
-                            .cast::<usize>() = len50;
+                            .add(10 * ::core::mem::size_of::<*const u8>())
+                            .cast::<usize>() = len55;
                         *ptr1
-                            .add(8 + 4 * ::core::mem::size_of::<*const u8>())
-                            .cast::<*mut u8>() = result50;
+                            .add(9 * ::core::mem::size_of::<*const u8>())
+                            .cast::<*mut u8>() = result55;
                         ptr1
                     }
                 }
@@ -5868,106 +5954,98 @@ pub mod exports {
                             ::core::mem::size_of::<*const u8>(),
                         );
                         let l7 = *arg0
-                            .add(8 + 4 * ::core::mem::size_of::<*const u8>())
+                            .add(4 * ::core::mem::size_of::<*const u8>())
                             .cast::<*mut u8>();
                         let l8 = *arg0
-                            .add(8 + 5 * ::core::mem::size_of::<*const u8>())
+                            .add(5 * ::core::mem::size_of::<*const u8>())
                             .cast::<usize>();
-                        let base97 = l7;
-                        let len97 = l8;
-                        for i in 0..len97 {
-                            let base = base97
-                                .add(i * (55 * ::core::mem::size_of::<*const u8>()));
+                        let base9 = l7;
+                        let len9 = l8;
+                        _rt::cabi_dealloc(base9, len9 * 1, 1);
+                        let l10 = *arg0
+                            .add(6 * ::core::mem::size_of::<*const u8>())
+                            .cast::<*mut u8>();
+                        let l11 = *arg0
+                            .add(7 * ::core::mem::size_of::<*const u8>())
+                            .cast::<usize>();
+                        let base16 = l10;
+                        let len16 = l11;
+                        for i in 0..len16 {
+                            let base = base16
+                                .add(i * (4 * ::core::mem::size_of::<*const u8>()));
                             {
-                                let l9 = *base.add(0).cast::<*mut u8>();
-                                let l10 = *base
+                                let l12 = *base.add(0).cast::<*mut u8>();
+                                let l13 = *base
                                     .add(::core::mem::size_of::<*const u8>())
                                     .cast::<usize>();
-                                _rt::cabi_dealloc(l9, l10, 1);
-                                let l11 = *base
+                                _rt::cabi_dealloc(l12, l13, 1);
+                                let l14 = *base
+                                    .add(2 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l15 = *base
+                                    .add(3 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                _rt::cabi_dealloc(l14, l15, 1);
+                            }
+                        }
+                        _rt::cabi_dealloc(
+                            base16,
+                            len16 * (4 * ::core::mem::size_of::<*const u8>()),
+                            ::core::mem::size_of::<*const u8>(),
+                        );
+                        let l17 = *arg0
+                            .add(9 * ::core::mem::size_of::<*const u8>())
+                            .cast::<*mut u8>();
+                        let l18 = *arg0
+                            .add(10 * ::core::mem::size_of::<*const u8>())
+                            .cast::<usize>();
+                        let base107 = l17;
+                        let len107 = l18;
+                        for i in 0..len107 {
+                            let base = base107
+                                .add(i * (55 * ::core::mem::size_of::<*const u8>()));
+                            {
+                                let l19 = *base.add(0).cast::<*mut u8>();
+                                let l20 = *base
+                                    .add(::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                _rt::cabi_dealloc(l19, l20, 1);
+                                let l21 = *base
                                     .add(3 * ::core::mem::size_of::<*const u8>())
                                     .cast::<*mut u8>();
-                                let l12 = *base
+                                let l22 = *base
                                     .add(4 * ::core::mem::size_of::<*const u8>())
                                     .cast::<usize>();
-                                _rt::cabi_dealloc(l11, l12, 1);
-                                let l13 = *base
+                                _rt::cabi_dealloc(l21, l22, 1);
+                                let l23 = *base
                                     .add(5 * ::core::mem::size_of::<*const u8>())
                                     .cast::<*mut u8>();
-                                let l14 = *base
+                                let l24 = *base
                                     .add(6 * ::core::mem::size_of::<*const u8>())
                                     .cast::<usize>();
-                                _rt::cabi_dealloc(l13, l14, 1);
-                                let l15 = i32::from(
+                                _rt::cabi_dealloc(l23, l24, 1);
+                                let l25 = i32::from(
                                     *base
                                         .add(7 * ::core::mem::size_of::<*const u8>())
                                         .cast::<u8>(),
                                 );
-                                match l15 {
+                                match l25 {
                                     0 => {}
                                     _ => {
-                                        let l16 = *base
+                                        let l26 = *base
                                             .add(8 * ::core::mem::size_of::<*const u8>())
                                             .cast::<*mut u8>();
-                                        let l17 = *base
+                                        let l27 = *base
                                             .add(9 * ::core::mem::size_of::<*const u8>())
                                             .cast::<usize>();
-                                        _rt::cabi_dealloc(l16, l17, 1);
+                                        _rt::cabi_dealloc(l26, l27, 1);
                                     }
                                 }
-                                let l18 = *base
+                                let l28 = *base
                                     .add(10 * ::core::mem::size_of::<*const u8>())
                                     .cast::<*mut u8>();
-                                let l19 = *base
-                                    .add(11 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>();
-                                let base22 = l18;
-                                let len22 = l19;
-                                for i in 0..len22 {
-                                    let base = base22
-                                        .add(i * (2 * ::core::mem::size_of::<*const u8>()));
-                                    {
-                                        let l20 = *base.add(0).cast::<*mut u8>();
-                                        let l21 = *base
-                                            .add(::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>();
-                                        _rt::cabi_dealloc(l20, l21, 1);
-                                    }
-                                }
-                                _rt::cabi_dealloc(
-                                    base22,
-                                    len22 * (2 * ::core::mem::size_of::<*const u8>()),
-                                    ::core::mem::size_of::<*const u8>(),
-                                );
-                                let l23 = *base
-                                    .add(12 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>();
-                                let l24 = *base
-                                    .add(13 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<usize>();
-                                let base27 = l23;
-                                let len27 = l24;
-                                for i in 0..len27 {
-                                    let base = base27
-                                        .add(i * (2 * ::core::mem::size_of::<*const u8>()));
-                                    {
-                                        let l25 = *base.add(0).cast::<*mut u8>();
-                                        let l26 = *base
-                                            .add(::core::mem::size_of::<*const u8>())
-                                            .cast::<usize>();
-                                        _rt::cabi_dealloc(l25, l26, 1);
-                                    }
-                                }
-                                _rt::cabi_dealloc(
-                                    base27,
-                                    len27 * (2 * ::core::mem::size_of::<*const u8>()),
-                                    ::core::mem::size_of::<*const u8>(),
-                                );
-                                let l28 = *base
-                                    .add(14 * ::core::mem::size_of::<*const u8>())
-                                    .cast::<*mut u8>();
                                 let l29 = *base
-                                    .add(15 * ::core::mem::size_of::<*const u8>())
+                                    .add(11 * ::core::mem::size_of::<*const u8>())
                                     .cast::<usize>();
                                 let base32 = l28;
                                 let len32 = l29;
@@ -5988,10 +6066,10 @@ pub mod exports {
                                     ::core::mem::size_of::<*const u8>(),
                                 );
                                 let l33 = *base
-                                    .add(16 * ::core::mem::size_of::<*const u8>())
+                                    .add(12 * ::core::mem::size_of::<*const u8>())
                                     .cast::<*mut u8>();
                                 let l34 = *base
-                                    .add(17 * ::core::mem::size_of::<*const u8>())
+                                    .add(13 * ::core::mem::size_of::<*const u8>())
                                     .cast::<usize>();
                                 let base37 = l33;
                                 let len37 = l34;
@@ -6011,296 +6089,344 @@ pub mod exports {
                                     len37 * (2 * ::core::mem::size_of::<*const u8>()),
                                     ::core::mem::size_of::<*const u8>(),
                                 );
-                                let l38 = i32::from(
+                                let l38 = *base
+                                    .add(14 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l39 = *base
+                                    .add(15 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let base42 = l38;
+                                let len42 = l39;
+                                for i in 0..len42 {
+                                    let base = base42
+                                        .add(i * (2 * ::core::mem::size_of::<*const u8>()));
+                                    {
+                                        let l40 = *base.add(0).cast::<*mut u8>();
+                                        let l41 = *base
+                                            .add(::core::mem::size_of::<*const u8>())
+                                            .cast::<usize>();
+                                        _rt::cabi_dealloc(l40, l41, 1);
+                                    }
+                                }
+                                _rt::cabi_dealloc(
+                                    base42,
+                                    len42 * (2 * ::core::mem::size_of::<*const u8>()),
+                                    ::core::mem::size_of::<*const u8>(),
+                                );
+                                let l43 = *base
+                                    .add(16 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<*mut u8>();
+                                let l44 = *base
+                                    .add(17 * ::core::mem::size_of::<*const u8>())
+                                    .cast::<usize>();
+                                let base47 = l43;
+                                let len47 = l44;
+                                for i in 0..len47 {
+                                    let base = base47
+                                        .add(i * (2 * ::core::mem::size_of::<*const u8>()));
+                                    {
+                                        let l45 = *base.add(0).cast::<*mut u8>();
+                                        let l46 = *base
+                                            .add(::core::mem::size_of::<*const u8>())
+                                            .cast::<usize>();
+                                        _rt::cabi_dealloc(l45, l46, 1);
+                                    }
+                                }
+                                _rt::cabi_dealloc(
+                                    base47,
+                                    len47 * (2 * ::core::mem::size_of::<*const u8>()),
+                                    ::core::mem::size_of::<*const u8>(),
+                                );
+                                let l48 = i32::from(
                                     *base
                                         .add(18 * ::core::mem::size_of::<*const u8>())
                                         .cast::<u8>(),
                                 );
-                                match l38 {
+                                match l48 {
                                     0 => {}
                                     _ => {
-                                        let l39 = i32::from(
+                                        let l49 = i32::from(
                                             *base
                                                 .add(19 * ::core::mem::size_of::<*const u8>())
                                                 .cast::<u8>(),
                                         );
-                                        match l39 {
+                                        match l49 {
                                             0 => {}
                                             _ => {
-                                                let l40 = *base
+                                                let l50 = *base
                                                     .add(20 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<*mut u8>();
-                                                let l41 = *base
+                                                let l51 = *base
                                                     .add(21 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<usize>();
-                                                _rt::cabi_dealloc(l40, l41, 1);
+                                                _rt::cabi_dealloc(l50, l51, 1);
                                             }
                                         }
-                                        let l42 = i32::from(
+                                        let l52 = i32::from(
                                             *base
                                                 .add(22 * ::core::mem::size_of::<*const u8>())
                                                 .cast::<u8>(),
                                         );
-                                        match l42 {
+                                        match l52 {
                                             0 => {}
                                             _ => {
-                                                let l43 = *base
+                                                let l53 = *base
                                                     .add(23 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<*mut u8>();
-                                                let l44 = *base
+                                                let l54 = *base
                                                     .add(24 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<usize>();
-                                                let base48 = l43;
-                                                let len48 = l44;
-                                                for i in 0..len48 {
-                                                    let base = base48.add(i * 40);
+                                                let base58 = l53;
+                                                let len58 = l54;
+                                                for i in 0..len58 {
+                                                    let base = base58.add(i * 40);
                                                     {
-                                                        let l45 = i32::from(*base.add(0).cast::<u8>());
-                                                        match l45 {
+                                                        let l55 = i32::from(*base.add(0).cast::<u8>());
+                                                        match l55 {
                                                             0 => {
-                                                                let l46 = *base.add(8).cast::<*mut u8>();
-                                                                let l47 = *base
+                                                                let l56 = *base.add(8).cast::<*mut u8>();
+                                                                let l57 = *base
                                                                     .add(8 + 1 * ::core::mem::size_of::<*const u8>())
                                                                     .cast::<usize>();
-                                                                _rt::cabi_dealloc(l46, l47, 1);
+                                                                _rt::cabi_dealloc(l56, l57, 1);
                                                             }
                                                             _ => {}
                                                         }
                                                     }
                                                 }
-                                                _rt::cabi_dealloc(base48, len48 * 40, 8);
+                                                _rt::cabi_dealloc(base58, len58 * 40, 8);
                                             }
                                         }
-                                        let l49 = i32::from(
+                                        let l59 = i32::from(
                                             *base
                                                 .add(25 * ::core::mem::size_of::<*const u8>())
                                                 .cast::<u8>(),
                                         );
-                                        match l49 {
+                                        match l59 {
                                             0 => {}
                                             1 => {}
                                             2 => {}
                                             _ => {
-                                                let l50 = *base
+                                                let l60 = *base
                                                     .add(26 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<*mut u8>();
-                                                let l51 = *base
+                                                let l61 = *base
                                                     .add(27 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<usize>();
-                                                let base54 = l50;
-                                                let len54 = l51;
-                                                for i in 0..len54 {
-                                                    let base = base54
+                                                let base64 = l60;
+                                                let len64 = l61;
+                                                for i in 0..len64 {
+                                                    let base = base64
                                                         .add(i * (2 * ::core::mem::size_of::<*const u8>()));
                                                     {
-                                                        let l52 = *base.add(0).cast::<*mut u8>();
-                                                        let l53 = *base
+                                                        let l62 = *base.add(0).cast::<*mut u8>();
+                                                        let l63 = *base
                                                             .add(::core::mem::size_of::<*const u8>())
                                                             .cast::<usize>();
-                                                        _rt::cabi_dealloc(l52, l53, 1);
+                                                        _rt::cabi_dealloc(l62, l63, 1);
                                                     }
                                                 }
                                                 _rt::cabi_dealloc(
-                                                    base54,
-                                                    len54 * (2 * ::core::mem::size_of::<*const u8>()),
+                                                    base64,
+                                                    len64 * (2 * ::core::mem::size_of::<*const u8>()),
                                                     ::core::mem::size_of::<*const u8>(),
                                                 );
                                             }
                                         }
-                                        let l55 = *base
+                                        let l65 = *base
                                             .add(29 * ::core::mem::size_of::<*const u8>())
                                             .cast::<*mut u8>();
-                                        let l56 = *base
+                                        let l66 = *base
                                             .add(30 * ::core::mem::size_of::<*const u8>())
                                             .cast::<usize>();
-                                        let base57 = l55;
-                                        let len57 = l56;
-                                        _rt::cabi_dealloc(base57, len57 * 32, 8);
-                                        let l58 = *base
+                                        let base67 = l65;
+                                        let len67 = l66;
+                                        _rt::cabi_dealloc(base67, len67 * 32, 8);
+                                        let l68 = *base
                                             .add(31 * ::core::mem::size_of::<*const u8>())
                                             .cast::<*mut u8>();
-                                        let l59 = *base
+                                        let l69 = *base
                                             .add(32 * ::core::mem::size_of::<*const u8>())
                                             .cast::<usize>();
-                                        let base60 = l58;
-                                        let len60 = l59;
-                                        _rt::cabi_dealloc(base60, len60 * 32, 8);
-                                        let l61 = *base
+                                        let base70 = l68;
+                                        let len70 = l69;
+                                        _rt::cabi_dealloc(base70, len70 * 32, 8);
+                                        let l71 = *base
                                             .add(33 * ::core::mem::size_of::<*const u8>())
                                             .cast::<*mut u8>();
-                                        let l62 = *base
+                                        let l72 = *base
                                             .add(34 * ::core::mem::size_of::<*const u8>())
                                             .cast::<usize>();
-                                        let base65 = l61;
-                                        let len65 = l62;
-                                        for i in 0..len65 {
-                                            let base = base65
+                                        let base75 = l71;
+                                        let len75 = l72;
+                                        for i in 0..len75 {
+                                            let base = base75
                                                 .add(i * (2 * ::core::mem::size_of::<*const u8>()));
                                             {
-                                                let l63 = *base.add(0).cast::<*mut u8>();
-                                                let l64 = *base
+                                                let l73 = *base.add(0).cast::<*mut u8>();
+                                                let l74 = *base
                                                     .add(::core::mem::size_of::<*const u8>())
                                                     .cast::<usize>();
-                                                _rt::cabi_dealloc(l63, l64, 1);
+                                                _rt::cabi_dealloc(l73, l74, 1);
                                             }
                                         }
                                         _rt::cabi_dealloc(
-                                            base65,
-                                            len65 * (2 * ::core::mem::size_of::<*const u8>()),
+                                            base75,
+                                            len75 * (2 * ::core::mem::size_of::<*const u8>()),
                                             ::core::mem::size_of::<*const u8>(),
                                         );
-                                        let l66 = i32::from(
+                                        let l76 = i32::from(
                                             *base
                                                 .add(36 * ::core::mem::size_of::<*const u8>())
                                                 .cast::<u8>(),
                                         );
-                                        match l66 {
+                                        match l76 {
                                             0 => {}
                                             _ => {
-                                                let l67 = i32::from(
+                                                let l77 = i32::from(
                                                     *base
                                                         .add(37 * ::core::mem::size_of::<*const u8>())
                                                         .cast::<u8>(),
                                                 );
-                                                match l67 {
+                                                match l77 {
                                                     0 => {}
                                                     1 => {}
                                                     2 => {}
                                                     _ => {
-                                                        let l68 = *base
+                                                        let l78 = *base
                                                             .add(38 * ::core::mem::size_of::<*const u8>())
                                                             .cast::<*mut u8>();
-                                                        let l69 = *base
+                                                        let l79 = *base
                                                             .add(39 * ::core::mem::size_of::<*const u8>())
                                                             .cast::<usize>();
-                                                        let base72 = l68;
-                                                        let len72 = l69;
-                                                        for i in 0..len72 {
-                                                            let base = base72
+                                                        let base82 = l78;
+                                                        let len82 = l79;
+                                                        for i in 0..len82 {
+                                                            let base = base82
                                                                 .add(i * (2 * ::core::mem::size_of::<*const u8>()));
                                                             {
-                                                                let l70 = *base.add(0).cast::<*mut u8>();
-                                                                let l71 = *base
+                                                                let l80 = *base.add(0).cast::<*mut u8>();
+                                                                let l81 = *base
                                                                     .add(::core::mem::size_of::<*const u8>())
                                                                     .cast::<usize>();
-                                                                _rt::cabi_dealloc(l70, l71, 1);
+                                                                _rt::cabi_dealloc(l80, l81, 1);
                                                             }
                                                         }
                                                         _rt::cabi_dealloc(
-                                                            base72,
-                                                            len72 * (2 * ::core::mem::size_of::<*const u8>()),
+                                                            base82,
+                                                            len82 * (2 * ::core::mem::size_of::<*const u8>()),
                                                             ::core::mem::size_of::<*const u8>(),
                                                         );
                                                     }
                                                 }
-                                                let l73 = *base
+                                                let l83 = *base
                                                     .add(41 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<*mut u8>();
-                                                let l74 = *base
+                                                let l84 = *base
                                                     .add(42 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<usize>();
-                                                let base75 = l73;
-                                                let len75 = l74;
-                                                _rt::cabi_dealloc(base75, len75 * 32, 8);
-                                                let l76 = *base
+                                                let base85 = l83;
+                                                let len85 = l84;
+                                                _rt::cabi_dealloc(base85, len85 * 32, 8);
+                                                let l86 = *base
                                                     .add(43 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<*mut u8>();
-                                                let l77 = *base
+                                                let l87 = *base
                                                     .add(44 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<usize>();
-                                                let base78 = l76;
-                                                let len78 = l77;
-                                                _rt::cabi_dealloc(base78, len78 * 32, 8);
-                                                let l79 = *base
+                                                let base88 = l86;
+                                                let len88 = l87;
+                                                _rt::cabi_dealloc(base88, len88 * 32, 8);
+                                                let l89 = *base
                                                     .add(45 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<*mut u8>();
-                                                let l80 = *base
+                                                let l90 = *base
                                                     .add(46 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<usize>();
-                                                let base83 = l79;
-                                                let len83 = l80;
-                                                for i in 0..len83 {
-                                                    let base = base83
+                                                let base93 = l89;
+                                                let len93 = l90;
+                                                for i in 0..len93 {
+                                                    let base = base93
                                                         .add(i * (2 * ::core::mem::size_of::<*const u8>()));
                                                     {
-                                                        let l81 = *base.add(0).cast::<*mut u8>();
-                                                        let l82 = *base
+                                                        let l91 = *base.add(0).cast::<*mut u8>();
+                                                        let l92 = *base
                                                             .add(::core::mem::size_of::<*const u8>())
                                                             .cast::<usize>();
-                                                        _rt::cabi_dealloc(l81, l82, 1);
+                                                        _rt::cabi_dealloc(l91, l92, 1);
                                                     }
                                                 }
                                                 _rt::cabi_dealloc(
-                                                    base83,
-                                                    len83 * (2 * ::core::mem::size_of::<*const u8>()),
+                                                    base93,
+                                                    len93 * (2 * ::core::mem::size_of::<*const u8>()),
                                                     ::core::mem::size_of::<*const u8>(),
                                                 );
                                             }
                                         }
-                                        let l84 = i32::from(
+                                        let l94 = i32::from(
                                             *base
                                                 .add(48 * ::core::mem::size_of::<*const u8>())
                                                 .cast::<u8>(),
                                         );
-                                        match l84 {
+                                        match l94 {
                                             0 => {}
                                             _ => {
-                                                let l85 = *base
+                                                let l95 = *base
                                                     .add(49 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<*mut u8>();
-                                                let l86 = *base
+                                                let l96 = *base
                                                     .add(50 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<usize>();
-                                                _rt::cabi_dealloc(l85, l86, 1);
+                                                _rt::cabi_dealloc(l95, l96, 1);
                                             }
                                         }
-                                        let l87 = *base
+                                        let l97 = *base
                                             .add(51 * ::core::mem::size_of::<*const u8>())
                                             .cast::<*mut u8>();
-                                        let l88 = *base
+                                        let l98 = *base
                                             .add(52 * ::core::mem::size_of::<*const u8>())
                                             .cast::<usize>();
-                                        let base93 = l87;
-                                        let len93 = l88;
-                                        for i in 0..len93 {
-                                            let base = base93
+                                        let base103 = l97;
+                                        let len103 = l98;
+                                        for i in 0..len103 {
+                                            let base = base103
                                                 .add(i * (4 * ::core::mem::size_of::<*const u8>()));
                                             {
-                                                let l89 = *base.add(0).cast::<*mut u8>();
-                                                let l90 = *base
+                                                let l99 = *base.add(0).cast::<*mut u8>();
+                                                let l100 = *base
                                                     .add(::core::mem::size_of::<*const u8>())
                                                     .cast::<usize>();
-                                                _rt::cabi_dealloc(l89, l90, 1);
-                                                let l91 = *base
+                                                _rt::cabi_dealloc(l99, l100, 1);
+                                                let l101 = *base
                                                     .add(2 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<*mut u8>();
-                                                let l92 = *base
+                                                let l102 = *base
                                                     .add(3 * ::core::mem::size_of::<*const u8>())
                                                     .cast::<usize>();
-                                                _rt::cabi_dealloc(l91, l92, 1);
+                                                _rt::cabi_dealloc(l101, l102, 1);
                                             }
                                         }
                                         _rt::cabi_dealloc(
-                                            base93,
-                                            len93 * (4 * ::core::mem::size_of::<*const u8>()),
+                                            base103,
+                                            len103 * (4 * ::core::mem::size_of::<*const u8>()),
                                             ::core::mem::size_of::<*const u8>(),
                                         );
                                     }
                                 }
-                                let l94 = *base
+                                let l104 = *base
                                     .add(53 * ::core::mem::size_of::<*const u8>())
                                     .cast::<*mut u8>();
-                                let l95 = *base
+                                let l105 = *base
                                     .add(54 * ::core::mem::size_of::<*const u8>())
                                     .cast::<usize>();
-                                let base96 = l94;
-                                let len96 = l95;
-                                _rt::cabi_dealloc(base96, len96 * 1, 1);
+                                let base106 = l104;
+                                let len106 = l105;
+                                _rt::cabi_dealloc(base106, len106 * 1, 1);
                             }
                         }
                         _rt::cabi_dealloc(
-                            base97,
-                            len97 * (55 * ::core::mem::size_of::<*const u8>()),
+                            base107,
+                            len107 * (55 * ::core::mem::size_of::<*const u8>()),
                             ::core::mem::size_of::<*const u8>(),
                         );
                     }
@@ -6568,9 +6694,9 @@ pub(crate) use __export_packed_policy_impl as export;
 )]
 #[doc(hidden)]
 #[allow(clippy::octal_escapes)]
-pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 2458] = *b"\
-\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\x96\x12\x01A\x02\x01\
-A\x04\x01B]\x01m\x02\x07inbound\x08outbound\x04\0\x09direction\x03\0\0\x01o\x02w\
+pub static __WIT_BINDGEN_COMPONENT_TYPE: [u8; 2506] = *b"\
+\0asm\x0d\0\x01\0\0\x19\x16wit-component-encoding\x04\0\x07\xc6\x12\x01A\x02\x01\
+A\x04\x01B`\x01m\x02\x07inbound\x08outbound\x04\0\x09direction\x03\0\0\x01o\x02w\
 w\x01q\x02\x04ipv4\x01y\0\x04ipv6\x01\x02\0\x04\0\x0aip-address\x03\0\x03\x01q\x03\
 \x04none\0\0\x05known\x01\x04\0\x07unknown\0\0\x04\0\x0eclient-address\x03\0\x05\
 \x01o\x04wwww\x04\0\x06sha256\x03\0\x07\x01m\x06\x07trusted\x07expired\x0eunknow\
@@ -6610,15 +6736,17 @@ tors\xc7\0\x0crequirements\xc8\0\x04\0\x0dconsideration\x03\0I\x01p\xca\0\x01r\x
 \x0esender-domains\x0b\x0asender-ips\x0b\x11certificate-names\x0b\x11recipient-d\
 omains\x0b\x04\0\x09selectors\x03\0N\x01k<\x01p\"\x01r\x09\x04names\x09direction\
 \x01\x04mode\xc6\0\x0aapplies-tos\x08requiress\x07comment\x1d\x07selects\xcf\0\x08\
-delivery\xd0\0\x05reads\xd1\0\x04\0\x09connector\x03\0R\x01p\xd3\0\x01r\x05\x0co\
-rganizations\x10accepted-domains\x0b\x11reads-header-from\x7f\x05totaly\x0aconne\
-ctors\xd4\0\x04\0\x0bdescription\x03\0U\x01@\x01\x07context\x20\0>\x04\0\x08eval\
-uate\x01W\x01@\x01\x07context\x20\0\xcd\0\x04\0\x07explain\x01X\x01@\x02\x05firs\
-ty\x05limity\0\xd6\0\x04\0\x08describe\x01Y\x04\0\"portcullis:policy/evaluation@\
-0.1.0\x05\0\x01B\x03\x01p}\x01@\x01\x06packed\0\0\x7f\x04\0\x0bload-packed\x01\x01\
-\x04\0$portcullis:policy/packed-rules@0.1.0\x05\x01\x04\0%portcullis:policy/pack\
-ed-policy@0.1.0\x04\0\x0b\x13\x01\0\x0dpacked-policy\x03\0\0\0G\x09producers\x01\
-\x0cprocessed-by\x02\x0dwit-component\x070.258.3\x10wit-bindgen-rust\x060.61.1";
+delivery\xd0\0\x05reads\xd1\0\x04\0\x09connector\x03\0R\x01r\x02\x04names\x09con\
+nectors\x04\0\x0fnamed-authority\x03\0T\x01p\xd5\0\x01p\xd3\0\x01r\x06\x0corgani\
+zations\x10accepted-domains\x0b\x05reads\xd1\0\x0bauthorities\xd6\0\x05totaly\x0a\
+connectors\xd7\0\x04\0\x0bdescription\x03\0X\x01@\x01\x07context\x20\0>\x04\0\x08\
+evaluate\x01Z\x01@\x01\x07context\x20\0\xcd\0\x04\0\x07explain\x01[\x01@\x02\x05\
+firsty\x05limity\0\xd9\0\x04\0\x08describe\x01\\\x04\0\"portcullis:policy/evalua\
+tion@0.1.0\x05\0\x01B\x03\x01p}\x01@\x01\x06packed\0\0\x7f\x04\0\x0bload-packed\x01\
+\x01\x04\0$portcullis:policy/packed-rules@0.1.0\x05\x01\x04\0%portcullis:policy/\
+packed-policy@0.1.0\x04\0\x0b\x13\x01\0\x0dpacked-policy\x03\0\0\0G\x09producers\
+\x01\x0cprocessed-by\x02\x0dwit-component\x070.258.3\x10wit-bindgen-rust\x060.61\
+.1";
 #[inline(never)]
 #[doc(hidden)]
 pub fn __link_custom_section_describing_imports() {

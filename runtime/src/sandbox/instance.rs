@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_types::{Description, Explanation, Verdict};
+use portcullis_types::{Description, Explanation, Fact, Verdict};
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::Store;
 use wasmtime::component::{self, ComponentExportIndex, TypedFunc};
@@ -201,6 +201,10 @@ impl Instance {
         let answer = answer.map(|(description,)| {
             let mut description = Description::from(description);
             description.texts_mut(&mut make_harmless);
+            once_each(&mut description.reads);
+            for connector in &mut description.connectors {
+                once_each(&mut connector.reads);
+            }
             description
         });
         self.keep(running, answer)
@@ -211,6 +215,19 @@ impl Instance {
 fn runs_inline(engine: &Engine, policy: &LoadedPolicy) -> bool {
     let needed = engine.limits.stack + STACK_RESERVE;
     policy.is_quick() && stacker::remaining_stack().is_none_or(|left| left >= needed)
+}
+
+/// A list of facts is short, whatever the policy says.
+fn once_each(facts: &mut Vec<Fact>) {
+    let mut seen = Vec::new();
+    facts.retain(|fact| {
+        let is_new = !seen.contains(fact);
+        if is_new {
+            seen.push(*fact);
+        }
+        is_new
+    });
+    facts.shrink_to_fit();
 }
 
 /// What a policy says is made harmless when it enters the host, once.

@@ -543,9 +543,14 @@ fn rules_that_name_an_authority_which_is_not_defined_are_warned_of() {
          "tls": {"level": "verify", "certificate-authorities": ["Bank CA", "Other CA"]}}]}"#;
     fs::write(folder.path().join("rules.json"), rules).expect("a file");
     Pki::self_signed(&["ca.test"]).write(folder.path(), "ca");
-    let tenant = |name: &str| {
+    let built = folder.path().join("rules.wasm");
+    let built = built.to_string_lossy();
+    let source = folder.path().join("rules.json");
+    let output = run(&["build", &source.to_string_lossy(), "-o", &built], b"");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let tenant = |name: &str, policy: &str| {
         format!(
-            "[[tenant]]\nname = \"{name}\"\ndomains = [\"{name}.test\"]\npolicy = \"rules.json\"\n"
+            "[[tenant]]\nname = \"{name}\"\ndomains = [\"{name}.test\"]\npolicy = \"{policy}\"\n"
         )
     };
     let authority = |name: &str, tenants: &str| {
@@ -553,8 +558,8 @@ fn rules_that_name_an_authority_which_is_not_defined_are_warned_of() {
     };
     let config = [
         "hostname = \"mx.test\"\n[[listener]]\naddress = \"127.0.0.1:0\"\nnext-hop = { maildir = \"mail\" }\n".to_owned(),
-        tenant("a"),
-        tenant("b"),
+        tenant("a", "rules.json"),
+        tenant("b", "rules.wasm"),
         authority("Bank CA", "tenants = [\"a\"]"),
         authority("Other CA", ""),
     ]

@@ -30,7 +30,21 @@ function describe(first, limit) {
   return {
     organization: 'Contoso',
     acceptedDomains: ['contoso.com', 'xn--contos-rva.example'],
-    readsHeaderFrom: true,
+    reads: [
+      'client-ip',
+      'mail-from',
+      'rcpt-to',
+      'header-from',
+      'tls',
+      'tls-version',
+      'certificate',
+      'certificate-names',
+      'certificate-sha256',
+      'certificate-key',
+      'certificate-trust',
+      'certificate-anchors',
+    ],
+    authorities: ['public', 'Contoso CA'].map((name) => ({ name, connector: 'To Contoso Bank' })),
     total: connectors.length,
     connectors: connectors.slice(first, first + limit),
   };

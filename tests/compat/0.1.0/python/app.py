@@ -36,7 +36,10 @@ class Evaluation(Evaluation):
         return Description(
             organization="Contoso",
             accepted_domains=["contoso.com", "xn--contos-rva.example"],
-            reads_header_from=True,
+            reads=list(Fact),
+            authorities=[
+                NamedAuthority(name, "To Contoso Bank") for name in ("public", "Contoso CA")
+            ],
             total=len(connectors),
             connectors=connectors[first : first + limit],
         )

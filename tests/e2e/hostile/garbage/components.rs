@@ -171,8 +171,8 @@ fn module_with_connector(name: &[u8]) -> Vec<u8> {
     // By the canonical ABI: `total` and `connectors` of the description; of the connector its name,
     // and its direction and mode as zeros.
     let describe = format!(
-        "(i32.store (i32.const 3092) (i32.const 1))
-         (i32.store (i32.const 3096) (i32.const 3200)) (i32.store (i32.const 3100) (i32.const 1))
+        "(i32.store (i32.const 3104) (i32.const 1))
+         (i32.store (i32.const 3108) (i32.const 3200)) (i32.store (i32.const 3112) (i32.const 1))
          (i32.store (i32.const 3200) (i32.const 4096)) (i32.store (i32.const 3204) (i32.const {length}))
          i32.const 3072"
     );

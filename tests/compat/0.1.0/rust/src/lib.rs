@@ -16,6 +16,21 @@ const LAST_DAY: i64 = 4102444800;
 const TLS_1_2: u16 = 0x0303;
 const TLS_1_3: u16 = 0x0304;
 
+const ALL: [Fact; 12] = [
+    Fact::ClientIp,
+    Fact::MailFrom,
+    Fact::RcptTo,
+    Fact::HeaderFrom,
+    Fact::Tls,
+    Fact::TlsVersion,
+    Fact::Certificate,
+    Fact::CertificateNames,
+    Fact::CertificateSha256,
+    Fact::CertificateKey,
+    Fact::CertificateTrust,
+    Fact::CertificateAnchors,
+];
+
 struct Policy;
 
 export!(Policy);
@@ -49,7 +64,13 @@ impl Guest for Policy {
         Description {
             organization: "Contoso".into(),
             accepted_domains: texts(&["contoso.com", "xn--contos-rva.example"]),
-            reads_header_from: true,
+            reads: ALL.to_vec(),
+            authorities: ["public", "Contoso CA"]
+                .map(|name| NamedAuthority {
+                    name: name.into(),
+                    connector: "To Contoso Bank".into(),
+                })
+                .to_vec(),
             total: connectors.len() as u32,
             connectors: connectors
                 .into_iter()
@@ -388,20 +409,7 @@ fn inbound_connectors() -> Vec<Connector> {
                 recipient_domains: texts(&["*"]),
             },
             delivery: None,
-            reads: vec![
-                Fact::ClientIp,
-                Fact::MailFrom,
-                Fact::RcptTo,
-                Fact::HeaderFrom,
-                Fact::Tls,
-                Fact::TlsVersion,
-                Fact::Certificate,
-                Fact::CertificateNames,
-                Fact::CertificateSha256,
-                Fact::CertificateKey,
-                Fact::CertificateTrust,
-                Fact::CertificateAnchors,
-            ],
+            reads: ALL.to_vec(),
         },
         Connector {
             name: "Trial".into(),
