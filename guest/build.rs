@@ -17,8 +17,7 @@ const LIST: &str = "data/public_suffixes.txt";
 const MEMORY: u32 = 20 << 16;
 
 fn main() {
-    let is = |variable: &str, value: &str| env::var(variable).is_ok_and(|it| it == value);
-    if is("CARGO_CFG_TARGET_ARCH", "wasm32") {
+    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("wasm32") {
         // Numbers that the linker has filled in take as few bytes as they need, not five.
         println!("cargo::rustc-link-arg-cdylib=--compress-relocations");
         // The linker asks for it then: debugging information has places in it.

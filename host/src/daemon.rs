@@ -44,6 +44,8 @@ use portcullis::{Compiler, Engine, EngineError};
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long certificates and the configuration may take to be read.
 const FILES_PATIENCE: Duration = Duration::from_secs(30);
+/// Authorities that are not defined and are named in the log, of one tenant: its policy may name thousands.
+const MOST_AUTHORITIES: usize = 10;
 /// How long a next hop that did not answer is left alone.
 const HOP_PAUSE: Duration = Duration::from_secs(10);
 
@@ -467,15 +469,19 @@ impl Daemon {
         let settings = self.server.settings.load();
         for tenant in tenants.filter_map(|name| policies.named(name)) {
             let named = tenant.description().map(|it| &it.authorities[..]);
-            for named in named.unwrap_or_default() {
-                if !settings.authorities.has(&named.name, &tenant.name) {
-                    tracing::warn!(
-                        tenant = %tenant.name,
-                        connector = %redact::redact(&named.connector),
-                        authority = %redact::redact(&named.name),
-                        "the rules name an authority that [[trust.authority]] does not define for this tenant; no certificate is issued by it"
-                    );
-                }
+            let named = named.unwrap_or_default().iter();
+            let mut unknown = named.filter(|it| !settings.authorities.has(&it.name, &tenant.name));
+            for named in unknown.by_ref().take(MOST_AUTHORITIES) {
+                tracing::warn!(
+                    tenant = %tenant.name,
+                    connector = %redact::redact(&named.connector),
+                    authority = %redact::redact(&named.name),
+                    "the rules name an authority that [[trust.authority]] does not define for this tenant; no certificate is issued by it"
+                );
+            }
+            let more = unknown.count();
+            if more > 0 {
+                tracing::warn!(tenant = %tenant.name, more, "the rules name further authorities that are not defined");
             }
         }
     }

@@ -595,6 +595,32 @@ fn rules_that_name_an_authority_which_is_not_defined_are_warned_of() {
     assert_eq!(warned, expected);
 }
 
+/// A tenant's policy is not to fill the log.
+#[test]
+fn of_very_many_authorities_that_are_not_defined_some_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let authorities: Vec<String> = (0..1000).map(|number| format!("CA {number}")).collect();
+    let rules = serde_json::json!({"connectors": [{
+        "name": "bank", "direction": "inbound", "from": {"sender-domains": ["bank.test"]},
+        "require": {"certificate-authorities": authorities}}]});
+    fs::write(folder.path().join("rules.json"), rules.to_string()).expect("a file");
+    let config = "hostname = \"mx.test\"\n\
+        [[listener]]\naddress = \"127.0.0.1:0\"\nnext-hop = { maildir = \"mail\" }\n\
+        [[tenant]]\nname = \"a\"\ndomains = [\"a.test\"]\npolicy = \"rules.json\"\n";
+    let path = folder.path().join("portcullis.toml");
+    fs::write(&path, config).expect("a file");
+    let path = path.to_string_lossy();
+    let output = run(&["run", "--check-config", "--config", &path], b"");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let log = text(&output.stderr);
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("authorit"))
+        .collect();
+    assert_eq!(lines.len(), 11, "{log}");
+    assert!(lines[10].contains("more=990"), "{log}");
+}
+
 #[test]
 fn help_has_an_example_for_each_command() {
     for command in [
