@@ -97,7 +97,7 @@ mod tests {
                     "from": {{"sender-domains": ["partner{number}.example"]}}}}"#
             )
         };
-        let connectors: Vec<String> = (0..490).map(connector).collect();
+        let connectors: Vec<String> = (0..500).map(connector).collect();
         let document = format!(r#"{{"connectors": [{}]}}"#, connectors.join(","));
         let limits = crate::Limits {
             memory: MEMORY,
