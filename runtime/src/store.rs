@@ -3,6 +3,7 @@
 
 mod cases;
 mod places;
+mod turns;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -26,6 +27,7 @@ use portcullis_types::{Description, Fact, Problem, Severity};
 use self::cases::Cases;
 pub use self::cases::CasesError;
 use self::places::Places;
+use self::turns::{Turn, Turns};
 use crate::context::Context;
 use crate::decision::Decision;
 use crate::domain::normal_domain;
@@ -344,8 +346,11 @@ pub struct Store {
     swapping: tokio::sync::Mutex<()>,
     places: Places,
     /// Turns of documents that are quick to read, and of what takes long: so that neither waits for the other kind.
-    quick: Turns,
-    slow: Turns,
+    quick: Semaphore,
+    slow: Semaphore,
+    /// Turns of files that have been read and wait for those: so that few are in memory at a time.
+    documents: Turns,
+    components: Turns,
     /// How many files were begun to be read.
     begun: AtomicU64,
     /// The tenants whose file is being read, and who wants to know of a change of it. There is one reading of a
@@ -353,8 +358,6 @@ pub struct Store {
     reading: Mutex<HashMap<Files, Arc<Recheck>>>,
     late: UnboundedSender<LoadResult>,
 }
-
-type Turns = Arc<Semaphore>;
 
 /// A request to look at a file again that is being read.
 #[derive(Default)]
@@ -374,8 +377,10 @@ impl Store {
             engine,
             swapping: tokio::sync::Mutex::new(()),
             places: Places::default(),
-            quick: Arc::new(Semaphore::new(at_a_time)),
-            slow: Arc::new(Semaphore::new(at_a_time)),
+            quick: Semaphore::new(at_a_time),
+            slow: Semaphore::new(at_a_time),
+            documents: Turns::default(),
+            components: Turns::default(),
             begun: AtomicU64::new(0),
             reading: Mutex::default(),
             late,
@@ -620,6 +625,24 @@ impl Store {
                 policy: policy.clone(),
             });
         }
+        let turns = match is_component(&tenant.policy) {
+            true => &self.components,
+            false => &self.documents,
+        };
+        let turn = turns.of(&tenant.policy).await;
+        // Those that wait for their turn are many, and this takes much memory.
+        Box::pin(self.load_changed(tenant, versions, known, replaces, turn)).await
+    }
+
+    /// The policy in a tenant's files that have changed, or may have.
+    async fn load_changed(
+        &self,
+        tenant: &TenantSource,
+        versions: Versions,
+        known: Option<(Source, Arc<LoadedPolicy>)>,
+        replaces: bool,
+        turn: Turn,
+    ) -> Result<Loaded, Cause> {
         let most = (
             self.engine.limits().policy_size,
             "the limit of a policy's size",
@@ -636,7 +659,7 @@ impl Store {
         let mut is_mute = known.as_ref().is_some_and(|(it, _)| it.is_mute);
         let policy = match known {
             Some((_, policy)) => policy,
-            None => self.load_bytes(&tenant.policy, bytes).await?,
+            None => self.load_bytes(&tenant.policy, bytes, turn).await?,
         };
         if !is_passed {
             let tests = tests
@@ -686,14 +709,20 @@ impl Store {
         Ok(is_mute)
     }
 
-    async fn load_bytes(&self, path: &Path, bytes: Vec<u8>) -> Result<Arc<LoadedPolicy>, Cause> {
+    /// The policy that a file holds, for which its turn has come.
+    async fn load_bytes(
+        &self,
+        path: &Path,
+        bytes: Vec<u8>,
+        turn: Turn,
+    ) -> Result<Arc<LoadedPolicy>, Cause> {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("wasm") => {
-                let _turn = self.slow.acquire().await;
+                let _slow = self.slow.acquire().await;
                 let name = path.display().to_string();
                 Ok(self.engine.loader.component(&name, bytes).await?)
             }
-            Some("json") => self.load_document(path, bytes).await,
+            Some("json") => self.load_document(path, bytes, turn).await,
             _ => Err(Cause::Kind {
                 path: path.to_owned(),
                 reason: "a policy is a .json or a .wasm file",
@@ -702,7 +731,7 @@ impl Store {
     }
 
     /// Reads a document among those that are quick to read; among those that are slow, if it is none of them.
-    async fn read_document(&self, document: String) -> Result<Rules, DocumentError> {
+    async fn read_document(&self, document: String, turn: Turn) -> Result<Rules, DocumentError> {
         let quick = {
             let _turn = self.quick.acquire().await;
             self.engine
@@ -710,6 +739,7 @@ impl Store {
                 .read_within(QUICK, document.clone())
                 .await
         };
+        drop(turn);
         match quick {
             Err(DocumentError::TooLong(_)) => {
                 let _turn = self.slow.acquire().await;
@@ -719,14 +749,19 @@ impl Store {
         }
     }
 
-    async fn load_document(&self, path: &Path, bytes: Vec<u8>) -> Result<Arc<LoadedPolicy>, Cause> {
+    async fn load_document(
+        &self,
+        path: &Path,
+        bytes: Vec<u8>,
+        turn: Turn,
+    ) -> Result<Arc<LoadedPolicy>, Cause> {
         let name = path.display().to_string();
         let path = path.to_owned();
         let Ok(document) = String::from_utf8(bytes) else {
             let reason = "the rules are not UTF-8";
             return Err(Cause::Kind { path, reason });
         };
-        match self.read_document(document).await {
+        match self.read_document(document, turn).await {
             Ok(rules) => {
                 if !rules.summary.warnings.is_empty() {
                     self.observer().warned(&name, &rules.summary.warnings);
@@ -742,6 +777,11 @@ impl Store {
             Err(source) => Err(Cause::Document { path, source }),
         }
     }
+}
+
+fn is_component(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "wasm")
 }
 
 fn digest_of(bytes: &[u8]) -> [u8; 32] {

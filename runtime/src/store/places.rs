@@ -4,32 +4,18 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::turns::Turns;
 use crate::sandbox::timeout::within;
-use tokio::sync::Semaphore;
-
-/// Files of one folder that are looked at at a time, and files of all folders: fewer than there are threads for it.
-const OF_FOLDER: usize = 32;
-const OF_ALL: usize = 256;
 
 /// Who looks at files.
+#[derive(Default)]
 pub struct Places {
-    all: Arc<Semaphore>,
-    folders: Mutex<HashMap<PathBuf, Weak<Semaphore>>>,
+    turns: Turns,
     /// Files that had no answer in time, and whether they have one now.
     stuck: Mutex<HashMap<PathBuf, Arc<AtomicBool>>>,
-}
-
-impl Default for Places {
-    fn default() -> Self {
-        Places {
-            all: Arc::new(Semaphore::new(OF_ALL)),
-            folders: Mutex::default(),
-            stuck: Mutex::default(),
-        }
-    }
 }
 
 impl Places {
@@ -50,16 +36,12 @@ impl Places {
         }
         // Who has had no turn asks nobody.
         let has_answered = Arc::new(AtomicBool::new(true));
-        let folder = self.folder(path.parent().unwrap_or(path));
         let done = within(patience, async {
-            let turns = (
-                folder.acquire_owned().await,
-                self.all.clone().acquire_owned().await,
-            );
+            let turn = self.turns.of(path).await;
             let (own, answered) = (path.to_owned(), has_answered.clone());
             has_answered.store(false, Ordering::Release);
             let work = move || {
-                let _turns = turns;
+                let _turn = turn;
                 let outcome = work(&own);
                 answered.store(true, Ordering::Release);
                 outcome
@@ -82,22 +64,12 @@ impl Places {
         stuck.retain(|_, has_answered| !has_answered.load(Ordering::Acquire));
         stuck.contains_key(path)
     }
-
-    fn folder(&self, folder: &Path) -> Arc<Semaphore> {
-        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = folders.get(folder).and_then(Weak::upgrade) {
-            return known;
-        }
-        folders.retain(|_, known| known.strong_count() > 0);
-        let new = Arc::new(Semaphore::new(OF_FOLDER));
-        folders.insert(folder.to_owned(), Arc::downgrade(&new));
-        new
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::turns::OF_FOLDER;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     /// Waits in a folder that does not answer until the sender is dropped.
