@@ -78,7 +78,7 @@ pub use sandbox::disk_cache::CacheError;
 pub use sandbox::documents::{DocumentError, Rules};
 pub use sandbox::engine::EngineError;
 pub use sandbox::inspect::Rejection;
-pub use sandbox::limits::{Limits, MAX_STACK};
+pub use sandbox::limits::{LimitError, Limits, MAX_STACK};
 pub use sandbox::policy::LoadError;
 pub use store::{Store, Tenant, TenantSession, TenantSource};
 pub use text::{is_control_or_bidi, one_line};

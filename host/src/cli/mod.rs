@@ -14,8 +14,10 @@ mod run;
 mod schema;
 mod validate;
 
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use portcullis::MAX_STACK;
@@ -23,6 +25,9 @@ pub use report::told;
 
 /// What threads need of their stacks beside a policy that runs on them, in bytes.
 const OWN_STACK: usize = 2 << 20;
+
+/// More descriptors than a runtime begins with.
+const DESCRIPTORS: usize = 16;
 
 /// Partner connectors for secure mail flow, as a sandboxed WebAssembly policy.
 #[derive(Parser)]
@@ -53,15 +58,7 @@ impl Cli {
     /// # Errors
     /// What stopped the command, for a person.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let runtime = match self.command {
-            Command::Run(_) => tokio::runtime::Builder::new_multi_thread()
-                .thread_stack_size(MAX_STACK + OWN_STACK)
-                .enable_all()
-                .build()?,
-            _ => tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?,
-        };
+        let runtime = self.runtime().context("cannot start")?;
         let outcome = runtime.block_on(async {
             match self.command {
                 Command::Run(command) => command.run().await,
@@ -78,5 +75,19 @@ impl Cli {
         // A policy that compiles must not hold up the end.
         runtime.shutdown_background();
         outcome
+    }
+
+    /// What the command runs on. Tokio panics where there are too few descriptors, so it is tried whether there are any.
+    fn runtime(&self) -> std::io::Result<tokio::runtime::Runtime> {
+        let tried: Result<Vec<_>, _> = (0..DESCRIPTORS / 2).map(|_| UnixStream::pair()).collect();
+        drop(tried?);
+        let mut builder = match self.command {
+            Command::Run(_) => tokio::runtime::Builder::new_multi_thread(),
+            _ => tokio::runtime::Builder::new_current_thread(),
+        };
+        builder
+            .thread_stack_size(MAX_STACK + OWN_STACK)
+            .enable_all()
+            .build()
     }
 }

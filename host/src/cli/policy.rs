@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::Args;
+use clap::{Args, value_parser};
 
 use super::{output, paint, report};
 use portcullis::{
@@ -21,10 +21,10 @@ pub struct PolicyArgs {
     /// A rules document (.json) or a component (.wasm)
     pub policy: PathBuf,
     /// Memory that the policy may use
-    #[arg(long, value_name = "MIB", default_value_t = 64)]
-    memory: usize,
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = value_parser!(u32).range(2..=4096))]
+    memory: u32,
     /// Time that one evaluation may take [default: 50; 10000 to explain]
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", value_parser = value_parser!(u64).range(1..))]
     time_limit: Option<u64>,
 }
 
@@ -33,7 +33,7 @@ impl PolicyArgs {
     /// says otherwise.
     pub async fn open(&self, time_limit: u64) -> anyhow::Result<Policy> {
         let mut limits = Limits::default();
-        limits.memory = self.memory << 20;
+        limits.memory = (self.memory as usize) << 20;
         limits.evaluation = Duration::from_millis(self.time_limit.unwrap_or(time_limit));
         limits.instances = 4;
         let engine = engine(limits)?;

@@ -10,7 +10,7 @@ use super::folders::default_cache_folder;
 use super::problem::Key::Name;
 use super::problem::{Outcome, wrong};
 use super::values;
-use portcullis::{CompileLimits, MAX_STACK};
+use portcullis::CompileLimits;
 
 /// What one session, one client and all may use.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -217,21 +217,9 @@ impl Limits {
 
 impl Sandbox {
     pub(super) fn validate(&self) -> Outcome {
-        let limits = self.limits();
-        let at = |key| [Name("sandbox"), Name(key)];
-        if limits.stack > MAX_STACK {
-            let most = ByteSize(MAX_STACK as u64);
-            return wrong(at("stack"), format!("the stack must be at most {most}"));
-        }
-        if limits.evaluation < Duration::from_millis(1) {
-            return wrong(at("evaluation"), "an evaluation must have at least 1ms");
-        }
-        if limits.instances == 0 {
-            return wrong(at("instances"), "there must be at least 1 instance");
-        }
-        if limits.memory < 1 << 16 {
-            return wrong(at("memory"), "a policy must have at least 64KiB");
-        }
-        Ok(())
+        let outside = |error: portcullis::LimitError| {
+            wrong([Name("sandbox"), Name(error.name)], error.reason)
+        };
+        self.limits().check().or_else(outside)
     }
 }

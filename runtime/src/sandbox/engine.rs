@@ -10,7 +10,7 @@ use super::background::Priority;
 use super::code_cache::CodeCache;
 use super::compiler::Compiler;
 use super::disk_cache::{CacheError, DiskCache};
-use super::limits::{self, Limits, TICKS};
+use super::limits::{self, LimitError, Limits, TICKS};
 use super::linker;
 use super::state::State;
 use crate::observer::{Nobody, Observer};
@@ -19,6 +19,9 @@ use crate::observer::{Nobody, Observer};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
+    /// A limit is out of its range.
+    #[error("the limits for policies: {0}")]
+    OutOfRange(#[from] LimitError),
     /// The limits are more than the machine has.
     #[error("the limits for policies cannot be met: {0:#}")]
     Limits(wasmtime::Error),
@@ -83,7 +86,7 @@ impl Engine {
     /// Sets the engine up and starts its clock.
     ///
     /// # Errors
-    /// If the limits are more than this machine's address space holds, or the cache directory cannot be used.
+    /// If the limits are out of their range or more than this machine's address space holds, or the cache directory cannot be used.
     pub fn new(settings: Settings) -> Result<Self, EngineError> {
         let Settings {
             limits,
@@ -92,6 +95,7 @@ impl Engine {
             priority,
             observer,
         } = settings;
+        limits.check()?;
         let engine =
             wasmtime::Engine::new(&limits::config(&limits)).map_err(EngineError::Limits)?;
         limits::start_clock(&engine, limits.evaluation / TICKS).map_err(EngineError::Thread)?;

@@ -9,7 +9,7 @@ use super::base_config::base_config;
 /// A call that runs on is interrupted this often, and yields to other tasks then.
 pub const TICKS: u32 = 10;
 
-/// The largest stack of an instance that can be asked for, in bytes.
+/// The largest stack of an instance, in bytes.
 pub const MAX_STACK: usize = 2 << 20;
 /// What host functions need of the same stack, in bytes.
 const HOST_STACK: usize = 512 << 10;
@@ -53,6 +53,57 @@ impl Default for Limits {
             retained_memory: 1 << 30,
             policy_size: 256 << 20,
             code: 256 << 20,
+        }
+    }
+}
+
+/// A limit that no engine can have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name}: {reason}")]
+pub struct LimitError {
+    /// Which one: `table-elements` is [`Limits::table_elements`].
+    pub name: &'static str,
+    /// The range.
+    pub reason: &'static str,
+}
+
+impl Limits {
+    /// Whether an engine can have them; the machine may have too little for them all the same.
+    ///
+    /// # Errors
+    /// The first that is out of its range.
+    pub fn check(&self) -> Result<(), LimitError> {
+        let rules = [
+            // The built-in evaluator begins with as much; more has no 32-bit address.
+            (
+                "memory",
+                (20 << 16..=1 << 32).contains(&self.memory),
+                "a policy must have between 1.25MiB and 4GiB",
+            ),
+            (
+                "evaluation",
+                self.evaluation >= Duration::from_millis(1),
+                "an evaluation must have at least 1ms",
+            ),
+            (
+                "stack",
+                (64 << 10..=MAX_STACK).contains(&self.stack),
+                "the stack must be between 64KiB and 2MiB",
+            ),
+            (
+                "table-elements",
+                (1000..=10_000_000).contains(&self.table_elements),
+                "there must be between 1000 and 10000000 table elements",
+            ),
+            (
+                "instances",
+                self.instances > 0,
+                "there must be at least 1 instance",
+            ),
+        ];
+        match rules.into_iter().find(|(_, is_met, _)| !is_met) {
+            Some((name, _, reason)) => Err(LimitError { name, reason }),
+            None => Ok(()),
         }
     }
 }

@@ -633,3 +633,27 @@ fn help_has_an_example_for_each_command() {
         assert!(!help.contains('\x1b'));
     }
 }
+
+/// It ends with a message, whatever it is that there is no descriptor for.
+#[test]
+fn too_few_descriptors_are_told() {
+    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/rules.json");
+    for count in 5..24 {
+        let program = portcullis(&["list", rules]);
+        let output = std::process::Command::new("prlimit")
+            .arg(format!("--nofile={count}"))
+            .arg(program.get_program())
+            .args(program.get_args())
+            .output()
+            .expect("prlimit can be run");
+        let told = text(&output.stderr);
+        assert!(!told.contains("panicked"), "{count}: {told}");
+        let is_told = told.starts_with("portcullis: ");
+        // With the fewest, not even its libraries can be opened.
+        let is_loader = told.contains("shared libraries");
+        assert!(
+            output.status.success() || is_told || is_loader,
+            "{count}: {told}"
+        );
+    }
+}
