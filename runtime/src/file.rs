@@ -40,6 +40,16 @@ impl FileVersion {
         })
     }
 
+    /// Whether both are of the same file, as far as can be told, though a further change may not have shown then.
+    pub fn looks_like(&self, other: &FileVersion) -> bool {
+        let settled = other.settled;
+        *other
+            == FileVersion {
+                settled,
+                ..self.clone()
+            }
+    }
+
     /// Whether a further change would have another stamp.
     pub fn is_settled(&self) -> bool {
         self.settled

@@ -6,7 +6,7 @@ mod places;
 mod turns;
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -18,9 +18,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::FutureExt;
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::JoinSet;
 
 use portcullis_types::{Description, Fact, Problem, Severity};
 
@@ -95,6 +95,15 @@ struct Versions {
 }
 
 impl Versions {
+    /// Whether they are of the same files, as far as can be told.
+    fn look_like(&self, other: &Versions) -> bool {
+        let tests = match (&self.tests, &other.tests) {
+            (Some(tests), Some(other)) => tests.looks_like(other),
+            (tests, other) => tests.is_none() && other.is_none(),
+        };
+        tests && self.policy.looks_like(&other.policy)
+    }
+
     /// Whether a further change of either would have another stamp.
     fn are_settled(&self) -> bool {
         let tests = self.tests.as_ref();
@@ -211,22 +220,44 @@ impl Snapshot {
         }
     }
 
-    fn enter(&mut self, tenant: Tenant, configured: &TenantSource) {
+    /// Enters a tenant. A domain that is another one's stays that one's; tells what is wrong with the domains.
+    fn enter(&mut self, tenant: Tenant, configured: &TenantSource) -> Vec<PolicyError> {
         let tenant = Arc::new(tenant);
+        let mut wrong = Vec::new();
         for domain in &configured.domains {
-            let Some(domain) = normal_domain(domain) else {
+            let Some(normal) = normal_domain(domain) else {
+                wrong.push(Cause::Domain(domain.clone()));
                 continue;
             };
-            match domain.strip_prefix("*.") {
-                Some(name) => self.below.insert(name.into(), tenant.clone()),
-                None => self.by_domain.insert(domain.into(), tenant.clone()),
+            let entry = match normal.strip_prefix("*.") {
+                Some(name) => self.below.entry(name.into()),
+                None => self.by_domain.entry(normal.as_str().into()),
             };
+            match entry {
+                Entry::Occupied(known) if known.get().name != tenant.name => {
+                    wrong.push(Cause::DomainTaken {
+                        domain: normal.clone(),
+                        owner: known.get().name.clone(),
+                    });
+                }
+                Entry::Occupied(mut known) => {
+                    known.insert(tenant.clone());
+                }
+                Entry::Vacant(place) => {
+                    place.insert(tenant.clone());
+                }
+            }
         }
         let is_first = |first: &Arc<Tenant>| first.name == tenant.name;
         if self.first.as_ref().is_none_or(is_first) {
             self.first = Some(tenant.clone());
         }
         self.by_name.insert(tenant.name.clone(), tenant);
+        let of_tenant = |cause| PolicyError {
+            tenant: configured.name.clone(),
+            cause,
+        };
+        wrong.into_iter().map(of_tenant).collect()
     }
 
     /// Whether the policy of each tenant is the one in its file.
@@ -249,6 +280,7 @@ impl Snapshot {
 /// A tenant's policy file was not taken.
 #[derive(Debug, thiserror::Error)]
 #[error("tenant {tenant}: {cause}")]
+#[non_exhaustive]
 pub struct PolicyError {
     /// The tenant.
     pub tenant: String,
@@ -258,6 +290,7 @@ pub struct PolicyError {
 
 /// Why a policy file was not taken.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Cause {
     /// It cannot be read.
     #[error("cannot read {}: {source}", path.display())]
@@ -302,6 +335,20 @@ pub enum Cause {
         /// What it does.
         source: CasesError,
     },
+    /// It is no domain, nor `*.` and one.
+    #[error("{0}: it is not a domain")]
+    Domain(String),
+    /// The domain is another tenant's.
+    #[error("{domain}: it is a domain of tenant {owner}")]
+    DomainTaken {
+        /// The domain, in normal form.
+        domain: String,
+        /// Whose it is.
+        owner: Arc<str>,
+    },
+    /// Another tenant has the name, and counts.
+    #[error("there is another tenant of this name")]
+    NameTaken,
     /// Reading it was given up, which no file should bring about.
     #[error("{}: it could not be read: the reader panicked", .0.display())]
     Panicked(PathBuf),
@@ -329,6 +376,7 @@ fn rejected(path: &Path, problems: &[Problem]) -> String {
 
 /// What an update did.
 #[derive(Default)]
+#[non_exhaustive]
 pub struct Update {
     /// The tenants that have another policy now.
     pub changed: Vec<Arc<str>>,
@@ -364,6 +412,23 @@ pub struct Store {
 struct Recheck {
     asked: AtomicBool,
     notify: Notify,
+}
+
+/// A tenant's file is being read. If nobody waits for that any more, it may be read again.
+struct Reading {
+    store: Arc<Store>,
+    files: Files,
+    recheck: Arc<Recheck>,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let mut reading = self.store.lock();
+        let known = reading.get(&self.files);
+        if known.is_some_and(|known| Arc::ptr_eq(known, &self.recheck)) {
+            reading.remove(&self.files);
+        }
+    }
 }
 
 impl Store {
@@ -419,12 +484,21 @@ impl Store {
             None => Snapshot::default(),
         };
         let mut swap = Swap::default();
+        let mut names = HashSet::new();
         for number in numbers {
             let Some(tenant) = configured.get(number) else {
                 continue;
             };
+            if !names.insert(&tenant.name) {
+                swap.update.errors.push(PolicyError {
+                    tenant: tenant.name.clone(),
+                    cause: Cause::NameTaken,
+                });
+                continue;
+            }
             let entered = swap.tenant(before.named(&tenant.name), tenant, outcomes.remove(&number));
-            snapshot.enter(entered, tenant);
+            let wrong = snapshot.enter(entered, tenant);
+            swap.update.errors.extend(wrong);
         }
         self.swap(snapshot, swap, late).await
     }
@@ -440,7 +514,8 @@ impl Store {
         let mut snapshot = Snapshot::clone(&before);
         let mut swap = Swap::default();
         let entered = swap.tenant(before.named(&tenant.name), tenant, Some(outcome));
-        snapshot.enter(entered, tenant);
+        let wrong = snapshot.enter(entered, tenant);
+        swap.update.errors.extend(wrong);
         self.swap(snapshot, swap, 0).await
     }
 
@@ -468,7 +543,8 @@ impl Store {
         configured: &[TenantSource],
     ) -> (HashMap<usize, LoadResult>, usize) {
         let before = self.snapshot();
-        let mut loading = JoinSet::new();
+        let (done, mut ended) = unbounded_channel();
+        let mut late = 0;
         for &number in numbers {
             let Some(tenant) = configured.get(number) else {
                 continue;
@@ -490,29 +566,34 @@ impl Store {
             });
             let is_mute = |old: &Arc<Tenant>| old.source.as_ref().is_some_and(|it| it.is_mute);
             let replaces = old.is_some_and(|old| old.policy.is_some() && !is_mute(old));
-            let (policies, tenant) = (self.clone(), tenant.clone());
-            loading.spawn(async move {
-                let newest = policies.newest(number, tenant, known, replaces, &again);
-                newest.await
+            let reading = Reading {
+                store: self.clone(),
+                files: Files::of(tenant),
+                recheck: again,
+            };
+            let (tenant, done) = (tenant.clone(), done.clone());
+            late += 1;
+            // If nobody waits any more, it goes on: whoever asks for this file meanwhile gets its outcome.
+            tokio::spawn(async move {
+                let store = &reading.store;
+                let newest = store.newest(number, tenant, known, replaces, &reading);
+                if let Err(SendError(outcome)) = done.send(newest.await) {
+                    // Nobody waits at all if the program ends.
+                    let _ = store.late.send(outcome);
+                }
             });
         }
+        drop(done);
         let mut outcomes = HashMap::new();
         // As long as one after another ends, the next is waited for too.
-        while let Some(Some(ended)) = within(TIMEOUT, loading.join_next()).await {
-            if let Ok(outcome) = ended {
-                outcomes.insert(outcome.number, outcome);
-            }
+        while let Some(Some(outcome)) = within(TIMEOUT, ended.recv()).await {
+            outcomes.insert(outcome.number, outcome);
         }
-        let late = loading.len();
-        let to = self.late.clone();
-        tokio::spawn(async move {
-            while let Some(ended) = loading.join_next().await {
-                // Nobody waits any more if the program ends.
-                if let Ok(outcome) = ended {
-                    let _ = to.send(outcome);
-                }
-            }
-        });
+        ended.close();
+        while let Some(outcome) = ended.recv().await {
+            outcomes.insert(outcome.number, outcome);
+        }
+        late -= outcomes.len();
         (outcomes, late)
     }
 
@@ -530,10 +611,11 @@ impl Store {
         &self,
         number: usize,
         tenant: TenantSource,
-        known: Option<(Source, Arc<LoadedPolicy>)>,
+        mut known: Option<(Source, Arc<LoadedPolicy>)>,
         replaces: bool,
-        again: &Recheck,
+        reading: &Reading,
     ) -> LoadResult {
+        let again = &reading.recheck;
         loop {
             again.asked.store(false, Ordering::Release);
             let order = self.begun.fetch_add(1, Ordering::Relaxed);
@@ -547,8 +629,15 @@ impl Store {
                     loaded = &mut loading => break Some(loaded),
                     () = again.notify.notified() => {
                         again.asked.store(false, Ordering::Release);
-                        if self.versions(&tenant).await.ok() != begun {
-                            break None;
+                        let now = self.versions(&tenant).await.ok();
+                        match (&begun, &now) {
+                            (None, None) => {}
+                            (Some(begun), Some(now)) if begun.look_like(now) => {
+                                // Where clocks tick slowly, it may have changed all the same: it is looked at in the end.
+                                let may_differ = !begun.are_settled();
+                                again.asked.fetch_or(may_differ, Ordering::Release);
+                            }
+                            _ => break None,
                         }
                     }
                 }
@@ -556,15 +645,18 @@ impl Store {
             let Some(loaded) = loaded else {
                 continue;
             };
-            let mut reading = self.lock();
+            let mut all = self.lock();
             if again.asked.load(Ordering::Acquire) {
+                if let Ok(Ok(loaded)) = loaded {
+                    known = Some((loaded.source, loaded.policy));
+                }
                 continue;
             }
-            reading.remove(&Files::of(&tenant));
+            all.remove(&reading.files);
             let panicked = |_| Err(Cause::Panicked(tenant.policy.clone()));
             return LoadResult {
                 number,
-                files: Files::of(&tenant),
+                files: reading.files.clone(),
                 order,
                 loaded: loaded.unwrap_or_else(panicked),
             };
@@ -873,5 +965,78 @@ mod tests {
                 "{domain}"
             );
         }
+    }
+
+    fn source(name: &str, domain: &str, policy: PathBuf) -> TenantSource {
+        TenantSource {
+            name: name.into(),
+            domains: vec![domain.into()],
+            policy,
+            tests: None,
+        }
+    }
+
+    /// A store, where outcomes come late, and rules in a folder.
+    fn store() -> (
+        Arc<Store>,
+        UnboundedReceiver<LoadResult>,
+        tempfile::TempDir,
+        PathBuf,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let rules = folder.path().join("rules.json");
+        std::fs::write(&rules, r#"{"connectors": []}"#).unwrap();
+        let (store, late) = Store::new(Engine::new(crate::Limits::default()).unwrap());
+        (Arc::new(store), late, folder, rules)
+    }
+
+    #[tokio::test]
+    async fn an_update_that_is_given_up_holds_up_none_after_it() {
+        let (store, mut late, _folder, rules) = store();
+        let configured = [source("a", "a.test", rules)];
+        tokio::select! {
+            biased;
+            _ = store.update(&configured, None) => unreachable!("it waits for a file"),
+            () = std::future::ready(()) => {}
+        }
+        let update = store.update(&configured, None).await;
+        assert!(update.errors.is_empty());
+        if !store.snapshot().is_complete() {
+            let outcome = late.recv().await.unwrap();
+            store.enter(&configured, outcome).await;
+        }
+        let snapshot = store.snapshot();
+        assert!(snapshot.is_complete() && snapshot.tenant("a.test").is_some());
+        // And it can be asked for again.
+        let update = store.update(&configured, None).await;
+        assert!(update.errors.is_empty() && update.late == 0);
+        assert!(store.snapshot().is_complete());
+    }
+
+    #[tokio::test]
+    async fn a_domain_is_one_tenants() {
+        let (store, _late, _folder, rules) = store();
+        let configured = [
+            source("a", "a.test", rules.clone()),
+            source("b", "A.test.", rules.clone()),
+            source("a", "c.test", rules.clone()),
+            source("d", "not a domain", rules),
+        ];
+        let told = |update: Update| {
+            let errors = update.errors.iter().map(PolicyError::to_string);
+            errors.collect::<Vec<_>>()
+        };
+        let errors = told(store.update(&configured, None).await);
+        let wrong = [
+            "tenant b: a.test: it is a domain of tenant a",
+            "tenant a: there is another tenant of this name",
+            "tenant d: not a domain: it is not a domain",
+        ];
+        assert_eq!(errors, wrong);
+        let owner = |store: &Store| store.snapshot().tenant("a.test").map(|it| it.name.clone());
+        assert_eq!(owner(&store).as_deref(), Some("a"));
+        let errors = told(store.update(&configured, Some(&[1].into())).await);
+        assert_eq!(errors, wrong[..1]);
+        assert_eq!(owner(&store).as_deref(), Some("a"));
     }
 }

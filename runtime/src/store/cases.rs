@@ -24,6 +24,7 @@ const REST: Duration = Duration::from_secs(1);
 const MOST_TOLD: usize = 200;
 /// Cases are not as they must be, or a policy does not pass one.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CasesError {
     /// The file is none of cases.
     #[error("{}: {reason}", path.display())]
