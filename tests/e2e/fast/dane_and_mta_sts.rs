@@ -11,7 +11,13 @@ const RULES: &str = r#"{"connectors": [
     {"name": "never", "direction": "outbound", "to": {"recipient-domains": ["never.test"]},
      "dane": "none", "mta-sts": "none"},
     {"name": "verified", "direction": "outbound", "to": {"recipient-domains": ["verified.test"]},
-     "tls": {"level": "verify"}}
+     "tls": {"level": "verify"}},
+    {"name": "alone", "direction": "outbound", "to": {"recipient-domains": ["audited.test"]},
+     "mode": "audit", "dane": "mandatory"},
+    {"name": "now", "direction": "outbound", "to": {"recipient-domains": ["stricter.test"]},
+     "dane": "none", "mta-sts": "none"},
+    {"name": "next", "direction": "outbound", "to": {"recipient-domains": ["stricter.test"]},
+     "mode": "audit", "dane": "mandatory"}
 ]}"#;
 
 /// The SHA-256 of a certificate's key.
@@ -37,6 +43,8 @@ fn world_with(tlsa: &[String], identity: Identity) -> World {
          mandatory.test. MX 10 mx.partner.test.
          never.test. MX 10 mx.partner.test.
          verified.test. MX 10 mx.partner.test.
+         audited.test. MX 10 mx.partner.test.
+         stricter.test. MX 10 mx.partner.test.
          mx.partner.test. A 127.0.0.2
          half.test. MX 10 mx.partner.unsigned.
          mandatory.unsigned. MX 10 mx.partner.test.
@@ -84,6 +92,30 @@ fn a_certificate_that_the_records_allow() {
     world.expect("opportunistic.test", "starttls-not-supported");
     world.expect("mandatory.test", "starttls-not-supported");
     world.expect("never.test", "250 2.0.0 taken");
+}
+
+/// Before a connector is enforced, its audit tells what it would refuse, whatever is asked for until then.
+#[test]
+fn what_dane_would_refuse_is_told_in_audit_mode() {
+    let right = Pki::self_signed(&["mx.partner.test"]);
+    let record = |key: &str| vec![format!("3 1 1 {key}")];
+    for (records, said) in [
+        (Vec::new(), "audit=\"dane-required: "),
+        (record(&"ab".repeat(32)), "audit=\"tlsa-invalid: "),
+        (record(&key_digest(&right.chain[0])), "audit=\"satisfied\""),
+    ] {
+        let world = world_with(&records, right.clone());
+        world.expect("stricter.test", "250 2.0.0 taken");
+        let line = world.setting.daemon.wait_for_log("INFO connected");
+        assert!(line.contains(said), "{line}");
+        assert!(line.contains("audit_connector=\"next\""), "{line}");
+    }
+    // In audit mode alone the server's records count all the same, as they do without a connector.
+    let world = world(&[]);
+    world.expect("audited.test", "250 2.0.0 taken");
+    let line = world.setting.daemon.wait_for_log("INFO connected");
+    assert!(line.contains("audit=\"dane-required: "), "{line}");
+    assert!(line.contains("audit_connector=\"alone\""), "{line}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::dane;
+use super::failure::ProtectionError;
 use super::route::Candidate;
 use super::verify::Requirements;
 use portcullis::Protection;
@@ -31,6 +32,15 @@ pub struct Endpoint {
     pub(super) dane: Arc<dane::Demand>,
     pub(super) mta_sts: bool,
     pub(super) domains: Arc<[String]>,
+    /// What a connector in audit mode would ask for.
+    pub(super) audited: Option<Arc<Audited>>,
+}
+
+/// What a connector in audit mode would ask of a server, or why it would not use it.
+pub(super) struct Audited {
+    pub(super) protection: Protection,
+    pub(super) dane: Result<dane::Demand, ProtectionError>,
+    pub(super) mta_sts: Result<bool, ProtectionError>,
 }
 
 impl Endpoint {
@@ -39,8 +49,20 @@ impl Endpoint {
     }
 
     /// What an audited connector would ask for.
-    pub(super) fn audited<'a>(&'a self, audited: &'a Protection) -> Requirements<'a> {
-        self.requirements_at(audited)
+    ///
+    /// # Errors
+    /// Why it would not use this server, whatever the server shows.
+    pub(super) fn audited(&self) -> Option<Result<Requirements<'_>, ProtectionError>> {
+        let audited = self.audited.as_deref()?;
+        Some(match (&audited.dane, &audited.mta_sts) {
+            (Err(why), _) | (_, Err(why)) => Err(why.clone()),
+            (Ok(dane), Ok(mta_sts)) => Ok(Requirements {
+                protection: &audited.protection,
+                dane,
+                mta_sts: *mta_sts,
+                ..self.requirements()
+            }),
+        })
     }
 
     pub(super) fn requirements_at<'a>(&'a self, protection: &'a Protection) -> Requirements<'a> {

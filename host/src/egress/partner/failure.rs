@@ -66,6 +66,8 @@ pub struct ProtectionError {
     pub result: ResultType,
     /// In words.
     pub detail: String,
+    /// What to do about it, where that is not the same for all of the kind.
+    pub remedy: Option<&'static str>,
 }
 
 impl ProtectionError {
@@ -74,6 +76,15 @@ impl ProtectionError {
         ProtectionError {
             result,
             detail: detail.into(),
+            remedy: None,
+        }
+    }
+
+    /// With what to do about it.
+    pub fn remedy(self, remedy: &'static str) -> Self {
+        ProtectionError {
+            remedy: Some(remedy),
+            ..self
         }
     }
 }

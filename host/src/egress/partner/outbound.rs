@@ -25,7 +25,7 @@ use crate::egress::pool::{Permit, Pool, PooledConnection, Reuse};
 use crate::observe::redact;
 use crate::smtp::connection::Stream;
 use crate::smtp::reply::Reply;
-use portcullis::{Protection, tls_version_name};
+use portcullis::tls_version_name;
 
 /// What a server that did not get ready in its time was doing.
 const READY: &str = "getting ready";
@@ -46,6 +46,16 @@ pub struct TlsOutcome {
     pub version: Option<rustls::ProtocolVersion>,
     /// What the server lacks of what an audited connector asks for.
     pub audit: Option<ProtectionError>,
+}
+
+impl TlsOutcome {
+    /// The TLS version, for the log.
+    fn tls(&self) -> &'static str {
+        match self.version {
+            None => "none",
+            Some(version) => tls_version_name(version.into()).unwrap_or("unknown"),
+        }
+    }
 }
 
 impl Outbound {
@@ -196,7 +206,7 @@ impl Outbound {
         path: &PartnerPath,
         server: &Endpoint,
     ) -> Result<SmtpClient, Failure> {
-        let (client, reached) = self.protect(resources, server, path.audit.as_ref()).await?;
+        let (client, reached) = self.protect(resources, server).await?;
         let audit = match (&path.audit, &reached.audit) {
             (None, _) => String::new(),
             (Some(_), None) => "satisfied".into(),
@@ -206,10 +216,11 @@ impl Outbound {
             hop = %client.peer(),
             connector = path.connector,
             level = path.protection.level.name(),
-            tls = reached.version.map(u16::from).and_then(tls_version_name).unwrap_or("unknown"),
+            tls = reached.tls(),
             dane = server.dane.needs_tls(),
             mta_sts = server.mta_sts,
             audit,
+            audit_connector = path.audited,
             "connected"
         );
         Ok(client)
@@ -221,10 +232,9 @@ impl Outbound {
         &self,
         resources: &OutboundResources,
         server: &Endpoint,
-        audit: Option<&Protection>,
     ) -> Result<(SmtpClient, TlsOutcome), Failure> {
         let requirements = server.requirements();
-        match self.try_tls(resources, server, &requirements, audit).await {
+        match self.try_tls(resources, server, &requirements).await {
             Err(Failure::Unprotected { why, .. })
                 if !requirements.need_tls() && why.result == ResultType::ValidationFailure =>
             {
@@ -233,7 +243,7 @@ impl Outbound {
                 let client = self.greeted(resources, server).await?;
                 let reached = TlsOutcome {
                     version: None,
-                    audit: audit.map(|_| why),
+                    audit: server.audited.is_some().then_some(why),
                 };
                 Ok((client, reached))
             }
@@ -246,7 +256,6 @@ impl Outbound {
         resources: &OutboundResources,
         server: &Endpoint,
         requirements: &Requirements<'_>,
-        audit: Option<&Protection>,
     ) -> Result<(SmtpClient, TlsOutcome), Failure> {
         let mut client = self.greeted(resources, server).await?;
         let unprotected = |why| Failure::Unprotected {
@@ -258,9 +267,11 @@ impl Outbound {
                 client.quit().await;
                 return Err(unprotected(why));
             }
-            let audit = audit
-                .filter(|audited| server.audited(audited).need_tls())
-                .map(|_| why);
+            let audit = match server.audited() {
+                Some(Ok(audited)) => audited.need_tls().then_some(why),
+                Some(Err(why)) => Some(why),
+                None => None,
+            };
             let reached = TlsOutcome {
                 version: None,
                 audit,
@@ -277,7 +288,9 @@ impl Outbound {
         };
         let reached = TlsOutcome {
             version,
-            audit: audit.and_then(|audited| verify(&server.audited(audited)).err()),
+            audit: server
+                .audited()
+                .and_then(|audited| audited.and_then(|audited| verify(&audited)).err()),
         };
         if let Err(why) = verify(requirements) {
             client.quit().await;

@@ -217,7 +217,7 @@ impl Outbound {
                 check: name,
                 status: Status::Warning,
                 detail: last_error.to_string(),
-                hint: Some(hint(last_error.result)),
+                hint: Some(hint(last_error)),
             };
         }
         match standing.policy {
@@ -293,7 +293,7 @@ impl ServerReport {
             check: "starttls",
             status,
             detail: why.to_string(),
-            hint: Some(hint(why.result)),
+            hint: Some(hint(why)),
         });
     }
 
@@ -332,9 +332,7 @@ impl ServerReport {
                 );
                 self.checks.push(Check::new("level", Status::Ok, detail));
             }
-            Err(why) => self
-                .checks
-                .push(Check::failed("level", &why, hint(why.result))),
+            Err(why) => self.checks.push(Check::failed("level", &why, hint(&why))),
         }
     }
 }
@@ -412,7 +410,7 @@ fn dane_check(server: &Endpoint, chain: &[rustls::pki_types::CertificateDer<'_>]
                     );
                     Check::new(name, Status::Ok, detail)
                 }
-                Err(why) => Check::failed(name, &why, hint(why.result)),
+                Err(why) => Check::failed(name, &why, hint(&why)),
             }
         }
     }
@@ -503,7 +501,7 @@ fn of_failure(check: &'static str, failure: &Failure) -> Check {
                 "the server does not want this connection: read its reply, and ask its postmaster"
             }
         },
-        Failure::Unprotected { why, .. } => hint(why.result),
+        Failure::Unprotected { why, .. } => hint(why),
         Failure::NotPublic { .. } => {
             "if you want mail to go there, add its network to [delivery] private-networks"
         }
@@ -520,8 +518,11 @@ fn of_failure(check: &'static str, failure: &Failure) -> Check {
 }
 
 /// The likely cause of a result, and the next step.
-fn hint(result: ResultType) -> &'static str {
-    match result {
+fn hint(why: &ProtectionError) -> &'static str {
+    if let Some(remedy) = why.remedy {
+        return remedy;
+    }
+    match why.result {
         ResultType::StarttlsNotSupported => {
             "the partner has to switch STARTTLS on; if it says that it is on, something between you strips the offer"
         }

@@ -27,6 +27,8 @@ pub struct PartnerPath {
     pub audit: Option<Protection>,
     /// The connector, for the log.
     pub connector: Option<String>,
+    /// The one in audit mode, for the log.
+    pub audited: Option<String>,
     /// The tenant whose rules name authorities; absent where any may be named.
     tenant: Option<Arc<str>>,
     key: Arc<str>,
@@ -68,6 +70,11 @@ impl PartnerPath {
         Some(PartnerPath {
             target,
             protection: delivery.tls,
+            audited: match &delivery.audit_tls {
+                // In audit mode alone, it is the one that decides where mail goes.
+                Some(_) => delivery.audit_connector.or(delivery.connector.clone()),
+                None => None,
+            },
             audit: delivery.audit_tls,
             connector: delivery.connector,
             tenant: None,

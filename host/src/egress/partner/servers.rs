@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
-use super::endpoint::Endpoint;
+use super::endpoint::{Audited, Endpoint};
 use super::failure::{Failure, ProtectionError, ResultType};
 use super::resources::OutboundResources;
 use super::route::{self, Candidate, PartnerPath, Target};
@@ -15,7 +15,10 @@ use super::this_host::ThisHost;
 use super::{dane, mta_sts};
 use crate::egress::dial;
 use portcullis::tls::Authorities;
-use portcullis::{Dane, MtaSts};
+use portcullis::{Dane, MtaSts, Protection};
+
+/// What a server is called that is known by its address only.
+const NAMELESS: &str = "a server without a name";
 
 /// A server with those of its addresses that were not tried yet.
 struct Untried {
@@ -24,6 +27,7 @@ struct Untried {
     dane: Arc<dane::Demand>,
     mta_sts: bool,
     domains: Arc<[String]>,
+    audited: Option<Arc<Audited>>,
 }
 
 /// The servers of a path, one address after another, each with its share of the time.
@@ -34,6 +38,8 @@ pub(super) struct Servers<'a> {
     deadline: Instant,
     authorities: Authorities,
     policy: Option<mta_sts::Policy>,
+    /// The policy for a connector in audit mode.
+    audited_policy: Result<Option<mta_sts::Policy>, ProtectionError>,
     pub(super) stops: VecDeque<route::MxHost>,
     at: Option<Untried>,
     /// Addresses that did not answer, of which nothing was said yet.
@@ -49,18 +55,18 @@ impl<'a> Servers<'a> {
     ) -> Result<Self, Failure> {
         let port = resources.config.port;
         let stops = route::stops(&resources.dns, &path.target, port, &this_host.name).await?;
-        let policy = match (&path.target, path.protection.mta_sts) {
-            (Target::Mx(domain), MtaSts::Opportunistic) => {
-                let state = resources.mta_sts_of(domain).await;
-                match state.last_error {
-                    Some(why) if state.is_undecided => {
-                        let peer = domain.as_str().into();
-                        return Err(Failure::Unprotected { peer, why });
-                    }
-                    _ => state.policy,
-                }
+        let asked = path.protection.mta_sts;
+        let policy = match policy_of(resources, &path.target, asked).await {
+            Ok(policy) => policy,
+            Err(why) => {
+                let peer = path.target.to_string().into();
+                return Err(Failure::Unprotected { peer, why });
             }
-            _ => None,
+        };
+        let audited_policy = match &path.audit {
+            Some(audit) if audit.mta_sts == asked => Ok(policy.clone()),
+            Some(audit) => policy_of(resources, &path.target, audit.mta_sts).await,
+            None => Ok(None),
         };
         Ok(Servers {
             this_host,
@@ -69,6 +75,7 @@ impl<'a> Servers<'a> {
             deadline,
             authorities: path.authorities(&resources.authorities),
             policy,
+            audited_policy,
             stops: stops.into(),
             at: None,
             failures: VecDeque::new(),
@@ -143,6 +150,7 @@ impl<'a> Servers<'a> {
             dane: untried.dane.clone(),
             mta_sts: untried.mta_sts,
             domains: untried.domains.clone(),
+            audited: untried.audited.clone(),
         };
         let mut number = 0;
         untried.addresses.retain(|_| {
@@ -154,11 +162,19 @@ impl<'a> Servers<'a> {
     }
 
     async fn look_up(&self, stop: &route::MxHost) -> Result<Untried, Failure> {
-        let mta_sts = self.mta_sts(stop)?;
+        let mta_sts = self.mta_sts(stop, self.policy.as_ref());
+        let mta_sts = mta_sts.map_err(|why| Failure::Unprotected {
+            peer: stop.name().unwrap_or(NAMELESS).into(),
+            why,
+        })?;
         let family = self.resources.config.address_family;
         let candidate = stop.resolve(&self.resources.dns, family).await?;
         let addresses = self.allowed(stop, &candidate)?;
-        let dane = self.dane(&candidate).await?;
+        let dane = self.dane(&candidate, self.path.protection.dane).await?;
+        let audited = match &self.path.audit {
+            Some(audit) => Some(Arc::new(self.audited(stop, &candidate, audit).await)),
+            None => None,
+        };
         let domains = match candidate.secure {
             true => stop.domains().into(),
             false => Arc::default(),
@@ -169,7 +185,33 @@ impl<'a> Servers<'a> {
             dane: Arc::new(dane),
             mta_sts,
             domains,
+            audited,
         })
+    }
+
+    /// What a connector in audit mode would ask of a server. Mail does not fail for that.
+    async fn audited(
+        &self,
+        stop: &route::MxHost,
+        candidate: &Candidate,
+        audit: &Protection,
+    ) -> Audited {
+        let dane = self
+            .dane(candidate, audit.dane)
+            .await
+            .map_err(|failure| match failure {
+                Failure::Unprotected { why, .. } => why,
+                failure => ProtectionError::new(ResultType::DaneRequired, failure.to_string()),
+            });
+        let mta_sts = match &self.audited_policy {
+            Ok(policy) => self.mta_sts(stop, policy.as_ref()),
+            Err(why) => Err(why.clone()),
+        };
+        Audited {
+            protection: audit.clone(),
+            dane,
+            mta_sts,
+        }
     }
 
     /// Those addresses of a server that mail may be sent to.
@@ -197,8 +239,12 @@ impl<'a> Servers<'a> {
     }
 
     /// Whether the domain's MTA-STS policy binds us with this server.
-    fn mta_sts(&self, stop: &route::MxHost) -> Result<bool, Failure> {
-        let Some(policy) = &self.policy else {
+    fn mta_sts(
+        &self,
+        stop: &route::MxHost,
+        policy: Option<&mta_sts::Policy>,
+    ) -> Result<bool, ProtectionError> {
+        let Some(policy) = policy else {
             return Ok(false);
         };
         let allowed = stop.name().is_some_and(|name| policy.allows(name));
@@ -207,25 +253,21 @@ impl<'a> Servers<'a> {
             let detail = format!("the MTA-STS policy of {domain} does not name this server");
             ProtectionError::new(ResultType::ValidationFailure, detail)
         };
-        let peer = || stop.name().unwrap_or("a server without a name");
         match policy.mode {
             mta_sts::Mode::None => Ok(false),
             mta_sts::Mode::Testing => {
                 if !allowed {
-                    tracing::warn!(hop = peer(), "MTA-STS in testing mode: {}", not_allowed());
+                    let hop = stop.name().unwrap_or(NAMELESS);
+                    tracing::warn!(hop, "MTA-STS in testing mode: {}", not_allowed());
                 }
                 Ok(false)
             }
             mta_sts::Mode::Enforce if allowed => Ok(true),
-            mta_sts::Mode::Enforce => Err(Failure::Unprotected {
-                peer: peer().into(),
-                why: not_allowed(),
-            }),
+            mta_sts::Mode::Enforce => Err(not_allowed()),
         }
     }
 
-    async fn dane(&self, candidate: &Candidate) -> Result<dane::Demand, Failure> {
-        let mode = self.path.protection.dane;
+    async fn dane(&self, candidate: &Candidate, mode: Dane) -> Result<dane::Demand, Failure> {
         let port = candidate.addresses.first().map_or(25, SocketAddr::port);
         let (Some(name), Some(end)) = (&candidate.name, &candidate.canonical) else {
             if mode == Dane::Mandatory {
@@ -252,5 +294,24 @@ impl<'a> Servers<'a> {
             peer: name.as_str().into(),
             why,
         })
+    }
+}
+
+/// The domain's MTA-STS policy, if it is asked for.
+///
+/// # Errors
+/// If it cannot be told whether there is one.
+async fn policy_of(
+    resources: &OutboundResources,
+    target: &Target,
+    asked: MtaSts,
+) -> Result<Option<mta_sts::Policy>, ProtectionError> {
+    let (Target::Mx(domain), MtaSts::Opportunistic) = (target, asked) else {
+        return Ok(None);
+    };
+    let state = resources.mta_sts_of(domain).await;
+    match state.last_error {
+        Some(why) if state.is_undecided => Err(why),
+        _ => Ok(state.policy),
     }
 }

@@ -5,7 +5,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::egress::partner::dane;
 use crate::egress::partner::failure::{ProtectionError, ResultType};
-use portcullis::tls::{Authorities, Purpose, certificate, is_provable};
+use portcullis::tls::{Authorities, PUBLIC, Purpose, certificate, is_provable};
 use portcullis::{Protection, Sha256, TlsLevel, Trust, any_satisfies, tls_version_name};
 
 /// All that a server must satisfy before mail is sent to it; every part of it must hold.
@@ -82,7 +82,8 @@ impl Requirements<'_> {
             version.map_or("not encrypted", name),
             name(least)
         );
-        Err(ProtectionError::new(ResultType::ValidationFailure, detail))
+        Err(ProtectionError::new(ResultType::ValidationFailure, detail)
+            .remedy("the partner's server is too old, or set to old versions of TLS"))
     }
 
     fn verify_pins(&self, chain: &[CertificateDer<'_>]) -> Result<(), ProtectionError> {
@@ -94,14 +95,20 @@ impl Requirements<'_> {
         let fits = |pins: &[Sha256], digest: Option<Sha256>| {
             pins.is_empty() || digest.is_some_and(|digest| pins.contains(&digest))
         };
-        let detail = if !fits(fingerprints, own.map(|own| certificate::sha256(own))) {
-            "the server's certificate is not one that was agreed on"
+        let (detail, remedy) = if !fits(fingerprints, own.map(|own| certificate::sha256(own))) {
+            (
+                "the server's certificate is not one that was agreed on",
+                "if the partner confirms that it has another certificate now, agree on its SHA-256 anew",
+            )
         } else if !fits(keys, own.and_then(certificate::key_sha256)) {
-            "the server's certificate has another key than those that were agreed on"
+            (
+                "the server's certificate has another key than those that were agreed on",
+                "if the partner confirms that it has another key now, agree on its SHA-256 anew",
+            )
         } else {
             return Ok(());
         };
-        Err(ProtectionError::new(ResultType::ValidationFailure, detail))
+        Err(ProtectionError::new(ResultType::ValidationFailure, detail).remedy(remedy))
     }
 
     /// The chain of a pinned certificate need not be trusted, unless authorities are named.
@@ -136,16 +143,26 @@ fn is_anchored(
     {
         return Ok(());
     }
+    let is_defined =
+        |name: &String| name == PUBLIC || authorities.named().iter().any(|it| *it.name == **name);
+    let is_open = matches!(verification.trust, Trust::Trusted | Trust::UnknownIssuer);
+    if is_open && !wanted.iter().any(is_defined) {
+        let detail = format!("no authority is defined that is called {}", shorten(wanted));
+        return Err(
+            ProtectionError::new(ResultType::CertificateNotTrusted, detail)
+                .remedy("define it as a [[trust.authority]], for this tenant too"),
+        );
+    }
     is_trusted(verification.trust)?;
     let detail = format!(
         "the server's certificate comes from {}, not from {}",
         shorten(&verification.anchors),
         shorten(wanted)
     );
-    Err(ProtectionError::new(
-        ResultType::CertificateNotTrusted,
-        detail,
-    ))
+    Err(
+        ProtectionError::new(ResultType::CertificateNotTrusted, detail)
+            .remedy("the partner's certificate comes from another authority than agreed: agree on the authority"),
+    )
 }
 
 fn is_trusted(trust: Trust) -> Result<(), ProtectionError> {
@@ -159,10 +176,13 @@ fn is_trusted(trust: Trust) -> Result<(), ProtectionError> {
             ResultType::CertificateNotTrusted,
             "no trusted authority stands behind the server's certificate",
         ),
-        Trust::Revoked => (
-            ResultType::CertificateNotTrusted,
-            "the server's certificate was revoked",
-        ),
+        Trust::Revoked => {
+            let detail = "the server's certificate was revoked";
+            return Err(
+                ProtectionError::new(ResultType::CertificateNotTrusted, detail)
+                    .remedy("the partner has to replace its certificate"),
+            );
+        }
         Trust::NotYetValid => (
             ResultType::ValidationFailure,
             "the server's certificate is not valid yet",
