@@ -31,7 +31,8 @@ pub struct Context {
 
 impl Context {
     /// Mail that arrives for one of the organization's recipients, from a client without TLS. The client has no address
-    /// if it is connected by a local socket. The null reverse-path is empty.
+    /// if it is connected by a local socket. The null reverse-path is empty. Addresses may stand in angle brackets, as
+    /// they do in SMTP.
     pub fn inbound(
         client_ip: impl Into<Option<IpAddr>>,
         mail_from: impl Into<String>,
@@ -50,6 +51,7 @@ impl Context {
     }
 
     fn new(direction: Direction, mail_from: String, rcpt_to: String) -> Self {
+        let (mail_from, rcpt_to) = (address(mail_from), address(rcpt_to));
         Context {
             lowered: Arc::new(evaluation::Context {
                 direction: direction.into(),
@@ -119,13 +121,13 @@ impl Context {
     /// Sets the envelope sender. The From header is pending from then on.
     pub fn set_mail_from(&mut self, mail_from: impl Into<String>) {
         let lowered = self.lowered_mut();
-        lowered.mail_from = mail_from.into();
+        lowered.mail_from = address(mail_from.into());
         lowered.header_from = evaluation::HeaderFrom::Pending;
     }
 
     /// Sets the envelope recipient.
     pub fn set_rcpt_to(&mut self, rcpt_to: impl Into<String>) {
-        self.lowered_mut().rcpt_to = rcpt_to.into();
+        self.lowered_mut().rcpt_to = address(rcpt_to.into());
     }
 
     /// Sets the From header.
@@ -202,6 +204,14 @@ impl Context {
     }
 }
 
+/// An address without what surrounds it: of `<a@b>`, no rule for `b` would apply. What is no address stays as it is.
+fn address(text: String) -> String {
+    match types::mailbox(&text) {
+        Some(inside) if inside.len() < text.len() => inside.to_owned(),
+        _ => text,
+    }
+}
+
 impl From<types::Context> for Context {
     fn from(context: types::Context) -> Self {
         Context {
@@ -209,5 +219,21 @@ impl From<types::Context> for Context {
             security: Arc::new(context.security.clone()),
             lowered: Arc::new(context.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_taken_out_of_their_brackets() {
+        let mut context = Context::inbound(None, "<alice@contosobank.com>", " bob@contoso.com ");
+        assert_eq!(context.mail_from(), "alice@contosobank.com");
+        assert_eq!(context.rcpt_to(), "bob@contoso.com");
+        context.set_mail_from("<>");
+        assert_eq!(context.mail_from(), "");
+        context.set_rcpt_to("\"a>\"@b.test");
+        assert_eq!(context.rcpt_to(), "\"a>\"@b.test");
     }
 }

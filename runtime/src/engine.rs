@@ -10,6 +10,7 @@ use portcullis_types::{Connector, Description, Explanation, Summary};
 
 use crate::context::Context;
 use crate::decision::Decision;
+use crate::description_size;
 use crate::failure::{EvaluationError, Failure};
 use crate::observer::Observer;
 use crate::sandbox::background::Priority;
@@ -24,7 +25,7 @@ use crate::session::Session;
 
 /// How many connectors are described at a time.
 const WINDOW: u32 = 1000;
-/// Bytes of text that all connectors of a policy may have: one of others may describe more than there is memory for.
+/// Bytes that all connectors of a policy may have: one of others may describe more than there is memory for.
 const MAX_DESCRIPTION: usize = 1 << 30;
 
 /// What policies run on. Cheap to clone; a program needs one.
@@ -82,6 +83,7 @@ impl EngineBuilder {
             engine.disk_cache.clone(),
             engine.compiler.clone(),
             engine.priority,
+            engine.limits.policy_size,
         )?;
         Ok(Engine {
             loader: Loader::new(engine),
@@ -237,7 +239,11 @@ impl Policy {
             let mut instance = Instance::new(&self.engine.loader.engine, &self.loaded).await?;
             let window = instance.describe(first, WINDOW).await?;
             let count = window.connectors.len();
-            size += window.connectors.iter().map(text_size).sum::<usize>();
+            size += window
+                .connectors
+                .iter()
+                .map(description_size::of)
+                .sum::<usize>();
             if size > MAX_DESCRIPTION {
                 let reason = "it describes more than 1 GiB of connectors".into();
                 return Err(self.loaded.failed(Failure::Invalid(reason)));
@@ -259,28 +265,6 @@ impl Policy {
             policy: self.clone(),
         }
     }
-}
-
-/// How much a connector takes at least, in bytes.
-fn text_size(connector: &Connector) -> usize {
-    let Connector {
-        name,
-        applies_to,
-        requires,
-        comment,
-        selects,
-        ..
-    } = connector;
-    let lists = [
-        &selects.sender_domains,
-        &selects.sender_ips,
-        &selects.certificate_names,
-        &selects.recipient_domains,
-    ];
-    let patterns = lists.into_iter().flatten().map(String::len);
-    let comment = comment.as_ref().map_or(0, String::len);
-    let texts = name.len() + applies_to.len() + requires.len() + comment;
-    size_of::<Connector>() + texts + patterns.sum::<usize>()
 }
 
 /// The evaluations of one SMTP session by one policy.
@@ -320,6 +304,7 @@ impl PolicySession {
 /// A file is not a policy.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {cause}", path.display())]
+#[non_exhaustive]
 pub struct PolicyFileError {
     /// The file.
     pub path: PathBuf,

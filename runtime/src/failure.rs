@@ -6,6 +6,7 @@ use std::time::Duration;
 /// A policy did not answer.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("policy {policy}: {failure}{}", what_it_wrote(wrote))]
+#[non_exhaustive]
 pub struct EvaluationError {
     /// The policy's name.
     pub policy: Arc<str>,

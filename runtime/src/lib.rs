@@ -41,6 +41,7 @@
 mod bindings;
 mod context;
 mod decision;
+mod description_size;
 mod domain;
 mod engine;
 mod enhanced_code;

@@ -11,6 +11,11 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// The same of a text of several lines.
+pub fn harmless_lines(text: &str) -> String {
+    text.replace(|it| it != '\n' && is_control_or_bidi(it), " ")
+}
+
 /// Whether a character steers what others look like.
 pub fn is_control_or_bidi(character: char) -> bool {
     character.is_control()

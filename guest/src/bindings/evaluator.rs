@@ -367,8 +367,8 @@ pub mod exports {
                             .finish()
                     }
                 }
-                /// A fact, to say which ones a connector reads. `header-from`, `tls` and what belongs to a certificate may be
-                /// unknown to a host.
+                /// A fact, to say which ones a connector reads. `client-ip`, `tls`, what belongs to a certificate and `header-from`
+                /// may be unknown to a host.
                 #[repr(u8)]
                 #[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
                 pub enum Fact {

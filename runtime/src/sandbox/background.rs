@@ -111,8 +111,13 @@ impl Drop for CancelOnDrop {
 
 /// Does something that may spread over several threads.
 pub fn run_in_pool<T: Send>(priority: Priority, work: impl FnOnce() -> T + Send) -> T {
-    static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
-    match POOL.get_or_init(|| pool(priority)) {
+    static NORMAL_POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
+    static LOW_POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
+    let of_priority = match priority {
+        Priority::Normal => &NORMAL_POOL,
+        Priority::Low => &LOW_POOL,
+    };
+    match of_priority.get_or_init(|| pool(priority)) {
         Some(pool) => pool.install(work),
         None => work(),
     }

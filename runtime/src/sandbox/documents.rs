@@ -38,6 +38,14 @@ pub enum DocumentError {
     /// The document has errors.
     #[error("{}", rejected(.0))]
     Rejected(Vec<Problem>),
+    /// It is larger than allowed.
+    #[error("the rules have {size} bytes, more than {limit} (policy-size)")]
+    TooLarge {
+        /// Bytes that it has.
+        size: usize,
+        /// Bytes that it may have.
+        limit: usize,
+    },
     /// It takes too long to read it.
     #[error("reading the rules takes more than {} (compile-time)", humantime::format_duration(*.0))]
     TooLong(Duration),
@@ -66,6 +74,8 @@ pub struct Documents {
     disk_cache: Option<Arc<DiskCache>>,
     compiler: Arc<Compiler>,
     priority: Priority,
+    /// Bytes that a document may have.
+    most: usize,
     evaluator: Arc<OnceLock<Component>>,
 }
 
@@ -78,6 +88,7 @@ impl Documents {
         disk_cache: Option<Arc<DiskCache>>,
         compiler: Arc<Compiler>,
         priority: Priority,
+        most: usize,
     ) -> Result<Self, EngineError> {
         let engine = wasmtime::Engine::new(&base_config()).map_err(EngineError::Limits)?;
         start_clock(&engine, TICK).map_err(EngineError::Thread)?;
@@ -86,6 +97,7 @@ impl Documents {
             disk_cache,
             compiler,
             priority,
+            most,
             evaluator: Arc::default(),
         })
     }
@@ -107,6 +119,10 @@ impl Documents {
         time: Duration,
         document: String,
     ) -> Result<Rules, DocumentError> {
+        let (size, limit) = (document.len(), self.most);
+        if size > limit {
+            return Err(DocumentError::TooLarge { size, limit });
+        }
         let time = time.min(self.compiler.reading_time());
         let documents = self.clone();
         let cancel = Cancel::default();

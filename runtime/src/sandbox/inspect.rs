@@ -72,19 +72,25 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspected, Rejection> {
     if let Some(import) = imports.iter().find(|import| !is_given(import)) {
         return Err(Rejection::Import(one_line(import).into()));
     }
-    let version = |export: &String| {
+    let versions = exports.iter().filter_map(|export| {
         let (name, version) = export.split_once('@').unwrap_or((export, ""));
-        (name == INTERFACE).then(|| version.to_owned())
-    };
-    match exports.iter().find_map(version) {
-        None => Err(Rejection::NoPolicy),
-        Some(version) if version != VERSION => Err(Rejection::Version {
-            found: one_line(&format!("{INTERFACE}@{version}")).into(),
-        }),
-        Some(_) => Ok(Inspected {
-            uses_wasi: !imports.is_empty(),
-        }),
+        (name == INTERFACE).then_some(version)
+    });
+    let mut other = None;
+    for version in versions {
+        if version == VERSION {
+            return Ok(Inspected {
+                uses_wasi: !imports.is_empty(),
+            });
+        }
+        other = other.or(Some(version));
     }
+    Err(match other {
+        None => Rejection::NoPolicy,
+        Some(version) => Rejection::Version {
+            found: one_line(&format!("{INTERFACE}@{version}")).into(),
+        },
+    })
 }
 
 fn is_given(import: &str) -> bool {

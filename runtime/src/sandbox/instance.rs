@@ -12,7 +12,7 @@ use super::code::CompiledPolicy;
 use super::engine::Engine;
 use super::policy::LoadedPolicy;
 use super::state::{CallMode, State, TimedOut, failed};
-use super::timeout::within;
+use super::timeout::{has_timer, within};
 use crate::bindings::evaluation;
 use crate::context::Context;
 use crate::failure::EvaluationError;
@@ -393,6 +393,10 @@ async fn bounded<T>(
 ) -> wasmtime::Result<T> {
     if !policy.uses_wasi {
         return call.await;
+    }
+    // Wasmtime's clocks panic without one.
+    if !has_timer() {
+        wasmtime::bail!("it imports WASI, and the host's runtime has no timer");
     }
     let answer = within(engine.limits.evaluation, call).await;
     answer.unwrap_or_else(|| Err(TimedOut.into()))

@@ -60,6 +60,7 @@ impl Default for Limits {
 /// A limit that no engine can have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name}: {reason}")]
+#[non_exhaustive]
 pub struct LimitError {
     /// Which one: `table-elements` is [`Limits::table_elements`].
     pub name: &'static str,

@@ -13,6 +13,7 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView};
 
 use crate::observer::Observer;
+use crate::text::harmless_lines;
 
 /// What one call may write or be given, and what of it is logged or kept, in bytes. The host's own work in a call is not
 /// interrupted.
@@ -63,7 +64,7 @@ impl WasiState {
     pub fn take_written(&self) -> String {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let octets: Vec<u8> = written.drain(..).collect();
-        String::from_utf8_lossy(&octets).trim_end().to_owned()
+        harmless_lines(String::from_utf8_lossy(&octets).trim_end())
     }
 
     /// The view that wasmtime's WASI works on.
@@ -142,7 +143,8 @@ impl OutputStream for Output {
         written.drain(..surplus);
         written.extend(kept);
         let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_OUTPUT)]);
-        self.observer.printed(&self.policy, text.trim_end());
+        self.observer
+            .printed(&self.policy, &harmless_lines(text.trim_end()));
         Ok(())
     }
 
