@@ -360,6 +360,16 @@ impl Daemon {
         if !is_same {
             tracing::warn!("listeners, next hops and the hostname change with a restart only");
         }
+        let old = &self.config;
+        for (section, is_same) in [
+            ("[sandbox]", config.sandbox == old.sandbox),
+            ("[connections]", config.connections == old.connections),
+            ("[metrics]", config.metrics == old.metrics),
+        ] {
+            if !is_same {
+                tracing::warn!("{section} changes with a restart only");
+            }
+        }
         redact::tell(&config.log);
         for listener in &self.listeners {
             let configured = config.listeners.get(listener.number);
@@ -393,6 +403,9 @@ impl Daemon {
         self.config = Config {
             listeners,
             hostname: self.config.hostname.clone(),
+            sandbox: self.config.sandbox.clone(),
+            connections: self.config.connections.clone(),
+            metrics: self.config.metrics.clone(),
             ..config
         };
     }
@@ -474,8 +487,8 @@ impl Daemon {
             for named in unknown.by_ref().take(MOST_AUTHORITIES) {
                 tracing::warn!(
                     tenant = %tenant.name,
-                    connector = %redact::redact(&named.connector),
-                    authority = %redact::redact(&named.name),
+                    connector = &*redact::redact(&named.connector),
+                    authority = &*redact::redact(&named.name),
                     "the rules name an authority that [[trust.authority]] does not define for this tenant; no certificate is issued by it"
                 );
             }

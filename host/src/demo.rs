@@ -1,7 +1,9 @@
 //! The embedded default: what `portcullis run` does without a configuration.
 
-use std::fmt::Write;
-use std::fs;
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -160,7 +162,13 @@ impl<'a> Authority<'a> {
         let certificate = params.signed_by(&key, &self.issuer)?;
         fs::write(self.folder.join(format!("{file}.pem")), certificate.pem())?;
         // Only its owner enters the folder.
-        fs::write(self.folder.join(format!("{file}.key")), key.serialize_pem())?;
+        let private = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(self.folder.join(format!("{file}.key")));
+        private?.write_all(key.serialize_pem().as_bytes())?;
         Ok(self)
     }
 }

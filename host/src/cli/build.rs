@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::{output, paint, policy, report};
-use portcullis::{DocumentError, Limits};
+use portcullis::DocumentError;
 
 /// Make one self-contained component of a rules document
 ///
@@ -37,7 +37,7 @@ impl Build {
         {
             bail!("{}: it would overwrite the rules", self.output.display());
         }
-        let engine = policy::engine(Limits::default())?;
+        let engine = policy::engine(policy::limits())?;
         let rules = match engine.read(document.clone()).await {
             Ok(rules) => rules,
             Err(DocumentError::Rejected(problems)) => {

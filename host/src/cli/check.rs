@@ -9,7 +9,7 @@ use super::{
     output::{self, Format},
     paint, policy, report,
 };
-use portcullis::{DocumentError, Limits};
+use portcullis::DocumentError;
 
 /// Show the problems of a rules document
 ///
@@ -29,7 +29,7 @@ impl Check {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let document = policy::read_document(&self.rules)?;
-        let engine = policy::engine(Limits::default())?;
+        let engine = policy::engine(policy::limits())?;
         let (problems, code) = match engine.check(document.clone()).await {
             Ok(summary) => (summary.warnings, ExitCode::SUCCESS),
             Err(DocumentError::Rejected(problems)) => (problems, ExitCode::from(1)),

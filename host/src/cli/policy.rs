@@ -32,10 +32,9 @@ impl PolicyArgs {
     /// Loads the policy; a document is built first. An evaluation has so many milliseconds, unless the command line
     /// says otherwise.
     pub async fn open(&self, time_limit: u64) -> anyhow::Result<Policy> {
-        let mut limits = Limits::default();
+        let mut limits = limits();
         limits.memory = (self.memory as usize) << 20;
         limits.evaluation = Duration::from_millis(self.time_limit.unwrap_or(time_limit));
-        limits.instances = 4;
         let engine = engine(limits)?;
         let name = self.policy.display().to_string();
         Ok(match extension(&self.policy)? {
@@ -111,6 +110,13 @@ pub fn compiler(limits: CompileLimits) -> Compiler {
         arguments: vec!["compile".into()],
         limits,
     })
+}
+
+/// For one command: of the default number of instances, the address space alone is terabytes.
+pub fn limits() -> Limits {
+    let mut limits = Limits::default();
+    limits.instances = 4;
+    limits
 }
 
 /// An engine for one command. Somebody waits for it.

@@ -281,7 +281,7 @@ fn what_is_published_and_what_is_shown_is_valid() {
 }
 
 /// What is said of a configuration of which the shape is right: the schema cannot know.
-const BEYOND_SHAPE: [&str; 15] = [
+const BEYOND_SHAPE: [&str; 16] = [
     "bad-address",
     "bad-domain",
     "bad-duration",
@@ -289,6 +289,7 @@ const BEYOND_SHAPE: [&str; 15] = [
     "bad-proxy-source",
     "bad-size",
     "domain-twice",
+    "little-memory",
     "missing-certificate",
     "missing-policy",
     "outbound-bad-client",

@@ -491,6 +491,23 @@ fn the_configuration_brings_tenants_and_limits() {
     assert_eq!(recipient("x@fabrikam.com").code, 250);
 }
 
+/// What takes effect with a restart only is told, or its author believes that it has.
+#[test]
+fn what_needs_a_restart_is_told() {
+    let daemon = start();
+    let path = daemon.folder().join("portcullis.toml");
+    let text = std::fs::read_to_string(&path).expect("the configuration");
+    let text = text + "\n[sandbox]\nmemory = \"32MiB\"\n[connections]\nmessages = 7\n";
+    daemon.replace("portcullis.toml", text.as_bytes());
+    daemon.signal("HUP");
+    daemon.wait_for_log("configuration reloaded");
+    let log = daemon.log().join("\n");
+    for (section, is_told) in [("sandbox", true), ("connections", true), ("metrics", false)] {
+        let told = format!("[{section}] changes with a restart only");
+        assert_eq!(log.contains(&told), is_told, "{log}");
+    }
+}
+
 #[test]
 fn certificates_are_read_again_when_they_change() {
     let pki = Pki::new();
