@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 
+use tempfile::TempDir;
+
 use crate::outbound::Setting;
-use crate::{Behaviour, Config, Listener, MockServer, NO_RULES, TestBed};
+use crate::{Behaviour, Client, Config, Listener, MockServer, NO_RULES, TestBed};
 
 /// Partners are on loopback, those who say nothing do not hold a test up, and who behaves otherwise does so
 /// from the next message on.
@@ -49,8 +51,29 @@ pub fn copies(server: &MockServer, recipient: &str) -> usize {
     all.filter(|recipient| **recipient == wanted).count()
 }
 
+/// Sends a message to those of the recipients that are taken together, and gives them with the reply.
+pub fn send_what_is_taken<'a>(
+    mut client: Client,
+    to: &[&'a str],
+    text: &str,
+) -> (Vec<&'a str>, u16) {
+    client.expect(&format!("MAIL FROM:<{SENDER}>"), 250);
+    let mut taken = to.to_vec();
+    taken.retain(|to| {
+        let reply = client.command(&format!("RCPT TO:<{to}>"));
+        assert!(reply.code == 250 || reply.code / 100 == 4, "{reply:?}");
+        reply.code == 250
+    });
+    (taken, client.data(text).code)
+}
+
 /// In front of a server that speaks LMTP; the folder has what is remembered.
 pub fn mailboxes(server: SocketAddr) -> TestBed {
+    mailboxes_in(tempfile::tempdir().expect("a temporary folder"), server)
+}
+
+/// The same in a folder in which `state` gets what is remembered.
+pub fn mailboxes_in(folder: TempDir, server: SocketAddr) -> TestBed {
     let config = Config::new()
         .hostname("mx.dest.test")
         .listener(Listener::lmtp(server))
@@ -65,7 +88,7 @@ pub fn mailboxes(server: SocketAddr) -> TestBed {
             reply = \"2s\"
             final-reply = \"2s\"",
         );
-    TestBed::start(config)
+    TestBed::start_in(folder, config)
 }
 
 /// A server that speaks LMTP.

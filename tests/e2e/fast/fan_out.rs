@@ -4,23 +4,10 @@
 use std::collections::BTreeMap;
 
 use portcullis_tests::fan_out::{
-    LATER, MORE, NEVER, SENDER, copies, lmtp, mailboxes, partner, records,
+    LATER, MORE, NEVER, SENDER, copies, lmtp, mailboxes, partner, records, send_what_is_taken,
 };
 use portcullis_tests::outbound::Setting;
 use portcullis_tests::{Action, Behaviour, MockServer, NO_RULES, Pki, Step};
-
-/// Sends a message to those of the recipients that are taken together, and gives them with the reply.
-fn send_what_is_taken<'a>(setting: &Setting, to: &[&'a str], text: &str) -> (Vec<&'a str>, u16) {
-    let mut client = setting.client();
-    client.expect(&format!("MAIL FROM:<{SENDER}>"), 250);
-    let mut taken = to.to_vec();
-    taken.retain(|to| {
-        let reply = client.command(&format!("RCPT TO:<{to}>"));
-        assert!(reply.code == 250 || reply.code / 100 == 4, "{reply:?}");
-        reply.code == 250
-    });
-    (taken, client.data(text).code)
-}
 
 /// What a client is told that sends the same message to all that are left, until none are.
 #[test]
@@ -48,7 +35,7 @@ fn a_client_is_told_to_come_again_for_the_rest() {
     let mut left = vec!["a@d0.test", "a@d1.test", "a@d2.test", "a@d3.test"];
     let mut told = BTreeMap::new();
     for _ in 0..8 {
-        let (to, code) = send_what_is_taken(&setting, &left, text);
+        let (to, code) = send_what_is_taken(setting.client(), &left, text);
         told.extend(to.iter().map(|to| (*to, code)));
         left.retain(|each| *each == "a@d1.test" || !to.contains(each));
     }
@@ -61,7 +48,7 @@ fn a_client_is_told_to_come_again_for_the_rest() {
     assert_eq!(told, BTreeMap::from(all));
     assert_eq!(taken(), [1, 0, 0, 1]);
     later.behave(Behaviour::default());
-    let (to, code) = send_what_is_taken(&setting, &left, text);
+    let (to, code) = send_what_is_taken(setting.client(), &left, text);
     assert_eq!((to, code), (vec!["a@d1.test"], 250));
     assert_eq!(taken(), [1, 1, 0, 1]);
     // Another message is another message.
@@ -88,7 +75,7 @@ fn two_messages_with_one_header_are_two() {
             if left.is_empty() {
                 continue;
             }
-            let (taken, code) = send_what_is_taken(&setting, left, &text(body));
+            let (taken, code) = send_what_is_taken(setting.client(), left, &text(body));
             assert!(matches!(code, 250 | 450 | 451), "{body}: {code}");
             left.retain(|to| code != 250 || !taken.contains(to));
         }
@@ -121,10 +108,10 @@ fn what_was_delivered_is_told_though_the_mailbox_is_gone() {
     let _later = partner(&setting, 11, later);
     let to = ["a@d0.test", "a@d1.test"];
     let text = "Subject: x\r\n\r\nx";
-    assert_eq!(send_what_is_taken(&setting, &to, text).1, 451);
+    assert_eq!(send_what_is_taken(setting.client(), &to, text).1, 451);
     taking.behave(Behaviour::default().but(Step::Rcpt, Action::Say(NEVER)));
     assert_eq!(
-        send_what_is_taken(&setting, &to, text),
+        send_what_is_taken(setting.client(), &to, text),
         (vec!["a@d0.test"], 250)
     );
     let mut client = setting.client();
@@ -157,7 +144,7 @@ fn a_recipient_that_is_named_twice_gets_one_copy() {
     let setting = Setting::start(Pki::new(), NO_RULES, &[&records(1)], MORE);
     let taking = partner(&setting, 10, Behaviour::default());
     let to = ["a@d0.test", "a@d0.test", "b@d0.test"];
-    let (taken, code) = send_what_is_taken(&setting, &to, "Subject: x\r\n\r\nx");
+    let (taken, code) = send_what_is_taken(setting.client(), &to, "Subject: x\r\n\r\nx");
     assert_eq!((taken.len(), code), (3, 250));
     assert_eq!(copies(&taking, "a@d0.test"), 1);
     assert_eq!(copies(&taking, "b@d0.test"), 1);

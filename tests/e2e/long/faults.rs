@@ -2,16 +2,18 @@
 //! faults there are.
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use portcullis_tests::fan_out::{LATER, copies, lmtp, mailboxes_in, send_what_is_taken};
 use portcullis_tests::outbound::{SHORT_TIMEOUTS, Setting};
 use portcullis_tests::programs::assert_may_mount;
 use portcullis_tests::{
     Behaviour, Config, Daemon, Fault, FaultInjector, Listener, Load, MockServer, NO_RULES, Pki,
-    TestBed, machine,
+    Step, TestBed, machine,
 };
 
 /// Attempts that are made between one fault and the next.
@@ -138,7 +140,7 @@ fn on_a_small_disk() -> (TestBed, SmallDisk) {
     let folder = tempfile::tempdir().expect("a folder");
     let mail = folder.path().join("mail");
     fs::create_dir(&mail).expect("a folder");
-    let disk = SmallDisk::mount(mail);
+    let disk = SmallDisk::mount(mail, "1m");
     let config = Config::new()
         .hostname("mx.dest.test")
         .listener(Listener::maildir())
@@ -185,16 +187,74 @@ fn a_full_disk_confirms_nothing() {
     assert_eq!(daemon.maildir("mail").len(), confirmed);
 }
 
-/// A file system of one MiB.
+/// What a message's recipients were told stays known on a disk that fills up between RCPT and the reply, and to the
+/// process after that.
+#[test]
+fn a_disk_that_fills_up_doubles_nothing() {
+    let _shared = machine::shared();
+    let server = MockServer::start(lmtp().tells("<b@", Step::End, LATER));
+    let folder = tempfile::tempdir().expect("a folder");
+    let state = folder.path().join("state");
+    fs::create_dir(&state).expect("a folder");
+    let disk = SmallDisk::mount(state, "8m");
+    let mut daemon = mailboxes_in(folder, server.address);
+    let text = "Message-ID: <1@contoso.com>\r\nSubject: x\r\n\r\nto both";
+    let to = ["a@dest.test", "b@dest.test"];
+    let mut client = daemon.client();
+    for line in [
+        "MAIL FROM:<alice@contoso.com>",
+        "RCPT TO:<a@dest.test>",
+        "RCPT TO:<b@dest.test>",
+    ] {
+        client.expect(line, 250);
+    }
+    disk.fill();
+    assert_eq!(client.data(text).code, 451);
+    assert_eq!(to.map(|to| copies(&server, to)), [1, 0]);
+    daemon.restart();
+    server.behave(lmtp());
+    // What may be a second copy is deferred until there is room to compare it.
+    let (taken, code) = send_what_is_taken(daemon.client(), &to, text);
+    assert_eq!((taken, code), (vec!["a@dest.test"], 452));
+    disk.free();
+    let mut left = to.to_vec();
+    for _ in to {
+        let (taken, code) = send_what_is_taken(daemon.client(), &left, text);
+        assert_eq!(code, 250);
+        left.retain(|to| !taken.contains(to));
+    }
+    assert_eq!(left, [""; 0], "both were told");
+    assert_eq!(to.map(|to| copies(&server, to)), [1, 1]);
+    // Nothing begins that could not be remembered.
+    let (taken, code) = send_what_is_taken(daemon.client(), &to, &text.replace("<1@", "<2@"));
+    assert_eq!((taken.len(), code), (2, 250));
+    disk.fill();
+    let (taken, code) = send_what_is_taken(daemon.client(), &to, &text.replace("<1@", "<3@"));
+    assert_eq!((taken.len(), code), (1, 250));
+}
+
+/// A small file system.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(at: PathBuf) -> SmallDisk {
+    fn mount(at: PathBuf, size: &str) -> SmallDisk {
         assert_may_mount();
-        let arguments = ["-t", "tmpfs", "-o", "size=1m", "tmpfs"];
+        let size = format!("size={size}");
+        let arguments = ["-t", "tmpfs", "-o", &size, "tmpfs"];
         let mounted = Command::new("mount").args(arguments).arg(&at).status();
         assert!(mounted.expect("mount can be run").success());
         SmallDisk(at)
+    }
+
+    /// Takes all that is left of it.
+    fn fill(&self) {
+        let mut file = fs::File::create(self.0.join("filler")).expect("a file");
+        while file.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    /// Gives it back.
+    fn free(&self) {
+        fs::remove_file(self.0.join("filler")).expect("the file");
     }
 
     fn remount(&self, how: &str) {

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 use rustix::io::Errno;
 
 use super::digest::Digest;
@@ -14,6 +14,12 @@ use super::known::Event;
 
 /// Events after which the journal is written anew, without those that others have overtaken.
 const MAX_EVENTS: usize = 1_000_000;
+
+/// Octets on the disk that are the journal's before they are written: a disk that fills up while messages are under way
+/// takes nothing from what becomes of them.
+const ROOM: u64 = 2 << 20;
+/// With fewer left, no message begins that needs the journal. An event has about 300 octets.
+const LEAST_ROOM: u64 = ROOM / 2;
 
 /// The file that events are written to.
 pub struct Journal {
@@ -24,8 +30,45 @@ pub struct Journal {
     pub most_events: usize,
     /// What was written since it is being written anew, if it is.
     since: Option<Vec<u8>>,
-    /// Whether the last event could be written.
+    /// Whether the file ends with a whole line, as far as is known.
     pub is_sound: bool,
+    room: Room,
+}
+
+/// What of the disk is the journal's.
+#[derive(Debug, Default)]
+struct Room {
+    /// Octets of the file that are written.
+    written: u64,
+    /// Octets of the file that have their place on the disk; all of them where the file system knows no such thing.
+    reserved: u64,
+}
+
+impl Room {
+    fn of(file: &File) -> io::Result<Self> {
+        let mut room = Room {
+            written: file.metadata()?.len(),
+            reserved: 0,
+        };
+        room.reserve(file);
+        Ok(room)
+    }
+
+    fn is_enough(&self) -> bool {
+        self.reserved.saturating_sub(self.written) >= LEAST_ROOM
+    }
+
+    /// Takes more of the disk, if there is too little left.
+    fn reserve(&mut self, file: &File) {
+        if self.is_enough() {
+            return;
+        }
+        match fallocate(file, FallocateFlags::KEEP_SIZE, self.written, ROOM) {
+            Ok(()) => self.reserved = self.written + ROOM,
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.reserved = u64::MAX,
+            Err(_) => {}
+        }
+    }
 }
 
 /// Hands the events in a journal over, in their order. There may be no such file.
@@ -76,6 +119,7 @@ impl Journal {
     /// The journal that has been written beside the old one, in its place, and the folder, which is not synced yet.
     pub fn replaced(path: PathBuf, file: File, events: usize) -> io::Result<(Self, File)> {
         let folder = File::open(path.parent().unwrap_or(Path::new(".")))?;
+        let room = Room::of(&file)?;
         fs::rename(path.with_extension("new"), &path)?;
         // It goes on in the file that was written: there is no other writer.
         let journal = Journal {
@@ -86,8 +130,29 @@ impl Journal {
             most_events: MAX_EVENTS,
             since: None,
             is_sound: true,
+            room,
         };
         Ok((journal, folder))
+    }
+
+    /// The journal that is there, or a new one, goes on in its own file.
+    pub fn continued(path: PathBuf, events: usize) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&path)?;
+        let room = Room::of(&file)?;
+        Ok(Journal {
+            path,
+            file: Arc::new(file),
+            events,
+            most_events: MAX_EVENTS,
+            since: None,
+            // Its last line may be cut off.
+            is_sound: false,
+            room,
+        })
     }
 
     /// Writes lines; tells whether they are written.
@@ -108,7 +173,17 @@ impl Journal {
             );
         }
         self.is_sound = written.is_ok();
+        if self.is_sound {
+            self.room.written += line.len() as u64;
+            self.room.reserve(&self.file);
+        }
         self.is_sound
+    }
+
+    /// Whether what becomes of a message that begins now can be written.
+    pub fn is_ready(&mut self) -> bool {
+        self.room.reserve(&self.file);
+        self.room.is_enough() && (self.is_sound || self.write(b"\n"))
     }
 
     /// Adds an event.

@@ -110,7 +110,7 @@ impl Partial {
         }
     }
 
-    /// Reads the journal, and keeps it from now on.
+    /// Reads the journal, and keeps it from now on. What was read is known though nothing can be written.
     ///
     /// # Errors
     /// If it cannot be read or written, or another process has it: then it may be asked for again.
@@ -128,14 +128,18 @@ impl Partial {
         let mut known = Known::default();
         replay(path, |event| known.take(event, true))?;
         known.forget_old(now());
-        let new = write_new(path, &known.events())?;
-        let (journal, folder) = Journal::replaced(path.clone(), new, known.recipients())?;
-        folder.sync_all()?;
+        let (events, recipients) = (known.events(), known.recipients());
         *self.lock() = Memory {
             known,
-            journal: Some(journal),
+            journal: None,
         };
         *lock = Lock::Ours { _file: file };
+        let journal = rewritten(path, &events, recipients).or_else(|error| {
+            // A full disk has no place for a second one.
+            tracing::warn!(journal = %path.display(), %error, "the journal of deliveries cannot be written anew");
+            Journal::continued(path.clone(), recipients)
+        })?;
+        self.lock().journal = Some(journal);
         Ok(())
     }
 
@@ -158,7 +162,7 @@ impl Partial {
     pub fn remembers(&self) -> bool {
         let mut memory = self.lock();
         let journal = memory.journal.as_mut();
-        journal.is_some_and(|journal| journal.is_sound || journal.write(b"\n"))
+        journal.is_some_and(Journal::is_ready)
     }
 
     /// Whether a recipient may be part of a transaction, which has others if it has a `group` or is `taken`.
@@ -254,9 +258,10 @@ impl Partial {
         }
     }
 
-    /// Whether anything is ever remembered.
+    /// Whether nothing is remembered, neither from before nor from now on.
     pub fn is_forgetful(&self) -> bool {
-        self.lock().journal.is_none()
+        let memory = self.lock();
+        memory.journal.is_none() && memory.known.is_empty()
     }
 
     /// Notes that a recipient has the message, while others of it are not yet known. Nobody waits for it, unless this
@@ -360,6 +365,14 @@ impl Memory {
 
 fn locked(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
     memory.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The journal with these events only, in the place of the one that is there.
+fn rewritten(path: &Path, events: &[Event], recipients: usize) -> io::Result<Journal> {
+    let new = write_new(path, events)?;
+    let (journal, folder) = Journal::replaced(path.to_owned(), new, recipients)?;
+    folder.sync_all()?;
+    Ok(journal)
 }
 
 fn written_anew(memory: &Mutex<Memory>, path: &Path, events: &[Event]) -> io::Result<()> {
