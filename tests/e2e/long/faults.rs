@@ -8,6 +8,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 use portcullis_tests::fan_out::{LATER, copies, lmtp, mailboxes_in, send_what_is_taken};
 use portcullis_tests::outbound::{SHORT_TIMEOUTS, Setting};
 use portcullis_tests::programs::assert_may_mount;
@@ -137,10 +139,7 @@ fn faketime() -> String {
 
 /// A daemon that keeps mail on a small file system of its own. It takes the right to mount one.
 fn on_a_small_disk() -> (TestBed, SmallDisk) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mail = folder.path().join("mail");
-    fs::create_dir(&mail).expect("a folder");
-    let disk = SmallDisk::mount(mail, "1m");
+    let (folder, disk) = small_disk_at("mail", "1m");
     let config = Config::new()
         .hostname("mx.dest.test")
         .listener(Listener::maildir())
@@ -193,10 +192,7 @@ fn a_full_disk_confirms_nothing() {
 fn a_disk_that_fills_up_doubles_nothing() {
     let _shared = machine::shared();
     let server = MockServer::start(lmtp().tells("<b@", Step::End, LATER));
-    let folder = tempfile::tempdir().expect("a folder");
-    let state = folder.path().join("state");
-    fs::create_dir(&state).expect("a folder");
-    let disk = SmallDisk::mount(state, "8m");
+    let (folder, disk) = small_disk_at("state", "8m");
     let mut daemon = mailboxes_in(folder, server.address);
     let text = "Message-ID: <1@contoso.com>\r\nSubject: x\r\n\r\nto both";
     let to = ["a@dest.test", "b@dest.test"];
@@ -225,12 +221,26 @@ fn a_disk_that_fills_up_doubles_nothing() {
     }
     assert_eq!(left, [""; 0], "both were told");
     assert_eq!(to.map(|to| copies(&server, to)), [1, 1]);
-    // Nothing begins that could not be remembered.
-    let (taken, code) = send_what_is_taken(daemon.client(), &to, &text.replace("<1@", "<2@"));
-    assert_eq!((taken.len(), code), (2, 250));
-    disk.fill();
-    let (taken, code) = send_what_is_taken(daemon.client(), &to, &text.replace("<1@", "<3@"));
-    assert_eq!((taken.len(), code), (1, 250));
+}
+
+/// Where nothing could be remembered, each recipient has a transaction of its own.
+#[test]
+fn a_disk_without_room_for_a_journal_splits_no_message() {
+    let _shared = machine::shared();
+    let server = MockServer::start(lmtp());
+    let (folder, _disk) = small_disk_at("state", "1m");
+    let daemon = mailboxes_in(folder, server.address);
+    let to = ["a@dest.test", "b@dest.test"];
+    let (taken, code) = send_what_is_taken(daemon.client(), &to, "Subject: x\r\n\r\nto both");
+    assert_eq!((taken, code), (vec!["a@dest.test"], 250));
+}
+
+/// A folder, and a small file system below it.
+fn small_disk_at(name: &str, size: &str) -> (TempDir, SmallDisk) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path().join(name);
+    fs::create_dir(&at).expect("a folder");
+    (folder, SmallDisk::mount(at, size))
 }
 
 /// A small file system.
