@@ -1,11 +1,11 @@
 //! Problems that show only when connectors are seen together, or as a whole.
 
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::connector::{Connector, Inbound, Kind, PUBLIC};
+use crate::connector::{Connector, Inbound, Kind};
 use crate::decide::{Match, OPPORTUNISTIC, Rank};
 use crate::document::ConnectorSpans;
 use crate::facts::Facts;
@@ -13,12 +13,11 @@ use crate::hash::hash;
 use crate::ip::{Prefix, PrefixSet};
 use crate::json::{Node, Span};
 use crate::names::{Pattern, PatternSet};
+use crate::pack::At;
 use crate::problems::{Path, Problems};
 use crate::rules::Rules;
-use crate::{
-    Certificate, ClientAddress, Context, Dane, Direction, HeaderFrom, Mode, PeerCertificate,
-    Policy, SessionSecurity, Tls, Trust,
-};
+use crate::witness::{Witness, witness, witnesses};
+use crate::{Context, Dane, Direction, Mode, Policy};
 
 /// Ranges of one connector that are compared with wider connectors.
 const MAX_RANGES: usize = 16;
@@ -170,6 +169,7 @@ fn repeated<'a>(keys: impl Iterator<Item = (&'a [u8], u8, usize)>) -> Vec<(usize
 
 /// Notes warnings about rules without errors.
 pub fn warnings(policy: &Policy, spans: &[ConnectorSpans], problems: &mut Problems) {
+    let mut overlaps = BTreeSet::new();
     for (index, (connector, spans)) in policy.rules.connectors().zip(spans).enumerate() {
         if connector.mode == Mode::Disabled {
             continue;
@@ -180,6 +180,7 @@ pub fn warnings(policy: &Policy, spans: &[ConnectorSpans], problems: &mut Proble
             index,
             spans,
             problems,
+            overlaps: &mut overlaps,
         };
         warnings.excepts_all();
         match connector.kind {
@@ -203,6 +204,8 @@ struct Warnings<'a, 'p, 'd> {
     index: usize,
     spans: &'a ConnectorSpans,
     problems: &'p mut Problems<'d>,
+    /// Pairs that nothing can satisfy, the first in the document first.
+    overlaps: &'p mut BTreeSet<(At, At)>,
 }
 
 impl Warnings<'_, '_, '_> {
@@ -301,9 +304,14 @@ impl Warnings<'_, '_, '_> {
         let Some(other) = unsatisfiable_with(self.policy, &self.connector) else {
             return false;
         };
+        // Each of two may see the other.
+        let (at, other_at) = (self.connector.at, other.at);
+        if !self.overlaps.insert((at.min(other_at), at.max(other_at))) {
+            return true;
+        }
         let message = format!(
-            "no message can satisfy both \"{}\" and \"{other}\": their \"source-ips\" have no address in common",
-            self.connector.name
+            "no message can satisfy both \"{}\" and \"{}\": their \"source-ips\" have no address in common",
+            self.connector.name, other.name
         );
         let hint = "widen one of them, or let the wider connector except this mail";
         self.warn(
@@ -392,7 +400,7 @@ fn own_domains<'a>(
 /// An enforced connector that this one overlaps and whose source addresses are all others. Shown by
 /// a witness: a message that this connector is for, made up from its own selectors, is decided on,
 /// and whoever else matches it is compared. So what decides is what warns.
-fn unsatisfiable_with(policy: &Policy, connector: &Connector) -> Option<String> {
+fn unsatisfiable_with<'a>(policy: &'a Policy, connector: &Connector) -> Option<Connector<'a>> {
     let Kind::Inbound(inbound) = &connector.kind else {
         return None;
     };
@@ -407,66 +415,51 @@ fn unsatisfiable_with(policy: &Policy, connector: &Connector) -> Option<String> 
                 .iter()
                 .any(|other| sources.iter().any(|own| own.overlaps(&other)))
     });
-    others.map(|(name, _)| name)
+    others.map(|other| other.connector)
 }
 
 /// The wider enforced connector that refuses by address what this one lets pass by certificate or by address.
-fn refused_by_wider(policy: &Policy, connector: &Connector) -> Option<String> {
+fn refused_by_wider<'a>(policy: &'a Policy, connector: &Connector) -> Option<&'a str> {
     let Kind::Inbound(inbound) = &connector.kind else {
         return None;
     };
     let (selectors, require) = (&connector.selectors, &inbound.require);
     let by_certificate = !selectors.certificate_names.is_empty() || require.needs_certificate();
     // All addresses tell nobody apart.
-    let narrow = |ranges: PrefixSet| -> Vec<Option<Prefix>> {
+    let narrow = |ranges: PrefixSet| -> Vec<Prefix> {
         let narrow = ranges.iter().filter(|range| range.len() > 0);
-        narrow.take(MAX_RANGES).map(Some).collect()
+        narrow.take(MAX_RANGES).collect()
     };
-    let ranges = match (narrow(selectors.sender_ips), narrow(require.source_ips)) {
-        (by_selector, _) if !by_selector.is_empty() => by_selector,
-        (_, by_requirement) if !by_requirement.is_empty() => by_requirement,
-        _ if by_certificate => alloc::vec![None],
-        _ => return None,
-    };
-    if connector.mode != Mode::Enforce {
+    let mut ranges = narrow(selectors.sender_ips);
+    if ranges.is_empty() {
+        ranges = narrow(require.source_ips);
+    }
+    if connector.mode != Mode::Enforce || ranges.is_empty() && !by_certificate {
         return None;
     }
-    let mut messages = ranges.iter().flat_map(|range| {
-        let messages = witnesses_from(connector, *range).into_iter();
-        messages.map(move |message| (range, message))
-    });
-    messages.find_map(|(range, message)| {
+    let accepted = policy.rules.accepted_domains();
+    let recipients = match selectors.recipient_domains.is_empty() {
+        true => accepted,
+        false => selectors.recipient_domains,
+    };
+    let messages = witnesses(connector, &ranges, recipients);
+    messages.into_iter().find_map(|Witness { message, range }| {
         let found = with_same_witness(policy, connector, message, |matched| {
             let sources = &matched.inbound.require.source_ips;
-            let covers_all = |source: Prefix| match range {
+            let covers_all = |source: Prefix| match &range {
                 Some(range) => source.covers(range),
                 None => source.len() == 0,
             };
-            let is_for_all = range.is_some() || without_all_addresses(matched.rank)[1] == 0;
-            is_for_all && !sources.is_empty() && !sources.iter().any(covers_all)
+            // What is for a part of this connector's mail only is meant to go beyond it.
+            let from_all = range.is_some() || without_all_addresses(matched.rank)[1] == 0;
+            let to = matched.connector.selectors.recipient_domains;
+            let to_all = || to.is_empty() || to.covers(recipients);
+            from_all && !sources.is_empty() && !sources.iter().any(covers_all) && to_all()
         });
         found
-            .filter(|(_, is_wider)| *is_wider)
-            .map(|(name, _)| name)
+            .filter(|other| other.is_wider)
+            .map(|other| other.connector.name)
     })
-}
-
-/// Messages that a connector is for, from a range of addresses. Without one they may come from anywhere: without an
-/// address, or with one of either family.
-fn witnesses_from(connector: &Connector, range: Option<Prefix>) -> Vec<Context> {
-    let from = |client_ip| Context {
-        client_ip,
-        ..witness(connector)
-    };
-    let at = |ip: IpAddr| from(ClientAddress::Known(ip.into()));
-    match range {
-        Some(range) => alloc::vec![at(range.first())],
-        None => alloc::vec![
-            from(ClientAddress::None),
-            at(Ipv4Addr::UNSPECIFIED.into()),
-            at(Ipv6Addr::UNSPECIFIED.into()),
-        ],
-    }
 }
 
 /// How specifically something matched, if a range of all addresses is as wide as no range.
@@ -478,14 +471,20 @@ fn without_all_addresses(mut rank: Rank) -> Rank {
     rank
 }
 
-/// Of the enforced connectors that match a message which this one is for, the first that is so, and whether it is
-/// less specific than this one.
-fn with_same_witness(
-    policy: &Policy,
+/// An enforced connector that matches a message which another one is for.
+struct Other<'a> {
+    connector: Connector<'a>,
+    /// Whether it is less specific than that one.
+    is_wider: bool,
+}
+
+/// Of the enforced connectors that match a message which this one is for, the first that is so.
+fn with_same_witness<'a>(
+    policy: &'a Policy,
     connector: &Connector,
     context: Context,
     is_so: impl Fn(&Match) -> bool,
-) -> Option<(String, bool)> {
+) -> Option<Other<'a>> {
     let facts = Facts::new(&context, policy.rules.reads_header_from());
     let matching = policy.matching(&facts);
     let own = matching
@@ -496,8 +495,10 @@ fn with_same_witness(
         .filter(|matched| matched.connector.mode == Mode::Enforce)
         .filter(|matched| matched.connector.at != connector.at)
         .find(|matched| is_so(matched))?;
-    let is_wider = without_all_addresses(other.rank) < without_all_addresses(own.rank);
-    Some((other.connector.name.into(), is_wider))
+    Some(Other {
+        connector: other.connector,
+        is_wider: without_all_addresses(other.rank) < without_all_addresses(own.rank),
+    })
 }
 
 /// The enforced connector that would decide about this one's mail if this one, in audit mode, did
@@ -521,75 +522,4 @@ fn lowers(policy: &Policy, connector: &Connector) -> Option<String> {
     let is_asked = asked.level != OPPORTUNISTIC.level || asked.dane == Dane::Mandatory;
     // Beside one for the same mail it only looks on.
     (is_asked && deciding.rank < own.rank).then(|| deciding.connector.name.into())
-}
-
-/// A message that the connector's selectors match, unless its own `except` stands against it.
-fn witness(connector: &Connector) -> Context {
-    let address = |set: PatternSet| {
-        let pattern = set.iter().find(|pattern| *pattern != Pattern::Any);
-        pattern.map_or_else(String::new, |pattern| format!("a@{}", pattern.name()))
-    };
-    let selectors = &connector.selectors;
-    let names = certificate_names(connector)
-        .iter()
-        .map(|pattern| pattern.name().into());
-    Context {
-        direction: Direction::Inbound,
-        client_ip: match addresses(connector).next() {
-            Some(range) => ClientAddress::Known(range.first().into()),
-            None => ClientAddress::None,
-        },
-        helo: None,
-        security: SessionSecurity::Encrypted(Tls {
-            version: Some(u16::MAX),
-            cipher: String::new(),
-            certificate: PeerCertificate::Presented(Certificate {
-                dns_names: Some(names.collect()),
-                subject: String::new(),
-                issuer: String::new(),
-                sha256: None,
-                key_sha256: None,
-                not_after: None,
-                trust: Some(Trust::Trusted),
-                anchors: Some(anchors(connector)),
-            }),
-        }),
-        mail_from: address(selectors.sender_domains),
-        rcpt_to: address(selectors.recipient_domains),
-        header_from: HeaderFrom::Pending,
-        attributes: Vec::new(),
-    }
-}
-
-/// The addresses that a connector is for; else those that it requires.
-fn addresses<'a>(connector: &Connector<'a>) -> impl Iterator<Item = Prefix> + use<'a> {
-    match &connector.kind {
-        Kind::Inbound(inbound) if connector.selectors.sender_ips.is_empty() => {
-            inbound.require.source_ips.iter()
-        }
-        _ => connector.selectors.sender_ips.iter(),
-    }
-}
-
-/// The certificate names that a connector is for; else those that it requires.
-fn certificate_names<'a>(connector: &Connector<'a>) -> PatternSet<'a> {
-    match &connector.kind {
-        Kind::Inbound(inbound) if connector.selectors.certificate_names.is_empty() => {
-            inbound.require.certificate_names
-        }
-        _ => connector.selectors.certificate_names,
-    }
-}
-
-/// Authorities that a connector accepts.
-fn anchors(connector: &Connector) -> Vec<String> {
-    match &connector.kind {
-        Kind::Inbound(inbound) if !inbound.require.authorities.is_empty() => inbound
-            .require
-            .authorities
-            .iter()
-            .map(String::from)
-            .collect(),
-        _ => alloc::vec![PUBLIC.into()],
-    }
 }

@@ -63,6 +63,8 @@ mod schema;
 mod suffixes;
 mod text;
 mod truth;
+#[cfg(feature = "document")]
+mod witness;
 
 use alloc::borrow::Cow;
 use alloc::string::String;

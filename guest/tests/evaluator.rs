@@ -729,7 +729,10 @@ fn what_is_wrong_with_a_document_is_told_as_on_the_command_line() {
 
 /// The codes of the problems of a document with these connectors, with their paths.
 fn codes(connectors: Value) -> Vec<(String, String)> {
-    let document = json!({"accepted-domains": ["contoso.com"], "connectors": connectors});
+    codes_of(&json!({"accepted-domains": ["contoso.com"], "connectors": connectors}))
+}
+
+fn codes_of(document: &Value) -> Vec<(String, String)> {
     problems(&document.to_string())
         .into_iter()
         .map(|problem| (problem.code, problem.path))
@@ -906,6 +909,55 @@ fn a_partner_beside_a_lock_down_that_does_not_refuse_is_not_warned_of() {
 }
 
 #[test]
+fn a_lock_down_of_all_recipients_is_as_wide_as_one_for_all_senders() {
+    let lock_down = |recipients: Value| {
+        let require = json!({"source-ips": ["198.51.100.0/24"]});
+        let filter = inbound("Filter", json!({"recipient-domains": recipients}), require);
+        let partner = inbound(
+            "Bank",
+            json!({"sender-domains": ["bank.example"]}),
+            json!({"certificate-names": ["*.bank.example"]}),
+        );
+        let accepted = ["own.example", "*.other.example"];
+        codes_of(&json!({"accepted-domains": accepted, "connectors": [filter, partner]}))
+    };
+    let warned = one_problem("refused-by-wider", "connectors[1]");
+    assert_eq!(lock_down(json!(["own.example", "*.other.example"])), warned);
+    assert_eq!(lock_down(json!(["*"])), warned);
+    // What is for a part of the recipients is meant to be stricter.
+    assert_eq!(lock_down(json!(["own.example"])), []);
+}
+
+#[test]
+fn a_lock_down_that_excepts_a_part_of_a_partner_is_warned_of() {
+    let warned = one_problem("refused-by-wider", "connectors[1]");
+    let domains = ["bank.example", "bank.test"];
+    let names = ["mx1.bank.example", "mx2.bank.example"];
+    let partner = inbound(
+        "Bank",
+        json!({"sender-domains": domains}),
+        json!({"certificate-names": names}),
+    );
+    let excepting = |except: Value| {
+        let mut filter = inbound(
+            "Filter",
+            json!({"sender-domains": ["*"]}),
+            json!({"source-ips": ["198.51.100.0/24"]}),
+        );
+        filter["except"] = except;
+        codes(json!([filter, partner]))
+    };
+    assert_eq!(
+        excepting(json!({"sender-domains": ["bank.example"]})),
+        warned
+    );
+    assert_eq!(excepting(json!({"sender-domains": ["bank.test"]})), warned);
+    assert_eq!(excepting(json!({"certificate-names": names[..1]})), warned);
+    assert_eq!(excepting(json!({"sender-domains": domains})), []);
+    assert_eq!(excepting(json!({"certificate-names": names})), []);
+}
+
+#[test]
 fn a_lock_down_for_all_addresses_is_as_wide_as_one_for_all_senders() {
     let lock_down = |from: Value, partner: &Value| {
         let require = json!({"source-ips": ["198.51.100.0/24", "2001:db8:5::/48"]});
@@ -970,6 +1022,19 @@ fn addresses_that_have_nothing_in_common_are_the_graver_warning() {
     let partner = inbound("Bank", domains, json!({"source-ips": ["203.0.113.0/24"]}));
     assert_eq!(
         beside_lock_down(partner),
+        one_problem("unsatisfiable-overlap", "connectors[1]")
+    );
+    // Two that each see the other are told of once.
+    let domains = json!({"sender-domains": ["bank.example"], "recipient-domains": ["contoso.com"]});
+    let partner = inbound("Bank", domains, json!({"source-ips": ["203.0.113.0/24"]}));
+    let domains = json!({"sender-domains": ["bank.example"]});
+    let filter = inbound(
+        "Filter",
+        domains,
+        json!({"source-ips": ["198.51.100.0/24"]}),
+    );
+    assert_eq!(
+        codes(json!([filter, partner])),
         one_problem("unsatisfiable-overlap", "connectors[1]")
     );
 }
