@@ -2,7 +2,9 @@
 //! mail flows.
 
 mod cases;
+mod error;
 mod places;
+mod tenant;
 mod turns;
 
 use std::collections::hash_map::Entry;
@@ -22,22 +24,20 @@ use tokio::sync::mpsc::error::SendError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore};
 
-use portcullis_types::{Description, Fact, Problem, Severity};
-
 use self::cases::Cases;
 pub use self::cases::CasesError;
+pub use self::error::{Cause, PolicyError};
 use self::places::Places;
+pub use self::tenant::{Snapshot, Tenant, TenantSession, TenantSource};
+use self::tenant::{Source, Versions};
 use self::turns::{Turn, Turns};
-use crate::context::Context;
-use crate::decision::Decision;
-use crate::domain::normal_domain;
 use crate::engine::{Engine, QUICK};
 use crate::file;
 pub use crate::file::FileVersion;
 use crate::observer::Observer;
 use crate::sandbox::documents::{DocumentError, Rules};
 use crate::sandbox::loader::Loader;
-use crate::sandbox::policy::{LoadError, LoadedPolicy};
+use crate::sandbox::policy::LoadedPolicy;
 use crate::sandbox::timeout::within;
 use crate::session::Session;
 use crate::text::one_line;
@@ -47,69 +47,6 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The largest file of cases.
 const MAX_TESTS: (usize, &str) = (1 << 20, "the limit of tests");
-
-/// An organization, and the files that its policy is taken from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TenantSource {
-    /// The name, for logs and metrics.
-    pub name: String,
-    /// The domains that it receives mail for; `*.` before a name stands for all below it.
-    pub domains: Vec<String>,
-    /// The policy: a `.json` or `.wasm` file.
-    pub policy: PathBuf,
-    /// Cases that a policy has to pass before it is taken.
-    pub tests: Option<PathBuf>,
-}
-
-/// An organization and its policy.
-#[derive(Clone)]
-pub struct Tenant {
-    /// The name, for logs and metrics.
-    pub name: Arc<str>,
-    /// The policy loaded; `None` if it has not loaded yet, which defers the tenant's mail.
-    pub(crate) policy: Option<Arc<LoadedPolicy>>,
-    /// Where it was taken from; `None` if the file as it is now was not taken.
-    source: Option<Source>,
-    /// When the reading of that file was begun, as they are counted.
-    order: u64,
-}
-
-/// The files that a policy was taken from, as they were then.
-#[derive(Clone)]
-struct Source {
-    path: PathBuf,
-    tests: Option<PathBuf>,
-    versions: Versions,
-    digest: [u8; 32],
-    /// Of the cases that it has passed.
-    passed: Option<[u8; 32]>,
-    /// Whether it has answered nothing when it was taken.
-    is_mute: bool,
-}
-
-/// What the file system tells of a policy and of its cases.
-#[derive(Clone, PartialEq)]
-struct Versions {
-    policy: FileVersion,
-    tests: Option<FileVersion>,
-}
-
-impl Versions {
-    /// Whether they are of the same files, as far as can be told.
-    fn look_like(&self, other: &Versions) -> bool {
-        let tests = match (&self.tests, &other.tests) {
-            (Some(tests), Some(other)) => tests.looks_like(other),
-            (tests, other) => tests.is_none() && other.is_none(),
-        };
-        tests && self.policy.looks_like(&other.policy)
-    }
-
-    /// Whether a further change of either would have another stamp.
-    fn are_settled(&self) -> bool {
-        let tests = self.tests.as_ref();
-        self.policy.is_settled() && tests.is_none_or(FileVersion::is_settled)
-    }
-}
 
 /// What was found in a tenant's file.
 struct Loaded {
@@ -142,236 +79,6 @@ pub struct LoadResult {
     /// Of two, the one that was begun later counts.
     order: u64,
     loaded: Result<Loaded, Cause>,
-}
-
-impl Tenant {
-    /// Whether its policy can be asked, as far as can be seen.
-    fn is_at_hand(&self) -> bool {
-        let policy = self.policy.as_ref();
-        policy.is_some_and(|policy| policy.code.is_available())
-    }
-
-    /// Whether it has a policy.
-    pub fn has_policy(&self) -> bool {
-        self.policy.is_some()
-    }
-
-    /// What its policy consists of, without its connectors; `None` if it has no policy.
-    pub fn description(&self) -> Option<&Description> {
-        self.policy.as_ref().map(|policy| &policy.description)
-    }
-
-    /// Whether the policy decides alike about all recipients of a domain, as rules do.
-    pub fn decides_by_domain(&self) -> bool {
-        let policy = self.policy.as_ref();
-        policy.is_some_and(|policy| policy.is_built_in)
-    }
-
-    /// Whether the policy's verdict can depend on the From header.
-    pub fn reads_header(&self) -> bool {
-        let policy = self.policy.as_ref();
-        policy.is_some_and(|policy| policy.description.reads.contains(&Fact::HeaderFrom))
-    }
-}
-
-/// The evaluations of one SMTP session, by the policies of any tenants.
-pub struct TenantSession(Session);
-
-impl TenantSession {
-    /// Drops what belongs to policies that are no longer active.
-    pub fn retain_active(&mut self, tenants: &Snapshot) {
-        self.0.retain_active(|tenant, policy| {
-            let active = tenants.by_name.get(tenant);
-            let active = active.and_then(|tenant| tenant.policy.as_ref());
-            active.is_some_and(|active| Arc::ptr_eq(active, policy))
-        });
-    }
-
-    /// Decides by the policy of a tenant. If it gives no answer, the decision defers the mail, and the observer hears
-    /// why.
-    pub async fn decide(&mut self, tenant: &Tenant, context: &Context) -> Decision {
-        let policy = tenant.policy.as_ref();
-        self.0.decide(&tenant.name, policy, context).await
-    }
-}
-
-/// The tenants at one moment. A transaction holds on to the one that it began with.
-#[derive(Clone, Default)]
-pub struct Snapshot {
-    by_domain: HashMap<Box<str>, Arc<Tenant>>,
-    /// Of `*.name`, by the name.
-    below: HashMap<Box<str>, Arc<Tenant>>,
-    by_name: HashMap<Arc<str>, Arc<Tenant>>,
-    first: Option<Arc<Tenant>>,
-}
-
-impl Snapshot {
-    /// The tenant of a domain in normal form: by its name, then by `*.` of the nearest name above it.
-    pub fn tenant(&self, domain: &str) -> Option<&Arc<Tenant>> {
-        if let Some(tenant) = self.by_domain.get(domain) {
-            return Some(tenant);
-        }
-        let mut name = domain;
-        loop {
-            if let Some(tenant) = self.below.get(name) {
-                return Some(tenant);
-            }
-            name = name.split_once('.')?.1;
-        }
-    }
-
-    /// Enters a tenant. A domain that is another one's stays that one's; tells what is wrong with the domains.
-    fn enter(&mut self, tenant: Tenant, configured: &TenantSource) -> Vec<PolicyError> {
-        let tenant = Arc::new(tenant);
-        let mut wrong = Vec::new();
-        for domain in &configured.domains {
-            let Some(normal) = normal_domain(domain) else {
-                wrong.push(Cause::Domain(domain.clone()));
-                continue;
-            };
-            let entry = match normal.strip_prefix("*.") {
-                Some(name) => self.below.entry(name.into()),
-                None => self.by_domain.entry(normal.as_str().into()),
-            };
-            match entry {
-                Entry::Occupied(known) if known.get().name != tenant.name => {
-                    wrong.push(Cause::DomainTaken {
-                        domain: normal.clone(),
-                        owner: known.get().name.clone(),
-                    });
-                }
-                Entry::Occupied(mut known) => {
-                    known.insert(tenant.clone());
-                }
-                Entry::Vacant(place) => {
-                    place.insert(tenant.clone());
-                }
-            }
-        }
-        let is_first = |first: &Arc<Tenant>| first.name == tenant.name;
-        if self.first.as_ref().is_none_or(is_first) {
-            self.first = Some(tenant.clone());
-        }
-        self.by_name.insert(tenant.name.clone(), tenant);
-        let of_tenant = |cause| PolicyError {
-            tenant: configured.name.clone(),
-            cause,
-        };
-        wrong.into_iter().map(of_tenant).collect()
-    }
-
-    /// Whether the policy of each tenant is the one in its file.
-    pub fn is_complete(&self) -> bool {
-        self.by_name.values().all(|tenant| tenant.source.is_some())
-    }
-
-    /// The tenant of that name.
-    pub fn named(&self, name: &str) -> Option<&Arc<Tenant>> {
-        self.by_name.get(name)
-    }
-
-    /// The first tenant: the one of the bare `Postmaster`, whom every server must know (RFC 5321
-    /// §4.5.1).
-    pub fn first(&self) -> Option<&Arc<Tenant>> {
-        self.first.as_ref()
-    }
-}
-
-/// A tenant's policy file was not taken.
-#[derive(Debug, thiserror::Error)]
-#[error("tenant {tenant}: {cause}")]
-#[non_exhaustive]
-pub struct PolicyError {
-    /// The tenant.
-    pub tenant: String,
-    /// Why.
-    pub cause: Cause,
-}
-
-/// Why a policy file was not taken.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Cause {
-    /// It cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It is neither a `.json` nor a `.wasm` file, or not UTF-8.
-    #[error("{}: {reason}", path.display())]
-    Kind {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: &'static str,
-    },
-    /// The document has errors.
-    #[error("{}", rejected(path, problems))]
-    Rejected {
-        /// The file.
-        path: PathBuf,
-        /// All that is wrong.
-        problems: Vec<Problem>,
-    },
-    /// The document could not be read.
-    #[error("{}: {source}", path.display())]
-    Document {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: DocumentError,
-    },
-    /// The component was not loaded.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// It does not do what it must.
-    #[error("{}: {source}", path.display())]
-    Fails {
-        /// The file.
-        path: PathBuf,
-        /// What it does.
-        source: CasesError,
-    },
-    /// It is no domain, nor `*.` and one.
-    #[error("{0}: it is not a domain")]
-    Domain(String),
-    /// The domain is another tenant's.
-    #[error("{domain}: it is a domain of tenant {owner}")]
-    DomainTaken {
-        /// The domain, in normal form.
-        domain: String,
-        /// Whose it is.
-        owner: Arc<str>,
-    },
-    /// Another tenant has the name, and counts.
-    #[error("there is another tenant of this name")]
-    NameTaken,
-    /// Reading it was given up, which no file should bring about.
-    #[error("{}: it could not be read: the reader panicked", .0.display())]
-    Panicked(PathBuf),
-}
-
-fn rejected(path: &Path, problems: &[Problem]) -> String {
-    let mut errors = problems
-        .iter()
-        .filter(|problem| problem.severity == Severity::Error);
-    let Some(first) = errors.next() else {
-        return format!("{}: rejected", path.display());
-    };
-    let more = match errors.count() {
-        0 => String::new(),
-        more => format!(" (and {more} more errors)"),
-    };
-    let Problem {
-        line,
-        column,
-        message,
-        ..
-    } = first;
-    format!("{}:{line}:{column}: {message}{more}", path.display())
 }
 
 /// What an update did.
@@ -933,39 +640,6 @@ impl Swap {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_nearest_domain_decides() {
-        let tenant = |name: &str| {
-            Arc::new(Tenant {
-                name: name.into(),
-                policy: None,
-                source: None,
-                order: 0,
-            })
-        };
-        let snapshot = Snapshot {
-            by_domain: [("a.test".into(), tenant("exact"))].into(),
-            below: [("a.test", "below"), ("b.a.test", "further below")]
-                .map(|(domain, name)| (domain.into(), tenant(name)))
-                .into(),
-            ..Snapshot::default()
-        };
-        for (domain, name) in [
-            ("a.test", Some("exact")),
-            ("x.a.test", Some("below")),
-            ("b.a.test", Some("further below")),
-            ("x.y.b.a.test", Some("further below")),
-            ("test", None),
-            ("aa.test", None),
-        ] {
-            assert_eq!(
-                snapshot.tenant(domain).map(|tenant| &*tenant.name),
-                name,
-                "{domain}"
-            );
-        }
-    }
 
     fn source(name: &str, domain: &str, policy: PathBuf) -> TenantSource {
         TenantSource {

@@ -1,0 +1,250 @@
+//! Tenants, and the policies that are in force for them at one moment.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use portcullis_types::{Description, Fact};
+
+use super::error::{Cause, PolicyError};
+use crate::context::Context;
+use crate::decision::Decision;
+use crate::domain::normal_domain;
+use crate::file::FileVersion;
+use crate::sandbox::policy::LoadedPolicy;
+use crate::session::Session;
+
+/// An organization, and the files that its policy is taken from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantSource {
+    /// The name, for logs and metrics.
+    pub name: String,
+    /// The domains that it receives mail for; `*.` before a name stands for all below it.
+    pub domains: Vec<String>,
+    /// The policy: a `.json` or `.wasm` file.
+    pub policy: PathBuf,
+    /// Cases that a policy has to pass before it is taken.
+    pub tests: Option<PathBuf>,
+}
+
+/// An organization and its policy.
+#[derive(Clone)]
+pub struct Tenant {
+    /// The name, for logs and metrics.
+    pub name: Arc<str>,
+    /// The policy loaded; `None` if it has not loaded yet, which defers the tenant's mail.
+    pub(crate) policy: Option<Arc<LoadedPolicy>>,
+    /// Where it was taken from; `None` if the file as it is now was not taken.
+    pub(super) source: Option<Source>,
+    /// When the reading of that file was begun, as they are counted.
+    pub(super) order: u64,
+}
+
+/// The files that a policy was taken from, as they were then.
+#[derive(Clone)]
+pub(super) struct Source {
+    pub(super) path: PathBuf,
+    pub(super) tests: Option<PathBuf>,
+    pub(super) versions: Versions,
+    pub(super) digest: [u8; 32],
+    /// Of the cases that it has passed.
+    pub(super) passed: Option<[u8; 32]>,
+    /// Whether it has answered nothing when it was taken.
+    pub(super) is_mute: bool,
+}
+
+/// What the file system tells of a policy and of its cases.
+#[derive(Clone, PartialEq)]
+pub(super) struct Versions {
+    pub(super) policy: FileVersion,
+    pub(super) tests: Option<FileVersion>,
+}
+
+impl Versions {
+    /// Whether they are of the same files, as far as can be told.
+    pub(super) fn look_like(&self, other: &Versions) -> bool {
+        let tests = match (&self.tests, &other.tests) {
+            (Some(tests), Some(other)) => tests.looks_like(other),
+            (tests, other) => tests.is_none() && other.is_none(),
+        };
+        tests && self.policy.looks_like(&other.policy)
+    }
+
+    /// Whether a further change of either would have another stamp.
+    pub(super) fn are_settled(&self) -> bool {
+        let tests = self.tests.as_ref();
+        self.policy.is_settled() && tests.is_none_or(FileVersion::is_settled)
+    }
+}
+
+impl Tenant {
+    /// Whether its policy can be asked, as far as can be seen.
+    pub(super) fn is_at_hand(&self) -> bool {
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.code.is_available())
+    }
+
+    /// Whether it has a policy.
+    pub fn has_policy(&self) -> bool {
+        self.policy.is_some()
+    }
+
+    /// What its policy consists of, without its connectors; `None` if it has no policy.
+    pub fn description(&self) -> Option<&Description> {
+        self.policy.as_ref().map(|policy| &policy.description)
+    }
+
+    /// Whether the policy decides alike about all recipients of a domain, as rules do.
+    pub fn decides_by_domain(&self) -> bool {
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.is_built_in)
+    }
+
+    /// Whether the policy's verdict can depend on the From header.
+    pub fn reads_header(&self) -> bool {
+        let policy = self.policy.as_ref();
+        policy.is_some_and(|policy| policy.description.reads.contains(&Fact::HeaderFrom))
+    }
+}
+
+/// The evaluations of one SMTP session, by the policies of any tenants.
+pub struct TenantSession(pub(super) Session);
+
+impl TenantSession {
+    /// Drops what belongs to policies that are no longer active.
+    pub fn retain_active(&mut self, tenants: &Snapshot) {
+        self.0.retain_active(|tenant, policy| {
+            let active = tenants.by_name.get(tenant);
+            let active = active.and_then(|tenant| tenant.policy.as_ref());
+            active.is_some_and(|active| Arc::ptr_eq(active, policy))
+        });
+    }
+
+    /// Decides by the policy of a tenant. If it gives no answer, the decision defers the mail, and the observer hears
+    /// why.
+    pub async fn decide(&mut self, tenant: &Tenant, context: &Context) -> Decision {
+        let policy = tenant.policy.as_ref();
+        self.0.decide(&tenant.name, policy, context).await
+    }
+}
+
+/// The tenants at one moment. A transaction holds on to the one that it began with.
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    by_domain: HashMap<Box<str>, Arc<Tenant>>,
+    /// Of `*.name`, by the name.
+    below: HashMap<Box<str>, Arc<Tenant>>,
+    pub(super) by_name: HashMap<Arc<str>, Arc<Tenant>>,
+    first: Option<Arc<Tenant>>,
+}
+
+impl Snapshot {
+    /// The tenant of a domain in normal form: by its name, then by `*.` of the nearest name above it.
+    pub fn tenant(&self, domain: &str) -> Option<&Arc<Tenant>> {
+        if let Some(tenant) = self.by_domain.get(domain) {
+            return Some(tenant);
+        }
+        let mut name = domain;
+        loop {
+            if let Some(tenant) = self.below.get(name) {
+                return Some(tenant);
+            }
+            name = name.split_once('.')?.1;
+        }
+    }
+
+    /// Enters a tenant. A domain that is another one's stays that one's; tells what is wrong with the domains.
+    pub(super) fn enter(&mut self, tenant: Tenant, configured: &TenantSource) -> Vec<PolicyError> {
+        let tenant = Arc::new(tenant);
+        let mut wrong = Vec::new();
+        for domain in &configured.domains {
+            let Some(normal) = normal_domain(domain) else {
+                wrong.push(Cause::Domain(domain.clone()));
+                continue;
+            };
+            let entry = match normal.strip_prefix("*.") {
+                Some(name) => self.below.entry(name.into()),
+                None => self.by_domain.entry(normal.as_str().into()),
+            };
+            match entry {
+                Entry::Occupied(known) if known.get().name != tenant.name => {
+                    wrong.push(Cause::DomainTaken {
+                        domain: normal.clone(),
+                        owner: known.get().name.clone(),
+                    });
+                }
+                Entry::Occupied(mut known) => {
+                    known.insert(tenant.clone());
+                }
+                Entry::Vacant(place) => {
+                    place.insert(tenant.clone());
+                }
+            }
+        }
+        let is_first = |first: &Arc<Tenant>| first.name == tenant.name;
+        if self.first.as_ref().is_none_or(is_first) {
+            self.first = Some(tenant.clone());
+        }
+        self.by_name.insert(tenant.name.clone(), tenant);
+        let of_tenant = |cause| PolicyError {
+            tenant: configured.name.clone(),
+            cause,
+        };
+        wrong.into_iter().map(of_tenant).collect()
+    }
+
+    /// Whether the policy of each tenant is the one in its file.
+    pub fn is_complete(&self) -> bool {
+        self.by_name.values().all(|tenant| tenant.source.is_some())
+    }
+
+    /// The tenant of that name.
+    pub fn named(&self, name: &str) -> Option<&Arc<Tenant>> {
+        self.by_name.get(name)
+    }
+
+    /// The first tenant: the one of the bare `Postmaster`, whom every server must know (RFC 5321
+    /// §4.5.1).
+    pub fn first(&self) -> Option<&Arc<Tenant>> {
+        self.first.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_domain_decides() {
+        let tenant = |name: &str| {
+            Arc::new(Tenant {
+                name: name.into(),
+                policy: None,
+                source: None,
+                order: 0,
+            })
+        };
+        let snapshot = Snapshot {
+            by_domain: [("a.test".into(), tenant("exact"))].into(),
+            below: [("a.test", "below"), ("b.a.test", "further below")]
+                .map(|(domain, name)| (domain.into(), tenant(name)))
+                .into(),
+            ..Snapshot::default()
+        };
+        for (domain, name) in [
+            ("a.test", Some("exact")),
+            ("x.a.test", Some("below")),
+            ("b.a.test", Some("further below")),
+            ("x.y.b.a.test", Some("further below")),
+            ("test", None),
+            ("aa.test", None),
+        ] {
+            assert_eq!(
+                snapshot.tenant(domain).map(|tenant| &*tenant.name),
+                name,
+                "{domain}"
+            );
+        }
+    }
+}
