@@ -98,7 +98,7 @@ impl Daemon {
             bail!(error);
         }
         let mut outbound = None;
-        let listeners = listeners(&config, &settings, &mut outbound)?;
+        let listeners = listeners(&config, &settings, &metrics, &mut outbound)?;
         let server = Arc::new(Server {
             hostname: config.hostname.as_str().into(),
             asking: Arc::new(Asking {
@@ -771,6 +771,7 @@ fn no_maildir(folder: &Path) -> Option<String> {
 fn listeners(
     config: &Config,
     settings: &Settings,
+    metrics: &Arc<Metrics>,
     shared: &mut Option<Arc<Outbound>>,
 ) -> anyhow::Result<Vec<Arc<Listener>>> {
     let mut listeners = Vec::new();
@@ -783,7 +784,7 @@ fn listeners(
                     None => {
                         let (resources, _) =
                             OutboundResources::new(config, settings.authorities.clone(), None)?;
-                        let outbound = Arc::new(Outbound::new(config, resources));
+                        let outbound = Arc::new(Outbound::new(config, resources, metrics.clone()));
                         shared.insert(outbound).clone()
                     }
                 };

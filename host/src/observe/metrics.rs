@@ -83,6 +83,11 @@ struct NotTaken {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AuditConnection {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     outcome: &'static str,
 }
@@ -92,6 +97,7 @@ pub struct Metrics {
     registry: Registry,
     decisions: Family<Decision, Counter>,
     audited: Family<Audited, Counter>,
+    audit_connections: Family<AuditConnection, Counter>,
     policy_failures: Family<PolicyFailure, Counter>,
     policy_failing: Family<OfTenant, Gauge>,
     policy_updates: Family<PolicyUpdate, Counter>,
@@ -109,6 +115,7 @@ impl Default for Metrics {
             registry: Registry::with_prefix("portcullis"),
             decisions: Family::default(),
             audited: Family::default(),
+            audit_connections: Family::default(),
             policy_failures: Family::default(),
             policy_failing: Family::default(),
             policy_updates: Family::default(),
@@ -135,6 +142,9 @@ impl Metrics {
             "Refusals that audit mode held back",
             audited,
         );
+        let audit_connections = self.audit_connections.clone();
+        let help = "Connections to partners, by what a connector in audit mode would say to them";
+        registry.register("audit_connections", help, audit_connections);
         let failures = self.policy_failures.clone();
         let help = "Evaluations without an answer, which defer mail";
         registry.register("policy_failures", help, failures);
@@ -190,6 +200,13 @@ impl Metrics {
             };
             self.audited.get_or_create(&audited).inc();
         }
+    }
+
+    /// A partner's server was connected that a connector in audit mode is for: `satisfied`, or a result type of
+    /// RFC 8460 §4.3.
+    pub fn audit_connection(&self, result: &'static str) {
+        let result = AuditConnection { result };
+        self.audit_connections.get_or_create(&result).inc();
     }
 
     /// A policy did not answer.

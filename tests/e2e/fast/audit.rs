@@ -94,7 +94,7 @@ fn a_stricter_level_is_tried_while_the_enforced_one_holds() {
         connector("Now", "enforce", r#""level": "encrypt""#),
         connector("Next", "audit", &next)
     );
-    let more = format!("{SHORT_TIMEOUTS}{ONCE}");
+    let more = format!("{SHORT_TIMEOUTS}{ONCE}{METRICS}");
     let setting = Setting::start(Pki::new(), &rules, &[LEVEL_RECORDS], &more);
     let server = MockServer::start_at(setting.address(2), Behaviour::with(&own));
     let sent = |audit: &str| {
@@ -113,6 +113,10 @@ fn a_stricter_level_is_tried_while_the_enforced_one_holds() {
     sent("validation-failure: the server's certificate has another key");
     assert!(server.taken().iter().all(|taken| taken.tls));
     assert_eq!(server.taken().len(), 3);
+    for (result, count) in [("satisfied", 2), ("validation-failure", 1)] {
+        let sample = format!("portcullis_audit_connections_total{{result=\"{result}\"}} ");
+        assert_eq!(metrics::value(&setting.daemon, &sample), Some(count));
+    }
     // What is enforced holds, whatever the other one says.
     server.behave(Behaviour::default());
     let outcome = setting.send("bob@name.test");

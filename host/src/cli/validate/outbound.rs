@@ -53,7 +53,7 @@ impl<'a> EgressProbe<'a> {
             return Ok(outbound.clone());
         }
         let (resources, _) = OutboundResources::new(self.config, self.authorities.clone(), None)?;
-        let outbound = Arc::new(Outbound::new(self.config, resources));
+        let outbound = Arc::new(Outbound::new(self.config, resources, Arc::default()));
         self.outbound = Some(outbound.clone());
         Ok(outbound)
     }

@@ -22,6 +22,7 @@ use crate::egress::client::{
 };
 use crate::egress::dial;
 use crate::egress::pool::{Permit, Pool, PooledConnection, Reuse};
+use crate::observe::metrics::Metrics;
 use crate::observe::redact;
 use crate::smtp::connection::Stream;
 use crate::smtp::reply::Reply;
@@ -32,11 +33,15 @@ const READY: &str = "getting ready";
 /// How long a connection that is not free is waited for while other partners wait already.
 const HURRY: Duration = Duration::from_secs(1);
 
+/// What a connector in audit mode says to a server that it would let have the mail.
+const SATISFIED: &str = "satisfied";
+
 /// The way out, shared by all outbound listeners.
 pub struct Outbound {
     pub(super) this_host: ThisHost,
     resources: ArcSwap<OutboundResources>,
     pool: Arc<Pool>,
+    metrics: Arc<Metrics>,
 }
 
 /// What became of the protection that was asked for.
@@ -60,13 +65,18 @@ impl TlsOutcome {
 
 impl Outbound {
     /// The way out; nothing is connected yet.
-    pub fn new(config: &config::Config, resources: OutboundResources) -> Self {
+    pub fn new(
+        config: &config::Config,
+        resources: OutboundResources,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let limits = config.connections.clone();
         let at_a_time = limits.per_route;
         Outbound {
             this_host: ThisHost::new(&config.hostname),
             resources: ArcSwap::from_pointee(resources),
             pool: Pool::new(limits, Some(at_a_time)),
+            metrics,
         }
     }
 
@@ -209,8 +219,14 @@ impl Outbound {
         let (client, reached) = self.protect(resources, server).await?;
         let audit = match (&path.audit, &reached.audit) {
             (None, _) => String::new(),
-            (Some(_), None) => "satisfied".into(),
-            (Some(_), Some(why)) => why.to_string(),
+            (Some(_), None) => {
+                self.metrics.audit_connection(SATISFIED);
+                SATISFIED.into()
+            }
+            (Some(_), Some(why)) => {
+                self.metrics.audit_connection(why.result.name());
+                why.to_string()
+            }
         };
         tracing::info!(
             hop = %client.peer(),
