@@ -118,6 +118,23 @@ fn what_dane_would_refuse_is_told_in_audit_mode() {
     assert!(line.contains("audit_connector=\"alone\""), "{line}");
 }
 
+/// A name server that does not answer defers no mail of a connector that is only tried.
+#[test]
+fn what_is_only_audited_does_not_wait_for_a_silent_name_server() {
+    let world = world(&[]);
+    let port = world.setting.port;
+    let name = format!("_{port}._tcp.mx.partner.test.");
+    world.setting.dns.silence(&name);
+    world.expect("stricter.test", "250 2.0.0 taken");
+    let line = world.setting.daemon.wait_for_log("INFO connected");
+    assert!(
+        line.contains("audit=\"dane-required: ") || line.contains("audit=\"tlsa-invalid: "),
+        "{line}"
+    );
+    // What counts is not sent without an answer.
+    world.expect("mandatory.test", "451");
+}
+
 #[test]
 fn a_certificate_that_no_record_allows() {
     let other = Pki::self_signed(&["mx.partner.test"]);
