@@ -206,6 +206,11 @@ impl Context {
 
 /// An address without what surrounds it: of `<a@b>`, no rule for `b` would apply. What is no address stays as it is.
 fn address(text: String) -> String {
+    let is_bare = |first: char| !first.is_whitespace() && first != '<';
+    // What begins so and has no bracket at its end has nothing around it.
+    if text.starts_with(is_bare) && text.ends_with(|last: char| last.is_ascii_alphanumeric()) {
+        return text;
+    }
     match types::mailbox(&text) {
         Some(inside) if inside.len() < text.len() => inside.to_owned(),
         _ => text,

@@ -474,13 +474,22 @@ mod read {
     /// Reads a context.
     ///
     /// # Errors
-    /// Says what is wrong, and where in the text.
+    /// Says what is wrong, and where: the field, the line and the column.
     pub fn parse_context(text: &str) -> Result<Context, String> {
         // Some editors begin a file with a byte order mark.
-        let text = text.trim_start_matches('\u{feff}');
-        let json: Object<ContextJson> =
-            serde_json::from_str(text).map_err(|error| error.to_string())?;
-        json.0.try_into()
+        let mut json = serde_json::Deserializer::from_str(text.trim_start_matches('\u{feff}'));
+        let context: Object<ContextJson> =
+            serde_path_to_error::deserialize(&mut json).map_err(|error| told(&error))?;
+        json.end().map_err(|error| error.to_string())?;
+        context.0.try_into()
+    }
+
+    fn told(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+        match (error.path().iter().next(), error.inner().is_data()) {
+            (Some(_), true) => format!("{}: {}", error.path(), error.inner()),
+            // Where the text is no JSON, the place says it.
+            _ => error.inner().to_string(),
+        }
     }
 
     impl TryFrom<ContextJson> for Context {

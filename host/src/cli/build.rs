@@ -1,6 +1,6 @@
 //! `portcullis build`: a rules document becomes a component.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -66,12 +66,12 @@ impl Build {
 
 /// Writes the file in one step: whoever watches it never sees half of it. One that is there keeps its mode, and a link
 /// its target.
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let target = path.canonicalize();
     let path = target.as_deref().unwrap_or(path);
     let mode = match path.metadata() {
         Ok(there) if !there.is_file() => {
-            return Err(std::io::Error::other("it is not a regular file"));
+            return Err(io::Error::other("it is not a regular file"));
         }
         Ok(there) => there.permissions(),
         Err(_) => std::os::unix::fs::PermissionsExt::from_mode(0o644),
@@ -80,6 +80,8 @@ fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
+    // Without this, an error names the temporary file.
+    folder.metadata()?;
     let mut file = tempfile::Builder::new()
         .permissions(mode)
         .tempfile_in(folder)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow, bail};
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::paint::{self, Painter, printable};
 use super::{
@@ -41,7 +41,7 @@ pub struct Explain {
     #[command(flatten)]
     policy: PolicyArgs,
     /// A context as JSON; `-` for standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to", "ip", "tls", "cert_name", "outbound", "inbound"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to", "ip", "tls", "certificate", "outbound", "inbound"])]
     context: Option<PathBuf>,
     /// The envelope sender; `<>` for the null sender
     #[arg(long, value_name = "ADDRESS")]
@@ -55,20 +55,8 @@ pub struct Explain {
     /// The session is encrypted, with this version
     #[arg(long, value_name = "VERSION", num_args = 0..=1, default_missing_value = "TLSv1.3")]
     tls: Option<String>,
-    /// A name in the client's certificate; may be repeated
-    #[arg(long, value_name = "NAME")]
-    cert_name: Vec<String>,
-    /// What the certificate's chain is worth: trusted, expired, unknown-issuer, …
-    #[arg(
-        long,
-        value_name = "OUTCOME",
-        default_value = "trusted",
-        requires = "cert_name"
-    )]
-    cert_trust: String,
-    /// The SHA-256 of the client's certificate
-    #[arg(long, value_name = "HEX", requires = "cert_name")]
-    cert_sha256: Option<String>,
+    #[command(flatten)]
+    certificate: CertificateArgs,
     /// An address in the From header; may be repeated
     #[arg(long, value_name = "ADDRESS")]
     header_from: Vec<String>,
@@ -81,6 +69,64 @@ pub struct Explain {
     /// How to write the explanation
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+}
+
+/// The client's certificate; none without these.
+#[derive(Args)]
+#[group(id = "certificate", multiple = true)]
+#[command(group = ArgGroup::new("identity").multiple(true).args(["cert_name", "cert_sha256", "cert_key_sha256"]))]
+struct CertificateArgs {
+    /// A name in the client's certificate; may be repeated
+    #[arg(long, value_name = "NAME")]
+    cert_name: Vec<String>,
+    /// The SHA-256 of the client's certificate
+    #[arg(long, value_name = "HEX")]
+    cert_sha256: Option<String>,
+    /// The SHA-256 of its public key
+    #[arg(long, value_name = "HEX")]
+    cert_key_sha256: Option<String>,
+    /// What the certificate's chain is worth: trusted, expired, unknown-issuer, … [default: trusted]
+    #[arg(long, value_name = "OUTCOME", requires = "identity")]
+    cert_trust: Option<String>,
+    /// A certificate authority that the chain leads to; may be repeated [default: public, if it is trusted]
+    #[arg(long, value_name = "AUTHORITY", requires = "identity")]
+    cert_authority: Vec<String>,
+}
+
+impl CertificateArgs {
+    fn is_presented(&self) -> bool {
+        !self.cert_name.is_empty() || self.cert_sha256.is_some() || self.cert_key_sha256.is_some()
+    }
+
+    fn presented(&self) -> anyhow::Result<PeerCertificate> {
+        if !self.is_presented() {
+            return Ok(PeerCertificate::None);
+        }
+        let digest = |option: &str, text: &Option<String>| {
+            let parsed = text.as_ref().map(|text| {
+                Sha256::parse(text).ok_or_else(|| anyhow!("{option} {text}: not 64 hex digits"))
+            });
+            parsed.transpose()
+        };
+        let trust = match &self.cert_trust {
+            Some(name) => Trust::from_name(name)
+                .ok_or_else(|| anyhow!("--cert-trust {name}: not a known outcome"))?,
+            None => Trust::Trusted,
+        };
+        let first = self.cert_name.first();
+        Ok(PeerCertificate::Presented(Certificate {
+            dns_names: Some(self.cert_name.clone()),
+            subject: first.map(|name| format!("CN={name}")).unwrap_or_default(),
+            sha256: digest("--cert-sha256", &self.cert_sha256)?,
+            key_sha256: digest("--cert-key-sha256", &self.cert_key_sha256)?,
+            trust: Some(trust),
+            anchors: match self.cert_authority.is_empty() {
+                true => Certificate::usual_anchors(Some(trust)),
+                false => Some(self.cert_authority.clone()),
+            },
+            ..Certificate::default()
+        }))
+    }
 }
 
 impl Explain {
@@ -180,7 +226,7 @@ impl Explain {
         let version = match &self.tls {
             Some(version) => version.as_str(),
             // A certificate is shown in TLS only.
-            None if !self.cert_name.is_empty() => "TLSv1.3",
+            None if self.certificate.is_presented() => "TLSv1.3",
             None => return Ok(Security::Plaintext),
         };
         let name = if version.starts_with("TLS") {
@@ -193,26 +239,7 @@ impl Explain {
         Ok(Security::Encrypted(Tls {
             version: Some(number),
             cipher: "any cipher".into(),
-            certificate: self.certificate()?,
-        }))
-    }
-
-    fn certificate(&self) -> anyhow::Result<PeerCertificate> {
-        let Some(first) = self.cert_name.first() else {
-            return Ok(PeerCertificate::None);
-        };
-        let fingerprint = |text: &String| {
-            Sha256::parse(text).ok_or_else(|| anyhow!("--cert-sha256 {text}: not 64 hex digits"))
-        };
-        let trust = Trust::from_name(&self.cert_trust)
-            .ok_or_else(|| anyhow!("--cert-trust {}: not a known outcome", self.cert_trust))?;
-        Ok(PeerCertificate::Presented(Certificate {
-            dns_names: Some(self.cert_name.clone()),
-            subject: format!("CN={first}"),
-            sha256: self.cert_sha256.as_ref().map(fingerprint).transpose()?,
-            trust: Some(trust),
-            anchors: Certificate::usual_anchors(Some(trust)),
-            ..Certificate::default()
+            certificate: self.certificate.presented()?,
         }))
     }
 }
@@ -293,7 +320,7 @@ fn message_line(context: &Context) -> String {
 fn client(address: ClientAddress) -> String {
     match address {
         ClientAddress::Known(ip) => ip.to_string(),
-        ClientAddress::None => "not known".into(),
+        ClientAddress::None => "without an address".into(),
         ClientAddress::Unknown => "unknown".into(),
     }
 }
@@ -476,7 +503,7 @@ mod tests {
         });
         assert_eq!(
             message_line(&context),
-            "Mail from <> to <b@contoso.com>, client not known, TLSv1.2, client certificate a.example (expired)"
+            "Mail from <> to <b@contoso.com>, client without an address, TLSv1.2, client certificate a.example (expired)"
         );
     }
 }

@@ -83,9 +83,19 @@ pub fn read_document(path: &Path) -> anyhow::Result<String> {
             path.display()
         );
     }
+    if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] = *bytes {
+        bail!("{} is UTF-16: save it as UTF-8", path.display());
+    }
     String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        anyhow::anyhow!("{} is not UTF-8: see byte {at}", path.display())
+        let valid = error.utf8_error().valid_up_to();
+        let before = String::from_utf8_lossy(error.as_bytes().get(..valid).unwrap_or_default());
+        let (line, last) = before.split('\n').enumerate().last().unwrap_or_default();
+        anyhow::anyhow!(
+            "{}:{}:{}: this is not UTF-8: save the file as UTF-8",
+            path.display(),
+            line + 1,
+            last.chars().count() + 1
+        )
     })
 }
 

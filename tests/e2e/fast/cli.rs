@@ -450,6 +450,131 @@ Connector \"Everything through the filter\" is not for this mail
     assert!(told.starts_with("Mail to <x@mail.contosobank.com>\ndelivered by MX, with TLS only, and a trusted certificate for *.contosobank.com\n"), "{told}");
 }
 
+/// What can be asked for by JSON can be asked for by options.
+#[test]
+fn explain_takes_all_that_a_certificate_may_be_known_by() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let rules = folder.path().join("rules.json");
+    let digest = "ab".repeat(32);
+    let connector = |name: &str, require: String| {
+        format!(
+            r#"{{"name": "{name}", "direction": "inbound", "from": {{"sender-domains": ["{name}.test"]}},
+                "require": {require}}}"#
+        )
+    };
+    let connectors = [
+        connector("key", format!(r#"{{"certificate-keys": ["{digest}"]}}"#)),
+        connector(
+            "whole",
+            format!(r#"{{"certificate-fingerprints": ["{digest}"]}}"#),
+        ),
+        connector(
+            "authority",
+            r#"{"certificate-names": ["mx.test"], "certificate-authorities": ["own"]}"#.into(),
+        ),
+    ];
+    fs::write(
+        &rules,
+        format!(r#"{{"connectors": [{}]}}"#, connectors.join(",")),
+    )
+    .expect("a file");
+    let rules = rules.to_string_lossy();
+    let verdict = |name: &str, options: &[&str]| {
+        let from = format!("a@{name}.test");
+        let message = [
+            "explain",
+            &rules,
+            "--from",
+            &from,
+            "--to",
+            "b@own.test",
+            "--format",
+            "json",
+        ];
+        let output = run(&[&message, options].concat(), b"");
+        let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        answer["verdict"]["verdict"]
+            .as_str()
+            .expect("a verdict")
+            .to_owned()
+    };
+    // What is not said of a certificate is unknown.
+    for (name, options, otherwise) in [
+        ("key", &["--cert-key-sha256", &digest][..], "defer"),
+        ("whole", &["--cert-sha256", &digest], "defer"),
+        (
+            "authority",
+            &["--cert-name", "mx.test", "--cert-authority", "own"],
+            "reject",
+        ),
+    ] {
+        assert_eq!(verdict(name, options), "accept", "{name}");
+        assert_eq!(
+            verdict(name, &["--cert-name", "mx.test"]),
+            otherwise,
+            "{name}"
+        );
+    }
+    let refused = run(
+        &[
+            "explain",
+            &rules,
+            "--from",
+            "a@b.test",
+            "--to",
+            "c@d.test",
+            "--cert-trust",
+            "expired",
+        ],
+        b"",
+    );
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        text(&refused.stderr).contains("--cert-name"),
+        "{}",
+        text(&refused.stderr)
+    );
+}
+
+/// Where a file is wrong, and what is to be done.
+#[test]
+fn files_that_cannot_be_used_are_told_of_by_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    let write = |name: &str, bytes: &[u8]| {
+        fs::write(path(name), bytes).expect("a file");
+        path(name)
+    };
+    let rules = write("rules.json", br#"{"connectors": []}"#);
+    let error = |arguments: &[&str]| {
+        let output = run(arguments, b"");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        text(&output.stderr).replace(&path(""), "")
+    };
+    let latin = write("latin.json", b"{\n  \"name\": \"M\xfcller\"\n}");
+    assert_eq!(
+        error(&["check", &latin]),
+        "portcullis: latin.json:2:13: this is not UTF-8: save the file as UTF-8\n"
+    );
+    let wide = write("wide.json", b"\xff\xfe{\0}\0");
+    assert_eq!(
+        error(&["check", &wide]),
+        "portcullis: wide.json is UTF-16: save it as UTF-8\n"
+    );
+    let context = write(
+        "context.json",
+        b"{\"direction\": \"inbound\",\n \"rcpt-to\": 5}",
+    );
+    assert_eq!(
+        error(&["explain", &rules, "--context", &context]),
+        "portcullis: context.json: rcpt-to: invalid type: integer `5`, expected a string at line 2 column 13\n"
+    );
+    assert_eq!(
+        error(&["build", &rules, "-o", &path("nowhere/policy.wasm")]),
+        "portcullis: cannot write nowhere/policy.wasm: No such file or directory (os error 2)\n"
+    );
+}
+
 #[test]
 fn output_that_cannot_be_written_is_an_error_and_no_crash() {
     let rules = folder("../examples/rules.json");

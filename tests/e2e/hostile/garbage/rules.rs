@@ -302,7 +302,10 @@ fn check_reads_only_text() {
     let error = assert_one_error(&run_on(&["check"], &path), "not UTF-8");
     assert_eq!(
         error,
-        format!("portcullis: {} is not UTF-8: see byte 16\n", path.display())
+        format!(
+            "portcullis: {}:1:17: this is not UTF-8: save the file as UTF-8\n",
+            path.display()
+        )
     );
     for bytes in samples(vec(128..=255_u8, 1..100), 20) {
         fs::write(&path, &bytes).expect("a file");
