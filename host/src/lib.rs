@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 mod demo;
+pub mod edit;
 pub mod egress;
 mod frontend;
 mod observe;

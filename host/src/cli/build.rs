@@ -1,13 +1,13 @@
 //! `portcullis build`: a rules document becomes a component.
 
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::{output, paint, policy, report};
+use crate::edit::replace::replace;
 use portcullis::DocumentError;
 
 /// Make one self-contained component of a rules document
@@ -51,7 +51,7 @@ impl Build {
             show(&summary.warnings);
         }
         let component = engine.build(&self.rules.display().to_string(), &rules)?;
-        write(&self.output, &component)
+        replace(&self.output, &component)
             .with_context(|| format!("cannot write {}", self.output.display()))?;
         output::tell(&format!(
             "{}: {} connectors, {} tests passed, {} bytes\n",
@@ -62,31 +62,4 @@ impl Build {
         ));
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// Writes the file in one step: whoever watches it never sees half of it. One that is there keeps its mode, and a link
-/// its target.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let target = path.canonicalize();
-    let path = target.as_deref().unwrap_or(path);
-    let mode = match path.metadata() {
-        Ok(there) if !there.is_file() => {
-            return Err(io::Error::other("it is not a regular file"));
-        }
-        Ok(there) => there.permissions(),
-        Err(_) => std::os::unix::fs::PermissionsExt::from_mode(0o644),
-    };
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    // Without this, an error names the temporary file.
-    folder.metadata()?;
-    let mut file = tempfile::Builder::new()
-        .permissions(mode)
-        .tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
 }

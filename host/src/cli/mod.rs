@@ -3,6 +3,7 @@
 mod build;
 mod check;
 mod compile;
+mod edit;
 mod evaluate;
 mod explain;
 mod list;
@@ -48,6 +49,14 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     Explain(Box<explain::Explain>),
     List(list::List),
+    Add(Box<edit::Add>),
+    Edit(Box<edit::Edit>),
+    Enforce(edit::Enforce),
+    Audit(edit::Audit),
+    Remove(edit::Remove),
+    History(edit::History),
+    Diff(edit::Diff),
+    Restore(edit::Restore),
     Schema(schema::Schema),
     Validate(Box<validate::Validate>),
 }
@@ -68,6 +77,14 @@ impl Cli {
                 Command::Evaluate(command) => command.run().await,
                 Command::Explain(command) => command.run().await,
                 Command::List(command) => command.run().await,
+                Command::Add(command) => command.run().await,
+                Command::Edit(command) => command.run().await,
+                Command::Enforce(command) => command.run().await,
+                Command::Audit(command) => command.run().await,
+                Command::Remove(command) => command.run().await,
+                Command::History(command) => command.run().await,
+                Command::Diff(command) => command.run().await,
+                Command::Restore(command) => command.run().await,
                 Command::Schema(command) => command.run(),
                 Command::Validate(command) => command.run().await,
             }

@@ -749,7 +749,8 @@ fn of_very_many_authorities_that_are_not_defined_some_are_named() {
 #[test]
 fn help_has_an_example_for_each_command() {
     for command in [
-        "run", "check", "build", "evaluate", "explain", "list", "schema",
+        "run", "check", "build", "evaluate", "explain", "list", "add", "edit", "enforce", "audit",
+        "remove", "history", "diff", "restore", "schema",
     ] {
         let output = run(&[command, "--help"], b"");
         assert_eq!(output.status.code(), Some(0));

@@ -9,6 +9,7 @@ mod dane_and_mta_sts;
 mod dialogs;
 mod dnssec;
 mod durability;
+mod editing;
 mod examples;
 mod fan_out;
 mod levels;

@@ -1,0 +1,284 @@
+//! What is shown of a change before it is saved, and the question whether it is to be.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use portcullis::{Connector, Context, Direction, Mode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use similar::TextDiff;
+
+use super::questions::ask;
+use crate::cli::output;
+use crate::cli::paint::{self, Painter, printable, printable_lines};
+use crate::cli::report;
+use crate::edit::effect::{Comparison, Effect};
+use crate::edit::{Checked, Content, EditError, Editor, Note};
+
+/// The longest line of a log, in octets.
+const LONGEST: u64 = 1 << 20;
+
+/// How a change is saved.
+#[derive(Args)]
+pub struct Save {
+    /// Ask nothing, and save what has no errors
+    #[arg(long, short)]
+    yes: bool,
+    /// Why, for the history
+    #[arg(long, short, value_name = "TEXT")]
+    message: Option<String>,
+    /// Who, for the history [default: the user]
+    #[arg(long, value_name = "NAME")]
+    author: Option<String>,
+    /// Messages of before, to show the effect on: a context as JSON in each line, or a line with a field "context"
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+}
+
+/// What somebody says to a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is to be saved.
+    Yes,
+    /// It is to be forgotten.
+    No,
+    /// The questions are to be asked again.
+    Edit,
+}
+
+impl Save {
+    /// Whether questions are asked.
+    pub fn asks(&self) -> bool {
+        !self.yes
+    }
+
+    /// Shows what a change means, and asks whether it is to be saved. `names` are the connectors that it is about.
+    ///
+    /// # Errors
+    /// If it cannot be shown.
+    pub async fn review(
+        &self,
+        editor: &Editor,
+        before: &Content,
+        checked: &Checked,
+        names: &[String],
+        can_edit: bool,
+    ) -> anyhow::Result<Answer> {
+        let rules = &checked.rules;
+        let policy = editor.engine().load_rules("rules", rules).await?;
+        let connectors = policy.connectors().await?;
+        for connector in connectors
+            .iter()
+            .filter(|connector| names.contains(&connector.name))
+        {
+            output::tell(&format!("{}\n", printable(&meaning(connector))));
+        }
+        if !rules.summary.warnings.is_empty() {
+            show_problems(editor.path(), checked.text(), &rules.summary.warnings);
+        }
+        let painter = Painter(paint::wanted(&std::io::stderr()));
+        let difference = difference(&before.text, checked.text(), ("before", "after"));
+        output::tell(&coloured(&difference, painter));
+        if let Some(log) = &self.log {
+            output::tell(&self.effect(editor, before, checked, log).await?);
+        }
+        if rules.summary.tests > 0 {
+            output::tell(&format!(
+                "{} tests of the document pass\n",
+                rules.summary.tests
+            ));
+        }
+        if self.yes {
+            return Ok(Answer::Yes);
+        }
+        let choices = match can_edit {
+            true => "Save it? yes, no, or edit (ask again)",
+            false => "Save it? yes or no",
+        };
+        Ok(match ask(choices, "no")?.to_lowercase().as_str() {
+            "y" | "yes" => Answer::Yes,
+            "e" | "edit" if can_edit => Answer::Edit,
+            _ => Answer::No,
+        })
+    }
+
+    async fn effect(
+        &self,
+        editor: &Editor,
+        before: &Content,
+        checked: &Checked,
+        log: &Path,
+    ) -> anyhow::Result<String> {
+        let cannot = || format!("cannot read {}", log.display());
+        let before = match editor.check(before.text.clone()).await {
+            Ok(before) => before,
+            Err(EditError::Rejected { .. }) => {
+                return Ok("what it changes for the messages of the log cannot be told: the rules before are not valid\n".into());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut comparison =
+            Comparison::new(editor.engine(), &before.rules, &checked.rules).await?;
+        let mut input = BufReader::new(File::open(log).with_context(cannot)?);
+        let mut others = 0_u64;
+        loop {
+            let mut line = Vec::new();
+            let mut part = std::io::Read::take(&mut input, LONGEST);
+            if part.read_until(b'\n', &mut line).with_context(cannot)? == 0 {
+                break;
+            }
+            match context_of(&line) {
+                Some(context) => comparison.message(&context).await?,
+                None if line.trim_ascii().is_empty() => {}
+                None => others += 1,
+            }
+        }
+        Ok(told(&comparison.end(), others))
+    }
+
+    /// The note of a change.
+    pub fn note(&self, action: String) -> Note {
+        let user = || {
+            let names = ["SUDO_USER", "USER", "LOGNAME"];
+            let known = names.iter().find_map(|name| std::env::var(name).ok());
+            known.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
+        };
+        Note {
+            author: self.author.clone().unwrap_or_else(user),
+            action,
+            comment: self.message.clone().unwrap_or_default(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Logged<'a> {
+    #[serde(borrow)]
+    context: &'a RawValue,
+}
+
+fn context_of(line: &[u8]) -> Option<Context> {
+    let line = std::str::from_utf8(line).ok()?;
+    let logged: Option<Logged> = serde_json::from_str(line).ok();
+    Context::from_json(logged.map_or(line, |logged| logged.context.get())).ok()
+}
+
+fn told(effect: &Effect, others: u64) -> String {
+    let mut text = String::new();
+    for ((was, is), changed) in &effect.changed {
+        let count = match (*was, *is) {
+            ("delivered", "delivered") => "would be delivered another way".into(),
+            (was, is) => format!("would be {is}, and were {was}"),
+        };
+        text.push_str(&format!(
+            "{} of {} messages {count}:\n",
+            changed.messages, effect.messages
+        ));
+        for (from, to, connector) in &changed.examples {
+            let connector = match connector.as_str() {
+                "" => String::new(),
+                connector => format!(": {}", printable(connector)),
+            };
+            text.push_str(&format!(
+                "  <{}> to <{}>{connector}\n",
+                printable(from),
+                printable(to)
+            ));
+        }
+    }
+    if effect.changed.is_empty() {
+        text.push_str(&format!(
+            "of {} messages, none would have another outcome\n",
+            effect.messages
+        ));
+    }
+    if others > 0 {
+        text.push_str(&format!("{others} lines of the log have no context\n"));
+    }
+    text
+}
+
+/// What a connector does, in a sentence.
+fn meaning(connector: &Connector) -> String {
+    let Connector {
+        name,
+        applies_to,
+        requires,
+        ..
+    } = connector;
+    match (connector.direction, connector.mode) {
+        (_, Mode::Disabled) => format!("{name} is switched off and does nothing."),
+        (Direction::Inbound, Mode::Enforce) => {
+            format!("{name} refuses mail {applies_to} unless it has: {requires}.")
+        }
+        (Direction::Inbound, Mode::Audit) => {
+            format!(
+                "{name} reports mail {applies_to} unless it has: {requires}. It refuses nothing."
+            )
+        }
+        (Direction::Outbound, Mode::Enforce) => {
+            format!("{name} delivers mail {applies_to}: {requires}.")
+        }
+        (Direction::Outbound, Mode::Audit) => {
+            format!("{name} reports which mail {applies_to} could not be delivered: {requires}.")
+        }
+    }
+}
+
+/// Shows what is wrong with a text that is not saved.
+pub fn show_problems(path: &Path, text: &str, problems: &[portcullis::Problem]) {
+    let colour = paint::wanted(&std::io::stderr());
+    output::tell(&report::problems(
+        &path.display().to_string(),
+        text,
+        problems,
+        colour,
+    ));
+}
+
+/// What differs between two texts, as a unified diff.
+pub fn difference(before: &str, after: &str, names: (&str, &str)) -> String {
+    let difference = TextDiff::from_lines(before, after);
+    difference
+        .unified_diff()
+        .header(names.0, names.1)
+        .to_string()
+}
+
+fn coloured(difference: &str, painter: Painter) -> String {
+    let line = |line: &str| {
+        let text = printable_lines(line);
+        match line.as_bytes().first() {
+            Some(b'+') => format!("{}\n", painter.good(text)),
+            Some(b'-') => format!("{}\n", painter.bad(text)),
+            _ => format!("{text}\n"),
+        }
+    };
+    difference.lines().map(line).collect()
+}
+
+/// Saves what was reviewed.
+///
+/// # Errors
+/// If the file has changed meanwhile, or cannot be written.
+pub async fn save(
+    editor: &Editor,
+    save: &Save,
+    before: &Content,
+    checked: Checked,
+    action: String,
+) -> anyhow::Result<ExitCode> {
+    let saved = editor
+        .save(checked, &before.digest, save.note(action))
+        .await?;
+    output::result(&format!(
+        "{}: version {} is saved; a server that watches the file takes it now\n",
+        editor.path().display(),
+        saved.version
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
