@@ -12,6 +12,7 @@ mod demo;
 pub mod edit;
 pub mod egress;
 mod frontend;
+pub mod import;
 mod observe;
 pub mod smtp;
 pub mod tls;

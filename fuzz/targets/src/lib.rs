@@ -8,6 +8,7 @@ mod certificates;
 mod configuration;
 mod contexts;
 mod dns;
+mod imports;
 mod modules;
 mod mta_sts;
 mod packed;
@@ -20,6 +21,7 @@ pub use certificates::certificates;
 pub use configuration::configuration;
 pub use contexts::contexts;
 pub use dns::dns;
+pub use imports::imports;
 pub use modules::modules;
 pub use mta_sts::mta_sts;
 pub use packed::packed;
@@ -32,7 +34,7 @@ pub use wire::{commands, data, headers, replies};
 pub type Target = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: [(&str, Target); 14] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("certificates", certificates),
     ("commands", commands),
     ("configuration", configuration),
@@ -40,6 +42,7 @@ pub const TARGETS: [(&str, Target); 14] = [
     ("data", data),
     ("dns", dns),
     ("headers", headers),
+    ("imports", imports),
     ("modules", modules),
     ("mta_sts", mta_sts),
     ("packed", packed),

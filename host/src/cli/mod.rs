@@ -6,6 +6,7 @@ mod compile;
 mod edit;
 mod evaluate;
 mod explain;
+mod import;
 mod list;
 pub mod output;
 mod paint;
@@ -57,6 +58,7 @@ enum Command {
     History(edit::History),
     Diff(edit::Diff),
     Restore(edit::Restore),
+    Import(Box<import::ImportCommand>),
     Schema(schema::Schema),
     Validate(Box<validate::Validate>),
 }
@@ -85,6 +87,7 @@ impl Cli {
                 Command::History(command) => command.run().await,
                 Command::Diff(command) => command.run().await,
                 Command::Restore(command) => command.run().await,
+                Command::Import(command) => command.run().await,
                 Command::Schema(command) => command.run(),
                 Command::Validate(command) => command.run().await,
             }

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::replace::{replace, sync_folder};
+use super::digest::digest_of;
+use super::replace::{self, replace, sync_folder};
 
 /// Versions that are kept, and the octets that all but the last ones may take.
 const MOST_VERSIONS: usize = 1000;
@@ -110,7 +111,7 @@ impl History {
         if fs::metadata(&self.folder)?.uid() != owner.uid() {
             chown(&self.folder, Some(owner.uid()), Some(owner.gid()))?;
         }
-        sync_folder(super::replace::folder_of(&self.folder))
+        sync_folder(replace::folder_of(&self.folder))
     }
 
     /// A file in the folder that is appended to.
@@ -139,7 +140,7 @@ impl History {
     /// If it is no longer there, or damaged.
     pub fn content(&self, version: &Version) -> io::Result<String> {
         let content = fs::read_to_string(self.place(&version.digest))?;
-        match super::digest_of(content.as_bytes()) == version.digest {
+        match digest_of(content.as_bytes()) == version.digest {
             true => Ok(content),
             false => Err(io::Error::other("it has been changed on the disk")),
         }

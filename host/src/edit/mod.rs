@@ -1,6 +1,7 @@
 //! Rules documents that are changed while they are in force: checked first, replaced in one step, with a history, and
 //! never over somebody else's change.
 
+mod digest;
 pub mod effect;
 mod history;
 pub mod replace;
@@ -14,6 +15,7 @@ use portcullis::{DocumentError, Engine, Limits, Problem, Rules};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+pub use self::digest::digest_of;
 use self::history::History;
 pub use self::history::Version;
 use self::replace::replace;
@@ -360,14 +362,4 @@ fn version(number: u64, text: &str, note: Note) -> Version {
         comment: note.comment,
         digest: digest_of(text.as_bytes()),
     }
-}
-
-/// The SHA-256 of a text, as hex digits.
-pub fn digest_of(text: &[u8]) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text);
-    digest
-        .as_ref()
-        .iter()
-        .map(|octet| format!("{octet:02x}"))
-        .collect()
 }

@@ -3,9 +3,8 @@
 
 use std::ops::Range;
 
-use jsonc_parser::ParseOptions;
-use jsonc_parser::cst::{CstInputValue, CstObject, CstRootNode};
-use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
@@ -239,77 +238,127 @@ pub fn update(text: &str, name: &str, connector: &Map<String, Value>) -> Result<
     let connectors = Connectors::of(text)?;
     let found = connectors.find(name)?;
     let range = connectors.each.get(found).cloned().unwrap_or_default();
-    let indent = connectors.indent(range.start).unwrap_or_default();
-    let own = connectors.at(&range);
-    // Without the indentation that all its lines share, what comes anew is indented as the rest is.
-    let all_lines = own.lines().skip(1).all(|line| line.starts_with(indent));
-    let (flat, indent) = match all_lines {
-        true => (own.replace(&format!("\n{indent}"), "\n"), indent),
-        false => (own.to_owned(), ""),
-    };
-    let not_rules = |error: String| TextError::NotRules(error);
-    let root =
-        CstRootNode::parse(&flat, &strict()).map_err(|error| not_rules(error.to_string()))?;
-    let object = root
-        .object_value()
-        .ok_or_else(|| not_rules("a connector is no object".into()))?;
-    patch(&object, connector);
-    let changed = root.to_string().replace('\n', &format!("\n{indent}"));
+    let changed = patched(connectors.at(&range), connector, connectors.unit())
+        .map_err(|error| TextError::NotRules(error.to_string()))?;
     Ok(connectors.with(range, &changed))
 }
 
-fn strict() -> ParseOptions {
-    ParseOptions {
-        allow_comments: false,
-        allow_loose_object_property_names: false,
-        allow_trailing_commas: false,
-        ..ParseOptions::default()
+/// The members of an object, with their values as they are written.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct OfMembers;
+        impl<'de> Visitor<'de> for OfMembers {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        from.deserialize_map(OfMembers)
     }
 }
 
-/// Makes an object be what is wanted, without touching what is so already.
-fn patch(object: &CstObject, wanted: &Map<String, Value>) {
-    for property in object.properties() {
-        let name = property.decoded_name().unwrap_or_default();
-        let known = property.to_serde_value();
-        match (wanted.get(&name), known) {
-            (None, _) => property.remove(),
-            (Some(value), Some(known)) if *value == known => {}
-            (Some(Value::Object(fields)), Some(Value::Object(_))) => {
-                if let Some(inner) = property.object_value() {
-                    patch(&inner, fields);
-                }
-            }
-            (Some(value), _) => property.set_value(input(value)),
-        }
+/// A member as it is to be written.
+struct Member<'a> {
+    name: String,
+    /// What is before its name, with the comma; `None` if it comes anew.
+    lead: Option<&'a str>,
+    /// Its name and the colon, as they are written.
+    label: String,
+    value: String,
+}
+
+/// An object with the members that are wanted. What is so already stays as it is written, with all that is between.
+fn patched(object: &str, wanted: &Map<String, Value>, unit: &str) -> serde_json::Result<String> {
+    let Members(known) = serde_json::from_str(object)?;
+    let first_lead = known
+        .first()
+        .map_or(" ", |_| lead(object.get(1..).unwrap_or_default()));
+    let indent = first_lead.rsplit_once('\n').map(|(_, indent)| indent);
+    let new_value = |value: &Value| match indent {
+        Some(indent) => written(value, indent, unit, true),
+        None => inline(value),
+    };
+    let mut members: Vec<Member> = Vec::new();
+    let mut end = 1;
+    for (name, raw) in &known {
+        let range = place(object, raw);
+        let before = object.get(end..range.start).unwrap_or_default();
+        end = range.end;
+        let Some(value) = wanted.get(name) else {
+            continue;
+        };
+        let lead = lead(before);
+        members.push(Member {
+            name: name.clone(),
+            lead: Some(lead),
+            label: before.get(lead.len()..).unwrap_or_default().into(),
+            value: match (value, serde_json::from_str::<Value>(raw.get())?) {
+                (value, known) if *value == known => raw.get().into(),
+                (Value::Object(wanted), Value::Object(_)) => patched(raw.get(), wanted, unit)?,
+                _ => new_value(value),
+            },
+        });
     }
     for (name, value) in in_order(wanted) {
-        if object.get(name).is_none() {
-            let before = |known: &str| rank(known) <= rank(name);
-            let all = object.properties();
-            let stands = |property: &jsonc_parser::cst::CstObjectProp| {
-                property.decoded_name().is_some_and(|known| before(&known))
-            };
-            let index = all.iter().rposition(stands).map_or(0, |last| last + 1);
-            object.insert(index, name, input(value));
+        if known.iter().any(|(known, _)| known == name) {
+            continue;
         }
+        let before = members
+            .iter()
+            .rposition(|member| rank(&member.name) <= rank(name));
+        members.insert(
+            before.map_or(0, |last| last + 1),
+            Member {
+                name: name.clone(),
+                lead: None,
+                label: format!("{}: ", Value::from(name.as_str())),
+                value: new_value(value),
+            },
+        );
     }
+    let tail = match known.is_empty() {
+        true => " }",
+        false => object.get(end..).unwrap_or_default(),
+    };
+    Ok(joined(&members, first_lead, indent.is_some(), tail))
 }
 
-fn input(value: &Value) -> CstInputValue {
-    match value {
-        Value::Null => CstInputValue::Null,
-        Value::Bool(value) => CstInputValue::Bool(*value),
-        Value::Number(number) => CstInputValue::Number(number.to_string()),
-        Value::String(text) => CstInputValue::String(text.clone()),
-        Value::Array(list) => CstInputValue::Array(list.iter().map(input).collect()),
-        Value::Object(fields) => CstInputValue::Object(
-            in_order(fields)
-                .into_iter()
-                .map(|(name, value)| (name.clone(), input(value)))
-                .collect(),
-        ),
+/// What is before a name: blanks, and the comma.
+fn lead(text: &str) -> &str {
+    let end = text.find('"').unwrap_or(text.len());
+    text.get(..end).unwrap_or_default()
+}
+
+fn joined(members: &[Member], first_lead: &str, has_lines: bool, tail: &str) -> String {
+    if members.is_empty() {
+        return "{}".into();
     }
+    let mut text = String::from("{");
+    for (number, member) in members.iter().enumerate() {
+        match (number, member.lead) {
+            (0, _) => text.push_str(first_lead),
+            (_, Some(lead)) if lead.contains(',') => text.push_str(lead),
+            _ if has_lines => {
+                text.push(',');
+                text.push_str(first_lead);
+            }
+            _ => text.push_str(", "),
+        }
+        text.push_str(&member.label);
+        text.push_str(&member.value);
+    }
+    text + tail
 }
 
 fn rank(name: &str) -> usize {
@@ -329,6 +378,30 @@ fn line_indent(text: &str, at: usize) -> &str {
     let line = text.get(start..).unwrap_or_default();
     line.split_at(line.len() - line.trim_start_matches([' ', '\t']).len())
         .0
+}
+
+/// A whole document as people write it.
+pub fn written_document(document: &Value) -> String {
+    let mut text = String::from("{\n");
+    let fields = document.as_object().into_iter().flatten();
+    let fields: Vec<String> = fields
+        .map(|(name, value)| {
+            let value = match (name.as_str(), value) {
+                ("connectors", Value::Array(list)) if !list.is_empty() => {
+                    let indent = UNIT.repeat(2);
+                    let each = list
+                        .iter()
+                        .map(|value| format!("{indent}{}", written(value, &indent, UNIT, false)));
+                    format!("[\n{}\n{UNIT}]", each.collect::<Vec<_>>().join(",\n"))
+                }
+                _ => written(value, UNIT, UNIT, true),
+            };
+            format!("{UNIT}{}: {value}", Value::from(name.as_str()))
+        })
+        .collect();
+    text.push_str(&fields.join(",\n"));
+    text.push_str("\n}\n");
+    text
 }
 
 /// A value as people write it: what is short on one line, if it may be.
@@ -443,16 +516,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_anew_is_indented_as_the_rest_is() {
-        let document = DOCUMENT.replace(
-            "{\n                \"certificate-names\": [\"b.test\"]\n            }",
-            "{ \"tls\": true }",
-        );
+    fn what_is_on_one_line_stays_there_and_what_is_not_is_indented() {
+        let document = DOCUMENT.replace("\"certificate-names\": [\"b.test\"]", "\"tls\": true");
         let mut b = connector(&document, "b").unwrap();
         b["require"]["source-ips"] = Value::from(vec!["192.0.2.1"]);
+        b["from"]["recipient-domains"] = Value::from(vec!["own.test"]);
         let text = update(&document, "b", &b).unwrap();
-        let require = "            \"require\": {\n                \"tls\": true,\n                \"source-ips\": [\"192.0.2.1\"]\n            }\n        }\n";
-        assert!(text.contains(require), "{text}");
+        let expected = document
+            .replace(
+                "\"c.test\"] }",
+                "\"c.test\"], \"recipient-domains\": [\"own.test\"] }",
+            )
+            .replace(
+                "                \"tls\": true\n",
+                "                \"tls\": true,\n                \"source-ips\": [\"192.0.2.1\"]\n",
+            );
+        assert_eq!(text, expected);
     }
 
     #[test]

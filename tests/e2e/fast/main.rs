@@ -12,6 +12,7 @@ mod durability;
 mod editing;
 mod examples;
 mod fan_out;
+mod importing;
 mod levels;
 mod limits;
 mod log;

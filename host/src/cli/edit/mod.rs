@@ -5,7 +5,7 @@ mod questions;
 mod review;
 mod versions;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -15,21 +15,11 @@ use serde_json::Value;
 
 use self::fields::{Connector, FIELDS, Given, options, quoted};
 use self::questions::{Wizard, ask_direction, direction_of};
-use self::review::{Answer, Save, save, show_problems};
+use self::review::{Answer, Save, not_saved, save, save_text, show_problems};
+pub use self::review::{editor, note};
 pub use self::versions::{Diff, History, Restore};
-use super::{output, policy};
+use super::output;
 use crate::edit::{Checked, Content, EditError, Editor, text};
-
-/// An editor of a document, for one command.
-fn editor(path: &Path) -> anyhow::Result<Editor> {
-    if path.extension().is_none_or(|extension| extension != "json") {
-        bail!(
-            "{}: only a rules document (.json) can be changed",
-            path.display()
-        );
-    }
-    Ok(Editor::new(policy::engine(policy::limits())?, path)?)
-}
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Way {
@@ -341,37 +331,6 @@ impl Remove {
     }
 }
 
-/// Shows a change that is made, and saves it if it may be.
-async fn save_text(
-    editor: &Editor,
-    how: &Save,
-    before: Content,
-    after: String,
-    action: String,
-    names: &[String],
-) -> anyhow::Result<ExitCode> {
-    if after == before.text {
-        output::tell(&format!("{}: nothing changes\n", editor.path().display()));
-        return Ok(ExitCode::SUCCESS);
-    }
-    let checked = match editor.check(after).await {
-        Ok(checked) => checked,
-        Err(EditError::Rejected {
-            path,
-            text,
-            problems,
-        }) => {
-            show_problems(&path, &text, &problems);
-            return Ok(ExitCode::from(1));
-        }
-        Err(error) => return Err(error.into()),
-    };
-    match how.review(editor, &before, &checked, names, false).await? {
-        Answer::Yes => save(editor, how, &before, checked, action).await,
-        _ => Ok(not_saved()),
-    }
-}
-
 /// The document as it is, if the evaluator takes it: what is wrong already is mended first.
 async fn valid(editor: &Editor) -> anyhow::Result<Option<Content>> {
     let content = editor.read()?;
@@ -387,9 +346,4 @@ async fn valid(editor: &Editor) -> anyhow::Result<Option<Content>> {
         }
         Err(error) => Err(error.into()),
     }
-}
-
-fn not_saved() -> ExitCode {
-    output::tell("nothing is changed\n");
-    ExitCode::from(1)
 }

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use portcullis::{Connector, Context, Direction, Mode};
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use similar::TextDiff;
 use super::questions::ask;
 use crate::cli::output;
 use crate::cli::paint::{self, Painter, printable, printable_lines};
-use crate::cli::report;
+use crate::cli::{policy, report};
 use crate::edit::effect::{Comparison, Effect};
 use crate::edit::{Checked, Content, EditError, Editor, Note};
 
@@ -142,16 +142,23 @@ impl Save {
 
     /// The note of a change.
     pub fn note(&self, action: String) -> Note {
-        let user = || {
-            let names = ["SUDO_USER", "USER", "LOGNAME"];
-            let known = names.iter().find_map(|name| std::env::var(name).ok());
-            known.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
-        };
+        let note = note(action);
         Note {
-            author: self.author.clone().unwrap_or_else(user),
-            action,
+            author: self.author.clone().unwrap_or(note.author),
             comment: self.message.clone().unwrap_or_default(),
+            action: note.action,
         }
+    }
+}
+
+/// The note of a change that the user of this process makes.
+pub fn note(action: String) -> Note {
+    let names = ["SUDO_USER", "USER", "LOGNAME"];
+    let known = names.iter().find_map(|name| std::env::var(name).ok());
+    Note {
+        author: known.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw())),
+        action,
+        comment: String::new(),
     }
 }
 
@@ -281,4 +288,52 @@ pub async fn save(
         saved.version
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Shows a change that is made, and saves it if it may be.
+pub async fn save_text(
+    editor: &Editor,
+    how: &Save,
+    before: Content,
+    after: String,
+    action: String,
+    names: &[String],
+) -> anyhow::Result<ExitCode> {
+    if after == before.text {
+        output::tell(&format!("{}: nothing changes\n", editor.path().display()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let checked = match editor.check(after).await {
+        Ok(checked) => checked,
+        Err(EditError::Rejected {
+            path,
+            text,
+            problems,
+        }) => {
+            show_problems(&path, &text, &problems);
+            return Ok(ExitCode::from(1));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match how.review(editor, &before, &checked, names, false).await? {
+        Answer::Yes => save(editor, how, &before, checked, action).await,
+        _ => Ok(not_saved()),
+    }
+}
+
+/// The exit code of a change that is not to be.
+pub fn not_saved() -> ExitCode {
+    output::tell("nothing is changed\n");
+    ExitCode::from(1)
+}
+
+/// An editor of a document, for one command.
+pub fn editor(path: &Path) -> anyhow::Result<Editor> {
+    if path.extension().is_none_or(|extension| extension != "json") {
+        bail!(
+            "{}: only a rules document (.json) can be changed",
+            path.display()
+        );
+    }
+    Ok(Editor::new(policy::engine(policy::limits())?, path)?)
 }

@@ -5,8 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::review::{Save, difference};
-use super::{editor, save_text};
+use super::review::{Save, difference, editor, save_text};
 use crate::cli::output::{self, Format};
 use crate::cli::paint::printable;
 use crate::edit::Version;

@@ -1,0 +1,436 @@
+//! What other products export becomes rules that are never weaker, and a table of what differs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use portcullis_tests::daemon::run;
+use serde_json::{Value, json};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("imports")
+        .join(name)
+}
+
+fn import(source: &str, path: &Path, more: &[&str]) -> Output {
+    let path = path.to_string_lossy();
+    run(&[&["import", source, &path], more].concat(), b"")
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("UTF-8")
+}
+
+/// The rules and the rows, as JSON.
+fn told(source: &str, path: &Path, more: &[&str], code: i32) -> Value {
+    let output = import(source, path, &[&["--format", "json"], more].concat());
+    assert_eq!(output.status.code(), Some(code), "{}", errors(&output));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn connectors(told: &Value) -> Vec<Value> {
+    let list = told["rules"]["connectors"].as_array().expect("a list");
+    let mut list = list.clone();
+    for connector in &mut list {
+        connector
+            .as_object_mut()
+            .expect("an object")
+            .remove("comment");
+    }
+    list
+}
+
+/// The kinds of the differences of a record.
+fn kinds(told: &Value, there: &str) -> Vec<String> {
+    let rows = told["rows"].as_array().expect("rows");
+    let row = rows
+        .iter()
+        .find(|row| row["there"].as_str().expect("a text").contains(there));
+    let differences = row.expect("the record")["differences"]
+        .as_array()
+        .expect("a list");
+    differences
+        .iter()
+        .map(|it| it["kind"].as_str().expect("a kind").to_owned())
+        .collect()
+}
+
+/// The records of a tenant with a connector of each kind, and what they mean here.
+#[test]
+fn connectors_of_exchange_keep_their_meaning() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let rules = folder.path().join("rules.json");
+    let rules = rules.to_string_lossy();
+    let output = import("exchange", &fixture("exchange.json"), &["-o", &rules]);
+    assert_eq!(output.status.code(), Some(1), "{}", errors(&output));
+    let listed = String::from_utf8(run(&["list", &rules], b"").stdout).expect("UTF-8");
+    let listed: Vec<String> = listed
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    let expected = "Contoso Bank inbound enforce from *.contosobank.com → TLS
+Fabrikam inbound enforce from fabrikam.com → TLS, certificate *.fabrikam.com
+Adatum inbound enforce from adatum.com → source 203.0.113.0/25
+Lock-down inbound enforce from *, except from adatum.com, contoso.com, fabrikam.com, wingtip.com → TLS, source 198.51.100.0/24
+Servers inbound enforce from 192.0.2.0/24 → TLS
+Tailspin inbound enforce from tailspin.com → TLS
+Tailspin (by address) inbound audit from 192.0.2.200 → TLS
+Tailspin (certificate) inbound audit from tailspin.com → TLS, certificate mail.tailspin.com
+Own by SendGrid inbound enforce from contoso.com → TLS, certificate *.mailgun.org, *.smtp.sendgrid.net
+Wingtip by certificate inbound enforce from wingtip.com, except with certificate *.wingtip.com → TLS, source 203.0.113.200
+Old inbound disabled from old.example and to contoso.net → TLS
+Contoso Bank (outbound) outbound enforce to *.contosobank.com → TLS with a trusted certificate for *.contosobank.com, without MTA-STS, by MX
+To Fabrikam outbound enforce to fabrikam.com → TLS and DANE, by mx.fabrikam.com
+To on-premises outbound enforce to contoso.com, contoso.net → TLS with a trusted certificate for mail.contoso.com, by mail.contoso.com
+By rule outbound enforce to adatum.com → TLS with a trusted certificate, by MX
+Tried outbound disabled to northwind.com → TLS if offered, by MX";
+    assert_eq!(listed, expected.lines().collect::<Vec<_>>());
+    let told = told("exchange", &fixture("exchange.json"), &[], 1);
+    for (there, expected) in [
+        ("\"Contoso Bank\"", &[][..]),
+        ("\"Fabrikam\"", &["note"]),
+        ("\"Adatum\"", &["note"]),
+        ("\"Lock-down\"", &["differs"; 5]),
+        ("\"Servers\"", &[]),
+        ("\"Tailspin\"", &["uncertain"; 2]),
+        (
+            "\"Own by SendGrid\", \"Own by Mailgun\"",
+            &["note", "note", "differs"],
+        ),
+        (
+            "\"Wingtip by certificate\", \"Wingtip by address\"",
+            &["note", "differs"],
+        ),
+        ("\"Old\"", &["note"]),
+        ("\"Hybrid\"", &["not-imported"]),
+        ("outbound \"Contoso Bank\"", &["note"]),
+        ("\"By rule\"", &["note"]),
+        ("\"Tried\"", &["uncertain"]),
+    ] {
+        assert_eq!(kinds(&told, there), expected, "{there}");
+    }
+    // What is there is not replaced by something else without a word.
+    let again = import("exchange", &fixture("exchange.json"), &["-o", &rules]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(
+        errors(&again).contains("--accept-differences"),
+        "{}",
+        errors(&again)
+    );
+    let accepted = import(
+        "exchange",
+        &fixture("exchange.json"),
+        &["-o", &rules, "--accept-differences"],
+    );
+    assert_eq!(accepted.status.code(), Some(1));
+    // An export of a real tenant means the same.
+    let output = import("exchange", &fixture("one-partner.json"), &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+}
+
+#[test]
+fn every_form_of_an_export_is_read() {
+    let fabrikam = |require: Value| {
+        json!({"name": "Fabrikam", "direction": "inbound",
+            "from": {"sender-domains": ["fabrikam.com", "*.fabrikam.net"]}, "require": require})
+    };
+    let clixml = fixture("connectors.clixml");
+    let read = told("exchange", &clixml, &[], 0);
+    let mut first = fabrikam(json!({"tls": true, "certificate-names": ["*.fabrikam.com"]}));
+    first["name"] = json!("Fabrikam & Co");
+    let second = json!({"name": "To Fabrikam", "direction": "outbound", "to": {"recipient-domains": ["fabrikam.com"]},
+        "tls": {"level": "verify"}, "dane": "none"});
+    assert_eq!(connectors(&read), [first, second]);
+    let comment = read["rules"]["connectors"][0]["comment"]
+        .as_str()
+        .expect("a comment");
+    assert!(comment.starts_with("first\nsecond"), "{comment}");
+    // PowerShell 5.1 writes UTF-16.
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).expect("a file");
+        path
+    };
+    let text = fs::read_to_string(&clixml).expect("the fixture");
+    let wide: Vec<u8> = [0xfeff]
+        .into_iter()
+        .chain(text.encode_utf16())
+        .flat_map(u16::to_le_bytes)
+        .collect();
+    assert_eq!(told("exchange", &write("wide.xml", &wide), &[], 0), read);
+    let read = told("exchange", &fixture("connectors.ps1"), &[], 0);
+    let second = json!({"name": "To Fabrikam", "direction": "outbound", "to": {"recipient-domains": ["fabrikam.com"]},
+        "route": {"smart-hosts": ["mx.fabrikam.com"]}, "tls": {"level": "name", "names": ["*.fabrikam.com"]}});
+    let first = fabrikam(json!({"tls": true, "source-ips": ["198.51.100.7", "203.0.113.0/24"]}));
+    assert_eq!(connectors(&read), [first, second]);
+    // One record alone, and what PowerShell 5.1 puts around a list.
+    let one = json!({"Name": "x", "Enabled": true, "ConnectorType": "Partner", "SenderDomains": "smtp:x.test;1",
+        "RequireTls": true});
+    let wrapped = json!({"InboundConnector": {"value": [one], "Count": 1}});
+    for (name, value) in [("one.json", &one), ("wrapped.json", &wrapped)] {
+        let read = told(
+            "exchange",
+            &write(name, value.to_string().as_bytes()),
+            &[],
+            0,
+        );
+        assert_eq!(
+            connectors(&read)[0]["from"],
+            json!({"sender-domains": ["x.test"]})
+        );
+    }
+    // A table with lists that are whole is read, in either culture.
+    let table =
+        "Name;Enabled;ConnectorType;SenderDomains;RequireTls\nx;True;Partner;smtp:x.test;True\n";
+    let quoted = table
+        .replace(';', ",")
+        .replace("x.test,True", "x.test\",True")
+        .replace("smtp:", "\"smtp:");
+    let read = told("exchange", &write("table.csv", quoted.as_bytes()), &[], 0);
+    assert_eq!(connectors(&read)[0]["name"], "x");
+}
+
+/// What was lost on the way, damaged or made to harm is refused, in one line, and nothing is written.
+#[test]
+fn exports_that_cannot_be_read_are_told_of() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let rules = folder.path().join("rules.json");
+    let refused = |bytes: &[u8], expected: &str| {
+        let path = folder.path().join("\u{202e}export\u{1b}[31m");
+        fs::write(&path, bytes).expect("a file");
+        let output = import("exchange", &path, &["-o", &rules.to_string_lossy()]);
+        let said = errors(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(expected), "{expected}: {said}");
+        assert!(
+            !said.contains("panicked") && !said.contains(['\u{1b}', '\u{202e}']),
+            "{said}"
+        );
+        assert!(!rules.exists());
+    };
+    refused(b"", "the file is empty");
+    refused(b"hello", "this is no export of connectors");
+    refused(b"\xff", "neither UTF-8 nor UTF-16");
+    refused(b"[null]", "there is no connector in it");
+    refused(b"{\"InboundConnector\": [", "this is not JSON");
+    refused("[".repeat(100_000).as_bytes(), "this is not JSON");
+    refused(
+        b"Name      : x\nSenderDomains : {smtp:a.test;1, smtp:b.t...}\n",
+        "Get-InboundConnector",
+    );
+    refused(
+        b"#TYPE Selected\n\"Name\",\"SenderDomains\"\n\"x\",\"System.Collections.ArrayList\"\n",
+        "ConvertTo-Json",
+    );
+    refused(
+        b"\"Name\",\"SenderDomains\"\n\"x\",\"smtp:a.test;1 smtp:b.test;1\"\n",
+        "no list where one is wanted",
+    );
+    refused(
+        b"<!DOCTYPE x [<!ENTITY a \"aaaa\">]><Objs>&a;</Objs>",
+        "document type",
+    );
+    refused(
+        b"<Objs><S>&bomb;</S></Objs>",
+        "\"bomb\" is not one of XML's own",
+    );
+    refused("<Obj>".repeat(100_000).as_bytes(), "nested too deep");
+    refused(
+        b"<Objs><Obj><MS><S N=\"Name\">x</S>",
+        "it ends in the middle",
+    );
+    refused(
+        b"EXOInboundConnector x\n{\n Name = \"$($name)\"\n}",
+        "computed",
+    );
+    refused(
+        b"EXOInboundConnector x\n{\n SenderDomains = Get-It\n",
+        "does not end",
+    );
+    // What the file does not say for certain is not taken for granted.
+    for (fields, expected) in [
+        (json!({}), "Enabled"),
+        (
+            json!({"Enabled": true, "RestrictDomainsToCertificate": true}),
+            "there is no TlsSenderCertificateName",
+        ),
+        (
+            json!({"Enabled": true, "RestrictDomainsToIPAddresses": true}),
+            "there are no SenderIPAddresses",
+        ),
+        (
+            json!({"Enabled": true, "SenderIPAddresses": ["192.0.2.1-192.0.2.9"]}),
+            "no address and no range",
+        ),
+        (json!({"Enabled": "maybe"}), "neither true nor false"),
+        (
+            json!({"Enabled": true, "TrustedOrganizations": ["x"]}),
+            "TrustedOrganizations has no counterpart",
+        ),
+        (
+            json!({"Enabled": true, "ConnectorType": "Other"}),
+            "neither Partner nor OnPremises",
+        ),
+        (
+            json!({"Enabled": true, "SenderDomains": ["a.test", "b.te…"]}),
+            "was shortened",
+        ),
+    ] {
+        let mut record = json!({"Name": "x", "ConnectorType": "Partner", "SenderDomains": ["x.test"], "RequireTls": true});
+        for (name, value) in fields.as_object().expect("an object") {
+            record[name] = value.clone();
+        }
+        refused(record.to_string().as_bytes(), expected);
+    }
+}
+
+#[test]
+fn tables_of_postfix_keep_their_meaning() {
+    let path = fixture("tls_policy");
+    let told = told("postfix", &path, &[], 1);
+    let outbound = |name: &str, to: Value, more: Value| {
+        let mut connector = json!({"name": name, "direction": "outbound", "to": to});
+        for (field, value) in more.as_object().expect("an object") {
+            connector[field] = value.clone();
+        }
+        connector
+    };
+    let to = |domain: &str| json!({"recipient-domains": [domain]});
+    assert_eq!(
+        connectors(&told),
+        [
+            outbound(
+                "contosobank.com",
+                to("contosobank.com"),
+                json!({"tls": {"level": "name", "names": ["contosobank.com", "*.mx.contosobank.com"]}})
+            ),
+            outbound(
+                ".contosobank.com",
+                to("*.contosobank.com"),
+                json!({"tls": {"level": "encrypt"}})
+            ),
+            outbound(
+                ".below.example",
+                to("*.below.example"),
+                json!({"except": {"recipient-domains": ["below.example"]},
+                "tls": {"level": "encrypt", "min-version": "TLSv1.3"}})
+            ),
+            outbound("adatum.com", to("adatum.com"), json!({"dane": "mandatory"})),
+            outbound("fabrikam.com", to("fabrikam.com"), json!({})),
+            outbound("none.example", to("none.example"), json!({})),
+            outbound(
+                "pinned.example",
+                to("pinned.example"),
+                json!({"mode": "audit",
+                "tls": {"level": "encrypt", "certificate-fingerprints": ["ab".repeat(32)]}})
+            ),
+        ]
+    );
+    for (line, expected) in [
+        ("none.example", &["differs"][..]),
+        ("verify.example", &["not-imported"]),
+        ("weak.example", &["not-imported"]),
+        ("[mx.host.example]:587", &["not-imported"]),
+        ("excluded.example", &["not-imported"]),
+        ("pinned.example", &["uncertain"]),
+    ] {
+        assert_eq!(kinds(&told, line), expected, "{line}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |text: &str| {
+        let path = folder.path().join("clients");
+        fs::write(&path, text).expect("a file");
+        path
+    };
+    let path = write("192.0.2.0/24 OK\n2001:db8::/32 OK\n");
+    let output = import("postfix", &path, &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(errors(&output).contains("--from DOMAIN"));
+    let read = self::told("postfix", &path, &["--from", "bank.test"], 1);
+    assert_eq!(
+        connectors(&read)[0]["require"],
+        json!({"source-ips": ["192.0.2.0/24", "2001:db8::/32"]})
+    );
+    for text in [
+        "192.0.2.0/24 OK\n192.0.2.7 REJECT\n",
+        "if 192.0.2.0/24\n192.0.2.1 OK\nendif\n",
+    ] {
+        let output = import("postfix", &write(text), &["--from", "bank.test"]);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+    }
+    let digest = ["ab"; 32].join(":");
+    let read = self::told(
+        "postfix",
+        &write(&format!("{digest} OK\n")),
+        &["--from", "bank.test"],
+        1,
+    );
+    assert_eq!(
+        connectors(&read)[0]["require"],
+        json!({"certificate-fingerprints": ["ab".repeat(32)]})
+    );
+}
+
+/// A list that somebody else maintains is brought up to date, and what came and went is told.
+#[test]
+fn a_list_of_domains_is_kept_up_to_date() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let rules = folder.path().join("rules.json");
+    let list = folder.path().join("banks.csv");
+    let run_with = |text: &str| {
+        fs::write(&list, text).expect("a file");
+        let rules = rules.to_string_lossy();
+        let output = import(
+            "list",
+            &list,
+            &["--name", "Banks", "--level", "verify", "-o", &rules],
+        );
+        assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+        errors(&output)
+    };
+    let said = run_with("Bank;Domain\nA;a.test\nB;b.test\n");
+    assert!(
+        said.ends_with("Banks: 2 domains, 2 came, 0 went\n"),
+        "{said}"
+    );
+    let read = || -> Value {
+        serde_json::from_str(&fs::read_to_string(&rules).expect("rules")).expect("JSON")
+    };
+    assert_eq!(
+        read()["connectors"],
+        json!([{"name": "Banks", "comment": "the domains of banks.csv", "direction": "outbound",
+        "to": {"recipient-domains": ["a.test", "b.test"]}, "tls": {"level": "verify"}}])
+    );
+    let said = run_with("Bank;Domain\nA;a.test\nC;c.test\n");
+    assert_eq!(
+        said,
+        "came: c.test\nwent: b.test\nBanks: 2 domains, 1 came, 1 went\n"
+    );
+    assert_eq!(
+        read()["connectors"][0]["to"],
+        json!({"recipient-domains": ["a.test", "c.test"]})
+    );
+    let history = run(
+        &["history", &rules.to_string_lossy(), "--format", "json"],
+        b"",
+    );
+    let versions: Value = serde_json::from_slice(&history.stdout).expect("JSON");
+    assert_eq!(versions[1]["action"], "import the list \"Banks\"");
+    let damaged = folder.path().join("damaged.csv");
+    fs::write(&damaged, "a.test\nhello\n").expect("a file");
+    let before = read();
+    let output = import(
+        "list",
+        &damaged,
+        &["--name", "Banks", "-o", &rules.to_string_lossy()],
+    );
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        errors(&output).contains("damaged.csv: 2:1: \"hello\" is not a domain"),
+        "{}",
+        errors(&output)
+    );
+    assert_eq!(read(), before);
+}
