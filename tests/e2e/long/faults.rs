@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use portcullis_tests::daemon::run;
 use portcullis_tests::fan_out::{LATER, copies, lmtp, mailboxes_in, send_what_is_taken};
 use portcullis_tests::outbound::{SHORT_TIMEOUTS, Setting};
 use portcullis_tests::programs::assert_may_mount;
@@ -221,6 +222,34 @@ fn a_disk_that_fills_up_doubles_nothing() {
     }
     assert_eq!(left, [""; 0], "both were told");
     assert_eq!(to.map(|to| copies(&server, to)), [1, 1]);
+}
+
+/// A change of rules that cannot be kept is not made.
+#[test]
+fn a_full_disk_leaves_rules_as_they_were() {
+    let (folder, disk) = small_disk_at("rules", "1m");
+    let rules = folder.path().join("rules/rules.json");
+    let text = "{\n  \"connectors\": []\n}\n";
+    fs::write(&rules, text).expect("a file");
+    let add = || {
+        let rules = rules.to_string_lossy();
+        let connector = ["--name", "a", "--from", "a.test", "--tls", "--yes"];
+        run(&[&["add", &rules][..], &connector].concat(), b"")
+    };
+    disk.fill();
+    let output = add();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("No space left on device"), "{said}");
+    assert_eq!(fs::read_to_string(&rules).expect("the rules"), text);
+    disk.free();
+    disk.remount("ro");
+    let output = add();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Read-only file system"));
+    disk.remount("rw");
+    assert_eq!(add().status.code(), Some(0));
+    assert_ne!(fs::read_to_string(&rules).expect("the rules"), text);
 }
 
 /// Where nothing could be remembered, each recipient has a transaction of its own.
