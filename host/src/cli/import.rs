@@ -14,7 +14,7 @@ use super::output::{self, Format};
 use super::paint::{self, Painter, printable};
 use super::{policy, report};
 use crate::edit::replace::replace;
-use crate::edit::text;
+use crate::edit::{Editor, digest_of, text};
 use crate::import::{Import, Kind, Record, Row, exchange, list, postfix, read};
 
 /// Make rules of what another product exports
@@ -197,8 +197,7 @@ async fn finish(import: &Import, target: &Target) -> anyhow::Result<ExitCode> {
                 path.display()
             );
         }
-        replace(path, text.as_bytes())
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        write(path, &text, "import rules").await?;
     }
     match (target.format, &target.output) {
         (Format::Json, _) => told(&document, import)?,
@@ -206,7 +205,7 @@ async fn finish(import: &Import, target: &Target) -> anyhow::Result<ExitCode> {
         (Format::Text, Some(path)) => {
             output::tell(&format!(
                 "{}: {} connectors\n",
-                path.display(),
+                printable(&path.display().to_string()),
                 import.connectors.len()
             ));
         }
@@ -339,9 +338,15 @@ impl List {
             }
             Err(error) => return Err(error.into()),
         }
+        let action = format!("import the list {:?}", self.name);
         match &self.output {
             None => output::result(&text)?,
-            Some(path) => write_with_history(path, before, &text, &self.name).await?,
+            Some(path) if path.exists() => {
+                let editor = super::edit::editor(path)?;
+                let base = digest_of(before.as_bytes());
+                write_over(&editor, &base, &text, &action).await?;
+            }
+            Some(path) => write(path, &text, &action).await?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -356,21 +361,20 @@ fn domains_of(connector: &Map<String, Value>, (group, field): (&str, &str)) -> B
     texts.map(str::to_owned).collect()
 }
 
-/// A document that is there keeps its versions.
-async fn write_with_history(
-    path: &Path,
-    before: &str,
-    text: &str,
-    name: &str,
-) -> anyhow::Result<()> {
+/// Writes a document. One that is there keeps its versions.
+async fn write(path: &Path, text: &str, action: &str) -> anyhow::Result<()> {
     if !path.exists() {
         return replace(path, text.as_bytes())
             .with_context(|| format!("cannot write {}", path.display()));
     }
     let editor = super::edit::editor(path)?;
+    let before = editor.read()?;
+    write_over(&editor, &before.digest, text, action).await
+}
+
+async fn write_over(editor: &Editor, base: &str, text: &str, action: &str) -> anyhow::Result<()> {
     let checked = editor.check(text.into()).await?;
-    let base = crate::edit::digest_of(before.as_bytes());
-    let note = super::edit::note(format!("import the list {name:?}"));
-    editor.save(checked, &base, note).await?;
+    let note = super::edit::note(action.into());
+    editor.save(checked, base, note).await?;
     Ok(())
 }

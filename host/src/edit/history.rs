@@ -98,15 +98,18 @@ impl History {
     }
 
     fn create_folder(&self, file: &Path) -> io::Result<()> {
-        match fs::create_dir(&self.folder) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-            created => created?,
+        let is_new = match fs::create_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            created => created.map(|()| true)?,
+        };
+        let mode = self.mode | (self.mode & 0o444) >> 2 | 0o700;
+        // The file's mode may have changed since.
+        if is_new || fs::metadata(&self.folder)?.mode() & 0o777 != mode {
+            fs::set_permissions(&self.folder, Permissions::from_mode(mode))?;
         }
-        let search = (self.mode & 0o444) >> 2;
-        fs::set_permissions(
-            &self.folder,
-            Permissions::from_mode(self.mode | search | 0o700),
-        )?;
+        if !is_new {
+            return Ok(());
+        }
         let owner = fs::metadata(file)?;
         if fs::metadata(&self.folder)?.uid() != owner.uid() {
             chown(&self.folder, Some(owner.uid()), Some(owner.gid()))?;
@@ -151,9 +154,9 @@ impl History {
     /// # Errors
     /// If that cannot be written.
     pub fn add(&mut self, version: Version, content: &str) -> io::Result<()> {
-        let place = self.place(&version.digest);
-        if !place.exists() {
-            replace(&place, content.as_bytes())?;
+        // What is there may be damaged.
+        if self.content(&version).is_err() {
+            replace(&self.place(&version.digest), content.as_bytes())?;
         }
         let mut line = match self.is_whole {
             true => Vec::new(),

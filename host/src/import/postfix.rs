@@ -143,26 +143,26 @@ fn policy(line: &Line, keys: &BTreeSet<&str>, row: &mut Row) -> Result<Connector
             let digests = attributes.get("match").ok_or("fingerprint without match")?;
             let digests: Option<Vec<String>> = digests.iter().map(|text| digest(text)).collect();
             let digests = digests.ok_or("a fingerprint is no SHA-256, and another digest cannot be converted")?;
-            row.tell(Kind::Uncertain, "Postfix takes a certificate or a public key for a fingerprint; it is taken as both, in audit mode");
-            connector.insert("mode".into(), "audit".into());
+            row.tell(Kind::Differs, "Postfix takes a certificate's or a public key's fingerprint; it is taken as the certificate's: if it is the key's, use certificate-keys");
             tls.insert("certificate-fingerprints".into(), json!(digests));
         }
         other => return Err(format!("{other:?} is no level")),
     }
     for (attribute, values) in &attributes {
-        match (attribute.as_str(), values.first().map(String::as_str)) {
-            ("match", _) => {}
-            ("protocols", Some(">=tlsv1.2" | ">=tlsv1.1" | ">=tlsv1" | "!sslv2" | "!sslv3")) => {}
-            ("protocols", Some(">=tlsv1.3")) if !tls.is_empty() => {
-                drop(tls.insert("min-version".into(), "TLSv1.3".into()))
-            }
-            ("ciphers", Some("medium" | "export" | "low" | "null" | "high")) => {
-                row.tell(
-                    Kind::Note,
-                    "cipher suites are those of rustls, all of which are strong",
-                );
-            }
-            ("servername", _) => row.tell(Kind::Note, "the server's own name is sent (SNI)"),
+        match attribute.as_str() {
+            "match" => {}
+            "protocols" => match least_version(values) {
+                Some(None) => {}
+                Some(Some(version)) if !tls.is_empty() => {
+                    drop(tls.insert("min-version".into(), version.into()))
+                }
+                _ => return Err(format!("protocols={} has no counterpart", values.join(":"))),
+            },
+            "ciphers" => row.tell(
+                Kind::Note,
+                "cipher suites are those of rustls, all of which are strong",
+            ),
+            "servername" => row.tell(Kind::Note, "the server's own name is sent (SNI)"),
             _ => {
                 return Err(format!(
                     "{attribute}={} has no counterpart",
@@ -175,6 +175,20 @@ fn policy(line: &Line, keys: &BTreeSet<&str>, row: &mut Row) -> Result<Connector
         connector.insert("tls".into(), Value::Object(tls));
     }
     Ok(connector)
+}
+
+/// The least version that protocols leave; `Some(None)` if it is below what is ever used, `None` if they say more.
+fn least_version(protocols: &[String]) -> Option<Option<&'static str>> {
+    let mut least = None;
+    for protocol in protocols {
+        match protocol.as_str() {
+            ">=tlsv1" | ">=tlsv1.0" | ">=tlsv1.1" | ">=tlsv1.2" | "!sslv2" | "!sslv3"
+            | "!tlsv1" | "!tlsv1.0" | "!tlsv1.1" => {}
+            ">=tlsv1.3" | "!tlsv1.2" => least = Some("TLSv1.3"),
+            _ => return None,
+        }
+    }
+    Some(least)
 }
 
 fn attributes<'a>(
@@ -196,7 +210,10 @@ fn attributes<'a>(
                 .all(|octet| octet == b':' || octet.is_ascii_hexdigit());
         let values: Vec<String> = match is_digest {
             true => vec![value.to_lowercase()],
-            false => value.split([':', '|']).map(str::to_lowercase).collect(),
+            false => value
+                .split([':', '|', ','])
+                .map(str::to_lowercase)
+                .collect(),
         };
         attributes
             .entry(name.to_lowercase())

@@ -124,9 +124,63 @@ Tried outbound disabled to northwind.com → TLS if offered, by MX";
         &["-o", &rules, "--accept-differences"],
     );
     assert_eq!(accepted.status.code(), Some(1));
+    // What was there can come back.
+    fs::write(&*rules, "{\"connectors\": []}").expect("a file");
+    let accepted = import(
+        "exchange",
+        &fixture("exchange.json"),
+        &["-o", &rules, "--accept-differences"],
+    );
+    assert_eq!(accepted.status.code(), Some(1));
+    let history = run(&["history", &rules, "--format", "json"], b"");
+    let versions: Value = serde_json::from_slice(&history.stdout).expect("JSON");
+    let actions: Vec<&str> = versions
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|it| it["action"].as_str().expect("a text"))
+        .collect();
+    assert_eq!(actions.last(), Some(&"import rules"));
+    let back = run(
+        &["restore", &rules, &(actions.len() - 1).to_string(), "--yes"],
+        b"",
+    );
+    assert_eq!(back.status.code(), Some(0), "{}", errors(&back));
+    assert_eq!(
+        fs::read_to_string(&*rules).expect("rules"),
+        "{\"connectors\": []}"
+    );
     // An export of a real tenant means the same.
     let output = import("exchange", &fixture("one-partner.json"), &[]);
     assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+}
+
+/// Where two claim a domain, mail to it is protected as the stricter one says, and mail to the others as before.
+#[test]
+fn a_domain_that_two_connectors_claim_has_the_stricter_one() {
+    let outbound = |name: &str, domains: Value, level: &str| {
+        json!({"Name": name, "Enabled": true, "ConnectorType": "Partner", "RecipientDomains": domains,
+            "UseMXRecord": true, "TlsSettings": level, "SmtpDaneMode": "Opportunistic", "MtaStsMode": "Opportunistic"})
+    };
+    let export = json!([
+        outbound("weak", json!(["b.test", "c.test"]), "EncryptionOnly"),
+        outbound(
+            "strict",
+            json!(["a.test", "b.test"]),
+            "CertificateValidation"
+        ),
+        outbound("twin", json!(["a.test"]), "CertificateValidation"),
+    ]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("export.json");
+    fs::write(&path, export.to_string()).expect("a file");
+    let told = told("exchange", &path, &[], 1);
+    let to = |number: usize| connectors(&told)[number]["to"]["recipient-domains"].clone();
+    assert_eq!(
+        [to(0), to(1)],
+        [json!(["c.test"]), json!(["a.test", "b.test"])]
+    );
+    assert_eq!(connectors(&told)[2]["enabled"], false);
 }
 
 #[test]
@@ -323,8 +377,12 @@ fn tables_of_postfix_keep_their_meaning() {
             outbound(
                 "pinned.example",
                 to("pinned.example"),
-                json!({"mode": "audit",
-                "tls": {"level": "encrypt", "certificate-fingerprints": ["ab".repeat(32)]}})
+                json!({"tls": {"level": "encrypt", "certificate-fingerprints": ["ab".repeat(32)]}})
+            ),
+            outbound(
+                "new.example",
+                to("new.example"),
+                json!({"tls": {"level": "encrypt", "min-version": "TLSv1.3"}}),
             ),
         ]
     );
@@ -334,7 +392,8 @@ fn tables_of_postfix_keep_their_meaning() {
         ("weak.example", &["not-imported"]),
         ("[mx.host.example]:587", &["not-imported"]),
         ("excluded.example", &["not-imported"]),
-        ("pinned.example", &["uncertain"]),
+        ("pinned.example", &["differs"]),
+        ("old.example", &["not-imported"]),
     ] {
         assert_eq!(kinds(&told, line), expected, "{line}");
     }

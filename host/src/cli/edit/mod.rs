@@ -15,11 +15,11 @@ use serde_json::Value;
 
 use self::fields::{Connector, FIELDS, Given, options, quoted};
 use self::questions::{Wizard, ask_direction, direction_of};
-use self::review::{Answer, Save, not_saved, save, save_text, show_problems};
+use self::review::{Answer, Save, checked, not_saved, save, save_text};
 pub use self::review::{editor, note};
 pub use self::versions::{Diff, History, Restore};
 use super::output;
-use crate::edit::{Checked, Content, EditError, Editor, text};
+use crate::edit::{Checked, Content, Editor, text};
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Way {
@@ -59,10 +59,11 @@ impl Add {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let editor = editor(&self.rules)?;
-        let before = valid(&editor).await?;
-        let Some(before) = before else {
+        let before = editor.read()?;
+        // What is wrong already is mended first.
+        if checked(&editor, before.text.clone()).await?.is_none() {
             return Ok(ExitCode::from(1));
-        };
+        }
         let direction = match (self.direction, self.given.direction()?) {
             (Some(way), _) => way.into(),
             (None, Some(direction)) => direction,
@@ -210,21 +211,12 @@ impl Draft<'_> {
                 is_first = false;
             }
             let text = self.editor.change(self.text())?;
-            let checked = match self.editor.check(text).await {
-                Ok(checked) => checked,
-                Err(EditError::Rejected {
-                    path,
-                    text,
-                    problems,
-                }) => {
-                    show_problems(&path, &text, &problems);
-                    if asked.is_none() {
-                        return Ok(Err(ExitCode::from(1)));
-                    }
-                    asked = Some(Given::default());
-                    continue;
+            let Some(checked) = checked(self.editor, text).await? else {
+                if asked.is_none() {
+                    return Ok(Err(ExitCode::from(1)));
                 }
-                Err(error) => return Err(error.into()),
+                asked = Some(Given::default());
+                continue;
             };
             let names = [self.name().to_owned()];
             let answer = save
@@ -328,22 +320,5 @@ impl Remove {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         self.named.change("remove", text::remove).await
-    }
-}
-
-/// The document as it is, if the evaluator takes it: what is wrong already is mended first.
-async fn valid(editor: &Editor) -> anyhow::Result<Option<Content>> {
-    let content = editor.read()?;
-    match editor.check(content.text.clone()).await {
-        Ok(_) => Ok(Some(content)),
-        Err(EditError::Rejected {
-            path,
-            text,
-            problems,
-        }) => {
-            show_problems(&path, &text, &problems);
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
     }
 }

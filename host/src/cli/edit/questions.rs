@@ -1,7 +1,7 @@
 //! The wizard: plain lines, which work over a serial console and for screen readers. Each answer is checked by the
 //! evaluator before the next question.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead};
 
 use anyhow::{Context as _, bail};
 use portcullis::{Direction, Problem, Severity};
@@ -382,7 +382,6 @@ pub fn ask(question: &str, default: &str) -> anyhow::Result<String> {
         output::tell("\n");
         bail!("there is no answer, so nothing is changed; --yes asks nothing");
     }
-    let _ = io::stderr().flush();
     let answer = line.trim();
     Ok(match answer {
         "" => default.into(),

@@ -236,8 +236,26 @@ fn meaning(connector: &Connector) -> String {
     }
 }
 
-/// Shows what is wrong with a text that is not saved.
-pub fn show_problems(path: &Path, text: &str, problems: &[portcullis::Problem]) {
+/// A text that the evaluator takes; otherwise it is shown what is wrong with it.
+///
+/// # Errors
+/// If the evaluator does not answer.
+pub async fn checked(editor: &Editor, text: String) -> anyhow::Result<Option<Checked>> {
+    match editor.check(text).await {
+        Ok(checked) => Ok(Some(checked)),
+        Err(EditError::Rejected {
+            path,
+            text,
+            problems,
+        }) => {
+            show_problems(&path, &text, &problems);
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn show_problems(path: &Path, text: &str, problems: &[portcullis::Problem]) {
     let colour = paint::wanted(&std::io::stderr());
     output::tell(&report::problems(
         &path.display().to_string(),
@@ -284,7 +302,7 @@ pub async fn save(
         .await?;
     output::result(&format!(
         "{}: version {} is saved; a server that watches the file takes it now\n",
-        editor.path().display(),
+        printable(&editor.path().display().to_string()),
         saved.version
     ))?;
     Ok(ExitCode::SUCCESS)
@@ -300,20 +318,12 @@ pub async fn save_text(
     names: &[String],
 ) -> anyhow::Result<ExitCode> {
     if after == before.text {
-        output::tell(&format!("{}: nothing changes\n", editor.path().display()));
+        let path = printable(&editor.path().display().to_string());
+        output::tell(&format!("{path}: nothing changes\n"));
         return Ok(ExitCode::SUCCESS);
     }
-    let checked = match editor.check(after).await {
-        Ok(checked) => checked,
-        Err(EditError::Rejected {
-            path,
-            text,
-            problems,
-        }) => {
-            show_problems(&path, &text, &problems);
-            return Ok(ExitCode::from(1));
-        }
-        Err(error) => return Err(error.into()),
+    let Some(checked) = checked(editor, after).await? else {
+        return Ok(ExitCode::from(1));
     };
     match how.review(editor, &before, &checked, names, false).await? {
         Answer::Yes => save(editor, how, &before, checked, action).await,

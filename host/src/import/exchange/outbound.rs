@@ -19,8 +19,8 @@ struct Outbound {
     smart_hosts: Vec<String>,
     level: Level,
     names: Vec<String>,
-    dane: Option<&'static str>,
-    mta_sts: Option<&'static str>,
+    dane: Option<String>,
+    mta_sts: Option<String>,
     row: Row,
 }
 
@@ -157,36 +157,12 @@ fn outbound(record: &Record, name: &str, scope: &Scope, row: &mut Row) -> Result
         return Err("it does not say which TLS it asks for (TlsSettings)".into());
     }
     let names = names(record, level)?;
-    let dane = match record.text("SmtpDaneMode") {
-        Some("Opportunistic") => None,
-        Some("Mandatory") => Some("mandatory"),
-        Some("None") => Some("none"),
-        None => {
-            row.tell(Kind::Note, "SmtpDaneMode is not given: opportunistic");
-            None
-        }
-        Some(other) => {
-            return Err(format!(
-                "SmtpDaneMode is {other:?}, which is none of Opportunistic, Mandatory and None"
-            ));
-        }
-    };
-    if dane == Some("mandatory") && smart_hosts.iter().any(|host| host.starts_with('[')) {
+    let dane = published(record, "SmtpDaneMode", &["Mandatory", "None"], row)?;
+    if dane.as_deref() == Some("mandatory") && smart_hosts.iter().any(|host| host.starts_with('['))
+    {
         return Err("DANE is mandatory, and a smart host that is an address has no records".into());
     }
-    let mta_sts = match record.text("MtaStsMode") {
-        Some("Opportunistic") => None,
-        Some("None") => Some("none"),
-        None => {
-            row.tell(Kind::Note, "MtaStsMode is not given: opportunistic");
-            None
-        }
-        Some(other) => {
-            return Err(format!(
-                "MtaStsMode is {other:?}, which is neither Opportunistic nor None"
-            ));
-        }
-    };
+    let mta_sts = published(record, "MtaStsMode", &["None"], row)?;
     Ok(Outbound {
         name: name.into(),
         comment: origin(record),
@@ -199,6 +175,27 @@ fn outbound(record: &Record, name: &str, scope: &Scope, row: &mut Row) -> Result
         mta_sts,
         row: Row::new(String::new()),
     })
+}
+
+/// How what a partner publishes is used, if not opportunistically: in one of these words.
+fn published(
+    record: &Record,
+    field: &str,
+    words: &[&str],
+    row: &mut Row,
+) -> Result<Option<String>, String> {
+    match record.text(field) {
+        Some("Opportunistic") => Ok(None),
+        None => {
+            row.tell(Kind::Note, format!("{field} is not given: opportunistic"));
+            Ok(None)
+        }
+        Some(word) if words.contains(&word) => Ok(Some(word.to_lowercase())),
+        Some(other) => Err(format!(
+            "{field} is {other:?}, which is neither Opportunistic nor {}",
+            words.join(" nor ")
+        )),
+    }
 }
 
 /// A connector of Exchange Server.
@@ -409,9 +406,14 @@ fn smart_hosts(
     }
 }
 
-/// Where several claim a domain, which Exchange does not define, the strictest has it, and the others are disabled.
+/// Where several claim a domain, which Exchange does not define, the strictest has it, and the others have the rest.
 fn settle_claims(all: &mut [Outbound]) {
-    let strictness = |outbound: &Outbound| (outbound.level, outbound.dane == Some("mandatory"));
+    let strictness = |outbound: &Outbound| {
+        (
+            outbound.level,
+            outbound.dane.as_deref() == Some("mandatory"),
+        )
+    };
     let mut order: Vec<usize> = (0..all.len()).collect();
     // Of those that ask for the same, the first has it.
     order.sort_by_key(|number| all.get(*number).map(strictness).map(Reverse));
@@ -420,17 +422,26 @@ fn settle_claims(all: &mut [Outbound]) {
         let Some(own) = all.get_mut(number).filter(|own| own.is_enabled) else {
             continue;
         };
-        let owner = own.recipients.iter().find_map(|domain| owners.get(domain));
-        if let Some(owner) = owner {
-            own.is_enabled = false;
+        let (taken, left): (Vec<String>, Vec<String>) = own
+            .recipients
+            .iter()
+            .cloned()
+            .partition(|domain| owners.contains_key(domain));
+        for domain in &taken {
+            let owner = owners.get(domain).map_or("", String::as_str);
             own.row.tell(
-                Kind::Uncertain,
-                format!("{owner:?} claims a domain of it, and asks for as much or more: imported disabled"),
+                Kind::Differs,
+                format!("{domain} goes by {owner:?}, which asks for as much or more"),
             );
+        }
+        if left.is_empty() {
+            own.row
+                .tell(Kind::Uncertain, "no domain is left: imported disabled");
+            own.is_enabled = false;
             continue;
         }
-        let claimed = own.recipients.iter().cloned();
-        owners.extend(claimed.map(|domain| (domain, own.name.clone())));
+        owners.extend(left.iter().map(|domain| (domain.clone(), own.name.clone())));
+        own.recipients = left;
     }
 }
 
