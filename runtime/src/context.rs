@@ -181,6 +181,11 @@ impl Context {
         &self.lowered.rcpt_to
     }
 
+    /// The From header.
+    pub fn header(&self) -> HeaderFrom {
+        self.lowered.header_from.clone().into()
+    }
+
     /// Reads the JSON form (`docs/spec.md`, section 2).
     ///
     /// # Errors

@@ -15,11 +15,12 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::FutureExt;
+use portcullis_types::Sha256;
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore};
@@ -28,7 +29,7 @@ use self::cases::Cases;
 pub use self::cases::CasesError;
 pub use self::error::{Cause, PolicyError};
 use self::places::Places;
-pub use self::tenant::{Snapshot, Tenant, TenantSession, TenantSource};
+pub use self::tenant::{InForce, Snapshot, Tenant, TenantSession, TenantSource};
 use self::tenant::{Source, Versions};
 use self::turns::{Turn, Turns};
 use crate::engine::{Engine, QUICK};
@@ -163,6 +164,55 @@ impl Store {
     /// The tenants now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.current.load_full()
+    }
+
+    /// Whether a policy would be taken for a tenant if its file had this content: loaded, and by its cases. Nothing
+    /// changes.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub async fn try_policy(
+        &self,
+        tenant: &TenantSource,
+        content: Vec<u8>,
+    ) -> Result<(), PolicyError> {
+        let wrong = |cause| PolicyError {
+            tenant: tenant.name.clone(),
+            cause,
+        };
+        let most = self.engine.limits().policy_size;
+        if content.len() > most {
+            let reason = "it is larger than policies may be";
+            let path = tenant.policy.clone();
+            return Err(wrong(Cause::Kind { path, reason }));
+        }
+        let tests = match &tenant.tests {
+            Some(path) => {
+                let read = self.read(path, MAX_TESTS).await.map_err(wrong)?;
+                Some((path.as_path(), read))
+            }
+            None => None,
+        };
+        let turns = match is_component(&tenant.policy) {
+            true => &self.components,
+            false => &self.documents,
+        };
+        let turn = turns.of(&tenant.policy).await;
+        let loading = Box::pin(self.load_bytes(&tenant.policy, content, turn));
+        let policy = loading.await.map_err(wrong)?;
+        let tests = tests.as_ref().map(|(path, bytes)| (*path, &bytes[..]));
+        let tried = self.try_out(&policy, true, tests).await;
+        tried.map(|_| ()).map_err(|source| {
+            wrong(Cause::Fails {
+                path: tenant.policy.clone(),
+                source,
+            })
+        })
+    }
+
+    /// What policies run on.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// A session, whose transactions ask the policies of any tenants.
@@ -607,6 +657,8 @@ impl Swap {
     ) -> Tenant {
         let mut tenant = Tenant {
             name: configured.name.as_str().into(),
+            in_force: old.and_then(|old| old.in_force),
+            rejected: None,
             policy: old.and_then(|old| old.policy.clone()),
             source: None,
             order: old.map_or(0, |old| old.order),
@@ -614,6 +666,7 @@ impl Swap {
         let newer = |outcome: &LoadResult| old.is_none_or(|old| outcome.order >= old.order);
         let Some(outcome) = outcome.filter(newer) else {
             tenant.source = old.and_then(|old| old.source.clone());
+            tenant.rejected = old.and_then(|old| old.rejected.clone());
             return tenant;
         };
         tenant.order = outcome.order;
@@ -625,13 +678,20 @@ impl Swap {
                 if !in_force.is_some_and(|known| Arc::ptr_eq(known, &policy)) {
                     self.replaced.extend(tenant.policy.replace(policy));
                     self.update.changed.push(tenant.name.clone());
+                    tenant.in_force = Some(InForce {
+                        digest: Sha256::from_octets(&source.digest),
+                        since: SystemTime::now(),
+                    });
                 }
                 tenant.source = Some(source);
             }
-            Err(cause) => self.update.errors.push(PolicyError {
-                tenant: configured.name.clone(),
-                cause,
-            }),
+            Err(cause) => {
+                tenant.rejected = Some(cause.to_string().into());
+                self.update.errors.push(PolicyError {
+                    tenant: configured.name.clone(),
+                    cause,
+                });
+            }
         }
         tenant
     }

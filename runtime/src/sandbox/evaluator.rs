@@ -15,6 +15,19 @@ pub const DOCUMENTS: &[u8] = include_bytes!(env!("PORTCULLIS_EVALUATOR"));
 /// The evaluator that decides. It takes packed rules, and with rules inside it is a finished policy.
 pub const PACKED_POLICY: &[u8] = include_bytes!(env!("PORTCULLIS_PACKED_POLICY"));
 
+/// The core module of the evaluator that reads documents. It imports nothing, so a browser can run it by itself; its
+/// exports are those of the component, by the names of the canonical ABI.
+pub fn core_module() -> Option<&'static [u8]> {
+    let payloads = wasmparser::Parser::new(0).parse_all(DOCUMENTS);
+    let modules = payloads.filter_map(|payload| match payload {
+        Ok(wasmparser::Payload::ModuleSection {
+            unchecked_range, ..
+        }) => DOCUMENTS.get(unchecked_range),
+        _ => None,
+    });
+    modules.max_by_key(|module| module.len())
+}
+
 /// The code of both, compiled at build time for any processor of the target's kind; empty if that could not be done.
 const CODE: [(&[u8], &[u8]); 2] = [
     (DOCUMENTS, include_bytes!(env!("PORTCULLIS_EVALUATOR_CODE"))),

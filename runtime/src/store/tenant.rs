@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use portcullis_types::{Description, Fact};
+use portcullis_types::{Description, Fact, Sha256};
 
 use super::error::{Cause, PolicyError};
 use crate::context::Context;
@@ -28,11 +29,25 @@ pub struct TenantSource {
     pub tests: Option<PathBuf>,
 }
 
+/// Which policy is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InForce {
+    /// The digest of its file.
+    pub digest: Sha256,
+    /// Since when.
+    pub since: SystemTime,
+}
+
 /// An organization and its policy.
 #[derive(Clone)]
 pub struct Tenant {
     /// The name, for logs and metrics.
     pub name: Arc<str>,
+    /// Which policy is in force; `None` if none is.
+    pub in_force: Option<InForce>,
+    /// Why the file as it is now was not taken.
+    pub rejected: Option<Arc<str>>,
     /// The policy loaded; `None` if it has not loaded yet, which defers the tenant's mail.
     pub(crate) policy: Option<Arc<LoadedPolicy>>,
     /// Where it was taken from; `None` if the file as it is now was not taken.
@@ -199,6 +214,11 @@ impl Snapshot {
         self.by_name.values().all(|tenant| tenant.source.is_some())
     }
 
+    /// All tenants, in no particular order.
+    pub fn tenants(&self) -> impl Iterator<Item = &Arc<Tenant>> {
+        self.by_name.values()
+    }
+
     /// The tenant of that name.
     pub fn named(&self, name: &str) -> Option<&Arc<Tenant>> {
         self.by_name.get(name)
@@ -220,6 +240,8 @@ mod tests {
         let tenant = |name: &str| {
             Arc::new(Tenant {
                 name: name.into(),
+                in_force: None,
+                rejected: None,
                 policy: None,
                 source: None,
                 order: 0,
