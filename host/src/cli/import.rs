@@ -6,14 +6,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use portcullis::DocumentError;
+use portcullis::{Context, Dane, Delivery, DocumentError, Engine, Route, TlsLevel, Verdict};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::output::{self, Format};
 use super::paint::{self, Painter, printable};
 use super::{policy, report};
-use crate::edit::replace::replace;
+use crate::edit::replace::create;
 use crate::edit::{Editor, digest_of, text};
 use crate::import::{Import, Kind, Record, Row, exchange, list, postfix, read};
 
@@ -42,7 +42,7 @@ struct Target {
     /// The rules document to write; standard output if left out
     #[arg(short, long, value_name = "RULES.json")]
     output: Option<PathBuf>,
-    /// Replace a document that is there, though something differs
+    /// Replace a document that is there, with all that is in it
     #[arg(long)]
     accept_differences: bool,
     /// How to write the table: as text on standard error, or with the rules as JSON on standard output
@@ -105,9 +105,9 @@ struct List {
     /// The connector's name
     #[arg(long)]
     name: String,
-    /// What is asked of the domains
-    #[arg(long, value_enum, default_value = "encrypt")]
-    level: Asked,
+    /// What is asked of the domains of a new connector [default: encrypt]
+    #[arg(long, value_enum)]
+    level: Option<Asked>,
     /// The rules document: the connector in it is brought up to date, or added
     #[arg(short, long, value_name = "RULES.json")]
     output: Option<PathBuf>,
@@ -176,6 +176,11 @@ async fn finish(import: &Import, target: &Target) -> anyhow::Result<ExitCode> {
         output::tell("nothing is imported\n");
         return Ok(ExitCode::from(2));
     }
+    // What is there is what is replaced, whatever is written meanwhile.
+    let before = match &target.output {
+        Some(path) if path.exists() => Some(super::edit::editor(path)?.read()?),
+        _ => None,
+    };
     let engine = policy::engine(policy::limits())?;
     let name = match &target.output {
         Some(path) => path.display().to_string(),
@@ -191,13 +196,18 @@ async fn finish(import: &Import, target: &Target) -> anyhow::Result<ExitCode> {
         Err(error) => return Err(error.into()),
     }
     if let Some(path) = &target.output {
-        if path.exists() && !import.is_same() && !target.accept_differences {
-            bail!(
-                "{} is there, and what is imported differs: name another file, or --accept-differences",
+        match &before {
+            Some(before) if before.text == text => {}
+            Some(_) if !target.accept_differences => bail!(
+                "{} is there, and would be replaced with all that is in it: name another file, or --accept-differences",
                 path.display()
-            );
+            ),
+            Some(before) => {
+                let editor = super::edit::editor(path)?;
+                write_over(&editor, &before.digest, &text, "import rules").await?;
+            }
+            None => create_new(path, &text)?,
         }
-        write(path, &text, "import rules").await?;
     }
     match (target.format, &target.output) {
         (Format::Json, _) => told(&document, import)?,
@@ -276,6 +286,14 @@ impl List {
             true => text::connector(&there, &self.name)?,
             false => self.new_connector(),
         };
+        let asked = self.new_connector();
+        let is_asked = |field: &str| connector.get(field) == asked.get(field);
+        if self.level.is_some() && !["direction", "tls", "require"].into_iter().all(is_asked) {
+            bail!(
+                "{:?} is there, and asks for something else than --level does: portcullis edit changes that",
+                self.name
+            );
+        }
         let selectors = match connector.get("direction").and_then(Value::as_str) {
             Some("inbound") => ("from", "sender-domains"),
             _ => ("to", "recipient-domains"),
@@ -306,7 +324,8 @@ impl List {
             true => text::update(&there, &self.name, &connector)?,
             false => text::add(&there, &connector)?,
         };
-        self.write(&there, changed).await
+        let came: Vec<String> = came.into_iter().cloned().collect();
+        self.write(&there, changed, &came).await
     }
 
     fn new_connector(&self) -> Map<String, Value> {
@@ -314,7 +333,7 @@ impl List {
         connector.insert("name".into(), self.name.as_str().into());
         let file = self.file.file_name().unwrap_or_default().to_string_lossy();
         connector.insert("comment".into(), format!("the domains of {file}").into());
-        let (direction, field, asked) = match self.level {
+        let (direction, field, asked) = match self.level.unwrap_or(Asked::Encrypt) {
             Asked::Inbound => ("inbound", "require", json!({"tls": true})),
             Asked::Encrypt => ("outbound", "tls", json!({"level": "encrypt"})),
             Asked::Verify => ("outbound", "tls", json!({"level": "verify"})),
@@ -324,7 +343,7 @@ impl List {
         connector
     }
 
-    async fn write(&self, before: &str, text: String) -> anyhow::Result<ExitCode> {
+    async fn write(&self, before: &str, text: String, came: &[String]) -> anyhow::Result<ExitCode> {
         let engine = policy::engine(policy::limits())?;
         let name = self.output.as_ref().map_or_else(
             || "the imported rules".into(),
@@ -338,6 +357,15 @@ impl List {
             }
             Err(error) => return Err(error.into()),
         }
+        let weakened = weakened(&engine, before, &text, came).await?;
+        if !weakened.is_empty() {
+            for text in &weakened {
+                output::tell(&format!("{}\n", printable(text)));
+            }
+            bail!(
+                "mail to these domains would be protected less, so nothing is changed: except them from the list's connector, or ask the same of all"
+            );
+        }
         let action = format!("import the list {:?}", self.name);
         match &self.output {
             None => output::result(&text)?,
@@ -346,7 +374,7 @@ impl List {
                 let base = digest_of(before.as_bytes());
                 write_over(&editor, &base, &text, &action).await?;
             }
-            Some(path) => write(path, &text, &action).await?,
+            Some(path) => create_new(path, &text)?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -361,15 +389,72 @@ fn domains_of(connector: &Map<String, Value>, (group, field): (&str, &str)) -> B
     texts.map(str::to_owned).collect()
 }
 
-/// Writes a document. One that is there keeps its versions.
-async fn write(path: &Path, text: &str, action: &str) -> anyhow::Result<()> {
-    if !path.exists() {
-        return replace(path, text.as_bytes())
-            .with_context(|| format!("cannot write {}", path.display()));
+/// The domains of which rules ask less than before, and what.
+async fn weakened(
+    engine: &Engine,
+    before: &str,
+    after: &str,
+    domains: &[String],
+) -> anyhow::Result<Vec<String>> {
+    let Ok(before) = engine.read(before.to_owned()).await else {
+        return Ok(Vec::new());
+    };
+    let after = engine.read(after.to_owned()).await?;
+    let mut before = engine.load_rules("before", &before).await?.session();
+    let mut after = engine.load_rules("after", &after).await?.session();
+    let mut found = Vec::new();
+    for domain in domains {
+        let bare = domain.strip_prefix("*.").unwrap_or(domain);
+        let context = Context::outbound("", format!("postmaster@{bare}"));
+        let was = before.try_decide(&context).await?.into_verdict();
+        let is = after.try_decide(&context).await?.into_verdict();
+        if let (Verdict::Deliver(was), Verdict::Deliver(is)) = (was, is)
+            && let Some(less) = asks_less(&was, &is)
+        {
+            let connector = was.connector.unwrap_or_default();
+            found.push(format!("{domain}: {connector:?} asks for {less}"));
+        }
     }
-    let editor = super::edit::editor(path)?;
-    let before = editor.read()?;
-    write_over(&editor, &before.digest, text, action).await
+    Ok(found)
+}
+
+/// What a delivery no longer asks for.
+fn asks_less(was: &Delivery, is: &Delivery) -> Option<&'static str> {
+    let rank = |level: &TlsLevel| match level {
+        TlsLevel::Opportunistic => 0,
+        TlsLevel::Encrypt => 1,
+        TlsLevel::Verify => 2,
+        TlsLevel::Name(_) => 3,
+    };
+    let (old, new) = (&was.tls, &is.tls);
+    let lost = |old: usize, new: usize| old > 0 && new == 0;
+    if rank(&old.level) > rank(&new.level) {
+        return Some("a higher level of TLS");
+    }
+    if lost(
+        old.fingerprints.len() + old.keys.len(),
+        new.fingerprints.len() + new.keys.len(),
+    ) {
+        return Some("a certificate that is pinned");
+    }
+    if lost(old.authorities.len(), new.authorities.len()) {
+        return Some("an authority");
+    }
+    if old.min_version > new.min_version {
+        return Some("a higher TLS version");
+    }
+    if old.dane == Dane::Mandatory && new.dane != Dane::Mandatory {
+        return Some("DANE");
+    }
+    if matches!(was.route, Route::SmartHosts(_)) && was.route != is.route {
+        return Some("a smart host");
+    }
+    None
+}
+
+/// Writes a document that is not there yet, and takes the place of none that comes meanwhile.
+fn create_new(path: &Path, text: &str) -> anyhow::Result<()> {
+    create(path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
 }
 
 async fn write_over(editor: &Editor, base: &str, text: &str, action: &str) -> anyhow::Result<()> {

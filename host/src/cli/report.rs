@@ -20,7 +20,13 @@ pub fn problems(path: &str, document: &str, problems: &[Problem], colour: bool) 
             .get(problem.line.saturating_sub(1) as usize)
             .copied()
             .unwrap_or_default();
-        text.push_str(&rendered(path, line, problem, colour));
+        // One character stands for another, so places stay.
+        text.push_str(&rendered(
+            &printable(path),
+            &printable(line),
+            problem,
+            colour,
+        ));
         text.push_str("\n\n");
     }
     text.push_str(&summary(path, problems));

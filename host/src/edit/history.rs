@@ -3,10 +3,10 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
 use super::digest::digest_of;
@@ -20,6 +20,9 @@ const LEAST_VERSIONS: usize = 10;
 
 /// The mode of a file that its owner alone may use.
 const PRIVATE: u32 = 0o600;
+
+/// Links are not followed.
+const NO_LINK: i32 = OFlags::NOFOLLOW.bits() as i32;
 
 const LOG: &str = "log.jsonl";
 const LOCK: &str = "lock";
@@ -53,6 +56,8 @@ pub struct History {
     is_whole: bool,
     /// Who may read the file may read its versions too, and nobody else.
     mode: u32,
+    /// Whose it is: its versions are the same user's, whoever makes them.
+    owner: Option<(u32, u32)>,
     _lock: Option<File>,
 }
 
@@ -63,10 +68,12 @@ impl History {
     /// If they cannot be read.
     pub fn read(file: &Path) -> io::Result<Self> {
         let folder = folder_of(file);
-        let text = match fs::read_to_string(folder.join(LOG)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        let text = match fs::read(folder.join(LOG)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             text => text?,
         };
+        // It may be cut off within a character.
+        let text = String::from_utf8_lossy(&text);
         // A line that was cut off by a power failure belongs to a version that was never in force.
         let versions = text
             .lines()
@@ -76,6 +83,7 @@ impl History {
             is_whole: text.is_empty() || text.ends_with('\n'),
             folder,
             mode: fs::metadata(file).map_or(PRIVATE, |file| file.mode()) & 0o666,
+            owner: fs::metadata(file).ok().map(|file| (file.uid(), file.gid())),
             _lock: None,
         })
     }
@@ -86,7 +94,7 @@ impl History {
     /// If it cannot be locked or read.
     pub fn lock(file: &Path) -> io::Result<Self> {
         let history = History::read(file)?;
-        history.create_folder(file)?;
+        history.create_folder()?;
         let lock = history.open(LOCK)?;
         flock(&lock, FlockOperation::LockExclusive)?;
         // Others may have written before it was locked.
@@ -97,24 +105,37 @@ impl History {
         })
     }
 
-    fn create_folder(&self, file: &Path) -> io::Result<()> {
+    fn create_folder(&self) -> io::Result<()> {
         let is_new = match fs::create_dir(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
             created => created.map(|()| true)?,
         };
         let mode = self.mode | (self.mode & 0o444) >> 2 | 0o700;
+        // Where others may write, a link may stand in its place.
+        let folder = OpenOptions::new()
+            .read(true)
+            .custom_flags(NO_LINK | OFlags::DIRECTORY.bits() as i32)
+            .open(&self.folder)?;
         // The file's mode may have changed since.
-        if is_new || fs::metadata(&self.folder)?.mode() & 0o777 != mode {
-            fs::set_permissions(&self.folder, Permissions::from_mode(mode))?;
+        if is_new || folder.metadata()?.mode() & 0o777 != mode {
+            folder.set_permissions(Permissions::from_mode(mode))?;
         }
-        if !is_new {
-            return Ok(());
+        self.give(&folder)?;
+        match is_new {
+            true => sync_folder(replace::folder_of(&self.folder)),
+            false => Ok(()),
         }
-        let owner = fs::metadata(file)?;
-        if fs::metadata(&self.folder)?.uid() != owner.uid() {
-            chown(&self.folder, Some(owner.uid()), Some(owner.gid()))?;
+    }
+
+    /// Makes a file that is new belong to whom the versions belong.
+    fn give(&self, file: &File) -> io::Result<()> {
+        let own = file.metadata()?;
+        match self.owner {
+            Some((uid, gid)) if (own.uid(), own.gid()) != (uid, gid) => {
+                fchown(file, Some(uid), Some(gid))
+            }
+            _ => Ok(()),
         }
-        sync_folder(replace::folder_of(&self.folder))
     }
 
     /// A file in the folder that is appended to.
@@ -125,9 +146,11 @@ impl History {
             .create(true)
             .append(true)
             .mode(PRIVATE)
+            .custom_flags(NO_LINK)
             .open(path)?;
         if new {
             file.set_permissions(Permissions::from_mode(self.mode | PRIVATE))?;
+            self.give(&file)?;
         }
         Ok(file)
     }
@@ -156,7 +179,9 @@ impl History {
     pub fn add(&mut self, version: Version, content: &str) -> io::Result<()> {
         // What is there may be damaged.
         if self.content(&version).is_err() {
-            replace(&self.place(&version.digest), content.as_bytes())?;
+            let place = self.place(&version.digest);
+            replace(&place, content.as_bytes())?;
+            self.give(&File::open(&place)?)?;
         }
         let mut line = match self.is_whole {
             true => Vec::new(),

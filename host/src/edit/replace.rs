@@ -35,13 +35,33 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
             fchown(file.as_file(), Some(there.uid()), Some(there.gid())).map_err(|error| {
                 io::Error::new(error.kind(), format!("its owner cannot be kept: {error}"))
             })?;
-            // A change of the owner takes set-id bits away, and some of the mode with them.
-            file.as_file().set_permissions(there.permissions())?;
         }
+        // The process's umask, and a change of the owner, take some of the mode away.
+        file.as_file().set_permissions(there.permissions())?;
     }
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
+    if let Err(error) = sync_folder(folder) {
+        // It is in force; only a power failure could bring the old one back.
+        tracing::warn!(file = %path.display(), %error, "the folder cannot be synced");
+    }
+    Ok(())
+}
+
+/// Creates a file as a whole: it is on the disk when this ends.
+///
+/// # Errors
+/// If there is one already, or it cannot be written.
+pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = folder_of(path);
+    folder.metadata()?;
+    let mut file = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(NEW))
+        .tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path)?;
     sync_folder(folder)
 }
 

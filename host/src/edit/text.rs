@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use portcullis::is_control_or_bidi;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -401,6 +402,24 @@ pub fn written_document(document: &Value) -> String {
         .collect();
     text.push_str(&fields.join(",\n"));
     text.push_str("\n}\n");
+    escaped(&text)
+}
+
+/// JSON without characters that steer a terminal; they can stand in its texts only.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character {
+            '\n' => text.push('\n'),
+            steers if is_control_or_bidi(steers) => {
+                let mut units = [0; 2];
+                for unit in steers.encode_utf16(&mut units) {
+                    text.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+            other => text.push(other),
+        }
+    }
     text
 }
 

@@ -3,7 +3,7 @@
 //! In Exchange, several connectors for the same mail are alternatives: one that fits is enough. Here, all of them must
 //! be satisfied. So those for the same mail are made one, and a wider one excepts what a narrower one restricts.
 
-use super::record::Record;
+use super::record::{KINDS, Record};
 use super::{Import, Kind, Row};
 
 mod fields;
@@ -27,10 +27,12 @@ pub fn import(records: &[Record]) -> Import {
     inbound::import(&of("InboundConnector"), &mut import);
     let outbound = [of("OutboundConnector"), of("SendConnector")].concat();
     outbound::import(&outbound, &of("TransportRule"), &mut import);
-    let unknown = records.iter().filter(|record| record.kind().is_none());
+    let is_unknown = |record: &&Record| record.kind().is_none_or(|it| !KINDS.contains(&it));
+    let unknown = records.iter().filter(is_unknown);
     for record in unknown {
         let mut row = Row::new(format!(
-            "a record {:?}",
+            "{} {:?}",
+            record.kind().unwrap_or("a record"),
             record.text("Name").unwrap_or_default()
         ));
         row.tell(

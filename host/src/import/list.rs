@@ -41,7 +41,7 @@ pub fn domains(bytes: &[u8]) -> Result<BTreeSet<String>, ReadError> {
         match normal_domain(cell).filter(|_| is_domain(cell)) {
             Some(domain) => drop(domains.insert(domain)),
             // The names of the columns.
-            None if index == 0 => {}
+            None if index == 0 && !cells.iter().any(|cell| cell.contains(['.', '/', ':'])) => {}
             None => {
                 return Err(ReadError::Damaged {
                     line: *line,

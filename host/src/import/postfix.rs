@@ -19,7 +19,8 @@ struct Line {
 /// Makes rules of a table. `from` are the senders' domains that a table of clients is for.
 pub fn import(name: &str, text: &str, from: &[String]) -> Import {
     let lines = lines(text);
-    let is_range = |line: &Line| range(&line.key).is_some();
+    // A key in brackets is a next hop of a TLS policy.
+    let is_range = |line: &Line| !line.key.starts_with('[') && range(&line.key).is_some();
     let is_digest = |line: &Line| {
         line.key.contains(':')
             && line
@@ -131,6 +132,13 @@ fn policy(line: &Line, keys: &BTreeSet<&str>, row: &mut Row) -> Result<Connector
         "dane-only" => drop(connector.insert("dane".into(), "mandatory".into())),
         "secure" => {
             ask("name");
+            // Of all domains below one, each is its own next hop.
+            let by_next_hop = attributes.get("match").is_none_or(|names| {
+                names.iter().any(|name| matches!(name.as_str(), "nexthop" | "dot-nexthop"))
+            });
+            if is_below && by_next_hop {
+                return Err("the certificate is to be of the very domain below, which no pattern says: name the domains, or match=NAME".into());
+            }
             let names = match attributes.get("match") {
                 Some(names) => names.iter().map(|name| matched(name, &domain, row)).collect::<Result<Vec<_>, _>>()?.concat(),
                 None => vec![domain.clone(), format!("*.{domain}")],
@@ -207,9 +215,9 @@ fn attributes<'a>(
         let is_digest = value.len() > 40
             && value
                 .bytes()
-                .all(|octet| octet == b':' || octet.is_ascii_hexdigit());
+                .all(|octet| matches!(octet, b':' | b'|') || octet.is_ascii_hexdigit());
         let values: Vec<String> = match is_digest {
-            true => vec![value.to_lowercase()],
+            true => value.split('|').map(str::to_lowercase).collect(),
             false => value
                 .split([':', '|', ','])
                 .map(str::to_lowercase)
@@ -228,7 +236,10 @@ fn matched(pattern: &str, domain: &str, row: &mut Row) -> Result<Vec<String>, St
     Ok(match pattern {
         "nexthop" => vec![domain.into()],
         "dot-nexthop" => {
-            row.tell(Kind::Note, format!("*.{domain} includes {domain} itself"));
+            row.tell(
+                Kind::Differs,
+                format!("*.{domain} includes {domain} itself"),
+            );
             vec![format!("*.{domain}")]
         }
         "hostname" => {
@@ -239,7 +250,7 @@ fn matched(pattern: &str, domain: &str, row: &mut Row) -> Result<Vec<String>, St
         }
         name => match name.strip_prefix('.') {
             Some(bare) => {
-                row.tell(Kind::Note, format!("*.{bare} includes {bare} itself"));
+                row.tell(Kind::Differs, format!("*.{bare} includes {bare} itself"));
                 vec![format!("*.{bare}")]
             }
             None => vec![name.into()],
@@ -298,6 +309,10 @@ fn ranges(name: &str, lines: &[Line], from: &[String], import: &mut Import) {
         (None, _) => row.tell(
             Kind::NotImported,
             "it has lines whose order counts (if, !, endif)",
+        ),
+        (Some(ranges), _) if ranges.iter().any(|range| range.trunc() != *range) => row.tell(
+            Kind::NotImported,
+            "a range has bits behind its prefix; Postfix skips such a line",
         ),
         _ if results.len() > 1 || !is_ok => row.tell(
             Kind::NotImported,

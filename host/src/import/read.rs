@@ -5,7 +5,7 @@ mod clixml;
 mod csv;
 mod dsc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::record::{DEEPEST, KINDS, ReadError, Record};
 
@@ -109,6 +109,11 @@ fn collect(value: Value, kind: Option<&str>, records: &mut Vec<Record>, depth: u
                     None if is_wrapped && name == "value" => {
                         collect(value, kind, records, depth + 1)
                     }
+                    // A list of something else is told of: it may be a name that was mistyped.
+                    None if value.is_array() || value.is_object() => records.push(Record {
+                        kind: Some(name),
+                        fields: Map::new(),
+                    }),
                     None => {}
                 }
             }

@@ -59,7 +59,7 @@ pub const KINDS: [&str; 5] = [
 impl Record {
     /// What it is a record of: what the file says, else what its fields tell.
     pub fn kind(&self) -> Option<&str> {
-        let has = |name: &str| self.fields.contains_key(name);
+        let has = |name: &str| self.field(name).is_some();
         match &self.kind {
             Some(kind) => Some(kind),
             None if has("AddressSpaces") => Some("SendConnector"),
@@ -71,10 +71,30 @@ impl Record {
         }
     }
 
-    /// A text; `None` if it is absent, null or empty.
+    /// A field, whose name PowerShell writes in any case.
+    pub fn field(&self, name: &str) -> Option<&Value> {
+        self.fields.get(name).or_else(|| {
+            let mut fields = self.fields.iter();
+            let (_, value) = fields.find(|(own, _)| own.eq_ignore_ascii_case(name))?;
+            Some(value)
+        })
+    }
+
+    /// A text that is for people; `None` if it is absent, null or empty.
     pub fn text(&self, name: &str) -> Option<&str> {
-        let text = self.fields.get(name)?.as_str()?.trim();
+        let text = self.field(name)?.as_str()?.trim();
         (!text.is_empty() && text != "$null").then_some(text)
+    }
+
+    /// A text that counts; `None` if it is absent, null or empty.
+    ///
+    /// # Errors
+    /// If it is something else: a number that stands for a word, for example.
+    pub fn word(&self, name: &str) -> Result<Option<&str>, String> {
+        match self.field(name) {
+            None | Some(Value::Null | Value::String(_)) => Ok(self.text(name)),
+            Some(other) => Err(format!("{name} is no text: {other}")),
+        }
     }
 
     /// A flag; `None` if it is absent or null.
@@ -82,7 +102,7 @@ impl Record {
     /// # Errors
     /// If it is something else.
     pub fn flag(&self, name: &str) -> Result<Option<bool>, String> {
-        match self.fields.get(name) {
+        match self.field(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(*flag)),
             Some(Value::String(text)) => match text
@@ -105,7 +125,7 @@ impl Record {
     /// # Errors
     /// If there is something else in it.
     pub fn list(&self, name: &str) -> Result<Vec<String>, String> {
-        let entries = match self.fields.get(name) {
+        let entries = match self.field(name) {
             None | Some(Value::Null) => return Ok(Vec::new()),
             Some(Value::Array(list)) => list.as_slice(),
             Some(Value::Object(wrapped)) => match wrapped.get("value") {

@@ -74,6 +74,7 @@ Fabrikam inbound enforce from fabrikam.com → TLS, certificate *.fabrikam.com
 Adatum inbound enforce from adatum.com → source 203.0.113.0/25
 Lock-down inbound enforce from *, except from adatum.com, contoso.com, fabrikam.com, wingtip.com → TLS, source 198.51.100.0/24
 Servers inbound enforce from 192.0.2.0/24 → TLS
+Servers (all senders) inbound audit from * → TLS
 Tailspin inbound enforce from tailspin.com → TLS
 Tailspin (by address) inbound audit from 192.0.2.200 → TLS
 Tailspin (certificate) inbound audit from tailspin.com → TLS, certificate mail.tailspin.com
@@ -92,7 +93,7 @@ Tried outbound disabled to northwind.com → TLS if offered, by MX";
         ("\"Fabrikam\"", &["note"]),
         ("\"Adatum\"", &["note"]),
         ("\"Lock-down\"", &["differs"; 5]),
-        ("\"Servers\"", &[]),
+        ("\"Servers\"", &["uncertain"]),
         ("\"Tailspin\"", &["uncertain"; 2]),
         (
             "\"Own by SendGrid\", \"Own by Mailgun\"",
@@ -110,7 +111,11 @@ Tried outbound disabled to northwind.com → TLS if offered, by MX";
     ] {
         assert_eq!(kinds(&told, there), expected, "{there}");
     }
-    // What is there is not replaced by something else without a word.
+    // The same is there already.
+    let again = import("exchange", &fixture("exchange.json"), &["-o", &rules]);
+    assert_eq!(again.status.code(), Some(1), "{}", errors(&again));
+    // Something else is not replaced without a word.
+    fs::write(&*rules, "{\"connectors\": []}").expect("a file");
     let again = import("exchange", &fixture("exchange.json"), &["-o", &rules]);
     assert_eq!(again.status.code(), Some(2));
     assert!(
@@ -118,14 +123,7 @@ Tried outbound disabled to northwind.com → TLS if offered, by MX";
         "{}",
         errors(&again)
     );
-    let accepted = import(
-        "exchange",
-        &fixture("exchange.json"),
-        &["-o", &rules, "--accept-differences"],
-    );
-    assert_eq!(accepted.status.code(), Some(1));
     // What was there can come back.
-    fs::write(&*rules, "{\"connectors\": []}").expect("a file");
     let accepted = import(
         "exchange",
         &fixture("exchange.json"),
@@ -477,6 +475,18 @@ fn a_list_of_domains_is_kept_up_to_date() {
     );
     let versions: Value = serde_json::from_slice(&history.stdout).expect("JSON");
     assert_eq!(versions[1]["action"], "import the list \"Banks\"");
+    // Another level is not taken without a word.
+    let other = [
+        "--name",
+        "Banks",
+        "--level",
+        "encrypt",
+        "-o",
+        &rules.to_string_lossy(),
+    ];
+    let output = import("list", &list, &other);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(errors(&output).contains("portcullis edit changes that"));
     let damaged = folder.path().join("damaged.csv");
     fs::write(&damaged, "a.test\nhello\n").expect("a file");
     let before = read();
@@ -492,4 +502,120 @@ fn a_list_of_domains_is_kept_up_to_date() {
         errors(&output)
     );
     assert_eq!(read(), before);
+}
+
+/// A list takes no domain away from a connector that asks for more.
+#[test]
+fn a_list_weakens_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let rules = folder.path().join("rules.json");
+    let list = folder.path().join("banks.csv");
+    fs::write(&list, "x.bank.test\nother.test\n").expect("a file");
+    for (stronger, less) in [
+        (
+            json!({"tls": {"level": "name", "names": ["*.bank.test"]}}),
+            "a higher level of TLS",
+        ),
+        (
+            json!({"tls": {"level": "encrypt"}, "dane": "mandatory"}),
+            "DANE",
+        ),
+        (
+            json!({"tls": {"level": "encrypt"}, "route": {"smart-hosts": ["filter.test"]}}),
+            "a smart host",
+        ),
+    ] {
+        let mut connector = json!({"name": "Bank", "direction": "outbound", "to": {"recipient-domains": ["*.bank.test"]}});
+        for (field, value) in stronger.as_object().expect("fields") {
+            connector[field] = value.clone();
+        }
+        let document = json!({"connectors": [connector]}).to_string();
+        fs::write(&rules, &document).expect("a file");
+        let path = rules.to_string_lossy();
+        let output = import("list", &list, &["--name", "Banks", "-o", &path]);
+        assert_eq!(output.status.code(), Some(2), "{}", errors(&output));
+        let said = errors(&output);
+        assert!(
+            said.contains(&format!("x.bank.test: \"Bank\" asks for {less}")),
+            "{said}"
+        );
+        assert_eq!(fs::read_to_string(&rules).expect("rules"), document);
+    }
+}
+
+/// What an export says in a way that cannot be read is never taken for nothing.
+#[test]
+fn what_cannot_be_read_is_not_taken_for_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let outbound = |field: &str, value: Value| {
+        let mut record = json!({"Name": "x", "Enabled": true, "RecipientDomains": ["a.test"], "UseMXRecord": true,
+            "TlsSettings": "EncryptionOnly", "SmtpDaneMode": "None", "MtaStsMode": "None"});
+        record[field] = value;
+        json!({"OutboundConnector": [record]}).to_string()
+    };
+    let send = |tls_domain: Value, spaces: Value| {
+        json!({"SendConnector": [{"Name": "x", "Enabled": true, "AddressSpaces": spaces,
+        "DNSRoutingEnabled": true, "TlsAuthLevel": "DomainValidation", "TlsDomain": tls_domain}]})
+        .to_string()
+    };
+    for (name, export, reason) in [
+        ("a.json", outbound("TlsSettings", json!(3)), "TlsSettings is no text: 3"),
+        ("a.json", outbound("SmtpDaneMode", json!({"value": 1})), "SmtpDaneMode is no text"),
+        ("a.json", outbound("RecipientDomains", json!("a.test;b.test")), "no domain with a cost"),
+        ("a.json", json!({"InboundConnector": [], "Inbound": [{"Name": "lost"}]}).to_string(), "neither a connector nor an accepted domain"),
+        ("a.json", send(Value::Null, json!(["SMTP:*.a.test;1"])), "of each recipient's own domain"),
+        ("a.ps1", "EXOOutboundConnector 'x' {\n Name = 'x'\n TlsSettings = $Node.Tls\n}".into(), "computed"),
+        ("a.ps1", "EXOInboundConnector 'x' 'y' 'z' {\n Name = 'x'\n}".into(), "its name is to stand"),
+        ("a.csv", "Name,Enabled,ConnectorType,SenderDomains,RequireTls\nx,True,Partner,smtp:a.test;smtp:b.test,True".into(), "no list where one is wanted"),
+        ("tls_policy", ".a.test secure".into(), "of the very domain below"),
+        ("cidr", "192.0.2.9/24 OK".into(), "bits behind its prefix"),
+    ] {
+        let file = folder.path().join(name);
+        fs::write(&file, &export).expect("a file");
+        let kind = if name.contains('.') { "exchange" } else { "postfix" };
+        let options: &[&str] = if name == "cidr" { &["--from", "a.test"] } else { &[] };
+        let output = import(kind, &file, options);
+        let said = errors(&output);
+        assert_eq!(output.status.code(), Some(2), "{export}: {said}");
+        assert!(said.contains(reason), "{export}: {said}");
+    }
+}
+
+/// A remark of PowerShell, and names in another case, change nothing.
+#[test]
+fn a_configuration_is_read_as_powershell_reads_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("a.ps1");
+    let text = "exoInboundConnector 'x'\n{\n Identity = 'x'\n Enabled = $True\n ConnectorType = 'Partner'\n senderdomains = @('a.test')\n RequireTls = $true\n <#\n RequireTls = $false\n #>\n RestrictDomainsToIpAddresses = $true\n SenderIPAddresses = @('192.0.2.1')\n Credential = $Credential\n}\n";
+    fs::write(&file, text).expect("a file");
+    let output = import("exchange", &file, &["--format", "json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(
+        told["rules"]["connectors"][0]["require"],
+        json!({"tls": true, "source-ips": ["192.0.2.1"]}),
+        "{}",
+        errors(&output)
+    );
+}
+
+/// Rules that are there are not replaced without a word, even if the import means the same as its source.
+#[test]
+fn an_import_replaces_no_other_rules() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (rules, table) = (
+        folder.path().join("rules.json"),
+        folder.path().join("tls_policy"),
+    );
+    let own = r#"{"connectors": [{"name": "Own", "direction": "inbound", "from": {"sender-domains": ["b.test"]}, "require": {"tls": true}}]}"#;
+    fs::write(&rules, own).expect("a file");
+    fs::write(&table, "a.test encrypt\n").expect("a file");
+    let path = rules.to_string_lossy();
+    let output = import("postfix", &table, &["-o", &path]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(fs::read_to_string(&rules).expect("rules"), own);
+    let output = import("postfix", &table, &["-o", &path, "--accept-differences"]);
+    assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+    let restored = run(&["restore", &path, "1", "--yes"], b"");
+    assert!(restored.status.success());
+    assert_eq!(fs::read_to_string(&rules).expect("rules"), own);
 }

@@ -252,6 +252,10 @@ impl<'a> Wizard<'a> {
         loop {
             let answer = ask(question, default)?;
             let values = values(&answer, field);
+            if field.is_flag() && values.iter().any(|value| value != "yes") {
+                output::tell("  yes or no?\n");
+                continue;
+            }
             let mut changed = connector.clone();
             field.set(&mut changed, direction, &values);
             let problems = self.problems(&changed, direction, field).await?;
@@ -355,9 +359,11 @@ fn values(answer: &str, field: &Field) -> Vec<String> {
             .filter(|part| !part.is_empty())
             .map(str::to_owned)
             .collect(),
-        false if field.is_flag() => match trimmed {
+        false if field.is_flag() => match trimmed.to_lowercase().as_str() {
             "n" | "no" => Vec::new(),
-            _ => vec!["yes".into()],
+            "y" | "yes" => vec!["yes".into()],
+            // Neither, which is told.
+            _ => vec![trimmed.into()],
         },
         false => vec![trimmed.into()],
     }

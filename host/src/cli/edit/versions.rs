@@ -1,14 +1,16 @@
 //! `portcullis history`, `diff` and `restore`.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::review::{Save, difference, editor, save_text};
+use super::review::{Save, editor, save_text};
 use crate::cli::output::{self, Format};
-use crate::cli::paint::printable;
+use crate::cli::paint::{printable, printable_lines};
 use crate::edit::Version;
+use crate::edit::effect::difference;
 
 /// List the versions of a rules document that have been saved
 #[derive(Args)]
@@ -95,11 +97,12 @@ impl Diff {
             Some(version) => (editor.content(version)?, format!("version {version}")),
             None => (now.text, "now".into()),
         };
-        output::result(&difference(
-            &before,
-            &after,
-            (&format!("version {from}"), &name),
-        ))?;
+        let difference = difference(&before, &after, (&format!("version {from}"), &name));
+        // For patch(1) it stays as it is.
+        match std::io::stdout().is_terminal() {
+            true => output::result(&printable_lines(&difference))?,
+            false => output::result(&difference)?,
+        }
         Ok(match before == after {
             true => ExitCode::SUCCESS,
             false => ExitCode::from(1),

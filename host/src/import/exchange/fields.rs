@@ -23,27 +23,33 @@ pub fn origin(record: &Record) -> String {
     text
 }
 
-/// What is between `smtp:` and the number behind a semicolon.
-pub fn domain(text: &str) -> (String, bool) {
-    let (address, cost) = match text.rsplit_once(';') {
-        Some((address, cost)) => (address, Some(cost)),
+/// What is between `smtp:` and the number behind a semicolon, and whether that is the usual one.
+///
+/// # Errors
+/// If something else is behind it: another domain, perhaps.
+pub fn domain(text: &str) -> Result<(String, bool), String> {
+    let (address, cost) = match text.split_once(';') {
+        Some((address, cost)) => (address, Some(cost.trim())),
         None => (text, None),
     };
+    if cost.is_some_and(|cost| cost.is_empty() || !cost.bytes().all(|it| it.is_ascii_digit())) {
+        return Err(format!("{text:?} is no domain with a cost"));
+    }
     let domain = match address.split_once(':') {
         Some((scheme, domain)) if scheme.eq_ignore_ascii_case("smtp") => domain,
         _ => address,
     };
-    (
+    Ok((
         domain.trim().to_lowercase(),
-        cost.is_none_or(|cost| cost.trim() == "1"),
-    )
+        cost.is_none_or(|cost| cost == "1"),
+    ))
 }
 
 /// The domains of a list, once each.
 pub fn domains(record: &Record, field: &str, row: &mut Row) -> Result<Vec<String>, String> {
     let mut domains = Vec::new();
     for text in record.list(field)? {
-        let (domain, is_usual) = domain(&text);
+        let (domain, is_usual) = domain(&text)?;
         if !is_usual {
             row.tell(
                 Kind::Note,
@@ -70,7 +76,7 @@ pub fn certificate_name(text: &str) -> Option<String> {
 /// Notes what has no counterpart, and changes nothing about who may send what.
 pub fn tell_of_others(record: &Record, fields: &[(&str, &str)], row: &mut Row) {
     for (field, meaning) in fields {
-        let is_set = match record.fields.get(*field) {
+        let is_set = match record.field(field) {
             None | Some(Value::Null | Value::Bool(false)) => false,
             Some(Value::Array(list)) => list.iter().any(|entry| !entry.is_null()),
             Some(Value::String(text)) => !matches!(text.as_str(), "" | "False" | "None"),

@@ -86,7 +86,7 @@ fn partner(record: &Record, name: &str, row: &mut Row) -> Result<Option<Partner>
     if name.is_empty() {
         return Err("it has no name".into());
     }
-    let kind = record.text("ConnectorType");
+    let kind = record.word("ConnectorType")?;
     match kind {
         Some("Partner") => {}
         Some("OnPremises") => {
@@ -142,7 +142,7 @@ fn partner(record: &Record, name: &str, row: &mut Row) -> Result<Option<Partner>
     let by_certificate = record
         .flag("RestrictDomainsToCertificate")?
         .unwrap_or(false);
-    let certificate = match record.text("TlsSenderCertificateName") {
+    let certificate = match record.word("TlsSenderCertificateName")? {
         Some(text) => Some(
             certificate_name(text)
                 .ok_or_else(|| format!("TlsSenderCertificateName has no name in it: {text:?}"))?,
@@ -275,9 +275,12 @@ fn merged(partners: Vec<Partner>) -> Vec<Partner> {
 }
 
 impl Partner {
-    /// Whether it is for mail from its addresses, from whatever domain.
+    /// Whether it is for mail from its addresses, from whatever domain. One that asks all mail for a certificate is not.
     fn is_known_by_address(&self) -> bool {
-        !self.addresses.is_empty() && !self.by_address && self.senders == ["*"]
+        !self.addresses.is_empty()
+            && !self.by_address
+            && !self.by_certificate
+            && self.senders == ["*"]
     }
 
     /// Takes another one for the same mail in.
@@ -399,7 +402,7 @@ impl Restricting {
 fn add(mut partner: Partner, restricting: &[Restricting], import: &mut Import) {
     let mut except: Vec<String> = Vec::new();
     let is_wide = partner.senders.iter().any(|domain| domain == "*");
-    if partner.by_address && is_wide {
+    if (partner.by_address || partner.by_certificate) && is_wide {
         let excepted: Vec<&Restricting> = restricting
             .iter()
             .filter(|narrow| narrow.covers(&partner))
@@ -424,6 +427,7 @@ fn add(mut partner: Partner, restricting: &[Restricting], import: &mut Import) {
             }
         }
     }
+    tell_of_overlaps(&mut partner, restricting);
     except.sort();
     except.dedup();
     let is_by_address = partner.is_known_by_address();
@@ -480,6 +484,39 @@ fn add(mut partner: Partner, restricting: &[Restricting], import: &mut Import) {
     import.rows.push(partner.row);
 }
 
+/// In Exchange, one of several connectors for the same mail is enough; here, those that are not for the same mail but
+/// for some of it must all be satisfied.
+fn tell_of_overlaps(partner: &mut Partner, restricting: &[Restricting]) {
+    let Some(own) = Restricting::of(partner) else {
+        return;
+    };
+    let others = restricting.iter().filter(|other| other.name != own.name);
+    for other in others {
+        let overlap = own.senders.iter().any(|one| {
+            let covered = |two: &String| covers(one, two) || covers(two, one);
+            other.senders.iter().any(covered)
+        });
+        if overlap {
+            partner.row.tell(
+                Kind::Differs,
+                format!(
+                    "mail that {:?} is for as well must satisfy both; in Exchange one is enough",
+                    other.name
+                ),
+            );
+        }
+    }
+}
+
+/// Whether a pattern covers all that another one does.
+fn covers(pattern: &str, other: &str) -> bool {
+    let bare = other.strip_prefix("*.").unwrap_or(other);
+    match pattern.strip_prefix("*.") {
+        Some(base) => bare == base || bare.strip_suffix(base).is_some_and(|it| it.ends_with('.')),
+        None => pattern == other,
+    }
+}
+
 /// What Exchange's texts and its pages say differently is tried in audit mode.
 fn add_companions(partner: &mut Partner, from: &Value, is_by_address: bool, import: &mut Import) {
     let mut companion = |suffix: &str, from: Value, require: Value, row: &mut Row, reason: &str| {
@@ -507,6 +544,18 @@ fn add_companions(partner: &mut Partner, from: &Value, is_by_address: bool, impo
         row.here.push(name);
     };
     let row = &mut partner.row;
+    if is_by_address && partner.tls {
+        companion(
+            " (all senders)",
+            object([
+                ("sender-domains", partner.senders.clone()),
+                ("recipient-domains", partner.recipients.clone()),
+            ]),
+            json!({"tls": true}),
+            row,
+            "SenderIPAddresses without RestrictDomainsToIPAddresses: Exchange's pages say that they identify the partner, its documentation that they have no effect, and that all mail must be encrypted then; that in audit mode",
+        );
+    }
     let is_mute = is_by_address || !partner.tls;
     if !partner.addresses.is_empty() && !partner.by_address && !is_mute {
         companion(

@@ -61,7 +61,7 @@ impl Partner {
     /// Whether it is for a message at all.
     fn is_for(&self, message: &Message) -> bool {
         let is_known_by_address =
-            self.senders == ["*"] && !self.addresses.is_empty() && !self.by_address;
+            self.senders == ["*"] && !self.addresses.is_empty() && !self.restricts();
         let is_to = self.recipients.is_empty() || self.recipients.contains(&message.to);
         let is_from = match is_known_by_address {
             true => self.is_in_range(message),

@@ -12,6 +12,8 @@ use crate::import::{Import, Kind, Row, object};
 
 /// A connector to a partner.
 struct Outbound {
+    /// Its place in the source.
+    number: usize,
     name: String,
     comment: String,
     is_enabled: bool,
@@ -64,9 +66,16 @@ const OTHERS: [(&str, &str); 2] = [
 
 /// Adds what the records become.
 pub fn import(records: &[&Record], rules: &[&Record], import: &mut Import) {
-    let exact = exact_domains(records);
-    let mut all = Vec::new();
-    for record in records {
+    let mut all: Vec<Outbound> = Vec::new();
+    // What is for all accepted domains gets those that no other one has.
+    let is_last =
+        |(_, record): &(usize, &Record)| record.flag("AllAcceptedDomains") == Ok(Some(true));
+    let numbered = records.iter().copied().enumerate();
+    let (last, first): (Vec<_>, Vec<_>) = numbered.partition(is_last);
+    for (number, record) in first.into_iter().chain(last) {
+        let enabled = all.iter().filter(|outbound| outbound.is_enabled);
+        let exact = enabled.flat_map(|outbound| outbound.recipients.iter().cloned());
+        let exact: BTreeSet<String> = exact.collect();
         let name = record
             .text("Name")
             .or(record.text("Identity"))
@@ -79,13 +88,21 @@ pub fn import(records: &[&Record], rules: &[&Record], import: &mut Import) {
             exact: &exact,
         };
         match outbound(record, name, &scope, &mut row) {
-            Ok(outbound) => all.push(Outbound { row, ..outbound }),
+            Ok(made) => {
+                let own = std::iter::repeat_with(|| row.clone());
+                all.extend(made.into_iter().zip(own).map(|(it, row)| Outbound {
+                    number,
+                    row,
+                    ..it
+                }));
+            }
             Err(reason) => {
                 row.tell(Kind::NotImported, reason);
                 import.rows.push(row);
             }
         }
     }
+    all.sort_by_key(|outbound| outbound.number);
     settle_claims(&mut all);
     if all
         .iter()
@@ -102,19 +119,16 @@ pub fn import(records: &[&Record], rules: &[&Record], import: &mut Import) {
 struct Scope<'a> {
     rules: &'a [&'a Record],
     accepted: &'a [String],
-    /// Domains that enabled connectors name.
+    /// Domains that other connectors, which are in force, name.
     exact: &'a BTreeSet<String>,
 }
 
-fn exact_domains(records: &[&Record]) -> BTreeSet<String> {
-    let lists = records
-        .iter()
-        .filter(|record| record.flag("Enabled") == Ok(Some(true)));
-    let texts = lists.flat_map(|record| record.list("RecipientDomains").unwrap_or_default());
-    texts.map(|text| domain(&text).0).collect()
-}
-
-fn outbound(record: &Record, name: &str, scope: &Scope, row: &mut Row) -> Result<Outbound, String> {
+fn outbound(
+    record: &Record,
+    name: &str,
+    scope: &Scope,
+    row: &mut Row,
+) -> Result<Vec<Outbound>, String> {
     if name.is_empty() {
         return Err("it has no name".into());
     }
@@ -152,9 +166,13 @@ fn outbound(record: &Record, name: &str, scope: &Scope, row: &mut Row) -> Result
             "SmartHosts are not used while UseMXRecord is true",
         );
     }
-    let level = Level::of(record.text("TlsSettings"))?;
-    if !record.fields.contains_key("TlsSettings") {
+    if record.field("TlsSettings").is_none() {
         return Err("it does not say which TLS it asks for (TlsSettings)".into());
+    }
+    let mut level = Level::of(record.word("TlsSettings")?)?;
+    if rule_wants_tls(name, scope.rules)? && level < Level::Encrypt {
+        row.tell(Kind::Note, "the transport rule asks for TLS");
+        level = Level::Encrypt;
     }
     let names = names(record, level)?;
     let dane = published(record, "SmtpDaneMode", &["Mandatory", "None"], row)?;
@@ -163,7 +181,8 @@ fn outbound(record: &Record, name: &str, scope: &Scope, row: &mut Row) -> Result
         return Err("DANE is mandatory, and a smart host that is an address has no records".into());
     }
     let mta_sts = published(record, "MtaStsMode", &["None"], row)?;
-    Ok(Outbound {
+    Ok(vec![Outbound {
+        number: 0,
         name: name.into(),
         comment: origin(record),
         is_enabled,
@@ -174,7 +193,7 @@ fn outbound(record: &Record, name: &str, scope: &Scope, row: &mut Row) -> Result
         dane,
         mta_sts,
         row: Row::new(String::new()),
-    })
+    }])
 }
 
 /// How what a partner publishes is used, if not opportunistically: in one of these words.
@@ -184,7 +203,7 @@ fn published(
     words: &[&str],
     row: &mut Row,
 ) -> Result<Option<String>, String> {
-    match record.text(field) {
+    match record.word(field)? {
         Some("Opportunistic") => Ok(None),
         None => {
             row.tell(Kind::Note, format!("{field} is not given: opportunistic"));
@@ -198,14 +217,14 @@ fn published(
     }
 }
 
-/// A connector of Exchange Server.
-fn send_connector(record: &Record, name: &str, row: &mut Row) -> Result<Outbound, String> {
+/// A connector of Exchange Server, which becomes several where each domain's servers are to have a name of it.
+fn send_connector(record: &Record, name: &str, row: &mut Row) -> Result<Vec<Outbound>, String> {
     let mut is_enabled = record
         .flag("Enabled")?
         .ok_or("it does not say whether it is enabled (Enabled)")?;
     let mut recipients = Vec::new();
     for space in record.list("AddressSpaces")? {
-        let (domain, is_usual) = domain(&space);
+        let (domain, is_usual) = domain(&space)?;
         if !is_usual {
             row.tell(
                 Kind::Note,
@@ -223,20 +242,21 @@ fn send_connector(record: &Record, name: &str, row: &mut Row) -> Result<Outbound
         false => smart_hosts(record, &mut is_enabled, row)?,
     };
     let require = record.flag("RequireTLS")?.unwrap_or(false);
-    let level = match record.text("TlsAuthLevel") {
-        None if require => Level::Encrypt,
-        text => Level::of(text)?,
+    let least = match require {
+        true => Level::Encrypt,
+        false => Level::Opportunistic,
     };
-    let names = match (level, record.text("TlsDomain")) {
-        (Level::Name, None) => {
-            row.tell(
-                Kind::Differs,
-                "DomainValidation without TlsDomain: the recipients' domains are the names",
-            );
-            recipients.clone()
-        }
-        _ => names(record, level)?,
-    };
+    let level = Level::of(record.word("TlsAuthLevel")?)?.max(least);
+    let by_domain = level == Level::Name && record.word("TlsDomain")?.is_none();
+    if by_domain && recipients.iter().any(|domain| domain.contains('*')) {
+        return Err("DomainValidation without TlsDomain asks for a certificate of each recipient's own domain, which no pattern says: name the domains, or TlsDomain".into());
+    }
+    if record.flag("DomainSecureEnabled")? == Some(true) {
+        row.tell(
+            Kind::Differs,
+            "DomainSecureEnabled has no counterpart: say with tls what the partner must show",
+        );
+    }
     if record.flag("IgnoreSTARTTLS")? == Some(true) {
         row.tell(
             Kind::Differs,
@@ -244,30 +264,41 @@ fn send_connector(record: &Record, name: &str, row: &mut Row) -> Result<Outbound
         );
     }
     if let Some(port) = record
-        .fields
-        .get("Port")
+        .field("Port")
         .filter(|port| **port != 25 && **port != "25")
     {
         return Err(format!(
             "Port is {port}: name it in the smart hosts, host:port"
         ));
     }
-    Ok(Outbound {
+    let made = |recipients: Vec<String>, names| Outbound {
+        number: 0,
         name: name.into(),
         comment: origin(record),
         is_enabled,
         recipients,
-        smart_hosts,
+        smart_hosts: smart_hosts.clone(),
         level,
         names,
         dane: None,
         mta_sts: None,
         row: Row::new(String::new()),
-    })
+    };
+    if !by_domain {
+        return Ok(vec![made(recipients, names(record, level)?)]);
+    }
+    row.tell(
+        Kind::Note,
+        "DomainValidation without TlsDomain: a certificate of the recipient's own domain is asked for",
+    );
+    let each = recipients.into_iter();
+    Ok(each
+        .map(|domain| made(vec![domain.clone()], vec![domain]))
+        .collect())
 }
 
 fn names(record: &Record, level: Level) -> Result<Vec<String>, String> {
-    match (level, record.text("TlsDomain")) {
+    match (level, record.word("TlsDomain")?) {
         (Level::Name, Some(name)) => Ok(vec![name.to_lowercase()]),
         (Level::Name, None) => {
             Err("DomainValidation needs TlsDomain, the name in the certificate".into())
@@ -301,13 +332,29 @@ fn recipients(
         }
         // Exchange takes the exact name first, then the accepted domains, then patterns.
         let is_left = |domain: &&String| !scope.exact.contains(*domain);
-        return Ok(scope.accepted.iter().filter(is_left).cloned().collect());
+        let left: Vec<String> = scope.accepted.iter().filter(is_left).cloned().collect();
+        return match left.is_empty() {
+            true => Err("each accepted domain has a connector of its own".into()),
+            false => Ok(left),
+        };
     }
     let domains = domains(record, "RecipientDomains", row)?;
     if domains.is_empty() {
         return Err("it has no RecipientDomains".into());
     }
     Ok(domains)
+}
+
+/// Whether a transport rule that uses a connector asks for TLS.
+fn rule_wants_tls(name: &str, rules: &[&Record]) -> Result<bool, String> {
+    for rule in rules {
+        if rule.word("RouteMessageOutboundConnector")? == Some(name)
+            && rule.flag("RouteMessageOutboundRequireTls")? == Some(true)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The domains of the only rule that uses a connector, if it asks for nothing else.
@@ -325,11 +372,21 @@ fn of_transport_rule(name: &str, rules: &[&Record], row: &mut Row) -> Result<Vec
         _ => return Err("several transport rules use it".into()),
     };
     let rule_name = rule.text("Name").unwrap_or_default();
-    let conditions = rule.list("Conditions").unwrap_or_default();
+    let conditions = rule.list("Conditions")?;
     let is_only = |condition: &String| condition.ends_with("RecipientDomainIsPredicate");
-    let has_exceptions = !rule.list("Exceptions").unwrap_or_default().is_empty();
-    let is_on = rule.text("State").is_none_or(|state| state == "Enabled")
-        && rule.text("Mode").is_none_or(|mode| mode == "Enforce");
+    let has_exceptions = !rule.list("Exceptions")?.is_empty();
+    let is_on = rule.word("State")?.is_none_or(|state| state == "Enabled")
+        && rule.word("Mode")?.is_none_or(|mode| mode == "Enforce");
+    for date in ["ActivationDate", "ExpiryDate"] {
+        if rule
+            .field(date)
+            .is_some_and(|value| !value.is_null() && value != "")
+        {
+            return Err(format!(
+                "the transport rule {rule_name:?} is for some time only ({date})"
+            ));
+        }
+    }
     let domains = rule.list("RecipientDomainIs")?;
     if domains.is_empty()
         || has_exceptions
@@ -350,7 +407,16 @@ fn of_transport_rule(name: &str, rules: &[&Record], row: &mut Row) -> Result<Vec
 
 /// Whether a rule has a condition or an exception beside the domains of recipients.
 fn has_other_condition(rule: &Record) -> bool {
-    const BEGINNINGS: [&str; 12] = [
+    const BEGINNINGS: [&str; 21] = [
+        "AD",
+        "Between",
+        "Content",
+        "HasNo",
+        "HasSender",
+        "Manager",
+        "Message",
+        "SCLOver",
+        "WithImportance",
         "From",
         "SentTo",
         "AnyOf",
@@ -417,7 +483,8 @@ fn settle_claims(all: &mut [Outbound]) {
     let mut order: Vec<usize> = (0..all.len()).collect();
     // Of those that ask for the same, the first has it.
     order.sort_by_key(|number| all.get(*number).map(strictness).map(Reverse));
-    let mut owners: HashMap<String, String> = HashMap::new();
+    let mut owners: HashMap<String, (String, usize)> = HashMap::new();
+    let mut wanting: Vec<(usize, String)> = Vec::new();
     for number in order {
         let Some(own) = all.get_mut(number).filter(|own| own.is_enabled) else {
             continue;
@@ -428,11 +495,16 @@ fn settle_claims(all: &mut [Outbound]) {
             .cloned()
             .partition(|domain| owners.contains_key(domain));
         for domain in &taken {
-            let owner = owners.get(domain).map_or("", String::as_str);
+            let owner = owners.get(domain).map_or("", |(name, _)| name.as_str());
             own.row.tell(
                 Kind::Differs,
-                format!("{domain} goes by {owner:?}, which asks for as much or more"),
+                format!("{domain} goes by {owner:?}, whose level is as high or higher"),
             );
+        }
+        if own.dane.as_deref() == Some("mandatory") {
+            // What the owner does not ask for by itself, it does from now on.
+            let owner = taken.iter().filter_map(|domain| owners.get(domain));
+            wanting.extend(owner.map(|(_, number)| (*number, own.name.clone())));
         }
         if left.is_empty() {
             own.row
@@ -440,8 +512,39 @@ fn settle_claims(all: &mut [Outbound]) {
             own.is_enabled = false;
             continue;
         }
-        owners.extend(left.iter().map(|domain| (domain.clone(), own.name.clone())));
+        let name = own.name.clone();
+        owners.extend(
+            left.iter()
+                .map(|domain| (domain.clone(), (name.clone(), number))),
+        );
         own.recipients = left;
+    }
+    for (number, other) in wanting {
+        if let Some(owner) = all.get_mut(number) {
+            owner.take_dane(&other);
+        }
+    }
+}
+
+impl Outbound {
+    /// Asks for DANE as another one did that had some of the same domains.
+    fn take_dane(&mut self, other: &str) {
+        if self.dane.as_deref() == Some("mandatory") {
+            return;
+        }
+        if self.smart_hosts.iter().any(|host| host.starts_with('[')) {
+            self.row.tell(
+                Kind::Uncertain,
+                format!("{other:?} asks for DANE for the same domains, which a smart host without a name cannot have: imported disabled"),
+            );
+            self.is_enabled = false;
+            return;
+        }
+        self.dane = Some("mandatory".into());
+        self.row.tell(
+            Kind::Differs,
+            format!("DANE is mandatory, as {other:?} asks for the same domains"),
+        );
     }
 }
 

@@ -167,7 +167,12 @@ fn close(closed: Open, open: &mut [Open], records: &mut Vec<Record>) {
     let text = || unescaped(&closed.text);
     let value = match closed.kind {
         Element::Text => Value::from(text()),
-        Element::Boolean => Value::from(closed.text.trim() == "true"),
+        // What is neither is told of where it is read.
+        Element::Boolean => match closed.text.trim() {
+            "true" => Value::from(true),
+            "false" => Value::from(false),
+            other => Value::from(other),
+        },
         Element::Nil => Value::Null,
         Element::List => Value::Array(closed.list),
         Element::Object if !closed.fields.is_empty() => {

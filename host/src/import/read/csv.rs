@@ -54,8 +54,12 @@ pub fn read(text: &str) -> Result<Vec<Record>, ReadError> {
                 .iter()
                 .any(|end| name.ends_with(end));
             // `{a, b}` is how Format-Table shows lists; a blank parts what was joined.
-            let is_lossy =
-                cell.starts_with("System.") || is_list && cell.trim().contains([' ', '{', ',']);
+            // Behind a semicolon stands a cost, and nothing else.
+            let is_joined = cell.split_once(';').is_some_and(|(_, cost)| {
+                cost.is_empty() || !cost.bytes().all(|it| it.is_ascii_digit())
+            });
+            let is_lossy = cell.starts_with("System.")
+                || is_list && (is_joined || cell.trim().contains([' ', '{', ',']));
             if is_lossy {
                 return Err(ReadError::Lossy {
                     reason: format!(

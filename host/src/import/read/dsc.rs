@@ -11,7 +11,11 @@ const BLOCKS: [(&str, &str); 3] = [
 
 /// Whether a text is such a configuration.
 pub fn is_dsc(text: &str) -> bool {
-    BLOCKS.iter().any(|(block, _)| text.contains(block))
+    {
+        let text = text.to_ascii_lowercase();
+        let has = |(block, _): &(&str, _)| text.contains(&block.to_ascii_lowercase());
+        BLOCKS.iter().any(has)
+    }
 }
 
 /// A piece of the text.
@@ -35,18 +39,26 @@ pub fn read(text: &str) -> Result<Vec<Record>, ReadError> {
         let Token::Word(word) = token else {
             continue;
         };
-        let Some((_, kind)) = BLOCKS.iter().find(|(block, _)| block == word) else {
+        let Some((_, kind)) = BLOCKS
+            .iter()
+            .find(|(block, _)| block.eq_ignore_ascii_case(word))
+        else {
             continue;
         };
         // Its name stands before the brace, and perhaps on another line.
-        let ahead = tokens
-            .iter()
-            .skip(at)
-            .take(4)
-            .position(|(token, _)| *token == Token::Sign('{'));
-        let Some(ahead) = ahead else {
-            continue;
+        let is_brace = |(token, _): &(Token, usize)| *token == Token::Sign('{');
+        let behind = tokens.get(at..).unwrap_or_default();
+        let Some(ahead) = behind.iter().position(is_brace) else {
+            return Err(damaged(*line, "a block does not begin"));
         };
+        let before = behind.get(..ahead).unwrap_or_default();
+        let names = before.iter().filter(|(token, _)| *token != Token::Line);
+        if names.count() != 1 {
+            return Err(damaged(
+                *line,
+                "between the block's kind and its brace its name is to stand, and nothing else",
+            ));
+        }
         at += ahead + 1;
         let mut fields = Map::new();
         loop {
@@ -60,9 +72,19 @@ pub fn read(text: &str) -> Result<Vec<Record>, ReadError> {
                 {
                     at += 2;
                     let line = tokens.get(at).map_or(*line, |(_, line)| *line);
-                    let value = value(&tokens, &mut at).ok_or_else(|| {
-                        damaged(line, "this value is computed, and not written down")
-                    })?;
+                    let computed = || damaged(line, "this value is computed, and not written down");
+                    let value = match (value(&tokens, &mut at), is_access(name)) {
+                        // How Exchange is reached is no fact of a connector.
+                        (_, true) => continue,
+                        (Some(value), false) => value,
+                        (None, false) => return Err(computed()),
+                    };
+                    let is_twice = fields
+                        .keys()
+                        .any(|own: &String| own.eq_ignore_ascii_case(name));
+                    if is_twice {
+                        return Err(damaged(line, "this field is there already"));
+                    }
                     fields.insert(name.clone(), value);
                 }
                 Some(_) => at += 1,
@@ -89,6 +111,22 @@ pub fn read(text: &str) -> Result<Vec<Record>, ReadError> {
     }
 }
 
+/// Whether a field is about how Exchange is reached.
+fn is_access(name: &str) -> bool {
+    const FIELDS: [&str; 9] = [
+        "Credential",
+        "ApplicationId",
+        "ApplicationSecret",
+        "TenantId",
+        "CertificateThumbprint",
+        "CertificatePath",
+        "CertificatePassword",
+        "ManagedIdentity",
+        "AccessTokens",
+    ];
+    FIELDS.iter().any(|field| field.eq_ignore_ascii_case(name))
+}
+
 fn damaged(line: usize, reason: &str) -> ReadError {
     ReadError::Damaged {
         line,
@@ -112,8 +150,7 @@ fn value(tokens: &[(Token, usize)], at: &mut usize) -> Option<Value> {
             "$true" => Some(true.into()),
             "$false" => Some(false.into()),
             "$null" => Some(Value::Null),
-            // A credential is no fact of a connector.
-            variable if variable.starts_with('$') => Some(Value::Null),
+            variable if variable.starts_with('$') => None,
             _ => Some(Value::from(word.as_str())),
         },
         Token::Sign('@') => {
@@ -139,10 +176,24 @@ fn value(tokens: &[(Token, usize)], at: &mut usize) -> Option<Value> {
 
 fn tokens(text: &str) -> Result<Vec<(Token, usize)>, ReadError> {
     let mut tokens = Vec::new();
+    let mut is_remark = false;
     for (number, line) in text.lines().enumerate() {
         let number = number + 1;
         let mut rest = line;
         while let Some(first) = rest.chars().next() {
+            if is_remark {
+                let Some((_, behind)) = rest.split_once("#>") else {
+                    break;
+                };
+                is_remark = false;
+                rest = behind;
+                continue;
+            }
+            if let Some(behind) = rest.strip_prefix("<#") {
+                is_remark = true;
+                rest = behind;
+                continue;
+            }
             rest = match first {
                 '#' => break,
                 '"' | '\'' => {
