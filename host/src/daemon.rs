@@ -13,10 +13,12 @@ use rustix::fs::{Access, access};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
-use tokio::time::{Instant, interval_at, timeout};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Interval, interval_at, timeout};
 
-use crate::admin::http;
+use crate::admin::{self, Admin, http};
 use crate::config::{self, CertificateFiles, Config, Destination};
+use crate::decisions::{self, Recorder};
 use crate::egress::next_hop::NextHop;
 use crate::egress::partial::Partial;
 use crate::egress::partner::dns::{Dns, Questions, stripping};
@@ -35,6 +37,7 @@ use crate::frontend::smtp::listener::Settings;
 use crate::observe::metrics::Metrics;
 use crate::observe::policies::Observing;
 use crate::observe::redact;
+use crate::periodic;
 use crate::tls::{EXPIRY_WARNING, Pair, ServerTls, TlsError, read_authorities};
 use crate::watch::{Changed, Files, Subject, Watch};
 use portcullis::store::{LoadResult, Store, TenantSource, Update};
@@ -42,6 +45,8 @@ use portcullis::{Compiler, Engine, EngineError};
 
 /// How often certificates are looked at.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// When it is first looked whether there is something to tell.
+const FIRST_LOOK: Duration = Duration::from_secs(5 * 60);
 /// How long certificates and the configuration may take to be read.
 const FILES_PATIENCE: Duration = Duration::from_secs(30);
 /// Authorities that are not defined and are named in the log, of one tenant: its policy may name thousands.
@@ -51,6 +56,9 @@ const HOP_PAUSE: Duration = Duration::from_secs(10);
 
 /// How often a journal is asked for that another process has still: the one that this one follows, as a rule.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the end of the program waits until the last decisions are kept.
+const RECORDER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a daemon is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +81,10 @@ pub struct Daemon {
     watch: Watch,
     /// Requests to read everything again. Before it is listened to, one would end the process.
     hangup: Signal,
+    /// The API, once it is served.
+    admin: Option<Arc<Admin>>,
+    /// Told each time policies have been looked at.
+    updated: watch::Sender<()>,
     /// What comes of policy files that take long to read, and how many they are.
     late: UnboundedReceiver<LoadResult>,
     missing: usize,
@@ -98,13 +110,18 @@ impl Daemon {
             bail!(error);
         }
         let mut outbound = None;
-        let listeners = listeners(&config, &settings, &metrics, &mut outbound)?;
+        let recorder = Arc::new(match purpose {
+            Purpose::Run => recorder(&config, &metrics),
+            Purpose::Check => Recorder::forgetful(),
+        });
+        let listeners = listeners(&config, &settings, &metrics, &recorder, &mut outbound)?;
         let server = Arc::new(Server {
             hostname: config.hostname.as_str().into(),
             asking: Arc::new(Asking {
                 policies,
                 metrics,
                 expiring: Expiring::default(),
+                recorder,
             }),
             settings: ArcSwap::from_pointee(settings),
             partial: match purpose {
@@ -124,6 +141,8 @@ impl Daemon {
             outbound,
             watch: Watch::new().context("files cannot be watched")?,
             hangup,
+            admin: None,
+            updated: watch::Sender::new(()),
             late,
             missing: 0,
         };
@@ -262,10 +281,21 @@ impl Daemon {
             let serving = http::serve(self.server.asking.metrics.clone(), address).await;
             serving.with_context(|| format!("cannot listen on {address}"))?;
         }
+        self.serve_admin().await?;
         ready();
         tokio::spawn(take_journal(self.server.clone()));
         self.tidy();
         let mut days = interval_at(Instant::now() + DAY, DAY);
+        let mut looks = interval_at(
+            Instant::now() + FIRST_LOOK.min(self.config.alerts.every),
+            self.config.alerts.every,
+        );
+        let mut validations = self
+            .config
+            .validation
+            .every
+            .map(|every| interval_at(Instant::now() + every, every));
+        let (mut looking, mut validating) = (Job::default(), Job::default());
         loop {
             let news = tokio::select! {
                 _ = stop.asked() => break,
@@ -273,6 +303,8 @@ impl Daemon {
                 changed = self.watch.changed() => News::Changed(changed),
                 Some(outcome) = self.late.recv() => News::Late(outcome.into()),
                 _ = days.tick() => News::Day,
+                _ = looks.tick() => News::Look,
+                _ = next(&mut validations) => News::Validate,
             };
             let taking = async {
                 match news {
@@ -289,6 +321,13 @@ impl Daemon {
                         self.tell_of_certificates();
                         self.tidy();
                     }
+                    News::Look => {
+                        looking.begin(periodic::look(self.config.clone(), self.server.clone()));
+                    }
+                    News::Validate => {
+                        let validate = periodic::validate(self.config.clone(), self.server.clone());
+                        validating.begin(validate);
+                    }
                 }
             };
             // However long that takes.
@@ -298,6 +337,27 @@ impl Daemon {
             }
         }
         self.stop().await;
+        Ok(())
+    }
+
+    /// Serves the API and its page, if that is configured.
+    async fn serve_admin(&mut self) -> anyhow::Result<()> {
+        let Some(configured) = &self.config.admin else {
+            return Ok(());
+        };
+        let place = configured.place();
+        let bound = admin::bind(&place).await;
+        let bound =
+            bound.with_context(|| format!("[admin] cannot listen on {}", configured.address))?;
+        let admin = Admin::new(
+            self.server.clone(),
+            self.config.clone(),
+            self.updated.subscribe(),
+        );
+        let admin = Arc::new(admin);
+        tracing::info!(admin = %bound, "API listening");
+        tokio::spawn(admin::serve(bound, admin.clone()));
+        self.admin = Some(admin);
         Ok(())
     }
 
@@ -320,6 +380,9 @@ impl Daemon {
                     tracing::error!(%error, "new configuration rejected; previous version remains active");
                 }
             }
+        }
+        if let Some(admin) = &self.admin {
+            admin.exchange(self.config.clone());
         }
         self.watch().await;
         let (config, before) = (self.config.clone(), self.server.settings.load_full());
@@ -365,6 +428,10 @@ impl Daemon {
             ("[sandbox]", config.sandbox == old.sandbox),
             ("[connections]", config.connections == old.connections),
             ("[metrics]", config.metrics == old.metrics),
+            ("[decisions]", config.decisions == old.decisions),
+            ("[admin]", config.admin == old.admin),
+            ("[alerts] every", config.alerts.every == old.alerts.every),
+            ("[validation]", config.validation == old.validation),
         ] {
             if !is_same {
                 tracing::warn!("{section} changes with a restart only");
@@ -406,6 +473,13 @@ impl Daemon {
             sandbox: self.config.sandbox.clone(),
             connections: self.config.connections.clone(),
             metrics: self.config.metrics.clone(),
+            decisions: self.config.decisions.clone(),
+            admin: self.config.admin.clone(),
+            validation: self.config.validation.clone(),
+            alerts: config::Alerts {
+                every: self.config.alerts.every,
+                ..config.alerts
+            },
             ..config
         };
     }
@@ -524,6 +598,8 @@ impl Daemon {
                 crate::observe::redact::redact(&cause)
             );
         }
+        // Fails only where nobody waits.
+        let _ = self.updated.send(());
     }
 
     /// Watches all files. What has changed is found by looking at them, which comes after this.
@@ -580,6 +656,8 @@ impl Daemon {
         {
             tracing::warn!("some sessions did not end in time");
         }
+        let recorder = &self.server.asking.recorder;
+        let _ = timeout(RECORDER_PATIENCE, recorder.flush()).await;
     }
 }
 
@@ -631,6 +709,30 @@ enum News {
     Late(Box<LoadResult>),
     /// A day is over.
     Day,
+    /// It is time to look whether there is something to tell.
+    Look,
+    /// It is time to try connectors out.
+    Validate,
+}
+
+/// Something that is done beside, and not twice at a time.
+#[derive(Default)]
+struct Job(Option<JoinHandle<()>>);
+
+impl Job {
+    fn begin(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        if self.0.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.0 = Some(tokio::spawn(work));
+        }
+    }
+}
+
+/// Waits for the next time, if there is one.
+async fn next(times: &mut Option<Interval>) {
+    match times {
+        Some(times) => drop(times.tick().await),
+        None => std::future::pending().await,
+    }
 }
 
 /// Settings as they were read, and what was not taken.
@@ -717,6 +819,33 @@ fn is_ours(folder: &Path) -> bool {
     std::fs::metadata(folder).is_ok_and(|metadata| metadata.uid() == own)
 }
 
+/// What keeps decisions. Without it mail flows all the same.
+fn recorder(config: &Config, metrics: &Metrics) -> Recorder {
+    let config::Decisions { keep, size } = config.decisions;
+    let Some(folder) = config.delivery.state_folder().filter(|_| keep > 0) else {
+        return Recorder::forgetful();
+    };
+    let limits = decisions::Limits {
+        keep,
+        size: size.as_u64(),
+    };
+    let place = decisions::place(&folder, &config.path);
+    let started = std::fs::create_dir_all(&folder)
+        .map_err(|error| error.to_string())
+        .and_then(|()| {
+            let lost = metrics.lost_decisions();
+            Recorder::start(&place, limits, lost).map_err(|error| error.to_string())
+        });
+    started.unwrap_or_else(|error| {
+        tracing::warn!(
+            folder = %folder.display(),
+            error,
+            "decisions are not remembered ([delivery] state-directory)"
+        );
+        Recorder::forgetful()
+    })
+}
+
 /// What became of messages whose recipients ended differently, where they can.
 fn partial(config: &Config) -> Partial {
     let can_differ = |listener: &config::Listener| {
@@ -772,6 +901,7 @@ fn listeners(
     config: &Config,
     settings: &Settings,
     metrics: &Arc<Metrics>,
+    recorder: &Arc<Recorder>,
     shared: &mut Option<Arc<Outbound>>,
 ) -> anyhow::Result<Vec<Arc<Listener>>> {
     let mut listeners = Vec::new();
@@ -784,7 +914,9 @@ fn listeners(
                     None => {
                         let (resources, _) =
                             OutboundResources::new(config, settings.authorities.clone(), None)?;
-                        let outbound = Arc::new(Outbound::new(config, resources, metrics.clone()));
+                        let outbound =
+                            Outbound::new(config, resources, metrics.clone(), recorder.clone());
+                        let outbound = Arc::new(outbound);
                         shared.insert(outbound).clone()
                     }
                 };

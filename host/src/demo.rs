@@ -5,6 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use rcgen::{
@@ -12,13 +13,22 @@ use rcgen::{
 };
 use tempfile::TempDir;
 
+use crate::admin::tokens::{self, Scope, default_place};
+
 const RULES: &str = include_str!("../../examples/rules.json");
 const ADDRESS: &str = "127.0.0.1:2525";
 const CONFIGURATION: &str = "portcullis.toml";
 
+/// Where the page is.
+const PAGE: &str = "127.0.0.1:8025";
+/// How long whoever tries it out may look at the page.
+const LIFETIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// A folder with rules and certificates, gone when this is dropped.
 pub struct Demo {
     folder: TempDir,
+    /// Lets its user see the page.
+    token: String,
 }
 
 impl Demo {
@@ -45,11 +55,17 @@ impl Demo {
              name = \"contoso\"
              domains = [\"contoso.com\", \"*.contoso.com\"]
              policy = \"rules.json\"
+             [delivery]
+             state-directory = \"state\"
+             [admin]
+             address = {PAGE:?}
              [trust]
              roots = \"ca.pem\""
         );
         fs::write(folder.path().join(CONFIGURATION), text)?;
-        Ok(Demo { folder })
+        let tokens = default_place(&folder.path().join("state"));
+        let (_, token) = tokens::create(&tokens, "you", Scope::Operator, Vec::new(), LIFETIME)?;
+        Ok(Demo { folder, token })
     }
 
     /// The file of the configuration.
@@ -63,10 +79,15 @@ impl Demo {
         let swaks = format!("swaks --server {ADDRESS}");
         let mut text = format!(
             "Portcullis listens on {ADDRESS} with example connectors and a certificate made on the spot.
-Accepted mail is kept in ./mail. The rules are in {folder}/rules.json:
-edit them, and the next MAIL FROM goes by them. Try, in another terminal:
+Accepted mail is kept in ./mail. See the connectors, and decisions as they are made:
 
-"
+    http://{PAGE}/#token={token}
+
+The rules are in {folder}/rules.json: edit them, there or on the page, and the next MAIL FROM goes by them.
+Try, in another terminal:
+
+",
+            token = self.token
         );
         let mut line = |about: &str, command: String| {
             // Writing to a string cannot fail.

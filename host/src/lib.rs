@@ -5,15 +5,20 @@
 #![warn(missing_docs)]
 
 mod admin;
+mod advice;
+mod alerts;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+mod decisions;
 mod demo;
 pub mod edit;
 pub mod egress;
 mod frontend;
 pub mod import;
 mod observe;
+mod periodic;
 pub mod smtp;
 pub mod tls;
+mod validate;
 mod watch;

@@ -1,4 +1,4 @@
-//! Outbound connectors: the way is followed as mail would go.
+//! Outbound connectors are tried out: the way is followed as mail would go.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
-use super::Outcome;
 use crate::config::{Config, Timeouts};
+use crate::decisions::Recorder;
 use crate::egress::client::Sender;
 use crate::egress::partner::probe::{Check, Report, Status};
 use crate::egress::partner::{Outbound, OutboundResources, PartnerPath};
@@ -24,11 +24,35 @@ const MAX_DOMAINS: usize = 5;
 /// One way of a connector: to a domain, or to its smart hosts.
 #[derive(Serialize)]
 pub struct Route {
+    /// Its servers, and what they have shown.
     #[serde(flatten)]
     pub report: Report,
     /// What came of the test message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<Check>,
+}
+
+/// What came of following a connector.
+#[derive(Default, Serialize)]
+pub struct Followed {
+    /// Whether mail would be delivered; absent where there is nothing to try.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid: Option<bool>,
+    /// Its ways.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+    /// Why something was not tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl Followed {
+    fn nothing(note: &str) -> Self {
+        Followed {
+            note: Some(note.into()),
+            ..Followed::default()
+        }
+    }
 }
 
 /// The way out, made ready when the first outbound connector needs it.
@@ -53,7 +77,12 @@ impl<'a> EgressProbe<'a> {
             return Ok(outbound.clone());
         }
         let (resources, _) = OutboundResources::new(self.config, self.authorities.clone(), None)?;
-        let outbound = Arc::new(Outbound::new(self.config, resources, Arc::default()));
+        let outbound = Arc::new(Outbound::new(
+            self.config,
+            resources,
+            Arc::default(),
+            Arc::new(Recorder::forgetful()),
+        ));
         self.outbound = Some(outbound.clone());
         Ok(outbound)
     }
@@ -65,19 +94,21 @@ impl<'a> EgressProbe<'a> {
         to: Option<&Address>,
         from: Option<&str>,
         mut progress: impl FnMut(&str),
-        outcome: &mut Outcome,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Followed> {
         let Some(delivery) = &connector.delivery else {
-            outcome.note = Some("the policy does not tell how it delivers".into());
-            return Ok(());
+            return Ok(Followed::nothing(
+                "the policy does not tell how it delivers",
+            ));
         };
         let (domains, more) = domains(connector, delivery, to);
         if domains.is_empty() {
-            outcome.note = Some("it is for every domain; say with --to whom to try it with".into());
-            return Ok(());
+            return Ok(Followed::nothing(
+                "it is for every domain; say with --to whom to try it with",
+            ));
         }
+        let mut followed = Followed::default();
         if more > 0 {
-            outcome.note = Some(format!(
+            followed.note = Some(format!(
                 "{more} more domains were not tried; try them with --to"
             ));
         }
@@ -99,10 +130,10 @@ impl<'a> EgressProbe<'a> {
                 && message
                     .as_ref()
                     .is_none_or(|message| message.status == Status::Ok);
-            outcome.routes.push(Route { report, message });
+            followed.routes.push(Route { report, message });
         }
-        outcome.valid = Some(valid);
-        Ok(())
+        followed.valid = Some(valid);
+        Ok(followed)
     }
 
     async fn send(

@@ -129,6 +129,7 @@ impl Daemon {
         let listeners = config.matches("[[listener]]").count();
         let mut child = portcullis(&["run", "--log-level", "debug", "--config"])
             .arg(&path)
+            .env("XDG_STATE_HOME", folder.path().join("state"))
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

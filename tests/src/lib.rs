@@ -1,9 +1,11 @@
 //! What the end-to-end tests are written with: the daemon as a process, an SMTP client that does
 //! just what it is told, certificates of every kind, and a next hop that is not ours.
 
+pub mod admin;
 pub mod attack;
 #[cfg(test)]
 mod bindings;
+pub mod browser;
 pub mod client;
 pub mod config;
 pub mod daemon;
@@ -39,6 +41,7 @@ pub mod sink;
 pub mod test_bed;
 pub mod validate;
 
+pub use browser::Browser;
 pub use client::{Client, Reply};
 pub use config::{Config, Listener, NO_RULES};
 pub use daemon::{Daemon, portcullis, run};

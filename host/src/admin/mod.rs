@@ -1,3 +1,16 @@
-//! What operators ask of a running server, by HTTP.
+//! What operators ask of a running server, by HTTP: numbers, and the API with its page.
+//!
+//! A request to the API passes [`access`] first: the Host header, where the browser says it comes from, the token. Only
+//! then [`routes`] looks at what is asked for.
 
+pub mod access;
+mod answer;
+mod api;
+mod connection;
 pub mod http;
+mod page;
+mod routes;
+pub mod tokens;
+
+pub use self::api::Admin;
+pub use self::connection::{bind, serve};

@@ -1,8 +1,10 @@
 //! The command line: a file a command.
 
+mod admin;
 mod build;
 mod check;
 mod compile;
+mod decisions;
 mod edit;
 mod evaluate;
 mod explain;
@@ -11,9 +13,11 @@ mod list;
 pub mod output;
 mod paint;
 mod policy;
+mod remembered;
 mod report;
 mod run;
 mod schema;
+mod suggest;
 mod validate;
 
 use std::os::unix::net::UnixStream;
@@ -59,6 +63,9 @@ enum Command {
     Diff(edit::Diff),
     Restore(edit::Restore),
     Import(Box<import::ImportCommand>),
+    Decisions(Box<decisions::DecisionsCommand>),
+    Suggest(suggest::Suggest),
+    Admin(admin::AdminCommand),
     Schema(schema::Schema),
     Validate(Box<validate::Validate>),
 }
@@ -88,6 +95,9 @@ impl Cli {
                 Command::Diff(command) => command.run().await,
                 Command::Restore(command) => command.run().await,
                 Command::Import(command) => command.run().await,
+                Command::Decisions(command) => command.run().await,
+                Command::Suggest(command) => command.run().await,
+                Command::Admin(command) => command.run(),
                 Command::Schema(command) => command.run(),
                 Command::Validate(command) => command.run().await,
             }

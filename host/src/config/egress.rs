@@ -69,6 +69,8 @@ pub struct Delivery {
     pub state_directory: Option<PathBuf>,
     /// Networks that mail is sent to although they belong to this machine or its link only.
     pub private_networks: Vec<IpNet>,
+    /// Whether nothing is connected to but public addresses: for those who may not look around in our networks.
+    pub public_only: bool,
 }
 
 impl Default for Delivery {
@@ -121,6 +123,7 @@ impl Delivery {
             mta_sts_port: raw.mta_sts_port,
             state_directory: raw.state_directory,
             private_networks: raw.private_networks,
+            public_only: false,
         }
     }
 

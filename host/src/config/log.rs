@@ -2,7 +2,12 @@
 
 use std::net::SocketAddr;
 
+use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
+
+use super::problem::Key::Name;
+use super::problem::{Outcome, wrong};
+use super::values;
 
 /// Where numbers are shown.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -11,6 +16,42 @@ use serde::{Deserialize, Serialize};
 pub struct Metrics {
     /// Address and port of an HTTP server with `/metrics`, for Prometheus.
     pub address: SocketAddr,
+}
+
+/// What is remembered of decisions.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Decisions {
+    /// Decisions that are remembered of each tenant; 0 for none.
+    pub keep: u32,
+    /// The size of the file that they are kept in.
+    #[serde(with = "values::size")]
+    #[cfg_attr(test, schemars(with = "super::schema::Size"))]
+    pub size: ByteSize,
+}
+
+impl Default for Decisions {
+    fn default() -> Self {
+        Decisions {
+            keep: 20_000,
+            size: ByteSize::mib(512),
+        }
+    }
+}
+
+impl Decisions {
+    /// The file has to hold something.
+    pub(super) fn validate(&self) -> Outcome {
+        const LEAST: ByteSize = ByteSize::mib(1);
+        match self.keep > 0 && self.size < LEAST {
+            true => wrong(
+                [Name("decisions"), Name("size")],
+                format!("the file needs at least {LEAST}"),
+            ),
+            false => Ok(()),
+        }
+    }
 }
 
 /// What the log tells of people.

@@ -3,6 +3,7 @@
 //! It is parsed once: what is written (`RawConfig`) becomes types that can hold nothing else than a usable
 //! configuration. Files that it names are opened by those who use them. What is wrong is told with line and column.
 
+mod admin;
 mod egress;
 mod folders;
 mod limits;
@@ -19,13 +20,14 @@ mod values;
 
 use std::path::{Path, PathBuf};
 
+pub use self::admin::{Admin, AdminAddress, Alerts, Validation};
 pub use self::egress::{AddressFamily, Connections, Delivery, Dns};
 pub use self::folders::default_cache_folder;
 pub use self::limits::{Limits, Sandbox, Timeouts};
 pub use self::listener::{
     Destination, Listener, NextHop, NextHopServer, Outbound, ProxyVersion, TlsMode,
 };
-pub use self::log::{Clients, Log, Mailboxes, Metrics};
+pub use self::log::{Clients, Decisions, Log, Mailboxes, Metrics};
 pub use self::problem::Problem;
 pub use self::tenant::Tenant;
 pub use self::trust::{Authority, Trust};
@@ -64,6 +66,14 @@ pub struct Config {
     pub metrics: Option<Metrics>,
     /// What the log tells of people.
     pub log: Log,
+    /// What is remembered of decisions.
+    pub decisions: Decisions,
+    /// Where alerts go.
+    pub alerts: Alerts,
+    /// When connectors are tried out.
+    pub validation: Validation,
+    /// The API and the page.
+    pub admin: Option<Admin>,
 }
 
 /// The configuration cannot be used.
@@ -136,6 +146,11 @@ impl Config {
         listener::validate_senders(&listeners, &raw.tenants)?;
         raw.sandbox.validate()?;
         raw.limits.validate()?;
+        raw.decisions.validate()?;
+        raw.alerts.validate()?;
+        if let Some(admin) = &raw.admin {
+            admin.validate()?;
+        }
         listener::validate_addresses(&listeners, raw.metrics.as_ref())?;
         Ok(Config {
             path: PathBuf::new(),
@@ -151,6 +166,10 @@ impl Config {
             connections: raw.connections,
             metrics: raw.metrics,
             log: raw.log,
+            decisions: raw.decisions,
+            alerts: raw.alerts,
+            validation: raw.validation,
+            admin: raw.admin,
         })
     }
 }

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::admin::{Admin, Alerts, Validation};
 use super::egress::{Connections, Dns, RawDelivery};
 use super::limits::{Limits, Sandbox, Timeouts};
 use super::listener::RawListener;
-use super::log::{Log, Metrics};
+use super::log::{Decisions, Log, Metrics};
 use super::problem::Problem;
 use super::tenant::Tenant;
 use super::trust::Trust;
@@ -52,6 +53,17 @@ pub(super) struct RawConfig {
     /// What the log tells of people.
     #[serde(default)]
     pub log: Log,
+    /// What is remembered of decisions.
+    #[serde(default)]
+    pub decisions: Decisions,
+    /// Where alerts go.
+    #[serde(default)]
+    pub alerts: Alerts,
+    /// When connectors are tried out.
+    #[serde(default)]
+    pub validation: Validation,
+    /// The API and the page.
+    pub admin: Option<Admin>,
 }
 
 impl RawConfig {
@@ -95,5 +107,8 @@ impl RawConfig {
         roots.for_each(absolute);
         trust.crls.iter_mut().for_each(absolute);
         self.sandbox.cache_directory.iter_mut().for_each(absolute);
+        if let Some(admin) = &mut self.admin {
+            admin.resolve(folder);
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use portcullis::{
     Context, Engine, EvaluationError, LoadError, Policy, PolicySession, Rules, Verdict,
 };
+use similar::TextDiff;
 
 /// Messages that are kept as examples of each difference.
 const EXAMPLES: usize = 5;
@@ -16,6 +17,10 @@ pub struct Effect {
     pub messages: u64,
     /// How many have another verdict, by what it was and what it would be.
     pub changed: BTreeMap<(&'static str, &'static str), Changed>,
+    /// What connectors in audit mode have found before, by their names.
+    pub findings: BTreeMap<String, u64>,
+    /// How many messages would satisfy each connector.
+    pub satisfied: BTreeMap<String, u64>,
 }
 
 /// Messages whose verdict differs in the same way.
@@ -50,14 +55,26 @@ impl Comparison {
         })
     }
 
-    /// Asks both about a message.
+    /// Asks both about so many messages of the same facts.
     ///
     /// # Errors
     /// If one does not answer.
-    pub async fn message(&mut self, context: &Context) -> Result<(), EvaluationError> {
+    pub async fn messages(&mut self, context: &Context, count: u64) -> Result<(), EvaluationError> {
         let before = self.before.try_decide(context).await?.into_verdict();
         let after = self.after.try_decide(context).await?.into_verdict();
-        self.effect.messages += 1;
+        self.effect.messages += count;
+        for finding in before.audit() {
+            *self
+                .effect
+                .findings
+                .entry(finding.connector.clone())
+                .or_default() += count;
+        }
+        if let Verdict::Accept(acceptance) = &after {
+            for connector in &acceptance.connectors {
+                *self.effect.satisfied.entry(connector.clone()).or_default() += count;
+            }
+        }
         let (was, is) = (outcome(&before), outcome(&after));
         let is_same = match (&before, &after) {
             (Verdict::Deliver(before), Verdict::Deliver(after)) => {
@@ -69,7 +86,7 @@ impl Comparison {
             return Ok(());
         }
         let changed = self.effect.changed.entry((was, is)).or_default();
-        changed.messages += 1;
+        changed.messages += count;
         if changed.examples.len() < EXAMPLES {
             let decides = decides(&after);
             changed.examples.push((
@@ -105,4 +122,13 @@ fn decides(verdict: &Verdict) -> String {
             format!("{connector} ({})", refusal.failed)
         }
     }
+}
+
+/// What differs between two texts, as a unified diff.
+pub fn difference(before: &str, after: &str, names: (&str, &str)) -> String {
+    let difference = TextDiff::from_lines(before, after);
+    difference
+        .unified_diff()
+        .header(names.0, names.1)
+        .to_string()
 }

@@ -1,12 +1,14 @@
 //! The one call of every front door: decide, count, log.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use portcullis::store::{Snapshot, Store, Tenant};
 use portcullis::tls::Authorities;
 use portcullis::{Context, Decision, PeerCertificate, Security, TenantSession, Trust};
 
 use super::expiry::Expiring;
+use crate::decisions::{Decided, Recorder};
 use crate::observe::decisions::{self, Asked};
 use crate::observe::metrics::Metrics;
 
@@ -18,6 +20,8 @@ pub struct Asking {
     pub metrics: Arc<Metrics>,
     /// Whose certificates are about to run out.
     pub expiring: Expiring,
+    /// Where decisions are kept.
+    pub recorder: Arc<Recorder>,
 }
 
 /// The questions of one session.
@@ -54,13 +58,16 @@ impl Asker {
         self.session.retain_active(policies);
     }
 
-    /// Decides, counts and logs. If the policy gives no answer, the decision defers the mail.
+    /// Decides, counts, logs and keeps. If the policy gives no answer, the decision defers the mail.
     pub async fn ask(&mut self, request: Request<'_>) -> Decision {
         let restricted = restricted(&request);
         let context = restricted.as_ref().unwrap_or(request.context);
         let decision = self.session.decide(request.tenant, context).await;
         let Asking {
-            metrics, expiring, ..
+            metrics,
+            expiring,
+            recorder,
+            ..
         } = &*self.asking;
         let tenant = &request.tenant.name;
         let asked = Asked {
@@ -75,6 +82,15 @@ impl Asker {
         metrics.decided(tenant, decision.verdict());
         decisions::log(&asked, context, decision.verdict());
         expiring.look(request.tenant, context, decision.verdict());
+        recorder.decided(|| Decided {
+            tenant: tenant.clone(),
+            policy: request.tenant.in_force.map(|it| it.digest),
+            time: SystemTime::now(),
+            session: request.session.into(),
+            transaction: request.transaction.into(),
+            context: context.clone(),
+            verdict: decision.verdict().clone(),
+        });
         decision
     }
 }

@@ -104,6 +104,7 @@ pub struct Metrics {
     messages: Family<Outcome, Counter>,
     not_taken: Family<NotTaken, Counter>,
     certificates: Family<File, Gauge>,
+    lost_decisions: Counter,
     sessions: Counter,
     sessions_open: Gauge,
     connection_rejected: Family<Outcome, Counter>,
@@ -122,6 +123,7 @@ impl Default for Metrics {
             messages: Family::default(),
             not_taken: Family::default(),
             certificates: Family::default(),
+            lost_decisions: Counter::default(),
             sessions: Counter::default(),
             sessions_open: Gauge::default(),
             connection_rejected: Family::default(),
@@ -159,6 +161,9 @@ impl Metrics {
             "Messages by the class of their final reply",
             messages,
         );
+        let lost = self.lost_decisions.clone();
+        let help = "Decisions that could not be remembered";
+        registry.register("decisions_lost", help, lost);
         let not_taken = self.not_taken.clone();
         let help = "Senders and recipients that were not taken";
         registry.register("recipients_refused", help, not_taken);
@@ -243,6 +248,11 @@ impl Metrics {
             let file = file.display().to_string();
             self.certificates.get_or_create(&File { file }).set(end);
         }
+    }
+
+    /// Counts decisions that could not be remembered.
+    pub fn lost_decisions(&self) -> Counter {
+        self.lost_decisions.clone()
     }
 
     /// Forgets a tenant that is gone.

@@ -7,6 +7,7 @@ mod files;
 mod roots;
 
 pub use client::ClientTls;
+pub use curves::provider;
 pub use error::TlsError;
 pub use files::{Pair, certificates};
 pub use roots::read_authorities;

@@ -1,5 +1,6 @@
 //! What Portcullis does, piece by piece.
 
+mod admin_api;
 mod audit;
 mod authorities;
 mod certificates;
@@ -20,8 +21,10 @@ mod model;
 mod modules;
 mod next_hops;
 mod outbound;
+mod page;
 mod pins;
 mod reload;
+mod remembered;
 mod schema;
 mod source_routes;
 mod unknown_facts;

@@ -13,7 +13,8 @@ use clap::{Args, ValueEnum};
 use portcullis::Direction;
 use serde_json::Value;
 
-use self::fields::{Connector, FIELDS, Given, options, quoted};
+pub use self::fields::quoted;
+use self::fields::{Connector, FIELDS, Given, options};
 use self::questions::{Wizard, ask_direction, direction_of};
 use self::review::{Answer, Save, checked, not_saved, save, save_text};
 pub use self::review::{editor, note};
@@ -87,14 +88,18 @@ impl Add {
         };
         if self.save.asks() {
             let rules = quoted(&self.rules.display().to_string());
-            let options = options(&draft.connector, direction);
-            output::tell(&format!(
-                "portcullis add {rules} --direction {direction}{options} --yes\n"
-            ));
+            output::tell(&add_command(&rules, &draft.connector));
         }
         let action = format!("add {:?}", draft.name());
         save(&editor, &self.save, &before, checked, action).await
     }
+}
+
+/// The command that adds a connector to a document, whose name is quoted.
+pub fn add_command(rules: &str, connector: &Connector) -> String {
+    let direction = direction_of(connector);
+    let options = options(connector, direction);
+    format!("portcullis add {rules} --direction {direction}{options} --yes\n")
 }
 
 /// Change a connector of a rules document

@@ -10,14 +10,19 @@ use clap::Args;
 use portcullis::{Connector, Context, Direction, Mode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use similar::TextDiff;
 
 use super::questions::ask;
 use crate::cli::output;
 use crate::cli::paint::{self, Painter, printable, printable_lines};
+use crate::cli::remembered::Remembered;
 use crate::cli::{policy, report};
-use crate::edit::effect::{Comparison, Effect};
+use crate::decisions;
+use crate::edit::effect::{Comparison, Effect, difference};
 use crate::edit::{Checked, Content, EditError, Editor, Note};
+
+/// What is said where there is nothing to compare with.
+const UNTOLD: &str =
+    "what it changes for known messages cannot be told: the rules before are not valid\n";
 
 /// The longest line of a log, in octets.
 const LONGEST: u64 = 1 << 20;
@@ -37,6 +42,9 @@ pub struct Save {
     /// Messages of before, to show the effect on: a context as JSON in each line, or a line with a field "context"
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// The configuration of a server that has these rules, to show the effect on the mail that it remembers
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 /// What somebody says to a change.
@@ -86,6 +94,10 @@ impl Save {
         if let Some(log) = &self.log {
             output::tell(&self.effect(editor, before, checked, log).await?);
         }
+        if let Some(config) = &self.config {
+            let effect = self.effect_on_remembered(editor, before, checked, config);
+            output::tell(&effect.await?);
+        }
         if rules.summary.tests > 0 {
             output::tell(&format!(
                 "{} tests of the document pass\n",
@@ -117,7 +129,7 @@ impl Save {
         let before = match editor.check(before.text.clone()).await {
             Ok(before) => before,
             Err(EditError::Rejected { .. }) => {
-                return Ok("what it changes for the messages of the log cannot be told: the rules before are not valid\n".into());
+                return Ok(UNTOLD.into());
             }
             Err(error) => return Err(error.into()),
         };
@@ -132,12 +144,39 @@ impl Save {
                 break;
             }
             match context_of(&line) {
-                Some(context) => comparison.message(&context).await?,
+                Some(context) => comparison.messages(&context, 1).await?,
                 None if line.trim_ascii().is_empty() => {}
                 None => others += 1,
             }
         }
-        Ok(told(&comparison.end(), others))
+        Ok(told(&comparison.end(), others, None))
+    }
+
+    /// What the change would have meant for the mail that a server remembers.
+    async fn effect_on_remembered(
+        &self,
+        editor: &Editor,
+        before: &Content,
+        checked: &Checked,
+        config: &Path,
+    ) -> anyhow::Result<String> {
+        let remembered = Remembered::of_policy(config, editor.path())?;
+        let before = match editor.check(before.text.clone()).await {
+            Ok(before) => before,
+            Err(EditError::Rejected { .. }) => return Ok(UNTOLD.into()),
+            Err(error) => return Err(error.into()),
+        };
+        let mut comparison =
+            Comparison::new(editor.engine(), &before.rules, &checked.rules).await?;
+        let mut first = i64::MAX;
+        for flow in remembered.flows()? {
+            if let Ok(context) = Context::from_json(&flow.context) {
+                comparison.messages(&context, flow.count).await?;
+                first = first.min(flow.first);
+            }
+        }
+        let since = (first < i64::MAX).then(|| decisions::moment(first));
+        Ok(told(&comparison.end(), 0, since.as_deref()))
     }
 
     /// The note of a change.
@@ -174,7 +213,8 @@ fn context_of(line: &[u8]) -> Option<Context> {
     Context::from_json(logged.map_or(line, |logged| logged.context.get())).ok()
 }
 
-fn told(effect: &Effect, others: u64) -> String {
+fn told(effect: &Effect, others: u64, since: Option<&str>) -> String {
+    let since = since.map_or_else(String::new, |since| format!(" since {since}"));
     let mut text = String::new();
     for ((was, is), changed) in &effect.changed {
         let count = match (*was, *is) {
@@ -182,7 +222,7 @@ fn told(effect: &Effect, others: u64) -> String {
             (was, is) => format!("would be {is}, and were {was}"),
         };
         text.push_str(&format!(
-            "{} of {} messages {count}:\n",
+            "{} of {} messages{since} {count}:\n",
             changed.messages, effect.messages
         ));
         for (from, to, connector) in &changed.examples {
@@ -199,7 +239,7 @@ fn told(effect: &Effect, others: u64) -> String {
     }
     if effect.changed.is_empty() {
         text.push_str(&format!(
-            "of {} messages, none would have another outcome\n",
+            "of {} messages{since}, none would have another outcome\n",
             effect.messages
         ));
     }
@@ -263,15 +303,6 @@ fn show_problems(path: &Path, text: &str, problems: &[portcullis::Problem]) {
         problems,
         colour,
     ));
-}
-
-/// What differs between two texts, as a unified diff.
-pub fn difference(before: &str, after: &str, names: (&str, &str)) -> String {
-    let difference = TextDiff::from_lines(before, after);
-    difference
-        .unified_diff()
-        .header(names.0, names.1)
-        .to_string()
 }
 
 fn coloured(difference: &str, painter: Painter) -> String {

@@ -2,7 +2,6 @@
 
 mod inbound;
 mod letter;
-mod outbound;
 mod show;
 
 use std::io::IsTerminal;
@@ -19,6 +18,7 @@ use super::paint::{self, Painter};
 use super::policy::{self, PolicyArgs};
 use crate::config::{self, Config};
 use crate::smtp::address::Address;
+use crate::validate::{self, EgressProbe, Route};
 use portcullis::{Connector, Direction, Mode, Policy};
 
 /// Try connectors out before they are relied on
@@ -79,7 +79,7 @@ struct Outcome {
     applies_to: String,
     requires: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    routes: Vec<outbound::Route>,
+    routes: Vec<Route>,
     #[serde(skip_serializing_if = "Option::is_none")]
     partner: Option<inbound::Partner>,
     /// Why nothing was tried.
@@ -124,7 +124,7 @@ impl Validate {
             Some(tenant) => authorities.for_tenant(tenant),
             None => authorities,
         };
-        let mut way_out = outbound::EgressProbe::new(&config, authorities.clone());
+        let mut way_out = EgressProbe::new(&config, authorities.clone());
         let mut outcomes = Vec::new();
         for connector in &connectors {
             let mut outcome = Outcome::new(connector);
@@ -136,15 +136,12 @@ impl Validate {
                 Direction::Outbound if self.letter => {}
                 Direction::Outbound => {
                     let progress = self.progress(&connector.name);
-                    way_out
-                        .follow(
-                            connector,
-                            to.as_ref(),
-                            self.sender(),
-                            progress,
-                            &mut outcome,
-                        )
+                    let followed = way_out
+                        .follow(connector, to.as_ref(), self.sender(), progress)
                         .await?;
+                    outcome.valid = followed.valid;
+                    outcome.routes = followed.routes;
+                    outcome.note = followed.note;
                 }
             }
             outcomes.push(outcome);
@@ -155,7 +152,7 @@ impl Validate {
     fn config(&self) -> anyhow::Result<Config> {
         Ok(match &self.config {
             Some(path) => Config::load(path)?,
-            None => outbound::default_config(),
+            None => validate::default_config(),
         })
     }
 
@@ -188,7 +185,7 @@ impl Validate {
         if !self.connectors.is_empty() {
             all.retain(|connector| self.connectors.contains(&connector.name));
         } else if let Some(to) = to {
-            let name = outbound::connector_for(policy, to, self.sender()).await?;
+            let name = validate::connector_for(policy, to, self.sender()).await?;
             all.retain(|connector| connector.name == name);
         } else {
             all.retain(|connector| connector.mode != Mode::Disabled);

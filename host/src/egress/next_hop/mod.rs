@@ -5,7 +5,7 @@
 mod address;
 mod client;
 mod maildir;
-mod server;
+pub mod server;
 
 use std::sync::Arc;
 use std::time::Duration;

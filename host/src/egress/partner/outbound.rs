@@ -17,6 +17,7 @@ use super::servers::Servers;
 use super::this_host::ThisHost;
 use super::verify::Requirements;
 use crate::config;
+use crate::decisions::{Connected, Recorder};
 use crate::egress::client::{
     Cause, ClientError, HANDSHAKE, MailError, Sender, SmtpClient, StartTls,
 };
@@ -26,6 +27,7 @@ use crate::observe::metrics::Metrics;
 use crate::observe::redact;
 use crate::smtp::connection::Stream;
 use crate::smtp::reply::Reply;
+use portcullis::tls::certificate;
 use portcullis::tls_version_name;
 
 /// What a server that did not get ready in its time was doing.
@@ -42,6 +44,7 @@ pub struct Outbound {
     resources: ArcSwap<OutboundResources>,
     pool: Arc<Pool>,
     metrics: Arc<Metrics>,
+    recorder: Arc<Recorder>,
 }
 
 /// What became of the protection that was asked for.
@@ -64,11 +67,12 @@ impl TlsOutcome {
 }
 
 impl Outbound {
-    /// The way out; nothing is connected yet.
+    /// The way out; nothing is connected yet. Of what partners show, the recorder keeps what mail sees.
     pub fn new(
         config: &config::Config,
         resources: OutboundResources,
         metrics: Arc<Metrics>,
+        recorder: Arc<Recorder>,
     ) -> Self {
         let limits = config.connections.clone();
         let at_a_time = limits.per_route;
@@ -77,6 +81,7 @@ impl Outbound {
             resources: ArcSwap::from_pointee(resources),
             pool: Pool::new(limits, Some(at_a_time)),
             metrics,
+            recorder,
         }
     }
 
@@ -166,9 +171,15 @@ impl Outbound {
                         permit.used_by(*client).release();
                         return Err(reply);
                     }
-                    Err(Begun::Failed(failure)) => failure,
+                    Err(Begun::Failed(failure)) => {
+                        self.record_failure(path, &server.peer, &failure);
+                        failure
+                    }
                 },
-                Err(failure) => failure,
+                Err(failure) => {
+                    self.record_failure(path, "", &failure);
+                    failure
+                }
             };
             tracing::info!(
                 connector = path.connector,
@@ -239,7 +250,48 @@ impl Outbound {
             audit_connector = path.audited,
             "connected"
         );
+        self.record(path, server, &client, &reached);
         Ok(client)
+    }
+
+    fn record(
+        &self,
+        path: &PartnerPath,
+        server: &Endpoint,
+        client: &SmtpClient,
+        reached: &TlsOutcome,
+    ) {
+        let Some(tenant) = path.tenant() else { return };
+        self.recorder.connected(|| {
+            let session = client.tls_session();
+            let chain = session.and_then(|session| session.peer_certificates());
+            Connected {
+                tenant: tenant.clone(),
+                connector: path.connector.clone(),
+                target: path.target.to_string(),
+                server: server.peer.to_string(),
+                tls: reached.version.map(|_| reached.tls()),
+                certificate: chain.map(|chain| certificate::facts(chain, &server.authorities)),
+                failure: None,
+                audit_connector: path.audited.clone(),
+                audit: reached.audit.as_ref().map(ToString::to_string),
+            }
+        });
+    }
+
+    fn record_failure(&self, path: &PartnerPath, server: &str, failure: &Failure) {
+        let Some(tenant) = path.tenant() else { return };
+        self.recorder.connected(|| Connected {
+            tenant: tenant.clone(),
+            connector: path.connector.clone(),
+            target: path.target.to_string(),
+            server: server.into(),
+            tls: None,
+            certificate: None,
+            failure: Some(redact::redact(&failure.to_string()).into_owned()),
+            audit_connector: None,
+            audit: None,
+        });
     }
 
     /// Speaks with a server until it has shown what it must. Where nothing is asked for, and TLS is

@@ -9,6 +9,9 @@ use crate::config;
 /// unless the administrator wants that.
 pub fn may_connect(config: &config::Delivery, ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
+    if config.public_only {
+        return is_public(ip) && !is_private(ip) && !is_local(ip);
+    }
     let networks = &config.private_networks;
     networks.iter().any(|network| network.contains(&ip)) || is_public(ip) && !is_local(ip)
 }
@@ -33,6 +36,14 @@ pub fn is_local(ip: IpAddr) -> bool {
         socket.local_addr()
     });
     own.is_ok_and(|own| own.ip() == ip)
+}
+
+/// Whether an address is of a network that is an organization's own (RFC 1918, RFC 6598, RFC 4193).
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_private() || ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64,
+        IpAddr::V6(ip) => ip.is_unique_local(),
+    }
 }
 
 /// Whether an address can be another server's at all (RFC 6890).

@@ -29,8 +29,10 @@ pub struct PartnerPath {
     pub connector: Option<String>,
     /// The one in audit mode, for the log.
     pub audited: Option<String>,
-    /// The tenant whose rules name authorities; absent where any may be named.
+    /// The tenant whose mail it is.
     tenant: Option<Arc<str>>,
+    /// Whether its rules name authorities, of which it may name some only.
+    names_authorities: bool,
     key: Arc<str>,
 }
 
@@ -78,6 +80,7 @@ impl PartnerPath {
             audit: delivery.audit_tls,
             connector: delivery.connector,
             tenant: None,
+            names_authorities: false,
             key: key.into(),
         })
     }
@@ -89,16 +92,22 @@ impl PartnerPath {
         let named = std::iter::once(&self.protection).chain(audited);
         if named.map(|it| it.authorities.len()).sum::<usize>() > 0 {
             self.key = format!("{} {tenant:?}", self.key).into();
-            self.tenant = Some(tenant.clone());
+            self.names_authorities = true;
         }
+        self.tenant = Some(tenant.clone());
         self
+    }
+
+    /// The tenant whose mail it is. Others may share what was connected for it.
+    pub fn tenant(&self) -> Option<&Arc<str>> {
+        self.tenant.as_ref()
     }
 
     /// The authorities that servers are verified with.
     pub fn authorities(&self, all: &Authorities) -> Authorities {
         match &self.tenant {
-            Some(tenant) => all.for_tenant(tenant),
-            None => all.clone(),
+            Some(tenant) if self.names_authorities => all.for_tenant(tenant),
+            _ => all.clone(),
         }
     }
 

@@ -1,0 +1,327 @@
+//! Changes of policies: checked, saved with a version, and in force when it is answered.
+
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use portcullis::store::{InForce, Tenant};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::time::timeout;
+
+use super::{Admin, Caller, PATIENCE, apart, is_component, moment, unprocessable};
+use crate::admin::answer::{Answer, Refusal, json_with, tagged};
+use crate::admin::routes::Asked;
+use crate::config;
+use crate::edit::replace::replace;
+use crate::edit::text::{self, TextError};
+use crate::edit::{Note, Version, digest_of};
+
+/// What may be said of a change.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Why {
+    /// Why, for the history.
+    #[serde(default)]
+    comment: String,
+}
+
+impl Admin {
+    /// Puts a policy in the place of the one in the tenant's file.
+    pub async fn put_policy(&self, caller: &Caller, asked: Asked) -> Result<Answer, Refusal> {
+        let tenant = self.writable(asked.tenant())?;
+        let why: Why = asked.parameters()?;
+        match (is_component(&tenant.policy), asked.is_component) {
+            (true, true) => self.put_component(caller, &tenant, asked).await,
+            (false, false) => {
+                let text = asked.text()?;
+                let base = asked.if_match.clone();
+                self.save(caller, &tenant, base, why.comment, "put rules", |_| {
+                    Ok(text)
+                })
+                .await
+            }
+            (true, false) => Err(Refusal::new(
+                StatusCode::CONFLICT,
+                "this tenant's policy is a component (Content-Type: application/wasm)",
+            )),
+            (false, true) => Err(Refusal::new(
+                StatusCode::CONFLICT,
+                "this tenant's policy is a rules document (Content-Type: application/json)",
+            )),
+        }
+    }
+
+    /// Adds a connector to the tenant's rules.
+    pub async fn add_connector(&self, caller: &Caller, asked: Asked) -> Result<Answer, Refusal> {
+        let tenant = self.writable(asked.tenant())?;
+        let why: Why = asked.parameters()?;
+        let connector: Map<String, Value> = asked.json()?;
+        let name = connector.get("name").and_then(Value::as_str);
+        let action = format!("add {:?}", name.unwrap_or_default());
+        let change = |document: &str| text::add(document, &connector);
+        self.save(
+            caller,
+            &tenant,
+            asked.if_match,
+            why.comment,
+            &action,
+            change,
+        )
+        .await
+    }
+
+    /// Changes a connector where it stands.
+    pub async fn put_connector(&self, caller: &Caller, asked: Asked) -> Result<Answer, Refusal> {
+        let tenant = self.writable(asked.tenant())?;
+        let why: Why = asked.parameters()?;
+        let connector: Map<String, Value> = asked.json()?;
+        let name = asked.name().to_owned();
+        let action = format!("edit {name:?}");
+        let change = |document: &str| text::update(document, &name, &connector);
+        self.save(
+            caller,
+            &tenant,
+            asked.if_match,
+            why.comment,
+            &action,
+            change,
+        )
+        .await
+    }
+
+    /// Removes a connector.
+    pub async fn remove_connector(&self, caller: &Caller, asked: Asked) -> Result<Answer, Refusal> {
+        let tenant = self.writable(asked.tenant())?;
+        let why: Why = asked.parameters()?;
+        let name = asked.name().to_owned();
+        let action = format!("remove {name:?}");
+        let change = |document: &str| text::remove(document, &name);
+        self.save(
+            caller,
+            &tenant,
+            asked.if_match,
+            why.comment,
+            &action,
+            change,
+        )
+        .await
+    }
+
+    /// Brings a version back.
+    pub async fn restore(&self, caller: &Caller, asked: Asked) -> Result<Answer, Refusal> {
+        let tenant = self.writable(asked.tenant())?;
+        let why: Why = asked.parameters()?;
+        let version: u64 = asked
+            .name()
+            .parse()
+            .map_err(|_| Refusal::not_found("there is no such version"))?;
+        let editor = self.editor(&tenant).await?;
+        let content = apart(move || editor.content(version)).await?;
+        let action = format!("restore version {version}");
+        self.save(
+            caller,
+            &tenant,
+            asked.if_match,
+            why.comment,
+            &action,
+            |_| Ok(content),
+        )
+        .await
+    }
+
+    /// A tenant whose policy may be changed.
+    fn writable(&self, tenant: &str) -> Result<config::Tenant, Refusal> {
+        let tenant = self.tenant(tenant)?;
+        match self.read_only(&tenant) {
+            None => Ok(tenant),
+            Some(why) => Err(Refusal::new(StatusCode::FORBIDDEN, why)),
+        }
+    }
+
+    /// Changes the text of a tenant's rules, saves it, and waits until it is in force.
+    async fn save(
+        &self,
+        caller: &Caller,
+        tenant: &config::Tenant,
+        base: Option<String>,
+        comment: String,
+        action: &str,
+        change: impl FnOnce(&str) -> Result<String, TextError>,
+    ) -> Result<Answer, Refusal> {
+        let base = needed(base)?;
+        let editor = Arc::new(self.editor(tenant).await?);
+        let reader = editor.clone();
+        let before = apart(move || reader.read()).await?;
+        if before.digest != base {
+            return Err(stale(&before.digest));
+        }
+        let after = editor
+            .change(change(&before.text))
+            .map_err(super::not_edited)?;
+        let checked = editor.check(after).await.map_err(super::not_edited)?;
+        let source = Admin::source(tenant);
+        let tried = self
+            .store()
+            .try_policy(&source, checked.text().into())
+            .await;
+        tried.map_err(|error| unprocessable(&error))?;
+        let digest = digest_of(checked.text().as_bytes());
+        let known = self.known(&tenant.name);
+        let note = Note {
+            author: caller.token.name.clone(),
+            action: action.into(),
+            comment,
+        };
+        let saved = editor.save(checked, &base, note).await;
+        let version = saved.map_err(super::not_edited)?;
+        told(caller, tenant, action, &base, &digest);
+        self.answer_when_in_force(tenant, &digest, known, Some(&version))
+            .await
+    }
+
+    async fn put_component(
+        &self,
+        caller: &Caller,
+        tenant: &config::Tenant,
+        asked: Asked,
+    ) -> Result<Answer, Refusal> {
+        let base = needed(asked.if_match)?;
+        let (path, most) = (tenant.policy.clone(), self.largest_policy());
+        let current = move || portcullis::read_file(&path, (most, "the size of a policy"));
+        let current = tokio::task::spawn_blocking(current).await;
+        let current = current.map_err(Refusal::failed)?;
+        let current = current.map_or_else(|_| String::new(), |bytes| digest_of(&bytes));
+        if current != base {
+            return Err(stale(&current));
+        }
+        let source = Admin::source(tenant);
+        let bytes = asked.body;
+        let tried = self.store().try_policy(&source, bytes.to_vec()).await;
+        tried.map_err(|error| unprocessable(&error))?;
+        let digest = digest_of(&bytes);
+        let known = self.known(&tenant.name);
+        let path = tenant.policy.clone();
+        let replaced = tokio::task::spawn_blocking(move || replace(&path, &bytes)).await;
+        replaced
+            .map_err(Refusal::failed)?
+            .map_err(|error| Refusal::failed(format!("the file is as it was: {error}")))?;
+        told(caller, tenant, "put a component", &base, &digest);
+        self.answer_when_in_force(tenant, &digest, known, None)
+            .await
+    }
+
+    fn known(&self, tenant: &str) -> Option<Arc<Tenant>> {
+        self.store().snapshot().named(tenant).cloned()
+    }
+
+    /// Says since when a policy is in force, or why it is not. `before` is the tenant before the file was changed.
+    async fn answer_when_in_force(
+        &self,
+        tenant: &config::Tenant,
+        digest: &str,
+        before: Option<Arc<Tenant>>,
+        version: Option<&Version>,
+    ) -> Result<Answer, Refusal> {
+        let waiting = self.in_force(tenant, digest, before, version);
+        let outcome = timeout(PATIENCE, waiting).await.unwrap_or(Err(None));
+        let mut body = json!({ "digest": digest });
+        if let Some(version) = version {
+            body["version"] = json!(version);
+        }
+        let status = match outcome {
+            Ok(force) => {
+                body["in-force"] = json!({
+                    "digest": force.digest,
+                    "since": moment(super::milliseconds(force.since)),
+                });
+                StatusCode::OK
+            }
+            Err(rejected) => {
+                let why = rejected.as_deref().unwrap_or("it is still being read");
+                body["not-in-force"] = why.into();
+                StatusCode::ACCEPTED
+            }
+        };
+        Ok(tagged(json_with(status, &body), digest))
+    }
+
+    /// Waits until a policy is in force, or a later version of it; else gives why the file is not taken.
+    async fn in_force(
+        &self,
+        tenant: &config::Tenant,
+        digest: &str,
+        before: Option<Arc<Tenant>>,
+        version: Option<&Version>,
+    ) -> Result<InForce, Option<Arc<str>>> {
+        let mut updated = self.updated.clone();
+        let before_rejected = before.as_ref().and_then(|it| it.rejected.clone());
+        let mut looked_at = before.and_then(|it| it.in_force).map(|it| it.digest);
+        loop {
+            if let Some(known) = self.known(&tenant.name) {
+                if let Some(force) = known.in_force.filter(|it| Some(it.digest) != looked_at) {
+                    let in_force = force.digest.to_string();
+                    if in_force == digest || self.is_later(tenant, &in_force, version).await {
+                        return Ok(force);
+                    }
+                    looked_at = Some(force.digest);
+                }
+                let is_new = |rejected: &Arc<str>| {
+                    let old = before_rejected.as_ref();
+                    old.is_none_or(|old| !Arc::ptr_eq(old, rejected))
+                };
+                if let Some(rejected) = known.rejected.clone().filter(is_new) {
+                    return Err(Some(rejected));
+                }
+            }
+            updated.changed().await.map_err(|_| None)?;
+        }
+    }
+
+    /// Whether what is in force has been saved after a version: others are quick, too.
+    async fn is_later(
+        &self,
+        tenant: &config::Tenant,
+        in_force: &str,
+        version: Option<&Version>,
+    ) -> bool {
+        let (Some(version), Ok(editor)) = (version, self.editor(tenant).await) else {
+            return false;
+        };
+        let versions = apart(move || editor.versions()).await.unwrap_or_default();
+        versions
+            .iter()
+            .any(|later| later.version > version.version && later.digest == in_force)
+    }
+}
+
+/// What is changed must be known.
+fn needed(base: Option<String>) -> Result<String, Refusal> {
+    base.ok_or_else(|| {
+        Refusal::new(
+            StatusCode::PRECONDITION_REQUIRED,
+            "If-Match is needed, with the ETag of the policy that is changed",
+        )
+    })
+}
+
+fn stale(current: &str) -> Refusal {
+    Refusal {
+        more: Some(("current", json!({ "digest": current }))),
+        ..Refusal::new(
+            StatusCode::PRECONDITION_FAILED,
+            "the policy has been changed meanwhile",
+        )
+    }
+}
+
+fn told(caller: &Caller, tenant: &config::Tenant, action: &str, before: &str, after: &str) {
+    tracing::info!(
+        tenant = tenant.name,
+        by = &*portcullis::one_line(&caller.token.name),
+        peer = caller.peer,
+        action = &*portcullis::one_line(action),
+        before,
+        after,
+        "policy changed"
+    );
+}

@@ -1,0 +1,329 @@
+//! What the API does. Each part is what a command does as well, by the same code.
+
+mod changes;
+mod looks;
+mod streams;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use hyper::StatusCode;
+use moka::sync::Cache;
+use portcullis::store::{Store, TenantSource};
+use portcullis::{Connector, DocumentError, Policy};
+use rustix::fs::{Access as FileAccess, access};
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::{Semaphore, watch};
+
+use super::access::Access;
+use super::answer::{Answer, Refusal, json};
+use super::tokens::{Scope, Token, Tokens, default_place};
+use crate::config::{self, Config};
+use crate::decisions::{Decisions, Recorder, moment};
+use crate::edit::replace::folder_of;
+use crate::edit::{EditError, Editor};
+use crate::frontend::smtp::listener::Server;
+
+/// Policies that are kept at hand for those who ask for their connectors.
+const MAX_POLICIES: u64 = 64;
+/// Connectors that are tried out at a time.
+const MAX_VALIDATIONS: usize = 4;
+/// How long a change may take to be in force before it is said that it is not yet.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Who asks.
+pub struct Caller {
+    /// The token.
+    pub token: Token,
+    /// From where.
+    pub peer: String,
+}
+
+/// The API of a server.
+pub struct Admin {
+    server: Arc<Server>,
+    config: ArcSwap<Config>,
+    access: Access,
+    /// By the tenant's name.
+    policies: Cache<String, Arc<Loaded>>,
+    /// Told each time policies have been looked at.
+    updated: watch::Receiver<()>,
+    validations: Arc<Semaphore>,
+}
+
+/// The policy in a tenant's file.
+struct Loaded {
+    digest: String,
+    policy: Policy,
+    connectors: Vec<Connector>,
+}
+
+/// What is known of a tenant.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct TenantState {
+    name: String,
+    domains: Vec<String>,
+    /// `rules` or `component`.
+    kind: &'static str,
+    policy: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_force: Option<Force>,
+    /// Why the file as it is now was not taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejected: Option<String>,
+    /// Why it cannot be changed here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_only: Option<String>,
+}
+
+/// A policy that is in force.
+#[derive(Serialize)]
+struct Force {
+    digest: String,
+    since: String,
+}
+
+impl Admin {
+    /// The API of a server by what is configured. `updated` is told each time policies have been looked at.
+    pub fn new(server: Arc<Server>, config: Config, updated: watch::Receiver<()>) -> Self {
+        let admin = config.admin.clone().unwrap_or_default();
+        let folder = config.delivery.state_folder();
+        let tokens = admin.tokens.clone();
+        let tokens = tokens.or_else(|| folder.as_deref().map(default_place));
+        // Without a folder there are none.
+        let tokens = Tokens::new(tokens.unwrap_or_default());
+        Admin {
+            access: Access::new(&admin, tokens),
+            server,
+            config: ArcSwap::from_pointee(config),
+            policies: Cache::new(MAX_POLICIES),
+            updated,
+            validations: Arc::new(Semaphore::new(MAX_VALIDATIONS)),
+        }
+    }
+
+    /// Goes by another configuration from now on.
+    pub fn exchange(&self, config: Config) {
+        self.config.store(Arc::new(config));
+    }
+
+    /// Who is let in.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// The largest policy, in octets.
+    pub fn largest_policy(&self) -> usize {
+        self.store().engine().limits().policy_size
+    }
+
+    fn store(&self) -> &Arc<Store> {
+        &self.server.asking.policies
+    }
+
+    fn recorder(&self) -> &Arc<Recorder> {
+        &self.server.asking.recorder
+    }
+
+    fn tenant(&self, name: &str) -> Result<config::Tenant, Refusal> {
+        let config = self.config.load();
+        let tenant = config.tenants.iter().find(|tenant| tenant.name == name);
+        let tenant = tenant.cloned();
+        tenant.ok_or_else(|| Refusal::not_found("there is no such tenant"))
+    }
+
+    /// The editor of a tenant's rules.
+    async fn editor(&self, tenant: &config::Tenant) -> Result<Editor, Refusal> {
+        if is_component(&tenant.policy) {
+            return Err(Refusal::new(
+                StatusCode::CONFLICT,
+                "this tenant's policy is a component, which has no rules to look at",
+            ));
+        }
+        let (engine, path) = (self.store().engine().clone(), tenant.policy.clone());
+        apart(move || Editor::new(engine, &path)).await
+    }
+
+    /// Does something with what is remembered.
+    async fn remembered<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Decisions) -> Result<T, crate::decisions::DatabaseError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let Some(path) = self.recorder().path().map(Path::to_owned) else {
+            return Err(Refusal::not_found(
+                "nothing is remembered here: [decisions] keep is 0, or there is no state-directory",
+            ));
+        };
+        let reading = move || read(&Decisions::open(&path)?);
+        let read = tokio::task::spawn_blocking(reading).await;
+        read.map_err(Refusal::failed)?.map_err(Refusal::failed)
+    }
+
+    /// The policy in a tenant's file, which may not be in force.
+    async fn loaded(&self, tenant: &config::Tenant) -> Result<Arc<Loaded>, Refusal> {
+        let most = self.largest_policy();
+        let path = tenant.policy.clone();
+        let reading = move || portcullis::read_file(&path, (most, "the size of a policy"));
+        let read = tokio::task::spawn_blocking(reading).await;
+        let bytes = read.map_err(Refusal::failed)?.map_err(|error| {
+            Refusal::not_found(&format!("{}: {error}", tenant.policy.display()))
+        })?;
+        let digest = crate::edit::digest_of(&bytes);
+        if let Some(known) = self.policies.get(&tenant.name)
+            && known.digest == digest
+        {
+            return Ok(known);
+        }
+        let engine = self.store().engine();
+        let name = tenant.policy.display().to_string();
+        let policy = match is_component(&tenant.policy) {
+            true => engine
+                .load_component(&name, bytes)
+                .await
+                .map_err(|error| unprocessable(&error))?,
+            false => {
+                let text = String::from_utf8(bytes)
+                    .map_err(|_| unprocessable(&"the rules are not UTF-8"))?;
+                let rules = engine.read(text).await.map_err(rejected)?;
+                engine
+                    .load_rules(&name, &rules)
+                    .await
+                    .map_err(|error| unprocessable(&error))?
+            }
+        };
+        let connectors = policy.connectors().await.map_err(Refusal::failed)?;
+        let loaded = Arc::new(Loaded {
+            digest,
+            policy,
+            connectors,
+        });
+        self.policies.insert(tenant.name.clone(), loaded.clone());
+        Ok(loaded)
+    }
+
+    /// What there is, for whoever asks.
+    pub fn state(&self, caller: &Caller) -> Result<Answer, Refusal> {
+        let config = self.config.load();
+        let own = config
+            .tenants
+            .iter()
+            .filter(|tenant| caller.token.is_for(&tenant.name));
+        let tenants: Vec<TenantState> = own.map(|tenant| self.tenant_state(tenant)).collect();
+        Ok(json(&json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "hostname": config.hostname,
+            "user": caller.token.name,
+            "scope": caller.token.scope,
+            "expires": caller.token.expires,
+            "remembers": self.recorder().keeps(),
+            "tenants": tenants,
+        })))
+    }
+
+    fn tenant_state(&self, tenant: &config::Tenant) -> TenantState {
+        let snapshot = self.store().snapshot();
+        let known = snapshot.named(&tenant.name);
+        let in_force = known.and_then(|known| known.in_force).map(|force| Force {
+            digest: force.digest.to_string(),
+            since: moment(milliseconds(force.since)),
+        });
+        TenantState {
+            name: tenant.name.clone(),
+            domains: tenant.domains.clone(),
+            kind: match is_component(&tenant.policy) {
+                true => "component",
+                false => "rules",
+            },
+            policy: tenant.policy.clone(),
+            in_force,
+            rejected: known
+                .and_then(|known| known.rejected.as_ref())
+                .map(ToString::to_string),
+            read_only: self.read_only(tenant),
+        }
+    }
+
+    /// Why a tenant's policy cannot be changed here.
+    fn read_only(&self, tenant: &config::Tenant) -> Option<String> {
+        let config = self.config.load();
+        if !config.admin.as_ref().is_some_and(|admin| admin.edit) {
+            return Some("[admin] edit is false".into());
+        }
+        let target = tenant.policy.canonicalize();
+        let folder = folder_of(target.as_deref().unwrap_or(&tenant.policy));
+        let error = access(folder, FileAccess::WRITE_OK).err()?;
+        let error = std::io::Error::from(error);
+        Some(format!(
+            "the server may not write to {}: {error}; keep policies in its state directory",
+            folder.display()
+        ))
+    }
+
+    fn source(tenant: &config::Tenant) -> TenantSource {
+        TenantSource::from(tenant)
+    }
+}
+
+impl Caller {
+    /// Whether the caller may do everything.
+    fn is_operator(&self) -> bool {
+        self.token.scope == Scope::Operator
+    }
+}
+
+fn is_component(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "wasm")
+}
+
+/// Milliseconds since 1970.
+fn milliseconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Does something with files on a thread that may wait for them.
+async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, EditError> + Send + 'static,
+) -> Result<T, Refusal> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(Refusal::failed)?.map_err(not_edited)
+}
+
+fn unprocessable(error: &impl std::fmt::Display) -> Refusal {
+    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
+}
+
+fn rejected(error: DocumentError) -> Refusal {
+    match error {
+        DocumentError::Rejected(problems) => Refusal {
+            problems,
+            ..unprocessable(&"the rules are not valid")
+        },
+        other => unprocessable(&other),
+    }
+}
+
+/// What whoever edits is told.
+fn not_edited(error: EditError) -> Refusal {
+    let text = error.to_string();
+    match error {
+        EditError::Conflict { version, .. } => Refusal {
+            more: Some(("current", json!(version))),
+            ..Refusal::new(StatusCode::PRECONDITION_FAILED, text)
+        },
+        EditError::Rejected { problems, .. } => Refusal {
+            problems,
+            ..unprocessable(&"the rules are not valid")
+        },
+        EditError::Text { .. } => unprocessable(&text),
+        EditError::NoVersion { .. } => Refusal::not_found(&text),
+        EditError::Unchecked { .. } => unprocessable(&text),
+        EditError::Read { .. } => Refusal::not_found(&text),
+        EditError::Write { .. } | EditError::History { .. } => Refusal::failed(text),
+    }
+}

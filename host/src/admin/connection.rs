@@ -1,0 +1,144 @@
+//! The socket of the API and its page.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use super::access::Peer;
+use super::api::Admin;
+use super::routes;
+use crate::config::AdminAddress;
+
+/// How many may be connected at a time.
+const MAX_CLIENTS: usize = 128;
+/// How long a request's header may take.
+const HEADER: Duration = Duration::from_secs(10);
+/// How long to wait where no connection can be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The mode of a socket before it has its own.
+const PRIVATE: u32 = 0o600;
+
+/// A socket that is bound.
+pub enum Bound {
+    /// A Unix socket, and where it is.
+    Unix(UnixListener, PathBuf),
+    /// An address.
+    Tcp(TcpListener, SocketAddr),
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Bound::Unix(_, path) => write!(to, "{}", path.display()),
+            Bound::Tcp(_, address) => write!(to, "http://{address}/"),
+        }
+    }
+}
+
+/// Binds it. A socket that a dead process has left is replaced.
+///
+/// # Errors
+/// If the address is taken, or not ours.
+pub async fn bind(address: &AdminAddress) -> io::Result<Bound> {
+    match address {
+        AdminAddress::Tcp(address) => {
+            let listener = TcpListener::bind(address).await?;
+            let address = listener.local_addr()?;
+            Ok(Bound::Tcp(listener, address))
+        }
+        AdminAddress::Unix(path, mode) => {
+            let listener = bind_unix(path, *mode).await?;
+            Ok(Bound::Unix(listener, path.clone()))
+        }
+    }
+}
+
+/// Nobody can connect before it has its mode: it gets its name then.
+async fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    if UnixStream::connect(path).await.is_ok() {
+        let text = format!("another process listens on {}", path.display());
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
+    }
+    let is_socket = |path: &Path| {
+        use std::os::unix::fs::FileTypeExt;
+        std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
+    };
+    if std::fs::symlink_metadata(path).is_ok() && !is_socket(path) {
+        let text = format!("{} is there, and is no socket", path.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let temporary = PathBuf::from(name);
+    let _ = std::fs::remove_file(&temporary);
+    let listener = UnixListener::bind(&temporary)?;
+    let mode_of = |mode| std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(&temporary, mode_of(PRIVATE))?;
+    std::fs::set_permissions(&temporary, mode_of(mode))?;
+    std::fs::rename(&temporary, path)?;
+    Ok(listener)
+}
+
+/// Serves the API. Whoever wants more connections than there may be waits before one is accepted, and so takes no
+/// descriptor that mail needs.
+pub async fn serve(bound: Bound, admin: Arc<Admin>) {
+    let permits = Arc::new(Semaphore::new(MAX_CLIENTS));
+    while let Ok(permit) = permits.clone().acquire_owned().await {
+        let accepted = match &bound {
+            Bound::Unix(listener, _) => listener.accept().await.and_then(|(stream, _)| {
+                let user = stream.peer_cred()?.uid();
+                Ok((Stream::Unix(stream), Peer::User(user)))
+            }),
+            Bound::Tcp(listener, _) => listener.accept().await.map(|(stream, address)| {
+                let ip = address.ip().to_canonical();
+                (Stream::Tcp(stream), Peer::Address(ip))
+            }),
+        };
+        let Ok((stream, peer)) = accepted else {
+            // Descriptors have run out, most likely.
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let admin = admin.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            match stream {
+                Stream::Unix(stream) => converse(stream, peer, admin).await,
+                Stream::Tcp(stream) => converse(stream, peer, admin).await,
+            }
+        });
+    }
+}
+
+enum Stream {
+    Unix(UnixStream),
+    Tcp(tokio::net::TcpStream),
+}
+
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
+    admin: Arc<Admin>,
+) {
+    let service = service_fn(|request| {
+        let (admin, peer) = (admin.clone(), peer.clone());
+        async move { Ok::<_, std::convert::Infallible>(routes::answer(admin, peer, request).await) }
+    });
+    // Whoever is slower, or gone, has no answer.
+    let _ = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER)
+        .max_buf_size(64 << 10)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}

@@ -1,0 +1,664 @@
+//! The file in which decisions are kept, and how they are written.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use portcullis::Verdict;
+use rusqlite::{
+    Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
+};
+
+use super::DAY;
+use super::record::{Connected, Decided, Kept, digest_of, kept, written};
+
+/// The layout of the tables; a file of another one is begun anew.
+const VERSION: i64 = 1;
+/// How long another process may hold the file.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAGE: u64 = 4096;
+/// Octets that the file of what is not yet in the tables may keep.
+const MAX_LOG: u64 = 16 << 20;
+/// A tenant has so many more flows than it may keep before some are removed.
+const SLACK: i64 = 256;
+/// Days that counters of connectors are kept for.
+const COUNTER_DAYS: i64 = 400;
+/// Connections to partners that are kept of a tenant.
+const CONNECTIONS: i64 = 5000;
+
+const TABLES: &str = "
+CREATE TABLE tenant (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    -- Of what came before, some is forgotten (milliseconds since 1970).
+    complete_since INTEGER NOT NULL
+);
+CREATE TABLE flow (
+    id INTEGER PRIMARY KEY,
+    tenant INTEGER NOT NULL,
+    day INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    -- Whether no connector had anything to do with it.
+    plain INTEGER NOT NULL,
+    policy TEXT,
+    context TEXT NOT NULL,
+    verdict TEXT NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    UNIQUE (tenant, day, key)
+);
+CREATE TABLE decision (
+    tenant INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    time INTEGER NOT NULL,
+    flow INTEGER NOT NULL,
+    session TEXT NOT NULL,
+    transaction_id TEXT NOT NULL,
+    mail_from TEXT NOT NULL,
+    rcpt_to TEXT NOT NULL,
+    client TEXT,
+    PRIMARY KEY (tenant, number)
+) WITHOUT ROWID;
+CREATE TABLE connector (
+    tenant INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    day INTEGER NOT NULL,
+    passed INTEGER NOT NULL,
+    refused INTEGER NOT NULL,
+    deferred INTEGER NOT NULL,
+    audited INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    PRIMARY KEY (tenant, name, day)
+) WITHOUT ROWID;
+CREATE TABLE connection (
+    tenant INTEGER NOT NULL,
+    day INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    facts TEXT NOT NULL,
+    first INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    PRIMARY KEY (tenant, day, key)
+) WITHOUT ROWID;
+CREATE TABLE validation (
+    tenant INTEGER NOT NULL,
+    connector TEXT NOT NULL,
+    time INTEGER NOT NULL,
+    passed INTEGER NOT NULL,
+    report TEXT NOT NULL,
+    PRIMARY KEY (tenant, connector)
+) WITHOUT ROWID;
+CREATE TABLE told (
+    tenant INTEGER NOT NULL,
+    notice TEXT NOT NULL,
+    time INTEGER NOT NULL,
+    PRIMARY KEY (tenant, notice)
+) WITHOUT ROWID;
+";
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Decisions, and flows, of a tenant.
+    pub keep: u32,
+    /// Octets of the file.
+    pub size: u64,
+}
+
+/// Nothing can be kept, or read of what was.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {source}", path.display())]
+pub struct DatabaseError {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub source: rusqlite::Error,
+}
+
+/// The file of a configuration, in the folder of what outlives the process.
+pub fn place(folder: &Path, configuration: &Path) -> PathBuf {
+    let path = configuration
+        .canonicalize()
+        .unwrap_or_else(|_| configuration.into());
+    let digest = digest_of(path.as_os_str().as_encoded_bytes());
+    let digest: String = digest.iter().map(|octet| format!("{octet:02x}")).collect();
+    folder.join(format!("decisions-{digest}.sqlite"))
+}
+
+/// A file that can be read.
+pub fn open_to_read(path: &Path) -> Result<Connection, DatabaseError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let opened = Connection::open_with_flags(path, flags).and_then(|connection| {
+        connection.busy_timeout(PATIENCE)?;
+        connection.pragma_update(None, "query_only", true)?;
+        let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        match version == VERSION {
+            true => Ok(connection),
+            false => Err(rusqlite::Error::InvalidQuery),
+        }
+    });
+    opened.map_err(|source| DatabaseError {
+        path: path.into(),
+        source,
+    })
+}
+
+/// What came of a validation.
+pub struct NewValidation {
+    /// Whose rules have the connector.
+    pub tenant: Arc<str>,
+    /// The connector.
+    pub connector: String,
+    /// When, in milliseconds since 1970.
+    pub time: i64,
+    /// Whether all was well.
+    pub passed: bool,
+    /// What was found, as `portcullis validate --format json` has it.
+    pub report: String,
+}
+
+/// What one thread writes.
+pub struct Database {
+    connection: Connection,
+    limits: Limits,
+    tenants: HashMap<Arc<str>, i64>,
+    /// Flows that came since it was looked whether there are too many.
+    new_flows: HashMap<i64, i64>,
+}
+
+/// A decision that was written, for those who watch.
+pub struct Written {
+    /// Its number, in the order of the tenant's decisions.
+    pub number: i64,
+    /// The tenant.
+    pub tenant: Arc<str>,
+    /// As it is kept.
+    pub kept: Kept,
+    /// As it was told.
+    pub decided: Decided,
+}
+
+impl Database {
+    /// Opens the file, or begins a new one. One that is damaged, or of another version, is put aside.
+    pub fn open(path: &Path, limits: Limits) -> Result<Self, DatabaseError> {
+        let wrong = |source| DatabaseError {
+            path: path.into(),
+            source,
+        };
+        let connection = match connect(path, limits) {
+            Err(error) if is_damaged(&error) => {
+                tracing::warn!(file = %path.display(), %error, "remembered decisions cannot be read; they are put aside, and a new file is begun");
+                put_aside(path);
+                connect(path, limits).map_err(wrong)?
+            }
+            connected => connected.map_err(wrong)?,
+        };
+        Ok(Database {
+            connection,
+            limits,
+            tenants: HashMap::new(),
+            new_flows: HashMap::new(),
+        })
+    }
+
+    /// Writes what has happened. Where the file is full, the oldest of it goes.
+    pub fn write(
+        &mut self,
+        decided: Vec<Decided>,
+        connected: &[(Connected, i64)],
+    ) -> rusqlite::Result<Vec<Written>> {
+        let kept: Vec<Kept> = decided.iter().map(kept).collect();
+        let numbers = match self.try_write(&decided, &kept, connected) {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+                self.make_room()?;
+                self.try_write(&decided, &kept, connected)?
+            }
+            written => written?,
+        };
+        self.tidy()?;
+        let all = numbers.into_iter().zip(decided.into_iter().zip(kept));
+        Ok(all
+            .map(|(number, (decided, kept))| Written {
+                number,
+                tenant: decided.tenant.clone(),
+                kept,
+                decided,
+            })
+            .collect())
+    }
+
+    fn try_write(
+        &mut self,
+        decided: &[Decided],
+        kept: &[Kept],
+        connected: &[(Connected, i64)],
+    ) -> rusqlite::Result<Vec<i64>> {
+        let written = self.batch(|batch| {
+            let numbers = batch.decisions(decided, kept)?;
+            for (connected, time) in connected {
+                batch.connection(connected, *time)?;
+            }
+            Ok(numbers)
+        });
+        // A tenant may have got its number in what is undone.
+        written.inspect_err(|_| self.tenants.clear())
+    }
+
+    /// Does all of it, or nothing.
+    fn batch<T>(
+        &mut self,
+        write: impl FnOnce(&mut Batch<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let written = write(&mut Batch {
+            transaction: &transaction,
+            tenants: &mut self.tenants,
+            new_flows: &mut self.new_flows,
+        })?;
+        transaction.commit()?;
+        Ok(written)
+    }
+
+    /// Keeps what came of a validation.
+    pub fn validated(&mut self, validated: &NewValidation) -> rusqlite::Result<()> {
+        let NewValidation {
+            tenant,
+            connector,
+            time,
+            passed,
+            report,
+        } = validated;
+        self.batch(|batch| {
+            let tenant = batch.tenant(tenant, *time)?;
+            batch.transaction.execute(
+                "INSERT OR REPLACE INTO validation VALUES (?, ?, ?, ?, ?)",
+                params![tenant, connector, time, passed, report],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Notes that something is told of; false if it was told of already since then.
+    pub fn tell(
+        &mut self,
+        tenant: &Arc<str>,
+        notice: &str,
+        time: i64,
+        since: i64,
+    ) -> rusqlite::Result<bool> {
+        self.batch(|batch| {
+            let tenant = batch.tenant(tenant, time)?;
+            let is_new = batch.transaction.execute(
+                "INSERT INTO told VALUES (?1, ?2, ?3)
+                 ON CONFLICT (tenant, notice) DO UPDATE SET time = ?3 WHERE time <= ?4",
+                params![tenant, notice, time, since],
+            )?;
+            Ok(is_new > 0)
+        })
+    }
+
+    /// Removes what is too much of each tenant that has got more.
+    fn tidy(&mut self) -> rusqlite::Result<()> {
+        let full = self.new_flows.iter().filter(|(_, more)| **more >= SLACK);
+        let full: Vec<i64> = full.map(|(tenant, _)| *tenant).collect();
+        for tenant in full {
+            self.new_flows.remove(&tenant);
+            let transaction = self.connection.transaction()?;
+            forget(&transaction, tenant, i64::from(self.limits.keep))?;
+            transaction.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Removes a quarter of what there is of each tenant, the oldest first.
+    fn make_room(&mut self) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction()?;
+        let tenants = {
+            let mut statement =
+                transaction.prepare("SELECT tenant, count(*) FROM flow GROUP BY tenant")?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<(i64, i64)>>>()?
+        };
+        for (tenant, flows) in tenants {
+            forget(&transaction, tenant, flows - flows / 4 - 1)?;
+        }
+        transaction.execute(
+            "DELETE FROM decision WHERE flow NOT IN (SELECT id FROM flow)",
+            [],
+        )?;
+        transaction.commit()
+    }
+}
+
+fn connect(path: &Path, limits: Limits) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(PATIENCE)?;
+    connection.pragma_update(None, "page_size", PAGE)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    // What the last second brought may be lost with the power, and nothing else.
+    connection.pragma_update(None, "synchronous", "normal")?;
+    connection.pragma_update(None, "journal_size_limit", MAX_LOG)?;
+    connection.pragma_update(None, "max_page_count", (limits.size / PAGE).max(64))?;
+    connection.set_prepared_statement_cache_capacity(32);
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version == 0 {
+        connection.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"
+        ))?;
+    } else if version != VERSION {
+        return Err(rusqlite::Error::InvalidQuery);
+    }
+    Ok(connection)
+}
+
+fn is_damaged(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(error, rusqlite::Error::InvalidQuery)
+        || matches!(
+            code,
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
+        )
+}
+
+fn put_aside(path: &Path) {
+    for end in ["", "-wal", "-shm"] {
+        let name = |more: &str| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(more);
+            PathBuf::from(name)
+        };
+        let _ = std::fs::rename(name(end), name(&format!(".damaged{end}")));
+    }
+}
+
+/// Removes flows of a tenant until so many are left: first those that no connector had anything to do with, as long as
+/// they are more than half.
+fn forget(transaction: &Transaction<'_>, tenant: i64, keep: i64) -> rusqlite::Result<()> {
+    let count = |plain: i64| -> rusqlite::Result<i64> {
+        transaction.query_row(
+            "SELECT count(*) FROM flow WHERE tenant = ? AND plain = ?",
+            params![tenant, plain],
+            |row| row.get(0),
+        )
+    };
+    let (plain, others) = (count(1)?, count(0)?);
+    let too_many = (plain + others - keep).max(0);
+    let of_plain = too_many.min((plain - keep / 2).max(0));
+    let of_others = too_many - of_plain;
+    for (kind, number) in [(1, of_plain), (0, of_others)] {
+        if number == 0 {
+            continue;
+        }
+        let last: Option<i64> = transaction.query_row(
+            "SELECT max(last) FROM (SELECT last FROM flow WHERE tenant = ? AND plain = ? ORDER BY last LIMIT ?)",
+            params![tenant, kind, number],
+            |row| row.get(0),
+        )?;
+        transaction.execute(
+            "DELETE FROM flow WHERE id IN (SELECT id FROM flow WHERE tenant = ? AND plain = ? ORDER BY last LIMIT ?)",
+            params![tenant, kind, number],
+        )?;
+        transaction.execute(
+            "UPDATE tenant SET complete_since = max(complete_since, ?) WHERE id = ?",
+            params![last, tenant],
+        )?;
+    }
+    let newest: Option<i64> = transaction.query_row(
+        "SELECT max(number) FROM decision WHERE tenant = ?",
+        [tenant],
+        |row| row.get(0),
+    )?;
+    transaction.execute(
+        "DELETE FROM decision WHERE tenant = ? AND number <= ?",
+        params![tenant, newest.unwrap_or(0) - keep],
+    )?;
+    transaction.execute(
+        "DELETE FROM connector WHERE tenant = ?1 AND day < (SELECT max(day) FROM connector WHERE tenant = ?1) - ?2",
+        params![tenant, COUNTER_DAYS],
+    )?;
+    transaction.execute(
+        "DELETE FROM connection WHERE tenant = ?1 AND (day, key) NOT IN
+             (SELECT day, key FROM connection WHERE tenant = ?1 ORDER BY last DESC LIMIT ?2)",
+        params![tenant, CONNECTIONS],
+    )?;
+    Ok(())
+}
+
+/// What is written in one transaction.
+struct Batch<'a> {
+    transaction: &'a Transaction<'a>,
+    tenants: &'a mut HashMap<Arc<str>, i64>,
+    new_flows: &'a mut HashMap<i64, i64>,
+}
+
+/// A flow of a batch.
+struct NewFlow {
+    /// The first decision of it in the batch.
+    example: usize,
+    first: i64,
+    last: i64,
+    count: i64,
+    id: i64,
+}
+
+/// What a connector did to the messages of a batch.
+#[derive(Default)]
+struct Tally {
+    passed: i64,
+    refused: i64,
+    deferred: i64,
+    audited: i64,
+    last: i64,
+}
+
+#[derive(Clone, Copy)]
+enum Outcome {
+    Passed,
+    Refused,
+    Deferred,
+    Audited,
+}
+
+impl Tally {
+    fn add(&mut self, outcome: Outcome, time: i64) {
+        self.last = self.last.max(time);
+        *match outcome {
+            Outcome::Passed => &mut self.passed,
+            Outcome::Refused => &mut self.refused,
+            Outcome::Deferred => &mut self.deferred,
+            Outcome::Audited => &mut self.audited,
+        } += 1;
+    }
+}
+
+impl Batch<'_> {
+    fn tenant(&mut self, name: &Arc<str>, time: i64) -> rusqlite::Result<i64> {
+        if let Some(id) = self.tenants.get(name) {
+            return Ok(*id);
+        }
+        let id = self.transaction.query_row(
+            "INSERT INTO tenant (name, complete_since) VALUES (?, ?)
+             ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id",
+            params![&**name, time],
+            |row| row.get(0),
+        )?;
+        self.tenants.insert(name.clone(), id);
+        Ok(id)
+    }
+
+    /// Writes decisions, and gives the number of each.
+    fn decisions(&mut self, decided: &[Decided], kept: &[Kept]) -> rusqlite::Result<Vec<i64>> {
+        let mut flows: HashMap<(i64, i64, [u8; 16]), NewFlow> = HashMap::new();
+        let mut tallies: HashMap<(i64, i64, &str), Tally> = HashMap::new();
+        let mut places = Vec::with_capacity(kept.len());
+        for (number, (decided, kept)) in decided.iter().zip(kept).enumerate() {
+            let tenant = self.tenant(&decided.tenant, kept.time)?;
+            let day = kept.time.div_euclid(1000 * DAY);
+            let place = (tenant, day, kept.key);
+            let flow = flows.entry(place).or_insert(NewFlow {
+                example: number,
+                first: kept.time,
+                last: kept.time,
+                count: 0,
+                id: 0,
+            });
+            flow.first = flow.first.min(kept.time);
+            flow.last = flow.last.max(kept.time);
+            flow.count += 1;
+            places.push(place);
+            for (name, outcome) in outcomes(&decided.verdict) {
+                let tally = tallies.entry((tenant, day, name)).or_default();
+                tally.add(outcome, kept.time);
+            }
+        }
+        for (place, flow) in &mut flows {
+            let (decided, kept) = (&decided[flow.example], &kept[flow.example]);
+            self.flow(*place, flow, decided, kept)?;
+        }
+        for ((tenant, day, name), tally) in tallies {
+            self.tally(tenant, day, name, &tally)?;
+        }
+        let mut newest: HashMap<i64, i64> = HashMap::new();
+        let mut insert = self
+            .transaction
+            .prepare_cached("INSERT INTO decision VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")?;
+        let mut numbers = Vec::with_capacity(kept.len());
+        for ((place, kept), decided) in places.iter().zip(kept).zip(decided) {
+            let tenant = place.0;
+            let number = match newest.get(&tenant) {
+                Some(newest) => newest + 1,
+                None => self.newest(tenant)? + 1,
+            };
+            newest.insert(tenant, number);
+            insert.execute(params![
+                tenant,
+                number,
+                kept.time,
+                flows.get(place).map(|flow| flow.id),
+                decided.session,
+                decided.transaction,
+                kept.mail_from,
+                kept.rcpt_to,
+                kept.client
+            ])?;
+            numbers.push(number);
+        }
+        Ok(numbers)
+    }
+
+    fn newest(&self, tenant: i64) -> rusqlite::Result<i64> {
+        let newest: Option<i64> = self
+            .transaction
+            .prepare_cached("SELECT max(number) FROM decision WHERE tenant = ?")?
+            .query_row([tenant], |row| row.get(0))?;
+        Ok(newest.unwrap_or(0))
+    }
+
+    fn flow(
+        &mut self,
+        (tenant, day, key): (i64, i64, [u8; 16]),
+        flow: &mut NewFlow,
+        decided: &Decided,
+        kept: &Kept,
+    ) -> rusqlite::Result<()> {
+        let known: Option<i64> = self
+            .transaction
+            .prepare_cached(
+                "UPDATE flow SET count = count + ?, last = max(last, ?)
+                 WHERE tenant = ? AND day = ? AND key = ? RETURNING id",
+            )?
+            .query_row(params![flow.count, flow.last, tenant, day, key], |row| {
+                row.get(0)
+            })
+            .optional()?;
+        if let Some(id) = known {
+            flow.id = id;
+            return Ok(());
+        }
+        let mut insert = self.transaction.prepare_cached(
+            "INSERT INTO flow (tenant, day, key, plain, policy, context, verdict, first, last, count)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )?;
+        let policy = decided.policy.map(|digest| digest.to_string());
+        flow.id = insert.insert(params![
+            tenant,
+            day,
+            key,
+            is_plain(&decided.verdict),
+            policy,
+            kept.context.to_json(),
+            written(&decided.verdict).to_string(),
+            flow.first,
+            flow.last,
+            flow.count
+        ])?;
+        *self.new_flows.entry(tenant).or_insert(SLACK / 2) += 1;
+        Ok(())
+    }
+
+    fn tally(&self, tenant: i64, day: i64, name: &str, tally: &Tally) -> rusqlite::Result<()> {
+        let mut add = self.transaction.prepare_cached(
+            "INSERT INTO connector VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+             ON CONFLICT (tenant, name, day) DO UPDATE SET
+                 passed = passed + excluded.passed, refused = refused + excluded.refused,
+                 deferred = deferred + excluded.deferred, audited = audited + excluded.audited,
+                 last = max(last, excluded.last)",
+        )?;
+        add.execute(params![
+            tenant,
+            name,
+            day,
+            tally.passed,
+            tally.refused,
+            tally.deferred,
+            tally.audited,
+            tally.last
+        ])?;
+        Ok(())
+    }
+
+    fn connection(&mut self, connected: &Connected, time: i64) -> rusqlite::Result<()> {
+        let tenant = self.tenant(&connected.tenant, time)?;
+        let facts = serde_json::to_string(connected).unwrap_or_default();
+        let key = digest_of(facts.as_bytes());
+        let mut add = self.transaction.prepare_cached(
+            "INSERT INTO connection VALUES (?1, ?2, ?3, ?4, ?5, ?5, 1)
+             ON CONFLICT (tenant, day, key) DO UPDATE SET
+                 last = max(last, excluded.last), count = count + 1",
+        )?;
+        let day = time.div_euclid(1000 * DAY);
+        add.execute(params![tenant, day, key, facts, time])?;
+        Ok(())
+    }
+}
+
+/// Whether no connector had anything to do with a decision.
+fn is_plain(verdict: &Verdict) -> bool {
+    match verdict {
+        Verdict::Accept(acceptance) => {
+            acceptance.connectors.is_empty() && acceptance.audit.is_empty()
+        }
+        Verdict::Deliver(delivery) => delivery.connector.is_none() && delivery.audit.is_empty(),
+        Verdict::Reject(_) | Verdict::Defer(_) => false,
+    }
+}
+
+/// What each connector did that a verdict names.
+fn outcomes(verdict: &Verdict) -> impl Iterator<Item = (&str, Outcome)> {
+    let (names, outcome): (&[String], _) = match verdict {
+        Verdict::Accept(acceptance) => (&acceptance.connectors, Outcome::Passed),
+        Verdict::Deliver(delivery) => (delivery.connector.as_slice(), Outcome::Passed),
+        Verdict::Reject(refusal) => (refusal.connector.as_slice(), Outcome::Refused),
+        Verdict::Defer(refusal) => (refusal.connector.as_slice(), Outcome::Deferred),
+    };
+    let audited = verdict.audit().iter();
+    names
+        .iter()
+        .map(move |name| (&**name, outcome))
+        .chain(audited.map(|finding| (&*finding.connector, Outcome::Audited)))
+}

@@ -1,0 +1,181 @@
+//! What is told of a decision and of a connection to a partner.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ipnet::IpNet;
+use portcullis::{Certificate, ClientAddress, Context, HeaderFrom, Sha256, Verdict};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::observe::redact;
+use aws_lc_rs::digest::{SHA256, digest};
+
+/// A decision about a recipient.
+pub struct Decided {
+    /// Whose policy has decided.
+    pub tenant: Arc<str>,
+    /// The digest of its file.
+    pub policy: Option<Sha256>,
+    /// When.
+    pub time: SystemTime,
+    /// The session's id.
+    pub session: Box<str>,
+    /// The transaction's id.
+    pub transaction: Box<str>,
+    /// The facts.
+    pub context: Context,
+    /// The decision.
+    pub verdict: Verdict,
+}
+
+/// What a partner's server has shown, or why it was not used.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Connected {
+    /// Whose mail it was.
+    #[serde(skip)]
+    pub tenant: Arc<str>,
+    /// The connector, if one has decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connector: Option<String>,
+    /// The domain or the smart hosts.
+    pub target: String,
+    /// The server.
+    pub server: String,
+    /// The TLS version; absent in plaintext.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<&'static str>,
+    /// The certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Certificate>,
+    /// Why it was not used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+    /// The connector in audit mode that would have judged it, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_connector: Option<String>,
+    /// What it lacks of what that one asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<String>,
+}
+
+/// A decision as it is kept.
+pub struct Kept {
+    /// Milliseconds since 1970.
+    pub time: i64,
+    /// What it has in common with others of the same flow.
+    pub key: [u8; 16],
+    /// The sender.
+    pub mail_from: String,
+    /// The recipient.
+    pub rcpt_to: String,
+    /// The client.
+    pub client: Option<String>,
+    /// The facts.
+    pub context: Context,
+}
+
+/// Milliseconds since 1970.
+pub fn milliseconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// With as much of people as the log tells.
+pub fn kept(decided: &Decided) -> Kept {
+    let mut context = decided.context.clone();
+    let mail_from = redact::mailbox(context.mail_from()).into_owned();
+    let rcpt_to = redact::mailbox(context.rcpt_to()).into_owned();
+    let header = match context.header() {
+        HeaderFrom::Addresses(addresses) => {
+            let addresses = addresses.iter().map(|it| redact::mailbox(it).into_owned());
+            HeaderFrom::Addresses(addresses.collect())
+        }
+        other => other,
+    };
+    context.set_mail_from(mail_from.as_str());
+    context.set_rcpt_to(rcpt_to.as_str());
+    let client = match context.client_ip() {
+        ClientAddress::Known(ip) => {
+            let told = redact::client(ip).to_string();
+            // Of a network, the first address stands for all.
+            if let Ok(network) = told.parse::<IpNet>() {
+                context = context.client_address(ClientAddress::Known(network.network()));
+            }
+            Some(told)
+        }
+        _ => None,
+    };
+    let key = key(decided, &context, &header);
+    context.set_header_from(header);
+    Kept {
+        time: milliseconds(decided.time),
+        key,
+        mail_from,
+        rcpt_to,
+        client,
+        context,
+    }
+}
+
+/// What decisions have in common that differ in nothing that rules can see, but for the local parts of addresses.
+fn key(decided: &Decided, context: &Context, header: &HeaderFrom) -> [u8; 16] {
+    let mut text = String::with_capacity(512);
+    let mut add = |part: &str| {
+        text.push_str(part);
+        text.push('\0');
+    };
+    add(context.direction().name());
+    add(domain(context.mail_from()));
+    add(domain(context.rcpt_to()));
+    match context.client_ip() {
+        ClientAddress::Known(ip) => add(&ip.to_string()),
+        ClientAddress::None => add("local"),
+        ClientAddress::Unknown => add("unknown"),
+    }
+    if let HeaderFrom::Addresses(addresses) = header {
+        for address in addresses {
+            add(domain(address));
+        }
+    }
+    match context.session_tls() {
+        Some(tls) => {
+            add(&format!("{:?}", tls.version));
+            match context.certificate() {
+                // The digest stands for all that is in it.
+                Some(certificate) if certificate.sha256.is_some() => {
+                    let (digest, trust) = (certificate.sha256, certificate.trust);
+                    add(&format!("{digest:?}{trust:?}{:?}", certificate.anchors));
+                }
+                _ => add(&format!("{:?}", tls.certificate)),
+            }
+        }
+        None => add(&format!("{:?}", context.session_security())),
+    }
+    add(&format!("{:?}", decided.policy.map(|digest| digest.0)));
+    add(&format!("{:?}", decided.verdict));
+    digest_of(text.as_bytes())
+}
+
+/// The first half of a SHA-256.
+pub fn digest_of(bytes: &[u8]) -> [u8; 16] {
+    let digest = digest(&SHA256, bytes);
+    let mut half = [0; 16];
+    for (to, from) in half.iter_mut().zip(digest.as_ref()) {
+        *to = *from;
+    }
+    half
+}
+
+/// The domain of a mailbox; what has none stands for itself.
+pub fn domain(mailbox: &str) -> &str {
+    mailbox
+        .rsplit_once('@')
+        .map_or(mailbox, |(_, domain)| domain)
+}
+
+/// A verdict, with its name for those that only count.
+pub fn written(verdict: &Verdict) -> Value {
+    serde_json::to_value(verdict).unwrap_or_else(|_| json!({}))
+}

@@ -1,0 +1,316 @@
+//! The thread that keeps decisions.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::{broadcast, oneshot};
+
+use super::database::{Database, DatabaseError, Limits, NewValidation};
+use super::query::Decision;
+use super::record::{Connected, Decided, milliseconds};
+
+/// Decisions that wait to be written; what comes on top is lost.
+const MAX_WAITING: usize = 8192;
+/// Decisions that are written in one go.
+const MAX_BATCH: usize = 4096;
+/// How long decisions are gathered, and how long if somebody watches.
+const GATHERED: Duration = Duration::from_secs(1);
+const GATHERED_LIVE: Duration = Duration::from_millis(100);
+/// Decisions that a slow watcher may be behind.
+const BEHIND: usize = 1024;
+/// How often the log tells of decisions that cannot be kept.
+const PAUSE: Duration = Duration::from_secs(60);
+
+enum Event {
+    Decided(Box<Decided>),
+    Connected(Box<Connected>, i64),
+    Validated(Box<NewValidation>),
+    Tell(Arc<str>, String, i64, oneshot::Sender<bool>),
+    Flush(oneshot::Sender<()>),
+}
+
+/// Takes what happens. Whoever tells it never waits.
+pub struct Recorder {
+    events: Option<SyncSender<Event>>,
+    lost: Counter,
+    live: broadcast::Sender<Live>,
+    path: Option<PathBuf>,
+}
+
+/// A decision that was just kept, and whose it is.
+#[derive(Clone)]
+pub struct Live {
+    /// The tenant.
+    pub tenant: Arc<str>,
+    /// The decision.
+    pub decision: Arc<Decision>,
+}
+
+/// What is recorded, for whoever reads it.
+pub type Recording = broadcast::Receiver<Live>;
+
+impl Recorder {
+    /// Nothing is kept.
+    pub fn forgetful() -> Self {
+        Recorder {
+            events: None,
+            lost: Counter::default(),
+            live: broadcast::Sender::new(1),
+            path: None,
+        }
+    }
+
+    /// Keeps what happens in a file; counts what it cannot.
+    ///
+    /// # Errors
+    /// If the file cannot be opened.
+    pub fn start(path: &Path, limits: Limits, lost: Counter) -> Result<Self, StartError> {
+        let database = Database::open(path, limits)?;
+        let (events, received) = sync_channel(MAX_WAITING);
+        let live = broadcast::Sender::new(BEHIND);
+        let writer = Writer {
+            path: path.into(),
+            limits,
+            database: Some(database),
+            received,
+            lost: lost.clone(),
+            live: live.clone(),
+            told: None,
+        };
+        thread::Builder::new()
+            .name("decisions".into())
+            .spawn(move || writer.run())?;
+        Ok(Recorder {
+            events: Some(events),
+            lost,
+            live,
+            path: Some(path.into()),
+        })
+    }
+
+    /// Whether anything is kept.
+    pub fn keeps(&self) -> bool {
+        self.events.is_some()
+    }
+
+    /// The file.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// A decision was made.
+    pub fn decided(&self, decided: impl FnOnce() -> Decided) {
+        if self.keeps() {
+            self.send(Event::Decided(Box::new(decided())));
+        }
+    }
+
+    /// A partner's server was spoken with.
+    pub fn connected(&self, connected: impl FnOnce() -> Connected) {
+        if self.keeps() {
+            let now = milliseconds(SystemTime::now());
+            self.send(Event::Connected(Box::new(connected()), now));
+        }
+    }
+
+    /// A connector was tried out; the report is what `portcullis validate --format json` prints.
+    pub fn validated(&self, tenant: &Arc<str>, connector: &str, passed: bool, report: String) {
+        self.send(Event::Validated(Box::new(NewValidation {
+            tenant: tenant.clone(),
+            connector: connector.into(),
+            time: milliseconds(SystemTime::now()),
+            passed,
+            report,
+        })));
+    }
+
+    /// Whether something is to be told of now: if it was not yet, in that time.
+    pub async fn tell(&self, tenant: &Arc<str>, notice: &str, again: Duration) -> bool {
+        let since = milliseconds(SystemTime::now() - again);
+        let (answer, answered) = oneshot::channel();
+        self.send(Event::Tell(tenant.clone(), notice.into(), since, answer));
+        answered.await.unwrap_or(false)
+    }
+
+    /// What is decided from now on.
+    pub fn watch(&self) -> Recording {
+        self.live.subscribe()
+    }
+
+    /// Waits until what was told is written.
+    pub async fn flush(&self) {
+        let (done, waiting) = oneshot::channel();
+        self.send(Event::Flush(done));
+        // It is dropped if nothing is kept.
+        let _ = waiting.await;
+    }
+
+    fn send(&self, event: Event) {
+        if let Some(events) = &self.events
+            && events.try_send(event).is_err()
+        {
+            self.lost.inc();
+        }
+    }
+}
+
+/// Nothing can be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The file cannot be used.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// There can be no thread.
+    #[error("no thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+struct Writer {
+    path: PathBuf,
+    limits: Limits,
+    /// Absent while it cannot be opened.
+    database: Option<Database>,
+    received: Receiver<Event>,
+    lost: Counter,
+    live: broadcast::Sender<Live>,
+    /// When the log was last told that decisions are lost.
+    told: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Gathered {
+    decided: Vec<Decided>,
+    connected: Vec<(Connected, i64)>,
+    others: Vec<Event>,
+    /// Whether somebody waits for it.
+    is_urgent: bool,
+}
+
+impl Gathered {
+    fn add(&mut self, event: Event) {
+        match event {
+            Event::Decided(decided) => self.decided.push(*decided),
+            Event::Connected(connected, time) => self.connected.push((*connected, time)),
+            other => {
+                self.is_urgent = true;
+                self.others.push(other);
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.decided.len() + self.connected.len()
+    }
+}
+
+impl Writer {
+    fn run(mut self) {
+        while let Some(gathered) = self.gather() {
+            self.write(gathered);
+        }
+    }
+
+    /// What happens within some time; `None` once nobody can tell anything any more.
+    fn gather(&self) -> Option<Gathered> {
+        let mut gathered = Gathered::default();
+        gathered.add(self.received.recv().ok()?);
+        let time = match self.live.receiver_count() {
+            0 => GATHERED,
+            _ => GATHERED_LIVE,
+        };
+        let end = Instant::now() + time;
+        while gathered.len() < MAX_BATCH && !gathered.is_urgent {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.received.recv_timeout(left) {
+                Ok(event) => gathered.add(event),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        Some(gathered)
+    }
+
+    fn write(&mut self, gathered: Gathered) {
+        let number = gathered.len() as u64;
+        match self.try_write(gathered.decided, &gathered.connected) {
+            Ok(()) => {}
+            Err(error) => {
+                self.lost.inc_by(number);
+                self.complain(&error);
+            }
+        }
+        for event in gathered.others {
+            if let Err(error) = self.other(event) {
+                self.complain(&error);
+            }
+        }
+    }
+
+    fn try_write(
+        &mut self,
+        decided: Vec<Decided>,
+        connected: &[(Connected, i64)],
+    ) -> Result<(), DatabaseError> {
+        if decided.is_empty() && connected.is_empty() {
+            return Ok(());
+        }
+        let written = self.with(|database| database.write(decided, connected))?;
+        if self.live.receiver_count() > 0 {
+            for written in written {
+                let live = Live {
+                    tenant: written.tenant.clone(),
+                    decision: Arc::new(Decision::of(&written)),
+                };
+                // Whoever watched may be gone.
+                let _ = self.live.send(live);
+            }
+        }
+        Ok(())
+    }
+
+    fn other(&mut self, event: Event) -> Result<(), DatabaseError> {
+        match event {
+            Event::Validated(validated) => self.with(|database| database.validated(&validated)),
+            Event::Tell(tenant, notice, since, answer) => {
+                let now = milliseconds(SystemTime::now());
+                let is_new = self.with(|database| database.tell(&tenant, &notice, now, since))?;
+                let _ = answer.send(is_new);
+                Ok(())
+            }
+            Event::Flush(done) => {
+                let _ = done.send(());
+                Ok(())
+            }
+            Event::Decided(_) | Event::Connected(..) => Ok(()),
+        }
+    }
+
+    /// Does something with the file, which is opened anew after it has failed.
+    fn with<T>(
+        &mut self,
+        work: impl FnOnce(&mut Database) -> rusqlite::Result<T>,
+    ) -> Result<T, DatabaseError> {
+        let mut database = match self.database.take() {
+            Some(database) => database,
+            None => Database::open(&self.path, self.limits)?,
+        };
+        let done = work(&mut database).map_err(|source| DatabaseError {
+            path: self.path.clone(),
+            source,
+        })?;
+        self.database = Some(database);
+        Ok(done)
+    }
+
+    fn complain(&mut self, error: &DatabaseError) {
+        if self.told.is_some_and(|told| told.elapsed() < PAUSE) {
+            return;
+        }
+        self.told = Some(Instant::now());
+        tracing::warn!(%error, "decisions cannot be remembered; mail is not affected");
+    }
+}

@@ -1,0 +1,120 @@
+//! What is done from time to time while mail flows: looking at what partners show, and trying connectors out.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use portcullis::{Connector, Direction, Engine, Mode};
+
+use crate::advice::{Mail, Notice, notices};
+use crate::alerts::{self, Alert};
+use crate::config::{Config, Tenant};
+use crate::decisions::{DatabaseError, Decisions, Recorder, milliseconds};
+use crate::frontend::smtp::listener::Server;
+use crate::validate::EgressProbe;
+
+/// Something that stays as it is is told of again after so long.
+const AGAIN: Duration = Duration::from_secs(7 * 24 * 60 * 60 - 60 * 60);
+
+/// Looks at each tenant, and tells what is new.
+pub async fn look(config: Config, server: Arc<Server>) {
+    let recorder = &server.asking.recorder;
+    let authorities = server.settings.load().authorities.clone();
+    let mut alerts = Vec::new();
+    for tenant in &config.tenants {
+        let name: Arc<str> = tenant.name.as_str().into();
+        for notice in of_tenant(tenant, &server, recorder).await {
+            if recorder.tell(&name, &notice.key(), AGAIN).await {
+                alerts.push(Alert {
+                    tenant: tenant.name.clone(),
+                    notice,
+                });
+            }
+        }
+    }
+    alerts::send(&config, authorities.public(), &alerts).await;
+}
+
+async fn of_tenant(tenant: &Tenant, server: &Server, recorder: &Recorder) -> Vec<Notice> {
+    let policies = &server.asking.policies;
+    let mut found = Vec::new();
+    let snapshot = policies.snapshot();
+    if let Some(why) = snapshot
+        .named(&tenant.name)
+        .and_then(|it| it.rejected.clone())
+    {
+        found.push(Notice::rejected(&tenant.policy, &why));
+    }
+    let Some(place) = recorder.path().map(ToOwned::to_owned) else {
+        return found;
+    };
+    let Some(connectors) = connectors(policies.engine(), tenant).await else {
+        return found;
+    };
+    let name = tenant.name.clone();
+    let reading = move || -> Result<Vec<Notice>, DatabaseError> {
+        let now = milliseconds(SystemTime::now());
+        let mail = Mail::read(&name, &Decisions::open(&place)?, now)?;
+        Ok(notices(&mail, &connectors, now))
+    };
+    match tokio::task::spawn_blocking(reading).await {
+        Ok(Ok(notices)) => found.extend(notices),
+        Ok(Err(error)) => tracing::warn!(%error, "remembered decisions cannot be read"),
+        Err(error) => tracing::error!(%error, "remembered decisions cannot be read"),
+    }
+    found
+}
+
+/// The connectors in a tenant's file; `None` if they cannot be told, of which the log has heard.
+async fn connectors(engine: &Engine, tenant: &Tenant) -> Option<Vec<Connector>> {
+    let policy = engine.load_file(&tenant.policy).await.ok()?;
+    policy.connectors().await.ok()
+}
+
+/// Tries each enabled outbound connector out, and keeps what comes of it.
+pub async fn validate(config: Config, server: Arc<Server>) {
+    let recorder = &server.asking.recorder;
+    let authorities = server.settings.load().authorities.clone();
+    for tenant in &config.tenants {
+        let Some(connectors) = connectors(server.asking.policies.engine(), tenant).await else {
+            continue;
+        };
+        let mut probe = EgressProbe::new(&config, authorities.for_tenant(&tenant.name));
+        let outbound = connectors
+            .iter()
+            .filter(|it| it.direction == Direction::Outbound && it.mode != Mode::Disabled);
+        for connector in outbound {
+            validate_one(&mut probe, tenant, connector, recorder).await;
+        }
+    }
+}
+
+async fn validate_one(
+    probe: &mut EgressProbe<'_>,
+    tenant: &Tenant,
+    connector: &Connector,
+    recorder: &Recorder,
+) {
+    let followed = match probe.follow(connector, None, None, |_| {}).await {
+        Ok(followed) => followed,
+        Err(error) => {
+            tracing::warn!(
+                tenant = tenant.name,
+                connector = &*portcullis::one_line(&connector.name),
+                "the connector was not tried out: {error:#}"
+            );
+            return;
+        }
+    };
+    let Some(valid) = followed.valid else {
+        return;
+    };
+    if !valid {
+        tracing::warn!(
+            tenant = tenant.name,
+            connector = &*portcullis::one_line(&connector.name),
+            "the connector was tried out, and would not work; portcullis validate tells why"
+        );
+    }
+    let report = serde_json::to_string(&followed).unwrap_or_default();
+    recorder.validated(&tenant.name.as_str().into(), &connector.name, valid, report);
+}
