@@ -5,10 +5,15 @@ CARGO ?= cargo
 PROFILE := --release
 BINARY := $(abspath $(or $(CARGO_TARGET_DIR),target))/release/portcullis
 
-.PHONY: run check test bench lint audit semver fuzz faults soak tls setup setup-tests setup-audit
+.PHONY: run demo check test bench lint audit semver fuzz faults soak tls setup setup-tests setup-audit
 
 run: setup
 	$(CARGO) run $(PROFILE) --locked --package portcullis-server -- run
+
+# The page without a server, in the folder FOLDER.
+FOLDER ?= demo
+demo: setup
+	$(CARGO) run $(PROFILE) --locked --package portcullis-server -- demo $(FOLDER)
 
 # The loop while one works: the tests that start no server.
 check: lint

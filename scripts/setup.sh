@@ -48,6 +48,8 @@ need_clients() {
     missing=
     command -v swaks >/dev/null || missing="$missing swaks libnet-ssleay-perl"
     command -v openssl >/dev/null || missing="$missing openssl"
+    command -v curl >/dev/null || missing="$missing curl"
+    command -v chromium >/dev/null || missing="$missing chromium"
     set -- /usr/lib/*/faketime/libfaketimeMT.so.1
     [ -e "$1" ] || missing="$missing libfaketime"
     [ -x /usr/sbin/smtp-sink ] || missing="$missing postfix"
@@ -106,6 +108,17 @@ need_componentize() {
         fail "componentize-py $version cannot be installed (is there a network?)"
 }
 
+# What asks the API for whatever its description allows.
+need_schemathesis() {
+    version=4.32.5
+    folder=${CARGO_TARGET_DIR:-target}/tools/schemathesis
+    [ "$("$folder/bin/schemathesis" --version 2>/dev/null)" != "schemathesis, version $version" ] || return 0
+    python3 -c "import ensurepip" 2>/dev/null || install python3-venv
+    echo "setup: installing schemathesis $version" >&2
+    python3 -m venv --clear "$folder" && "$folder/bin/pip" install --quiet "schemathesis==$version" ||
+        fail "schemathesis $version cannot be installed (is there a network?)"
+}
+
 need_deny() {
     cargo deny --version >/dev/null 2>&1 && return
     echo "setup: installing cargo-deny, which takes some minutes" >&2
@@ -126,6 +139,7 @@ tests)
     need_servers
     need_dns
     need_componentize
+    need_schemathesis
     ;;
 audit) need_deny ;;
 semver) need_semver_checks ;;

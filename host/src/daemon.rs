@@ -373,8 +373,15 @@ impl Daemon {
     async fn reload(&mut self) -> anyhow::Result<()> {
         let mut refused = 0;
         if let Some(path) = self.path.clone() {
-            match apart(move || Config::load(&path)).await? {
-                Ok(config) => self.take(config),
+            let before = self.config.clone();
+            match apart(move || Config::load_after(&path, Some(&before))).await? {
+                Ok((config, errors)) => {
+                    for error in &errors {
+                        tracing::error!(%error, "tenant's file rejected; previous version remains active");
+                    }
+                    refused += errors.len();
+                    self.take(config);
+                }
                 Err(error) => {
                     refused += 1;
                     tracing::error!(%error, "new configuration rejected; previous version remains active");
@@ -633,7 +640,7 @@ impl Daemon {
             .map(|file| (file.to_owned(), Subject::Settings));
         let tenants = self.config.tenants.iter().enumerate();
         let policies = tenants.flat_map(|(number, tenant)| files_of_tenant(number, tenant));
-        let folders = trust.crls.iter();
+        let folders = trust.crls.iter().chain(&self.config.tenant_folder);
         self.watch
             .set(Files {
                 files: settings.chain(policies).collect(),

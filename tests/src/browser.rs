@@ -233,6 +233,15 @@ impl Browser {
         ));
     }
 
+    /// Gives a field a file.
+    pub fn choose_file(&mut self, selector: &str, file: &Path) {
+        let document = self.send("DOM.getDocument", json!({}));
+        let asked = json!({ "nodeId": document["root"]["nodeId"], "selector": selector });
+        let found = self.send("DOM.querySelector", asked);
+        let files = json!({ "files": [file], "nodeId": found["nodeId"] });
+        self.send("DOM.setFileInputFiles", files);
+    }
+
     /// Presses a key; `text` is what it writes.
     pub fn key(&mut self, key: &str, code: u32, text: &str) {
         for kind in ["keyDown", "keyUp"] {
@@ -349,14 +358,4 @@ fn decoded(text: &str) -> Vec<u8> {
         octets.extend(&all[1..group.len()]);
     }
     octets
-}
-
-/// Where pictures are.
-pub fn pictures() -> PathBuf {
-    binary().with_file_name("screenshots")
-}
-
-/// Whether a file is a picture.
-pub fn is_picture(path: &Path) -> bool {
-    fs::read(path).is_ok_and(|octets| octets.starts_with(b"\x89PNG"))
 }

@@ -18,6 +18,7 @@ pub struct Config {
     listeners: Vec<Listener>,
     tables: Vec<Table>,
     files: Vec<(String, Vec<u8>)>,
+    tenant_files: Option<String>,
 }
 
 /// A table: its header, and a line for each key.
@@ -55,7 +56,14 @@ impl Config {
             listeners: Vec::new(),
             tables: Vec::new(),
             files: Vec::new(),
+            tenant_files: None,
         }
+    }
+
+    /// With further tenants in files like these.
+    pub fn tenant_files(mut self, pattern: &str) -> Config {
+        self.tenant_files = Some(pattern.into());
+        self
     }
 
     /// Of another host, which comes before its certificate.
@@ -219,6 +227,9 @@ impl Default for Config {
 impl Display for Config {
     fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
         writeln!(to, "hostname = {:?}", self.hostname)?;
+        if let Some(pattern) = &self.tenant_files {
+            writeln!(to, "tenants = {pattern:?}")?;
+        }
         for listener in &self.listeners {
             write!(to, "{listener}")?;
         }

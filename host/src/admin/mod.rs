@@ -8,9 +8,11 @@ mod answer;
 mod api;
 mod connection;
 pub mod http;
-mod page;
+pub mod page;
 mod routes;
 pub mod tokens;
 
 pub use self::api::Admin;
 pub use self::connection::{bind, serve};
+#[cfg(test)]
+pub use self::routes::OPENAPI;

@@ -1,5 +1,6 @@
 //! The page: files that are in the binary, and the evaluator, which runs in the browser.
 
+use anyhow::Context as _;
 use hyper::StatusCode;
 use hyper::header::{CACHE_CONTROL, HeaderValue};
 
@@ -47,6 +48,26 @@ pub fn file(path: &str) -> Option<Answer> {
     }
     let (_, kind, bytes) = FILES.iter().find(|(own, ..)| *own == path)?;
     Some(revalidated(whole(StatusCode::OK, kind, *bytes)))
+}
+
+/// What the demo says in the place of a server, and the rules that it begins with.
+const DEMO: &[u8] = include_bytes!("page/demo.js");
+const RULES: &[u8] = include_bytes!("../../../examples/rules.json");
+
+/// The files of the page without a server, by their names.
+///
+/// # Errors
+/// If the evaluator was not built as it must be.
+pub fn demo() -> anyhow::Result<Vec<(&'static str, &'static [u8])>> {
+    let module =
+        portcullis::evaluator_core_module().context("there is no evaluator in this binary")?;
+    let own = FILES.iter().map(|(path, _, bytes)| match *path {
+        "/" => ("index.html", *bytes),
+        "/api.js" => ("api.js", DEMO),
+        path => (path.trim_start_matches('/'), *bytes),
+    });
+    let more = [("evaluator.wasm", module), ("rules.json", RULES)];
+    Ok(own.chain(more).collect())
 }
 
 /// It is the same until there is another binary.

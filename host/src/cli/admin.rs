@@ -76,7 +76,7 @@ struct Place {
 
 impl Place {
     fn open(&self) -> anyhow::Result<(Config, PathBuf)> {
-        let config = Config::load(&self.config)?;
+        let config = Config::load_after(&self.config, None)?.0;
         let Some(admin) = &config.admin else {
             bail!(
                 "{}: there is no [admin], so there is nothing to be let into",

@@ -1,6 +1,7 @@
 //! `portcullis evaluate`: contexts in, verdicts out, a line each.
 
 use std::io::{self, BufRead, BufWriter, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -14,6 +15,8 @@ use super::{
 };
 use portcullis::{Context, Decision, PolicySession};
 
+mod logged;
+
 /// No context is longer; a line that is has no end in sight.
 const MAX_LINE: usize = 1 << 20;
 
@@ -21,12 +24,18 @@ const MAX_LINE: usize = 1 << 20;
 ///
 /// A line that is no context gives {"error": …, "line": N} in its place, and exit code 1 at the end.
 #[derive(Args)]
-#[command(
-    after_help = "Example:\n  portcullis evaluate rules.json < contexts.jsonl > verdicts.jsonl"
-)]
+#[command(after_help = "Examples:
+  portcullis evaluate rules.json < contexts.jsonl > verdicts.jsonl
+  portcullis evaluate new.json --log portcullis.log --diff")]
 pub struct Evaluate {
     #[command(flatten)]
     policy: PolicyArgs,
+    /// A log as JSON, whose decisions have contexts ([log] contexts), in the place of standard input
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Print only decisions of the log that would be others, and exit with 1 if there are any
+    #[arg(long, requires = "log")]
+    diff: bool,
 }
 
 #[derive(Serialize)]
@@ -40,6 +49,9 @@ impl Evaluate {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let open = self.policy.open(policy::EVALUATION_MS).await?;
         let mut session = open.session();
+        if let Some(path) = &self.log {
+            return logged::evaluate(path, self.diff, &mut session).await;
+        }
         let mut input = io::stdin().lock();
         let mut output = BufWriter::new(io::stdout().lock());
         let mut line = Vec::new();

@@ -5,6 +5,7 @@ mod build;
 mod check;
 mod compile;
 mod decisions;
+mod demo;
 mod edit;
 mod evaluate;
 mod explain;
@@ -68,6 +69,8 @@ enum Command {
     Admin(admin::AdminCommand),
     Schema(schema::Schema),
     Validate(Box<validate::Validate>),
+    Partner(Box<validate::Partner>),
+    Demo(demo::DemoCommand),
 }
 
 impl Cli {
@@ -100,6 +103,8 @@ impl Cli {
                 Command::Admin(command) => command.run(),
                 Command::Schema(command) => command.run(),
                 Command::Validate(command) => command.run().await,
+                Command::Partner(command) => command.run().await,
+                Command::Demo(command) => command.run(),
             }
         });
         // A policy that compiles must not hold up the end.
@@ -119,5 +124,75 @@ impl Cli {
             .thread_stack_size(MAX_STACK + OWN_STACK)
             .enable_all()
             .build()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use clap::CommandFactory;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::admin::OPENAPI;
+
+    /// What a command does, and where the API and the page do the same.
+    fn table() -> String {
+        let description: Value = serde_json::from_str(OPENAPI).unwrap();
+        let mut by_command: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let mut places: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (path, methods) in description["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                let Some(command) = operation["x-command"].as_str() else {
+                    continue;
+                };
+                let path = path.replace("/api/tenants/{tenant}", "…");
+                let request = format!("`{} {path}`", method.to_uppercase());
+                by_command.entry(command).or_default().push(request);
+                let of_command = places.entry(command).or_default();
+                if let Some(place) = operation["x-page"].as_str()
+                    && !of_command.contains(&place)
+                {
+                    of_command.push(place);
+                }
+            }
+        }
+        let mut text = String::from(
+            "# Commands, and where the API and the page do the same\n\n\
+             A test writes this page from the definitions of the commands and from `/api/openapi.json`. `…` stands for\n\
+             `/api/tenants/{tenant}`. `enforce` and `audit` are `PUT …/connectors/{connector}` with another `mode`.\n\n\
+             | command | | API | page |\n|---|---|---|---|\n",
+        );
+        let command = Cli::command();
+        for command in command.get_subcommands().filter(|it| !it.is_hide_set()) {
+            let name = command.get_name();
+            let about = command
+                .get_about()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            let requests = by_command.remove(name).unwrap_or_default().join("<br>");
+            let places = places.get(name).map(|it| it.join(", ")).unwrap_or_default();
+            text.push_str(&format!(
+                "| `portcullis {name}` | {about} | {requests} | {places} |\n"
+            ));
+        }
+        assert!(by_command.is_empty(), "no such commands: {by_command:?}");
+        text
+    }
+
+    #[test]
+    fn the_manual_has_all_commands() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/commands.md");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, table()).unwrap();
+        }
+        let written = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            written == table(),
+            "{} is not that of the commands; UPDATE_GOLDEN=1 rewrites it",
+            path.display()
+        );
     }
 }

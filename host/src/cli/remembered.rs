@@ -28,7 +28,7 @@ impl RememberedArgs {
     /// # Errors
     /// If there is no such tenant, or nothing is remembered.
     pub fn open(&self) -> anyhow::Result<Remembered> {
-        let config = Config::load(&self.config)?;
+        let config = Config::load_after(&self.config, None)?.0;
         let tenant = match (&self.tenant, &config.tenants[..]) {
             (Some(name), tenants) => tenants.iter().find(|tenant| tenant.name == *name),
             (None, [tenant]) => Some(tenant),
@@ -57,7 +57,7 @@ impl Remembered {
     /// If there is none.
     pub fn of_policy(config: &Path, policy: &Path) -> anyhow::Result<Self> {
         let path = config;
-        let config = Config::load(path)?;
+        let config = Config::load_after(path, None)?.0;
         let policy = policy.canonicalize()?;
         let has = |tenant: &&config::Tenant| {
             let own = tenant.policy.canonicalize();

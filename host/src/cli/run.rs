@@ -91,13 +91,16 @@ impl Run {
             output::result(&config::show(path)?)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let config = Config::load(path)?;
+        let (config, errors) = Config::load_after(path, None)?;
+        for error in &errors {
+            tracing::error!(%error, "tenant's file rejected; its mail is refused, as that of no tenant");
+        }
         let compiler = compiler(config.sandbox.compile_limits());
         let purpose = self.purpose();
         let mut daemon = Daemon::new(config, Some(path.clone()), compiler, purpose).await?;
         if self.check_config {
             let obstacles = daemon.obstacles();
-            let is_complete = daemon.is_complete().await;
+            let is_complete = daemon.is_complete().await && errors.is_empty();
             // What is told here comes after what was logged.
             flush.wait();
             if !obstacles.is_empty() {

@@ -371,7 +371,12 @@ impl NextHop {
 }
 
 /// Of outbound listeners: somebody decides about mail whose sender is no tenant's.
-pub(super) fn validate_senders(listeners: &[Listener], tenants: &[Tenant]) -> Outcome {
+/// Tenants that are named are known, unless they may be in files of their own.
+pub(super) fn validate_senders(
+    listeners: &[Listener],
+    tenants: &[Tenant],
+    has_files: bool,
+) -> Outcome {
     for (number, listener) in listeners.iter().enumerate() {
         let Destination::Outbound(outbound) = &listener.destination else {
             continue;
@@ -379,13 +384,13 @@ pub(super) fn validate_senders(listeners: &[Listener], tenants: &[Tenant]) -> Ou
         let of_listener = [Name("listener"), Number(number), Name("outbound")];
         let [list, place, own] = of_listener;
         match &outbound.tenant {
-            Some(tenant) if !tenants.iter().any(|known| known.name == *tenant) => {
+            Some(tenant) if !has_files && !tenants.iter().any(|known| known.name == *tenant) => {
                 return wrong(
                     [list, place, own, Name("tenant")],
                     format!("there is no tenant {tenant:?}"),
                 );
             }
-            None if tenants.len() != 1 => {
+            None if has_files || tenants.len() != 1 => {
                 return wrong(
                     of_listener,
                     "it needs tenant, since there is not exactly one: it decides on mail whose sender is no tenant's, such as <>",

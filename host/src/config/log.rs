@@ -63,6 +63,8 @@ pub struct Log {
     pub mailboxes: Mailboxes,
     /// Addresses of clients.
     pub clients: Clients,
+    /// Whether a decision's line has all facts, with which it can be repeated.
+    pub contexts: bool,
 }
 
 /// What is told of a mailbox.

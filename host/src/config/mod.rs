@@ -48,6 +48,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Whose mail is taken.
     pub tenants: Vec<Tenant>,
+    /// The folder of files of further tenants, which are among them.
+    pub tenant_folder: Option<PathBuf>,
     /// What one session, one client and all may use.
     pub limits: Limits,
     /// How long to wait.
@@ -106,9 +108,32 @@ impl Config {
     /// # Errors
     /// Says where in the file and what.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
-        let (_, mut config) = read_file(path)?;
+        let (config, errors) = Config::load_after(path, None)?;
+        match errors.into_iter().next() {
+            None => Ok(config),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Reads a configuration file, and gives what is wrong with files of single tenants beside it: each of them stays
+    /// what it was before.
+    ///
+    /// # Errors
+    /// Says where in the file and what.
+    pub fn load_after(
+        path: &Path,
+        before: Option<&Config>,
+    ) -> Result<(Config, Vec<ConfigError>), ConfigError> {
+        let (raw, mut config) = read_file(path)?;
         config.path = path.into();
-        Ok(config)
+        let Some(pattern) = &raw.tenant_files else {
+            return Ok((config, Vec::new()));
+        };
+        let taken = tenant::validate(&config.tenants).unwrap_or_default();
+        let before = before.map_or(&[][..], |before| &before.tenants);
+        let included = tenant::include(pattern, taken, before)?;
+        config.tenants.extend(included.tenants);
+        Ok((config, included.errors))
     }
 
     /// Reads a configuration whose relative paths start at `folder`.
@@ -140,10 +165,14 @@ impl Config {
             })
             .collect::<Result<_, _>>()?;
         tenant::validate(&raw.tenants)?;
+        let folder = raw.tenant_files.as_deref().map(tenant::folder_of);
+        if folder == Some(None) {
+            return wrong([Name("tenants")], "it is to be like \"tenants.d/*.toml\"");
+        }
         let delivery = raw.delivery.check()?;
         raw.connections.validate()?;
-        raw.trust.validate(&raw.tenants)?;
-        listener::validate_senders(&listeners, &raw.tenants)?;
+        raw.trust.validate(&raw.tenants, folder.is_some())?;
+        listener::validate_senders(&listeners, &raw.tenants, folder.is_some())?;
         raw.sandbox.validate()?;
         raw.limits.validate()?;
         raw.decisions.validate()?;
@@ -157,6 +186,7 @@ impl Config {
             hostname,
             listeners,
             tenants: raw.tenants,
+            tenant_folder: folder.flatten().map(ToOwned::to_owned),
             limits: raw.limits,
             timeouts: raw.timeouts,
             sandbox: raw.sandbox,

@@ -27,6 +27,9 @@ pub(super) struct RawConfig {
     /// Whose mail is taken.
     #[serde(rename = "tenant", default)]
     pub tenants: Vec<Tenant>,
+    /// Files of further tenants, one in each: `tenants.d/*.toml`.
+    #[serde(rename = "tenants", skip_serializing_if = "Option::is_none")]
+    pub tenant_files: Option<PathBuf>,
     /// What one session, one client and all may use.
     #[serde(default)]
     pub limits: Limits,
@@ -94,6 +97,7 @@ impl RawConfig {
             .flat_map(|tenant| [Some(&mut tenant.policy), tenant.tests.as_mut()])
             .flatten()
             .for_each(absolute);
+        self.tenant_files.iter_mut().for_each(absolute);
         let trust = &mut self.trust;
         trust
             .roots

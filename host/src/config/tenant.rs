@@ -1,16 +1,17 @@
 //! Tenants, and the files of their policies.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::ConfigError;
 use super::problem::Key::{Name, Number};
-use super::problem::{Outcome, wrong};
+use super::problem::{Outcome, Problem, Wrong, wrong};
 use portcullis::{TenantSource, normal_domain};
 
 /// An organization.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Tenant {
@@ -22,6 +23,9 @@ pub struct Tenant {
     pub policy: PathBuf,
     /// Cases that it must pass before it is taken, as those of a rules document's `tests`.
     pub tests: Option<PathBuf>,
+    /// The file that it is in, if that is not the configuration itself.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
 }
 
 impl From<&Tenant> for TenantSource {
@@ -35,30 +39,156 @@ impl From<&Tenant> for TenantSource {
     }
 }
 
+/// A tenant in a file of its own.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct TenantFile {
+    /// The file's name without its end, if it is left out.
+    name: Option<String>,
+    domains: Vec<String>,
+    policy: PathBuf,
+    tests: Option<PathBuf>,
+}
+
 /// Names and domains belong to one tenant each.
-pub(super) fn validate(tenants: &[Tenant]) -> Outcome {
-    let mut names = HashSet::new();
-    let mut domains = HashMap::new();
+pub(super) fn validate(tenants: &[Tenant]) -> Result<Taken, Wrong> {
+    let mut taken = Taken::default();
     for (number, tenant) in tenants.iter().enumerate() {
-        let at = |key| [Name("tenant"), Number(number), Name(key)];
+        let below = [Name("tenant"), Number(number)];
+        taken.take(tenant).map_err(|wrong| wrong.below(&below))?;
+    }
+    Ok(taken)
+}
+
+/// Names and domains that tenants have.
+#[derive(Default)]
+pub(super) struct Taken {
+    names: HashSet<String>,
+    domains: HashMap<String, String>,
+}
+
+impl Taken {
+    /// Takes a tenant's name and domains, or none of them.
+    fn take(&mut self, tenant: &Tenant) -> Outcome {
         if tenant.name.is_empty() {
-            return wrong(at("name"), "the name is empty");
+            return wrong([Name("name")], "the name is empty");
         }
-        if !names.insert(&tenant.name) {
+        if self.names.contains(&tenant.name) {
             let message = format!("the name {:?} is taken by another tenant", tenant.name);
-            return wrong(at("name"), message);
+            return wrong([Name("name")], message);
         }
+        let mut own = HashMap::new();
         for (place, domain) in tenant.domains.iter().enumerate() {
-            let [list, tenants, own] = at("domains");
-            let at = [list, tenants, own, Number(place)];
+            let at = [Name("domains"), Number(place)];
             let Some(name) = normal_domain(domain) else {
                 return wrong(at, format!("{domain:?} is not a domain or *.domain"));
             };
-            if let Some(other) = domains.insert(name, &tenant.name) {
+            let other = self.domains.get(&name).or_else(|| own.get(&name));
+            if let Some(other) = other {
                 let message = format!("{domain:?} belongs to tenant {other:?} already");
                 return wrong(at, message);
             }
+            own.insert(name, tenant.name.clone());
+        }
+        self.names.insert(tenant.name.clone());
+        self.domains.extend(own);
+        Ok(())
+    }
+}
+
+/// Tenants that have files of their own.
+#[derive(Default)]
+pub(super) struct Included {
+    /// Those that can be used.
+    pub tenants: Vec<Tenant>,
+    /// What is wrong with files. Each concerns its own tenant, which stays what it was if it is known.
+    pub errors: Vec<ConfigError>,
+}
+
+/// Reads the tenants in files like `tenants.d/*.toml`, in the order of their names. `before` are those of before.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub(super) fn include(
+    pattern: &Path,
+    mut taken: Taken,
+    before: &[Tenant],
+) -> Result<Included, ConfigError> {
+    let mut included = Included::default();
+    let of_file = |path: &PathBuf| {
+        let is_it = |tenant: &&Tenant| tenant.file.as_ref() == Some(path);
+        before.iter().find(is_it)
+    };
+    let all = files(pattern)?.into_iter().map(|path| (read(&path), path));
+    // Whoever has a name or a domain keeps it, whatever a new file says.
+    let (kept, new): (Vec<_>, Vec<_>) = all.partition(|(read, path)| {
+        let now = read.as_ref().ok().map(|(tenant, _)| tenant);
+        now.is_none() || now == of_file(path)
+    });
+    for (read, path) in kept.into_iter().chain(new) {
+        let tenant = read.and_then(|(tenant, text)| {
+            let taking = taken.take(&tenant);
+            let wrong = |wrong| ConfigError::Wrong {
+                path: path.clone(),
+                problem: Box::new(Problem::of_value(&text, wrong)),
+            };
+            taking.map(|()| tenant).map_err(wrong)
+        });
+        match tenant {
+            Ok(tenant) => included.tenants.push(tenant),
+            Err(error) => {
+                let old = of_file(&path).filter(|old| taken.take(old).is_ok());
+                included.tenants.extend(old.cloned());
+                included.errors.push(error);
+            }
         }
     }
-    Ok(())
+    included.tenants.sort_by(|a, b| a.file.cmp(&b.file));
+    Ok(included)
+}
+
+/// The folder of a pattern, `*.toml` of which are meant.
+pub(super) fn folder_of(pattern: &Path) -> Option<&Path> {
+    let is_all = pattern.file_name().is_some_and(|name| name == "*.toml");
+    pattern.parent().filter(|_| is_all)
+}
+
+fn files(pattern: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let folder = folder_of(pattern).unwrap_or(pattern);
+    let unreadable = |source| ConfigError::Read {
+        path: folder.to_owned(),
+        source,
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        // Editors and deployments keep others beside.
+        if name.ends_with(b".toml") && !name.starts_with(b".") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read(path: &Path) -> Result<(Tenant, String), ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let parsed = toml::from_str::<TenantFile>(&text).map_err(|error| ConfigError::Wrong {
+        path: path.to_owned(),
+        problem: Box::new(Problem::of_reader(&text, &error)),
+    })?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let tenant = Tenant {
+        name: parsed.name.unwrap_or_else(|| stem.into_owned()),
+        domains: parsed.domains,
+        policy: folder.join(parsed.policy),
+        tests: parsed.tests.map(|tests| folder.join(tests)),
+        file: Some(path.to_owned()),
+    };
+    Ok((tenant, text))
 }

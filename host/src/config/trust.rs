@@ -42,7 +42,7 @@ pub struct Authority {
 
 impl Trust {
     /// Authorities have names of their own, and are for tenants that there are.
-    pub(super) fn validate(&self, tenants: &[Tenant]) -> Outcome {
+    pub(super) fn validate(&self, tenants: &[Tenant], has_files: bool) -> Outcome {
         let mut names = HashSet::new();
         for (number, authority) in self.authority.iter().enumerate() {
             let at = |key| [Name("trust"), Name("authority"), Number(number), Name(key)];
@@ -65,7 +65,7 @@ impl Trust {
             }
             let mut named = authority.tenants.iter().flatten();
             let is_unknown = |name: &&String| tenants.iter().all(|it| it.name != **name);
-            if let Some(tenant) = named.find(is_unknown) {
+            if !has_files && let Some(tenant) = named.find(is_unknown) {
                 return wrong(at("tenants"), format!("there is no tenant {tenant:?}"));
             }
         }

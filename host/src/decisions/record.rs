@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ipnet::IpNet;
 use portcullis::{Certificate, ClientAddress, Context, HeaderFrom, Sha256, Verdict};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -84,36 +83,16 @@ pub fn milliseconds(time: SystemTime) -> i64 {
 
 /// With as much of people as the log tells.
 pub fn kept(decided: &Decided) -> Kept {
-    let mut context = decided.context.clone();
-    let mail_from = redact::mailbox(context.mail_from()).into_owned();
-    let rcpt_to = redact::mailbox(context.rcpt_to()).into_owned();
-    let header = match context.header() {
-        HeaderFrom::Addresses(addresses) => {
-            let addresses = addresses.iter().map(|it| redact::mailbox(it).into_owned());
-            HeaderFrom::Addresses(addresses.collect())
-        }
-        other => other,
-    };
-    context.set_mail_from(mail_from.as_str());
-    context.set_rcpt_to(rcpt_to.as_str());
-    let client = match context.client_ip() {
-        ClientAddress::Known(ip) => {
-            let told = redact::client(ip).to_string();
-            // Of a network, the first address stands for all.
-            if let Ok(network) = told.parse::<IpNet>() {
-                context = context.client_address(ClientAddress::Known(network.network()));
-            }
-            Some(told)
-        }
+    let context = redact::context(&decided.context);
+    let client = match decided.context.client_ip() {
+        ClientAddress::Known(ip) => Some(redact::client(ip).to_string()),
         _ => None,
     };
-    let key = key(decided, &context, &header);
-    context.set_header_from(header);
     Kept {
         time: milliseconds(decided.time),
-        key,
-        mail_from,
-        rcpt_to,
+        key: key(decided, &context, &context.header()),
+        mail_from: context.mail_from().to_owned(),
+        rcpt_to: context.rcpt_to().to_owned(),
         client,
         context,
     }

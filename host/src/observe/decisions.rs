@@ -59,6 +59,7 @@ pub fn log(asked: &Asked<'_>, context: &Context, verdict: &Verdict) {
         to = &*redact::mailbox(context.rcpt_to()),
         session = asked.session,
         transaction = asked.transaction,
+        context = redact::tells_contexts().then(|| redact::context(context).to_json()),
         "decision"
     );
 }

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use crate::config::{Clients, Log, Mailboxes};
 use crate::smtp::address::quoted_string_length;
-use portcullis::one_line;
+use portcullis::{ClientAddress, Context, HeaderFrom, one_line};
 
 /// Characters of what others say that are told.
 const MAX_WORDS: usize = 2000;
@@ -24,11 +24,50 @@ const IPV6_NETWORK: u8 = 48;
 
 static HIDES_MAILBOXES: AtomicBool = AtomicBool::new(false);
 static HIDES_CLIENTS: AtomicBool = AtomicBool::new(false);
+static TELLS_CONTEXTS: AtomicBool = AtomicBool::new(false);
 
 /// From now on the log tells this much.
 pub fn tell(log: &Log) {
     HIDES_MAILBOXES.store(log.mailboxes == Mailboxes::Domain, Ordering::Relaxed);
     HIDES_CLIENTS.store(log.clients == Clients::Network, Ordering::Relaxed);
+    TELLS_CONTEXTS.store(log.contexts, Ordering::Relaxed);
+}
+
+/// Whether all facts of a decision are told.
+pub fn tells_contexts() -> bool {
+    TELLS_CONTEXTS.load(Ordering::Relaxed)
+}
+
+/// The facts of a decision, of which no more of people is told. Of a network, the first address stands for all.
+pub fn context(context: &Context) -> Context {
+    let mut told = context.clone();
+    let mail_from = mailbox(context.mail_from()).into_owned();
+    let rcpt_to = mailbox(context.rcpt_to()).into_owned();
+    let header = match context.header() {
+        HeaderFrom::Addresses(addresses) => {
+            let addresses = addresses.iter().map(|it| mailbox(it).into_owned());
+            HeaderFrom::Addresses(addresses.collect())
+        }
+        other => other,
+    };
+    told.set_mail_from(mail_from);
+    told.set_rcpt_to(rcpt_to);
+    told.set_header_from(header);
+    match context.client_ip() {
+        ClientAddress::Known(ip) if HIDES_CLIENTS.load(Ordering::Relaxed) => {
+            let network = network_of(ip).map_or(ip, |network| network.addr());
+            told.client_address(ClientAddress::Known(network))
+        }
+        _ => told,
+    }
+}
+
+fn network_of(ip: IpAddr) -> Option<IpNet> {
+    let length = match ip {
+        IpAddr::V4(_) => IPV4_NETWORK,
+        IpAddr::V6(_) => IPV6_NETWORK,
+    };
+    IpNet::new(ip, length).ok().map(|network| network.trunc())
 }
 
 /// An envelope's mailbox, `""` for the null sender.
@@ -87,12 +126,8 @@ pub struct Client {
 
 impl fmt::Display for Client {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let length = match self.address {
-            IpAddr::V4(_) => IPV4_NETWORK,
-            IpAddr::V6(_) => IPV6_NETWORK,
-        };
-        match IpNet::new(self.address, length) {
-            Ok(network) if self.hides => network.trunc().fmt(to),
+        match network_of(self.address) {
+            Some(network) if self.hides => network.fmt(to),
             _ => self.address.fmt(to),
         }
     }

@@ -27,5 +27,6 @@ mod reload;
 mod remembered;
 mod schema;
 mod source_routes;
+mod tenant_files;
 mod unknown_facts;
 mod validate;

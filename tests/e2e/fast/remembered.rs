@@ -1,13 +1,15 @@
 //! What a server remembers of its mail: decisions one by one, what a change would have done, what is suggested.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::Output;
 
-use portcullis_tests::admin::remembered;
+use portcullis_tests::admin::{ADMIN, Api, remembered};
 use portcullis_tests::metrics::{self, METRICS};
-use portcullis_tests::{Client, Config, Listener, Pki, TestBed};
-use serde_json::Value;
+use portcullis_tests::outbound::{LEVEL_RECORDS, LEVELS, Setting};
+use portcullis_tests::{Behaviour, Client, Config, Listener, MockServer, Pki, TestBed};
+use serde_json::{Value, json};
 
 const RULES: &str = r#"{"accepted-domains": ["contoso.com"], "connectors": [
     {"name": "Bank", "direction": "inbound", "from": {"sender-domains": ["bank.test"]}, "require": {"tls": true}},
@@ -235,4 +237,238 @@ fn nothing_is_remembered_where_that_is_said() {
     assert_eq!(output.status.code(), Some(2));
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(errors.contains("nothing is remembered"), "{errors}");
+}
+
+/// Somebody who is told of alerts by HTTP.
+struct Hook {
+    address: std::net::SocketAddr,
+    told: std::sync::mpsc::Receiver<Value>,
+}
+
+impl Hook {
+    fn start() -> Hook {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (sender, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let mut reader = BufReader::new(stream);
+                let mut length = 0;
+                for line in reader.by_ref().lines().map_while(Result::ok) {
+                    if let Some(value) = line.to_lowercase().strip_prefix("content-length: ") {
+                        length = value.trim().parse().expect("a number");
+                    }
+                    if line.is_empty() {
+                        break;
+                    }
+                }
+                let mut body = vec![0; length];
+                reader.read_exact(&mut body).expect("a body");
+                let body = serde_json::from_slice(&body).expect("JSON");
+                let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
+                reader.get_mut().write_all(answer).expect("an answer");
+                if sender.send(body).is_err() {
+                    return;
+                }
+            }
+        });
+        Hook { address, told }
+    }
+
+    fn next(&self) -> Value {
+        self.told
+            .recv_timeout(portcullis_tests::daemon::TIMEOUT)
+            .expect("an alert")
+    }
+}
+
+#[test]
+fn alerts_are_sent_once_by_webhook_and_mail() {
+    let hook = Hook::start();
+    let server = MockServer::start(Behaviour::default());
+    let alerts = format!(
+        "[alerts]\nevery = \"1s\"\nwebhook = \"http://{}/alerts?x=1\"\nmail-to = [\"postmaster@contoso.com\"]\nmail-server = \"{}\"",
+        hook.address, server.address
+    );
+    let bed = TestBed::start(config().tenant("fabrikam.com", RULES).with(&alerts));
+    bed.replace("contoso.json", b"{");
+    let told = hook.next();
+    assert_eq!(told["hostname"], "mx.contoso.com");
+    let alerts = told["alerts"].as_array().expect("alerts");
+    assert_eq!(alerts.len(), 1);
+    assert_eq!(
+        (&alerts[0]["tenant"], &alerts[0]["kind"]),
+        (&json!("contoso"), &json!("policy-rejected"))
+    );
+    assert!(
+        alerts[0]["text"]
+            .as_str()
+            .expect("a text")
+            .contains("contoso.json")
+    );
+    let mail = server.wait_for(1);
+    let content = mail[0].content.clone();
+    assert!(
+        content.contains("Subject: Portcullis on mx.contoso.com: 1 things need attention"),
+        "{content}"
+    );
+    assert!(content.contains("Auto-Submitted: auto-generated"));
+    // It is told once: the next one is about the other tenant alone.
+    bed.replace("fabrikam.json", b"{");
+    let told = hook.next();
+    let alerts = told["alerts"].as_array().expect("alerts");
+    let tenants: Vec<&Value> = alerts.iter().map(|alert| &alert["tenant"]).collect();
+    assert_eq!(tenants, ["fabrikam"]);
+    assert_eq!(server.wait_for(2).len(), 2);
+}
+
+#[test]
+fn connectors_are_tried_out_from_time_to_time() {
+    let more = format!("{ADMIN}\n[validation]\nevery = \"1s\"");
+    let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], &more);
+    let _server = MockServer::start_at(setting.address(2), Behaviour::default());
+    setting
+        .daemon
+        .wait_for_log("the connector was tried out, and would not work");
+    let api = Api::operator(&setting.daemon);
+    let validated = |setting: &Setting| {
+        let _ = setting;
+        let found = api.get("/api/tenants/contoso/connectors").json();
+        let connectors = found["connectors"].as_array().expect("connectors").clone();
+        connectors
+            .iter()
+            .all(|it| it["validated"]["passed"] == false)
+    };
+    setting.wait_until(validated);
+    let advice = api.get("/api/tenants/contoso/advice").json();
+    assert_eq!(
+        advice["notices"][0]["kind"], "validation-failed",
+        "{advice}"
+    );
+}
+
+#[test]
+fn a_log_is_evaluated_by_other_rules() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config().with("[log]\ncontexts = true");
+    config.write(folder.path());
+    let mut server = portcullis_tests::portcullis(&["run", "--log-format", "json", "--config"])
+        .arg(folder.path().join("portcullis.toml"))
+        .env("XDG_STATE_HOME", folder.path().join("state"))
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the daemon starts");
+    let mut lines = BufReader::new(server.stderr.take().expect("a pipe"))
+        .lines()
+        .map_while(Result::ok);
+    let mut log = String::new();
+    let mut wait = |message: &str, log: &mut String| -> Value {
+        loop {
+            let line = lines.next().expect("the log goes on");
+            log.push_str(&line);
+            log.push('\n');
+            let line: Value = serde_json::from_str(&line).expect("JSON");
+            if line["message"] == message {
+                return line;
+            }
+        }
+    };
+    let listening = wait("listening", &mut log);
+    let address = listening["address"]
+        .as_str()
+        .expect("an address")
+        .parse()
+        .expect("an address");
+    for (from, code) in [("a@trial.test", 250), ("a@bank.test", 550)] {
+        let mut client = Client::greeted(address);
+        client.hello(false, None);
+        assert_eq!(client.envelope(from, "bob@contoso.com").code, code);
+        wait("decision", &mut log);
+    }
+    server.kill().expect("the daemon ends");
+    server.wait().expect("the daemon ends");
+    let (path, new) = (
+        folder.path().join("mail.log"),
+        folder.path().join("new.json"),
+    );
+    fs::write(&path, &log).expect("a file");
+    fs::write(&new, RULES.replace("\"mode\": \"audit\", ", "")).expect("a file");
+    let evaluate = |rules: &str| {
+        let rules = folder.path().join(rules);
+        let output = portcullis_tests::run(
+            &[
+                "evaluate",
+                &rules.to_string_lossy(),
+                "--log",
+                &path.to_string_lossy(),
+                "--diff",
+            ],
+            b"",
+        );
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).expect("UTF-8"),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let (code, told, errors) = evaluate("contoso.json");
+    assert_eq!((code, told.as_str()), (Some(0), ""), "{errors}");
+    assert!(
+        errors.contains("0 of 2 decisions would be others"),
+        "{errors}"
+    );
+    let (code, told, errors) = evaluate("new.json");
+    assert_eq!(code, Some(1), "{errors}");
+    let different: Value = serde_json::from_str(&told).expect("one line");
+    assert_eq!(different["was"], json!({"verdict": "accept"}));
+    assert_eq!(
+        different["is"],
+        json!({"verdict": "reject", "connector": "Trial", "failed": "tls"})
+    );
+    assert_eq!(different["mail-from"], "a@trial.test");
+}
+
+#[test]
+fn a_partner_gets_a_sheet() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let rules = folder.path().join("rules.json");
+    let name = "Bank <b> & \\\"Co\\\"";
+    let text = format!(
+        r#"{{"organization": "Contoso", "accepted-domains": ["contoso.com"], "connectors": [{{"name": "{name}", "direction": "inbound",
+        "from": {{"sender-domains": ["bank.test"]}}, "require": {{"tls": true, "certificate-names": ["*.bank.test"]}}}}]}}"#
+    );
+    fs::write(&rules, text).expect("a file");
+    let rules = rules.to_string_lossy();
+    let name = "Bank <b> & \"Co\"";
+    let sheet = told(&portcullis_tests::run(&["partner", &rules, name], b""));
+    for line in [
+        "- uses STARTTLS",
+        "- has a certificate for *.bank.test",
+        "To try it, send a message to postmaster@contoso.com.",
+        "Questions: postmaster@contoso.com",
+    ] {
+        assert!(sheet.contains(line), "{sheet}");
+    }
+    let page = told(&portcullis_tests::run(
+        &[
+            "partner",
+            &rules,
+            name,
+            "--format",
+            "html",
+            "--contact",
+            "<ask>@contoso.com",
+        ],
+        b"",
+    ));
+    assert!(
+        page.contains("<li>has a certificate for *.bank.test</li>"),
+        "{page}"
+    );
+    assert!(
+        page.contains("Secure mail with Contoso")
+            && page.contains("&lt;ask&gt;@contoso.com")
+            && !page.contains("<ask>"),
+        "{page}"
+    );
 }

@@ -1,4 +1,5 @@
 //! Faults and load of every kind; the environment says for how long.
 
 mod faults;
+mod page;
 mod soak;

@@ -1,5 +1,6 @@
 //! Beside mail servers and clients of others, by the settings that the manual gives for them.
 
+mod admin_api;
 mod clients;
 mod embedding;
 mod fan_out;

@@ -60,6 +60,7 @@ function Form({ before, direction }) {
       const isMine = (it) => it.path === mine || it.path.startsWith(`${mine}.`);
       own.value = found.problems.filter(isMine).map((it) => ({ ...it, path: it.path.slice(mine.length + 1) }));
       others.value = found.problems.filter((it) => !isMine(it));
+      effect.value = undefined;
       if (found.accepted) await tryOn(all, () => isOver, effect);
     }, QUIET);
     return () => { isOver = true; clearTimeout(timer); };
@@ -90,7 +91,7 @@ function Form({ before, direction }) {
           ${own.value.length === 0 && html`<p class="good">${t.noProblems}</p>`}
           ${others.value.length > 0 && html`<h3>${t.otherProblems}</h3>${others.value.slice(0, 20).map((it) => html`<${Problem} it=${it} place />`)}`}
         </section>
-        ${server.value.remembers && html`<${EffectView} effect=${effect.value} />`}
+        ${server.value.remembers && !errors.value && html`<${EffectView} effect=${effect.value} />`}
         <section><h2>${t.difference}</h2><${Difference} before=${pretty(before)} after=${pretty(draft.value)} />
           <${Command} line=${command(tenant.value.policy, before, draft.value)} /></section>
         ${before && (direction === "outbound" ? html`<${Validation} name=${before.name} />`

@@ -102,6 +102,9 @@ export const connectorsOf = (verdict) => {
   return [...(named.length ? [named.join(", ") + failed] : failed ? [failed.trim()] : []), ...audit].join("; ");
 };
 
+/** Whether something holds, in a word. */
+const truthOf = (value) => ({ true: "yes", false: "no" })[value] ?? "unknown";
+
 /** The reasons of a verdict. */
 export function Explanation({ explanation }) {
   const { verdict, considered, others } = explanation;
@@ -112,12 +115,12 @@ export function Explanation({ explanation }) {
     </div>
     ${considered.length > 0 && html`<h3>${t.considered}</h3>`}
     ${considered.map((one) => html`
-      <details open=${one.matched !== "no"}>
-        <summary><strong>${one.connector}</strong> <${Mode} mode=${one.mode} /> ${t.matched[one.matched]}</summary>
+      <details open=${one.matched !== false}>
+        <summary><strong>${one.connector}</strong> <${Mode} mode=${one.mode} /> ${t.matched[truthOf(one.matched)]}</summary>
         <div class="wide"><table class="stack"><tbody>
           ${[...one.selectors.map((it) => [it.selector, it.matched, it.pattern, it.fact]), ...one.requirements.map((it) => [it.requirement, it.satisfied, it.expected, it.fact])].map(([name, truth, expected, fact]) => html`
             <tr><td><code>${name}</code></td>
-              <td class=${{ yes: "good", no: "bad" }[truth] ?? "warn"}>${t.truth[truth]}</td>
+              <td class=${{ yes: "good", no: "bad" }[truthOf(truth)] ?? "warn"}>${t.truth[truthOf(truth)]}</td>
               <td data-label=${t.expected}>${expected}</td><td data-label=${t.fact}>${fact || "–"}</td></tr>`)}
         </tbody></table></div>
       </details>`)}
@@ -127,7 +130,7 @@ export function Explanation({ explanation }) {
 /** The lines that two texts do not have in common, with some around them. */
 export function Difference({ before, after }) {
   if (before === after) return html`<p class="faint">${t.noDifference}</p>`;
-  const [old, now] = [before.split("\n"), after.split("\n")];
+  const [old, now] = [before, after].map((text) => (text === "" ? [] : text.split("\n")));
   let start = 0;
   while (start < old.length && start < now.length && old[start] === now[start]) start++;
   let end = 0;

@@ -26,12 +26,18 @@ pub struct History {
 impl History {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let versions = editor(&self.rules)?.versions()?;
+        let editor = editor(&self.rules)?;
+        let versions = editor.versions()?;
+        let digest = editor.read()?.digest;
         match self.format {
             Format::Json => output::json(&versions)?,
             Format::Text => {
                 let lines: Vec<String> = versions.iter().map(line).collect();
                 output::result(&lines.concat())?;
+                let last = versions.last();
+                if last.is_some_and(|last| last.digest != digest) {
+                    output::tell("the file has been changed since, without portcullis; the next save keeps that as a version\n");
+                }
             }
         }
         Ok(ExitCode::SUCCESS)

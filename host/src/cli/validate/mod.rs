@@ -2,6 +2,7 @@
 
 mod inbound;
 mod letter;
+mod partner;
 mod show;
 
 use std::io::IsTerminal;
@@ -103,7 +104,25 @@ impl Outcome {
     }
 }
 
+pub use self::partner::Partner;
+
 impl Validate {
+    /// What to write to the partner of a connector.
+    fn letter(policy: PolicyArgs, connector: String, config: Option<PathBuf>) -> Self {
+        Validate {
+            policy,
+            connectors: vec![connector],
+            to: None,
+            from: None,
+            ip: None,
+            tls: None,
+            client_cert: None,
+            config,
+            letter: true,
+            format: Format::Text,
+        }
+    }
+
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let outcomes = self.outcomes().await?;
@@ -151,7 +170,7 @@ impl Validate {
 
     fn config(&self) -> anyhow::Result<Config> {
         Ok(match &self.config {
-            Some(path) => Config::load(path)?,
+            Some(path) => Config::load_after(path, None)?.0,
             None => validate::default_config(),
         })
     }
