@@ -47,8 +47,8 @@ struct Message<'a> {
     alerts: &'a [Alert],
 }
 
-/// Tells the log, and whoever else is configured.
-pub async fn send(config: &Config, roots: &Roots, alerts: &[Alert]) {
+/// Tells the log, and whoever else is configured; false if one of them has not got it.
+pub async fn send(config: &Config, roots: &Roots, alerts: &[Alert]) -> bool {
     for Alert { tenant, notice } in alerts {
         tracing::warn!(
             tenant,
@@ -59,12 +59,14 @@ pub async fn send(config: &Config, roots: &Roots, alerts: &[Alert]) {
         );
     }
     if alerts.is_empty() {
-        return;
+        return true;
     }
+    let mut is_sent = true;
     if let Some(url) = &config.alerts.webhook {
         let posted = timeout(PATIENCE, post(url, roots, &config.hostname, alerts)).await;
         let posted = posted.unwrap_or_else(|_| bail_out());
         if let Err(error) = posted {
+            is_sent = false;
             tracing::error!(webhook = url, "alerts could not be sent: {error:#}");
         }
     }
@@ -72,9 +74,11 @@ pub async fn send(config: &Config, roots: &Roots, alerts: &[Alert]) {
         let mailed = timeout(PATIENCE, mail(config, alerts)).await;
         let mailed = mailed.unwrap_or_else(|_| bail_out());
         if let Err(error) = mailed {
+            is_sent = false;
             tracing::error!("alerts could not be mailed: {error:#}");
         }
     }
+    is_sent
 }
 
 fn bail_out() -> anyhow::Result<()> {

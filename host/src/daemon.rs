@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, interval_at, timeout};
 
 use crate::admin::{self, Admin, http};
-use crate::config::{self, CertificateFiles, Config, Destination};
+use crate::config::{self, CertificateFiles, Config, Destination, TenantError};
 use crate::decisions::{self, Recorder};
 use crate::egress::next_hop::NextHop;
 use crate::egress::partial::Partial;
@@ -376,9 +376,7 @@ impl Daemon {
             let before = self.config.clone();
             match apart(move || Config::load_after(&path, Some(&before))).await? {
                 Ok((config, errors)) => {
-                    for error in &errors {
-                        tracing::error!(%error, "tenant's file rejected; previous version remains active");
-                    }
+                    errors.iter().for_each(tell_of_tenant);
                     refused += errors.len();
                     self.take(config);
                 }
@@ -668,6 +666,17 @@ impl Daemon {
     }
 }
 
+/// Says what is wrong with the file of a tenant.
+pub fn tell_of_tenant(wrong: &TenantError) {
+    let error = &wrong.error;
+    match wrong.stays {
+        true => tracing::error!(%error, "tenant's file rejected; previous version remains active"),
+        false => {
+            tracing::error!(%error, "tenant's file rejected; mail of domains that are no other tenant's is deferred until it is mended")
+        }
+    }
+}
+
 /// The tenants of a configuration.
 fn sources(config: &Config) -> Vec<TenantSource> {
     config.tenants.iter().map(TenantSource::from).collect()
@@ -785,6 +794,7 @@ impl Read {
             timeouts: config.timeouts.clone(),
             tls,
             names,
+            lacks_tenants: config.lacks_tenants,
         };
         Ok(Read { settings, errors })
     }

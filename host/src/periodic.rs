@@ -20,18 +20,29 @@ pub async fn look(config: Config, server: Arc<Server>) {
     let recorder = &server.asking.recorder;
     let authorities = server.settings.load().authorities.clone();
     let mut alerts = Vec::new();
+    let mut told = Vec::new();
     for tenant in &config.tenants {
         let name: Arc<str> = tenant.name.as_str().into();
-        for notice in of_tenant(tenant, &server, recorder).await {
-            if recorder.tell(&name, &notice.key(), AGAIN).await {
-                alerts.push(Alert {
-                    tenant: tenant.name.clone(),
-                    notice,
-                });
-            }
+        let notices = of_tenant(tenant, &server, recorder).await;
+        let keys: Vec<String> = notices.iter().map(Notice::key).collect();
+        let untold = recorder.untold(&name, keys.clone(), AGAIN).await;
+        let new = notices.into_iter().zip(keys).zip(untold);
+        let (notices, keys): (Vec<Notice>, Vec<String>) = new
+            .filter(|(_, is_new)| *is_new)
+            .map(|(new, _)| new)
+            .unzip();
+        told.push((name, keys));
+        alerts.extend(notices.into_iter().map(|notice| Alert {
+            tenant: tenant.name.clone(),
+            notice,
+        }));
+    }
+    // What nobody has got is tried again.
+    if alerts::send(&config, authorities.public(), &alerts).await {
+        for (name, keys) in told {
+            recorder.told(&name, keys);
         }
     }
-    alerts::send(&config, authorities.public(), &alerts).await;
 }
 
 async fn of_tenant(tenant: &Tenant, server: &Server, recorder: &Recorder) -> Vec<Notice> {
@@ -71,7 +82,13 @@ async fn connectors(engine: &Engine, tenant: &Tenant) -> Option<Vec<Connector>> 
 }
 
 /// Tries each enabled outbound connector out, and keeps what comes of it.
-pub async fn validate(config: Config, server: Arc<Server>) {
+pub async fn validate(mut config: Config, server: Arc<Server>) {
+    // What comes of it is seen by whoever administers a tenant.
+    let is_seen = config
+        .admin
+        .as_ref()
+        .is_some_and(|admin| !admin.validate_private_networks);
+    config.delivery.public_only = is_seen;
     let recorder = &server.asking.recorder;
     let authorities = server.settings.load().authorities.clone();
     for tenant in &config.tenants {

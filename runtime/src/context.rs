@@ -181,6 +181,14 @@ impl Context {
         &self.lowered.rcpt_to
     }
 
+    /// Whether the From header has been read.
+    pub fn has_header(&self) -> bool {
+        matches!(
+            self.lowered.header_from,
+            evaluation::HeaderFrom::Addresses(_)
+        )
+    }
+
     /// The From header.
     pub fn header(&self) -> HeaderFrom {
         self.lowered.header_from.clone().into()

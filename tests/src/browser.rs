@@ -173,7 +173,7 @@ impl Browser {
     /// Waits until the page has a text.
     pub fn wait_for_text(&mut self, text: &str) {
         self.wait(&format!(
-            "document.body.innerText.includes({})",
+            "document.body?.innerText?.includes({})",
             json!(text)
         ));
     }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, ORIGIN, UPGRADE};
-use hyper::{Method, StatusCode};
+use hyper::{Method, StatusCode, Uri};
 use moka::sync::Cache;
 
 use super::answer::Refusal;
@@ -40,17 +40,19 @@ impl std::fmt::Display for Peer {
     }
 }
 
-/// What proxies add. Somebody who sends it is one, or wants to look like somebody else.
+/// What proxies add, beside all that begins with `x-forwarded-`. Somebody who sends it is one, or wants to look like
+/// somebody else.
 const FORWARDED: [&str; 8] = [
     "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
+    "via",
     "x-real-ip",
-    "x-forwarded-user",
+    "x-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
     "remote-user",
     "x-remote-user",
 ];
+const FORWARDED_PREFIX: &str = "x-forwarded-";
 
 /// Lets requests in, or not.
 pub struct Access {
@@ -78,10 +80,18 @@ impl Access {
     ///
     /// # Errors
     /// What is answered instead.
-    pub fn check(&self, method: &Method, headers: &HeaderMap, peer: &Peer) -> Result<(), Refusal> {
+    pub fn check(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        peer: &Peer,
+    ) -> Result<(), Refusal> {
         let refuse = |status, text: &str| Err(Refusal::new(status, text));
         let host = single(headers, &HOST).unwrap_or_default();
-        if !self.knows_host(host) {
+        // RFC 9112 §3.2.2: the host of an absolute URI counts.
+        let of_uri = uri.authority().map(|authority| authority.as_str());
+        if !self.knows_host(host) || of_uri.is_some_and(|it| !self.knows_host(it)) {
             return Err(Refusal::new(
                 StatusCode::MISDIRECTED_REQUEST,
                 format!("this server is not known as {host:?}: add the name to [admin] hosts"),
@@ -90,7 +100,9 @@ impl Access {
         if headers.contains_key(UPGRADE) {
             return refuse(StatusCode::BAD_REQUEST, "there is nothing to upgrade to");
         }
-        let forwarded = FORWARDED.iter().find(|name| headers.contains_key(**name));
+        let is_forwarded =
+            |name: &&str| FORWARDED.contains(name) || name.starts_with(FORWARDED_PREFIX);
+        let forwarded = headers.keys().map(HeaderName::as_str).find(is_forwarded);
         if let Some(name) = forwarded
             && !self.is_proxy(peer)
         {
@@ -122,16 +134,6 @@ impl Access {
     /// # Errors
     /// What is answered instead.
     pub fn token(&self, headers: &HeaderMap, peer: &Peer) -> Result<Token, Refusal> {
-        let failures = self.failures.get(peer).unwrap_or(0);
-        if failures >= MAX_FAILURES {
-            return Err(Refusal::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                format!(
-                    "too many wrong tokens from {peer}; wait {} s",
-                    PAUSE.as_secs()
-                ),
-            ));
-        }
         let refuse = |text: &str| Err(Refusal::new(StatusCode::UNAUTHORIZED, text));
         let shown = single(headers, &AUTHORIZATION);
         let shown = shown.and_then(|value| {
@@ -153,10 +155,40 @@ impl Access {
                 refuse("the token has expired: portcullis admin token makes another one")
             }
             Err(NotTaken::Unknown) => {
+                // Who has the right one is let in, whoever else guesses from the same place.
+                let failures = self.failures.get(peer).unwrap_or(0);
+                if failures >= MAX_FAILURES {
+                    return Err(Refusal::new(
+                        StatusCode::TOO_MANY_REQUESTS,
+                        format!(
+                            "too many wrong tokens from {peer}; wait {} s",
+                            PAUSE.as_secs()
+                        ),
+                    ));
+                }
                 self.failures.insert(peer.clone(), failures + 1);
                 tracing::warn!(%peer, "wrong token for the API");
                 refuse("there is no such token: portcullis admin token makes one")
             }
+        }
+    }
+
+    /// Whether a token that was taken still holds.
+    pub fn holds(&self, token: &Token) -> bool {
+        self.tokens.holds(token)
+    }
+
+    /// Who asks, if a proxy that is listed says so: the last address of X-Forwarded-For, which it has added itself.
+    pub fn origin(&self, headers: &HeaderMap, peer: Peer) -> Peer {
+        if !self.is_proxy(&peer) {
+            return peer;
+        }
+        let mut all = headers.get_all("x-forwarded-for").iter();
+        let last = all.next_back().and_then(|value| value.to_str().ok());
+        let last = last.and_then(|value| value.rsplit(',').next());
+        match last.and_then(|address| address.trim().parse::<IpAddr>().ok()) {
+            Some(address) => Peer::Address(address.to_canonical()),
+            None => peer,
         }
     }
 
@@ -170,7 +202,10 @@ impl Access {
     /// Whether a Host header has an address, which no name server can lead here, or one of our names.
     fn knows_host(&self, host: &str) -> bool {
         let name = match host.strip_prefix('[') {
-            Some(literal) => return literal.split(']').next().is_some_and(is_ipv6),
+            Some(literal) => {
+                let (address, port) = literal.split_once(']').unwrap_or_default();
+                return is_ipv6(address) && (port.is_empty() || port.starts_with(':'));
+            }
             None => host.rsplit_once(':').map_or(host, |(name, _)| name),
         };
         name.parse::<IpAddr>().is_ok()
@@ -223,7 +258,7 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, value.parse().unwrap());
         }
-        let checked = access.check(&method, &map, peer);
+        let checked = access.check(&method, &Uri::from_static("/"), &map, peer);
         checked.err().map(|refusal| refusal.status.as_u16())
     }
 
@@ -239,6 +274,8 @@ mod tests {
             ("127.0.0.1.evil.test", Some(421)),
             ("", Some(421)),
             ("[evil.test]", Some(421)),
+            ("[::1].evil.test", Some(421)),
+            ("[::1", Some(421)),
         ] {
             assert_eq!(
                 checked(Method::GET, &[("host", host)], &PEER),
@@ -279,7 +316,10 @@ mod tests {
     fn nobody_speaks_for_others_unless_listed() {
         let near = Peer::Address("10.0.0.1".parse().unwrap());
         let far = Peer::Address("192.0.2.1".parse().unwrap());
-        for name in FORWARDED {
+        for name in FORWARDED
+            .into_iter()
+            .chain(["x-forwarded-for", "x-forwarded-port"])
+        {
             let headers = [("host", "localhost"), (name, "127.0.0.1")];
             assert_eq!(checked(Method::GET, &headers, &near), None, "{name}");
             for peer in [&far, &PEER] {

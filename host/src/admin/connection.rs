@@ -1,10 +1,11 @@
 //! The socket of the API and its page.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -13,14 +14,18 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::access::Peer;
 use super::api::Admin;
 use super::routes;
 use crate::config::AdminAddress;
 
-/// How many may be connected at a time.
+/// How many may be connected at a time, and how many of one peer.
 const MAX_CLIENTS: usize = 128;
+const MAX_OF_PEER: usize = 32;
+/// How long a connection may last, whatever it does.
+const LIFETIME: Duration = Duration::from_secs(10 * 60);
 /// How long a request's header may take.
 const HEADER: Duration = Duration::from_secs(10);
 /// How long to wait where no connection can be accepted.
@@ -93,6 +98,7 @@ async fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
 /// descriptor that mail needs.
 pub async fn serve(bound: Bound, admin: Arc<Admin>) {
     let permits = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let inside: Arc<Mutex<HashMap<Peer, usize>>> = Arc::default();
     while let Ok(permit) = permits.clone().acquire_owned().await {
         let accepted = match &bound {
             Bound::Unix(listener, _) => listener.accept().await.and_then(|(stream, _)| {
@@ -109,14 +115,54 @@ pub async fn serve(bound: Bound, admin: Arc<Admin>) {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
+        let Some(place) = Place::of(&inside, &peer) else {
+            continue;
+        };
         let admin = admin.clone();
         tokio::spawn(async move {
-            let _permit = permit;
-            match stream {
-                Stream::Unix(stream) => converse(stream, peer, admin).await,
-                Stream::Tcp(stream) => converse(stream, peer, admin).await,
-            }
+            let (_permit, _place) = (permit, place);
+            let conversation = async {
+                match stream {
+                    Stream::Unix(stream) => converse(stream, peer, admin).await,
+                    Stream::Tcp(stream) => converse(stream, peer, admin).await,
+                }
+            };
+            // Whoever never reads holds no place for ever; a page that watches comes again.
+            let _ = timeout(LIFETIME, conversation).await;
         });
+    }
+}
+
+/// One of the places of a peer, which is free again when this is dropped.
+struct Place {
+    inside: Arc<Mutex<HashMap<Peer, usize>>>,
+    peer: Peer,
+}
+
+impl Place {
+    fn of(inside: &Arc<Mutex<HashMap<Peer, usize>>>, peer: &Peer) -> Option<Place> {
+        let mut all = inside.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = all.entry(peer.clone()).or_default();
+        if *own >= MAX_OF_PEER {
+            return None;
+        }
+        *own += 1;
+        Some(Place {
+            inside: inside.clone(),
+            peer: peer.clone(),
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut all = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = all.get_mut(&self.peer) {
+            *own -= 1;
+            if *own == 0 {
+                all.remove(&self.peer);
+            }
+        }
     }
 }
 

@@ -6,10 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, IF_MATCH, WWW_AUTHENTICATE};
+use hyper::header::{
+    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, IF_MATCH, WWW_AUTHENTICATE,
+};
 use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::access::Peer;
@@ -248,6 +251,8 @@ pub struct Asked {
     pub is_component: bool,
     /// The body.
     pub body: Bytes,
+    /// The memory that it has.
+    _room: OwnedSemaphorePermit,
 }
 
 impl Asked {
@@ -318,7 +323,7 @@ async fn try_answer(
     request: Request<Incoming>,
 ) -> Result<Answer, Refusal> {
     let access = admin.access();
-    access.check(request.method(), request.headers(), &peer)?;
+    access.check(request.method(), request.uri(), request.headers(), &peer)?;
     let path = request.uri().path().to_owned();
     let is_get = request.method() == Method::GET;
     if is_get && path == "/api/openapi.json" {
@@ -330,6 +335,7 @@ async fn try_answer(
             None => Err(Refusal::not_found("there is no such page")),
         };
     }
+    let peer = access.origin(request.headers(), peer);
     let token = access.token(request.headers(), &peer)?;
     let (what, who, content, segments) = route(request.method(), &path)?;
     let is_let_in = match who {
@@ -353,7 +359,13 @@ async fn try_answer(
         peer: peer.to_string(),
     };
     let asked = read(admin, request, content, segments).await?;
-    perform(admin, what, &caller, asked).await
+    if who == For::Readers {
+        return perform(admin, what, &caller, asked).await;
+    }
+    // What has been begun is ended and logged, though whoever asked may be gone.
+    let admin = admin.clone();
+    let performing = tokio::spawn(async move { perform(&admin, what, &caller, asked).await });
+    performing.await.map_err(Refusal::failed)?
 }
 
 /// The route of a request, and what stands in the places of its path that have a name.
@@ -415,6 +427,7 @@ async fn read(
         Content::Document | Content::Policy => admin.largest_policy(),
         Content::Export => EXPORT,
     };
+    let room = room(admin, &head.headers, most)?;
     let reading = timeout(BODY, Limited::new(body, most).collect()).await;
     let body = match reading {
         Ok(Ok(body)) => body.to_bytes(),
@@ -438,6 +451,21 @@ async fn read(
         if_match: if_match(&head.headers)?,
         is_component,
         body,
+        _room: room,
+    })
+}
+
+/// Memory for a body, of which there is so much for all.
+fn room(admin: &Admin, headers: &HeaderMap, most: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+    let length = headers.get(CONTENT_LENGTH).and_then(|it| it.to_str().ok());
+    let length = length.and_then(|it| it.parse::<usize>().ok());
+    let wanted = length.unwrap_or(most).min(most).div_ceil(1 << 10);
+    let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
+    admin.bodies().try_acquire_many_owned(wanted).map_err(|_| {
+        Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too much is being sent by others just now; ask again, with a Content-Length",
+        )
     })
 }
 
@@ -470,7 +498,7 @@ async fn perform(
     asked: Asked,
 ) -> Result<Answer, Refusal> {
     match what {
-        What::State => admin.state(caller),
+        What::State => admin.state(caller).await,
         What::Import => admin.import(&asked).await,
         What::Policy => admin.policy(&asked).await,
         What::PutPolicy => admin.put_policy(caller, asked).await,
@@ -485,7 +513,7 @@ async fn perform(
         What::RemoveConnector => admin.remove_connector(caller, asked).await,
         What::Validate => admin.validate(caller, &asked).await,
         What::Decisions => admin.decisions(&asked).await,
-        What::Live => admin.live(&asked),
+        What::Live => admin.live(caller, &asked),
         What::Flows => admin.flows(&asked).await,
         What::Advice => admin.advice(&asked).await,
         What::Certificates => admin.certificates(&asked).await,

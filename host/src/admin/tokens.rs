@@ -1,20 +1,20 @@
 //! Tokens, which let somebody in: only their digests are kept, in a file, and they expire.
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::edit::replace::{folder_of, replace};
+use crate::edit::replace::{folder_of, sync_folder};
 use portcullis::store::FileVersion;
 
 /// What a token begins with, so that those who look for leaked secrets find it.
@@ -24,6 +24,8 @@ const SECRET: usize = 32;
 /// The largest file of tokens.
 const LARGEST: u64 = 4 << 20;
 const FILE: &str = "admin-tokens.json";
+/// The mode of a file that its owner alone may use.
+const PRIVATE: u32 = 0o600;
 
 /// What the bearer of a token may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -138,6 +140,12 @@ impl Tokens {
         }
     }
 
+    /// Whether a token that was found still holds.
+    pub fn holds(&self, token: &Token) -> bool {
+        let known = self.read().unwrap_or_default();
+        !token.is_expired() && known.contains(token)
+    }
+
     fn read(&self) -> io::Result<Arc<Vec<Token>>> {
         let version = match FileVersion::of(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Arc::default()),
@@ -221,38 +229,52 @@ pub fn revoke(path: &Path, id: &str) -> io::Result<bool> {
 }
 
 /// Changes the file, while nobody else does. A new one belongs to whom its folder belongs to: the server, which another
-/// user may administer.
+/// user may administer. That user may have put links there, which are not followed.
 fn change(path: &Path, change: impl FnOnce(&mut Vec<Token>)) -> io::Result<()> {
     let folder = folder_of(path);
     fs::create_dir_all(folder)?;
-    let open = |path: &Path| -> io::Result<File> {
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(path)?;
-        let (own, folder) = (file.metadata()?, folder.metadata()?);
-        if own.len() == 0 && own.uid() != folder.uid() {
-            fchown(&file, Some(folder.uid()), Some(folder.gid()))?;
-        }
-        Ok(file)
-    };
-    let lock = open(&path.with_extension("lock"))?;
+    let lock = open_lock(&path.with_extension("lock"), folder)?;
     flock(&lock, FlockOperation::LockExclusive)?;
-    let is_new = !path.exists();
-    let mut content = read_or_nothing(path)?;
+    let mut content = match fs::symlink_metadata(path) {
+        Ok(file) if file.file_type().is_symlink() => {
+            return Err(io::Error::other("there is a link in its place"));
+        }
+        _ => read(path)?,
+    };
     change(&mut content.tokens);
-    if is_new {
-        // The file that is replaced lends its owner and mode.
-        drop(open(path)?);
-    }
-    replace(path, &serde_json::to_vec_pretty(&content)?)
+    let mut file = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(PRIVATE))
+        .tempfile_in(folder)?;
+    give(file.as_file(), folder)?;
+    file.write_all(&serde_json::to_vec_pretty(&content)?)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    sync_folder(folder)
 }
 
-fn read_or_nothing(path: &Path) -> io::Result<Content> {
-    match path.metadata() {
-        Ok(file) if file.len() == 0 => Ok(Content::default()),
-        _ => read(path),
+/// Opens the file that is locked.
+fn open_lock(path: &Path, folder: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options
+        .append(true)
+        .mode(PRIVATE)
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => {
+            give(&file, folder)?;
+            Ok(file)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a file that we have just created belong to whom its folder belongs to.
+fn give(file: &File, folder: &Path) -> io::Result<()> {
+    let (own, folder) = (file.metadata()?, folder.metadata()?);
+    match own.uid() == folder.uid() {
+        true => Ok(()),
+        false => fchown(file, Some(folder.uid()), Some(folder.gid())),
     }
 }
 

@@ -1,52 +1,22 @@
 //! What the mail of a tenant says to whoever looks after its rules: what needs attention, which connectors in audit mode
 //! could be enforced, and which partners have none yet.
 
+mod mail;
 mod notices;
 mod suggest;
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use portcullis::{Context, Direction, Mode};
+use portcullis::{Connector, Context, Direction, Mode};
 use serde::Serialize;
 use serde_json::Value;
 
+pub use self::mail::Mail;
 pub use self::notices::{Notice, notices};
 pub use self::suggest::{Suggestion, Thresholds, suggestions};
-use crate::decisions::{
-    Connection, Counters, DAY, DatabaseError, Decisions, Flow, Validated, moment,
-};
+use crate::decisions::{Connection, DAY, Flow, digest_of_protection, moment};
 use crate::edit::Editor;
 use crate::edit::effect::Comparison;
-
-/// Mail of so long is looked at, and so much of it.
-const LOOK_BACK: i64 = 180 * DAY * 1000;
-const MAX_FLOWS: u32 = 100_000;
-
-/// What is remembered of a tenant's mail.
-pub struct Mail {
-    flows: Vec<Flow>,
-    connections: Vec<Connection>,
-    counters: BTreeMap<String, Counters>,
-    validations: BTreeMap<String, Validated>,
-    /// Since when connectors are counted, in milliseconds since 1970.
-    counted_since: Option<i64>,
-}
-
-impl Mail {
-    /// Reads it.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub fn read(tenant: &str, decisions: &Decisions, now: i64) -> Result<Self, DatabaseError> {
-        Ok(Mail {
-            flows: decisions.flows(tenant, now - LOOK_BACK, MAX_FLOWS)?,
-            connections: decisions.connections(tenant, now - LOOK_BACK)?,
-            counters: decisions.counters(tenant, now, notices::IDLE_DAYS)?,
-            validations: decisions.validations(tenant)?,
-            counted_since: decisions.counted_since(tenant)?,
-        })
-    }
-}
 
 /// What is advised.
 #[derive(Debug, Serialize)]
@@ -77,60 +47,68 @@ pub struct Promotion {
 /// # Errors
 /// If the document or what is kept cannot be read, or the evaluator does not answer.
 pub async fn advice(
-    mail: &Mail,
+    mail: Arc<Mail>,
     editor: &Editor,
+    document: &str,
     least: Thresholds,
     now: i64,
 ) -> anyhow::Result<Advice> {
-    let content = editor.read()?;
-    let rules = editor.check(content.text.clone()).await?.rules;
+    let rules = editor.check(document.to_owned()).await?.rules;
     let policy = editor.engine().load_rules("rules", &rules).await?;
     let connectors = policy.connectors().await?;
-    let Mail {
-        flows, connections, ..
-    } = mail;
-    let names = |direction| {
+    let audited = |direction| {
         let audited = connectors
             .iter()
             .filter(move |it| it.mode == Mode::Audit && it.direction == direction);
-        audited.map(|it| it.name.clone()).collect::<Vec<_>>()
+        audited.cloned().collect::<Vec<Connector>>()
     };
-    let mut promotions = inbound_promotions(
-        editor,
-        &content.text,
-        &names(Direction::Inbound),
-        flows,
-        least,
-    )
-    .await?;
-    for name in names(Direction::Outbound) {
-        let of_it: Vec<_> = connections
-            .iter()
-            .filter(|it| it.facts["audit-connector"] == *name)
-            .collect();
-        let is_clean = of_it.iter().all(|it| it.facts["audit"].is_null());
-        let messages = of_it.iter().map(|it| it.count).sum();
-        let since = of_it.iter().map(|it| it.first).min();
-        let last = of_it.iter().map(|it| it.last).max();
-        if let (true, Some(since), Some(last)) = (is_clean, since, last)
-            && last - since >= least.days * DAY * 1000
-        {
-            promotions.push(Promotion {
-                connector: name,
-                messages,
-                since: moment(since),
-            });
-        }
-    }
+    let inbound = audited(Direction::Inbound);
+    let inbound: Vec<String> = inbound.into_iter().map(|it| it.name).collect();
+    let mut promotions = inbound_promotions(editor, document, &inbound, &mail.flows, least).await?;
+    let outbound = audited(Direction::Outbound);
+    let promoted = outbound
+        .iter()
+        .filter_map(|connector| outbound_promotion(connector, &mail.connections, least));
+    promotions.extend(promoted);
+    let own = policy.description().accepted_domains.clone();
+    // There may be very much of it to be looked at.
+    let looking = move || {
+        let notices = notices(&mail, &connectors, now);
+        let suggestions = suggestions(&mail.flows, &mail.connections, &own, least);
+        (notices, suggestions)
+    };
+    let (notices, suggestions) = tokio::task::spawn_blocking(looking).await?;
     Ok(Advice {
-        notices: notices(mail, &connectors, now),
+        notices,
         promotions,
-        suggestions: suggestions(
-            flows,
-            connections,
-            &policy.description().accepted_domains,
-            least,
-        ),
+        suggestions,
+    })
+}
+
+/// An outbound connector whose requirements all servers have met.
+fn outbound_promotion(
+    connector: &Connector,
+    connections: &[Connection],
+    least: Thresholds,
+) -> Option<Promotion> {
+    let asked = connector
+        .delivery
+        .as_ref()
+        .map(|it| digest_of_protection(&it.tls))?;
+    // What was judged by other requirements says nothing about these.
+    let is_of_it = |it: &&Connection| {
+        it.facts["audit-connector"] == *connector.name && it.facts["audit-requires"] == *asked
+    };
+    let of_it: Vec<&Connection> = connections.iter().filter(is_of_it).collect();
+    let is_clean = of_it.iter().all(|it| it.facts["audit"].is_null());
+    let messages: u64 = of_it.iter().map(|it| it.count).sum();
+    let since = of_it.iter().map(|it| it.first).min()?;
+    let last = of_it.iter().map(|it| it.last).max()?;
+    let is_enough = messages >= least.messages && last - since >= least.days * DAY * 1000;
+    (is_clean && is_enough).then(|| Promotion {
+        connector: connector.name.clone(),
+        messages,
+        since: moment(since),
     })
 }
 

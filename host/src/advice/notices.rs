@@ -10,7 +10,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::Mail;
+use super::mail::{COUNTED_DAYS, Mail};
 use crate::decisions::{Connection, DAY, Flow, domain, moment};
 
 const DAY_MS: i64 = DAY * 1000;
@@ -20,8 +20,6 @@ const LOOK_BACK: i64 = 30 * DAY_MS;
 const NEWS: i64 = 7 * DAY_MS;
 /// So long before its end a certificate is told of.
 const EXPIRY: i64 = 21;
-/// A connector without mail for so many days is told of.
-pub const IDLE_DAYS: i64 = 90;
 /// Messages that a partner has encrypted before it counts as one that encrypts.
 const HABIT: u64 = 3;
 
@@ -177,46 +175,32 @@ fn of_partner((connector, subject): &Partner, mut sights: Vec<Sight>, now: i64) 
     if let Some(text) = stopped(&sights, now) {
         found.push(notice(Kind::TlsStopped, text));
     }
-    // Of several servers, each may have its own; the last of each is what counts.
-    let mut newest: BTreeMap<String, Sight> = BTreeMap::new();
-    let mut before: BTreeMap<String, Sight> = BTreeMap::new();
-    for sight in &sights {
-        if !sight.certificate["sha256"].is_string() {
-            continue;
-        }
-        let names = sight.certificate["dns-names"].to_string();
-        match newest.get(&names) {
-            Some(known) if known.certificate["sha256"] != sight.certificate["sha256"] => {
-                before.insert(names.clone(), known.clone());
-                newest.insert(names, sight.clone());
-            }
-            Some(known) => {
-                let first = known.first.min(sight.first);
-                newest.insert(
-                    names,
-                    Sight {
-                        first,
-                        ..sight.clone()
-                    },
-                );
-            }
-            None => {
-                newest.insert(names, sight.clone());
-            }
-        }
-    }
-    for (names, sight) in &newest {
-        if let Some(text) = expires(sight, now) {
+    let certificates = certificates(&sights);
+    for one in &certificates {
+        // What has been replaced since is nobody's concern.
+        let is_replaced = certificates.iter().any(|other| other.first > one.last);
+        if let Some(text) = expires(one, now).filter(|_| !is_replaced) {
             found.push(notice(Kind::CertificateExpires, text));
         }
-        if let Some(before) = before.get(names)
-            && let Some(text) = other_issuer(before, sight, now)
-        {
+        if let Some(text) = replaces(one, &certificates, now) {
             found.push(notice(Kind::CertificateChanged, text));
         }
     }
-    found.extend(other_names(&newest, now).map(|text| notice(Kind::CertificateChanged, text)));
     found
+}
+
+/// Each certificate that a partner has shown, from its first sight to its last.
+fn certificates(sights: &[Sight]) -> Vec<Sight> {
+    let mut known: BTreeMap<&str, Sight> = BTreeMap::new();
+    for sight in sights {
+        let Some(digest) = sight.certificate["sha256"].as_str() else {
+            continue;
+        };
+        let one = known.entry(digest).or_insert_with(|| sight.clone());
+        one.first = one.first.min(sight.first);
+        one.last = one.last.max(sight.last);
+    }
+    known.into_values().collect()
 }
 
 /// Mail of a partner that has encrypted has been in plaintext for a day.
@@ -254,48 +238,59 @@ fn expires(sight: &Sight, now: i64) -> Option<String> {
     })
 }
 
-fn other_issuer(before: &Sight, sight: &Sight, now: i64) -> Option<String> {
-    let issuer = |sight: &Sight| sight.certificate["issuer"].as_str().map(ToOwned::to_owned);
-    let (was, is) = (issuer(before)?, issuer(sight)?);
-    (was != is && sight.first >= now - NEWS).then(|| {
-        format!(
-            "since {} its certificate is issued by {is}, and was by {was}",
-            moment(sight.first)
-        )
-    })
-}
-
-/// All that a partner shows now has names that it had not before.
-fn other_names(newest: &BTreeMap<String, Sight>, now: i64) -> Option<String> {
-    let (new, old): (Vec<_>, Vec<_>) = newest
+/// A certificate that is new, and has come in the place of others with another issuer or other names.
+fn replaces(new: &Sight, all: &[Sight], now: i64) -> Option<String> {
+    if new.first < now - NEWS {
+        return None;
+    }
+    let names = |sight: &Sight| sight.certificate["dns-names"].to_string();
+    let issuer = |sight: &Sight| {
+        let issuer = sight.certificate["issuer"].as_str();
+        issuer.unwrap_or_default().to_owned()
+    };
+    let others: Vec<&Sight> = all
         .iter()
-        .partition(|(_, sight)| sight.first >= now - NEWS);
-    let is_replaced = !new.is_empty()
-        && !old.is_empty()
-        && old
-            .iter()
-            .all(|(_, old)| new.iter().any(|(_, new)| new.first >= old.last));
-    let (names, sight) = new.first()?;
-    let (before, _) = old.first()?;
-    is_replaced.then(|| {
+        .filter(|old| old.certificate["sha256"] != new.certificate["sha256"])
+        .collect();
+    let is_over = |old: &&&Sight| old.last <= new.first;
+    let same_names: Vec<&&Sight> = others
+        .iter()
+        .filter(|old| names(old) == names(new))
+        .collect();
+    let since = moment(new.first);
+    if same_names.is_empty() {
+        // Beside others that are shown as well, it is one more server.
+        let before = others.iter().find(is_over)?;
+        return others.iter().all(|old| is_over(&old)).then(|| {
+            format!(
+                "since {since} its certificate has the names {}, and had {}",
+                names(new),
+                names(before)
+            )
+        });
+    }
+    let last = same_names.iter().max_by_key(|old| old.last)?;
+    let is_replaced = same_names.iter().all(is_over);
+    (is_replaced && issuer(last) != issuer(new)).then(|| {
         format!(
-            "since {} its certificate has the names {names}, and had {before}",
-            moment(sight.first)
+            "since {since} its certificate is issued by {}, and was by {}",
+            issuer(new),
+            issuer(last)
         )
     })
 }
 
 fn idle(mail: &Mail, connectors: &[Connector], now: i64) -> Vec<Notice> {
     let mut found = Vec::new();
-    if mail
-        .counted_since
-        .is_none_or(|since| since > now - IDLE_DAYS * DAY_MS)
-    {
-        return found;
-    }
     // Of mail that satisfies a connector in audit mode, a verdict says nothing.
     let enforced = connectors.iter().filter(|it| it.mode == Mode::Enforce);
-    for connector in enforced.filter(|it| !mail.counters.contains_key(&it.name)) {
+    // One that never had any may be new.
+    let had_mail = |it: &&Connector| {
+        let first = mail.first_seen.get(&it.name);
+        first.is_some_and(|first| *first <= now - COUNTED_DAYS * DAY_MS)
+    };
+    let idle = enforced.filter(|it| !mail.counters.contains_key(&it.name));
+    for connector in idle.filter(had_mail) {
         let way = match connector.direction {
             Direction::Inbound => "no mail has come",
             Direction::Outbound => "no mail has left",
@@ -304,7 +299,7 @@ fn idle(mail: &Mail, connectors: &[Connector], now: i64) -> Vec<Notice> {
             kind: Kind::ConnectorIdle,
             connector: Some(connector.name.clone()),
             subject: connector.name.clone(),
-            text: format!("{way} by it for {IDLE_DAYS} days"),
+            text: format!("{way} by it for {COUNTED_DAYS} days"),
         });
     }
     found

@@ -165,7 +165,8 @@ fn from_partners(flows: &[(&Value, &Flow)], own: &[String], least: Thresholds) -
         let tls = &context["tls"];
         seen.add(tls["version"].as_str(), &tls["certificate"]);
         seen.at(flow.first, flow.last, flow.count);
-        seen.addresses.extend(context["client-ip"].as_str());
+        let address = context["client-ip"].as_str();
+        seen.addresses.extend(address.filter(|it| *it != "unknown"));
     }
     let enough = domains
         .into_iter()
@@ -242,7 +243,12 @@ fn to_partners(
             continue;
         };
         let mut servers = Seen::nothing(mail.example);
-        for connection in shown {
+        // A server that did not answer says nothing about TLS.
+        let says = |it: &&&Connection| {
+            let failure = it.facts["failure"].as_str();
+            failure.is_none_or(|why| why.contains("starttls-not-supported"))
+        };
+        for connection in shown.iter().filter(says) {
             let facts = &connection.facts;
             servers.add(facts["tls"].as_str(), &facts["certificate"]);
             servers.at(connection.first, connection.last, connection.count);
@@ -253,6 +259,9 @@ fn to_partners(
 }
 
 fn to_partner(domain: &str, mail: &Seen<'_>, servers: &Seen<'_>) -> Option<Suggestion> {
+    if servers.messages == 0 {
+        return None;
+    }
     servers.tls?;
     let names = servers.common_names();
     let tls = match (servers.trusted, names.is_empty()) {

@@ -71,7 +71,10 @@ impl DecisionsCommand {
         let mut last = remembered.decisions.last(tenant, &filter)?;
         last.reverse();
         let mut newest = self.show(&last, 0)?;
-        while self.follow {
+        if !self.follow {
+            return Ok(ExitCode::SUCCESS);
+        }
+        loop {
             tokio::time::sleep(PAUSE).await;
             let filter = Filter {
                 after: Some(newest),
@@ -81,7 +84,6 @@ impl DecisionsCommand {
             last.reverse();
             newest = self.show(&last, newest)?;
         }
-        Ok(ExitCode::SUCCESS)
     }
 
     /// Shows decisions, and gives the number of the newest.

@@ -1,6 +1,6 @@
 //! `portcullis evaluate`: contexts in, verdicts out, a line each.
 
-use std::io::{self, BufRead, BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 
+use super::lines::{Line, MAX_LINE, read_line};
 use super::paint::printable_lines;
 use super::{
     output,
@@ -16,9 +17,6 @@ use super::{
 use portcullis::{Context, Decision, PolicySession};
 
 mod logged;
-
-/// No context is longer; a line that is has no end in sight.
-const MAX_LINE: usize = 1 << 20;
 
 /// Evaluate contexts: one JSON object a line in, one verdict a line out
 ///
@@ -33,6 +31,9 @@ pub struct Evaluate {
     /// A log as JSON, whose decisions have contexts ([log] contexts), in the place of standard input
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// The tenant whose decisions are meant, if the log has several
+    #[arg(long, value_name = "NAME", requires = "log")]
+    tenant: Option<String>,
     /// Print only decisions of the log that would be others, and exit with 1 if there are any
     #[arg(long, requires = "log")]
     diff: bool,
@@ -50,7 +51,8 @@ impl Evaluate {
         let open = self.policy.open(policy::EVALUATION_MS).await?;
         let mut session = open.session();
         if let Some(path) = &self.log {
-            return logged::evaluate(path, self.diff, &mut session).await;
+            let tenant = self.tenant.as_deref();
+            return logged::evaluate(path, tenant, self.diff, &mut session).await;
         }
         let mut input = io::stdin().lock();
         let mut output = BufWriter::new(io::stdout().lock());
@@ -113,43 +115,4 @@ async fn evaluate(
 
 fn write_line(output: &mut impl Write, value: &impl Serialize) -> anyhow::Result<()> {
     output::json_line(output, value).context(output::UNWRITABLE)
-}
-
-enum Line {
-    Whole,
-    Blank,
-    TooLong,
-    End,
-}
-
-/// Reads a line without its end; one that is too long is skipped, not kept.
-fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Line> {
-    line.clear();
-    let mut length = 0;
-    loop {
-        let buffer = input.fill_buf()?;
-        if buffer.is_empty() {
-            if length == 0 {
-                return Ok(Line::End);
-            }
-            break;
-        }
-        let end = buffer.iter().position(|byte| *byte == b'\n');
-        let part = &buffer[..end.unwrap_or(buffer.len())];
-        length += part.len();
-        if length <= MAX_LINE {
-            line.extend_from_slice(part);
-        }
-        let consumed = part.len() + usize::from(end.is_some());
-        length += usize::from(end.is_some() && length == 0);
-        input.consume(consumed);
-        if end.is_some() {
-            break;
-        }
-    }
-    Ok(match length {
-        _ if length > MAX_LINE => Line::TooLong,
-        _ if line.iter().all(u8::is_ascii_whitespace) => Line::Blank,
-        _ => Line::Whole,
-    })
 }

@@ -10,6 +10,7 @@ mod edit;
 mod evaluate;
 mod explain;
 mod import;
+mod lines;
 mod list;
 pub mod output;
 mod paint;

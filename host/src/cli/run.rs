@@ -15,7 +15,7 @@ use super::output::{self, Format};
 use super::paint;
 use super::policy::compiler;
 use crate::config::{self, Config};
-use crate::daemon::{Daemon, Purpose};
+use crate::daemon::{Daemon, Purpose, tell_of_tenant};
 use crate::demo::Demo;
 use crate::observe::writer;
 
@@ -92,9 +92,7 @@ impl Run {
             return Ok(ExitCode::SUCCESS);
         }
         let (config, errors) = Config::load_after(path, None)?;
-        for error in &errors {
-            tracing::error!(%error, "tenant's file rejected; its mail is refused, as that of no tenant");
-        }
+        errors.iter().for_each(tell_of_tenant);
         let compiler = compiler(config.sandbox.compile_limits());
         let purpose = self.purpose();
         let mut daemon = Daemon::new(config, Some(path.clone()), compiler, purpose).await?;

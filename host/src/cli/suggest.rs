@@ -1,6 +1,7 @@
 //! `portcullis suggest`: what the mail that a server remembers says about its rules.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::bail;
@@ -59,7 +60,8 @@ impl Suggest {
         let tenant = &remembered.tenant.name;
         let advice = {
             let mail = Mail::read(tenant, &remembered.decisions, now)?;
-            advice(&mail, &editor, least, now).await?
+            let content = editor.read()?;
+            advice(Arc::new(mail), &editor, &content.text, least, now).await?
         };
         match self.format {
             Format::Json => output::json(&advice)?,

@@ -5,6 +5,7 @@
 
 mod admin;
 mod egress;
+mod error;
 mod folders;
 mod limits;
 mod listener;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 pub use self::admin::{Admin, AdminAddress, Alerts, Validation};
 pub use self::egress::{AddressFamily, Connections, Delivery, Dns};
+pub use self::error::ConfigError;
 pub use self::folders::default_cache_folder;
 pub use self::limits::{Limits, Sandbox, Timeouts};
 pub use self::listener::{
@@ -29,7 +31,7 @@ pub use self::listener::{
 };
 pub use self::log::{Clients, Decisions, Log, Mailboxes, Metrics};
 pub use self::problem::Problem;
-pub use self::tenant::Tenant;
+pub use self::tenant::{Tenant, TenantError};
 pub use self::trust::{Authority, Trust};
 pub use self::values::{CertificateFiles, Paths, client_key};
 
@@ -48,6 +50,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Whose mail is taken.
     pub tenants: Vec<Tenant>,
+    /// Whether there are further tenants, in files that cannot be used.
+    pub lacks_tenants: bool,
     /// The folder of files of further tenants, which are among them.
     pub tenant_folder: Option<PathBuf>,
     /// What one session, one client and all may use.
@@ -78,30 +82,6 @@ pub struct Config {
     pub admin: Option<Admin>,
 }
 
-/// The configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("{}: cannot be read: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Something in it is wrong.
-    #[error("{}:{problem}", path.display())]
-    Wrong {
-        /// The file.
-        path: PathBuf,
-        /// What.
-        problem: Box<Problem>,
-    },
-    /// There is something in it that TOML cannot say, such as a path that is not UTF-8.
-    #[error(transparent)]
-    Show(#[from] toml::ser::Error),
-}
-
 impl Config {
     /// Reads a configuration file. Relative paths in it are relative to its folder.
     ///
@@ -111,7 +91,7 @@ impl Config {
         let (config, errors) = Config::load_after(path, None)?;
         match errors.into_iter().next() {
             None => Ok(config),
-            Some(error) => Err(error),
+            Some(wrong) => Err(wrong.error),
         }
     }
 
@@ -123,7 +103,7 @@ impl Config {
     pub fn load_after(
         path: &Path,
         before: Option<&Config>,
-    ) -> Result<(Config, Vec<ConfigError>), ConfigError> {
+    ) -> Result<(Config, Vec<TenantError>), ConfigError> {
         let (raw, mut config) = read_file(path)?;
         config.path = path.into();
         let Some(pattern) = &raw.tenant_files else {
@@ -133,6 +113,7 @@ impl Config {
         let before = before.map_or(&[][..], |before| &before.tenants);
         let included = tenant::include(pattern, taken, before)?;
         config.tenants.extend(included.tenants);
+        config.lacks_tenants = included.errors.iter().any(|wrong| !wrong.stays);
         Ok((config, included.errors))
     }
 
@@ -186,6 +167,7 @@ impl Config {
             hostname,
             listeners,
             tenants: raw.tenants,
+            lacks_tenants: false,
             tenant_folder: folder.flatten().map(ToOwned::to_owned),
             limits: raw.limits,
             timeouts: raw.timeouts,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use super::error::ConfigError;
 use super::problem::Key::{Name, Number};
 use super::problem::{Outcome, Problem, Wrong, wrong};
 use portcullis::{TenantSource, normal_domain};
@@ -102,7 +102,16 @@ pub(super) struct Included {
     /// Those that can be used.
     pub tenants: Vec<Tenant>,
     /// What is wrong with files. Each concerns its own tenant, which stays what it was if it is known.
-    pub errors: Vec<ConfigError>,
+    pub errors: Vec<TenantError>,
+}
+
+/// Something is wrong with the file of a tenant.
+#[derive(Debug)]
+pub struct TenantError {
+    /// What.
+    pub error: ConfigError,
+    /// Whether the tenant stays what it was before; otherwise there is no such tenant.
+    pub stays: bool,
 }
 
 /// Reads the tenants in files like `tenants.d/*.toml`, in the order of their names. `before` are those of before.
@@ -137,9 +146,17 @@ pub(super) fn include(
         match tenant {
             Ok(tenant) => included.tenants.push(tenant),
             Err(error) => {
-                let old = of_file(&path).filter(|old| taken.take(old).is_ok());
+                let known = of_file(&path);
+                let old = known.filter(|old| taken.take(old).is_ok());
+                if known.is_some() && old.is_none() {
+                    // The configuration itself takes away what a tenant has.
+                    return Err(error);
+                }
                 included.tenants.extend(old.cloned());
-                included.errors.push(error);
+                included.errors.push(TenantError {
+                    error,
+                    stays: old.is_some(),
+                });
             }
         }
     }

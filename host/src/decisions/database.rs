@@ -1,6 +1,8 @@
 //! The file in which decisions are kept, and how they are written.
 
 use std::collections::HashMap;
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +16,22 @@ use super::DAY;
 use super::record::{Connected, Decided, Kept, digest_of, kept, written};
 
 /// The layout of the tables; a file of another one is begun anew.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// How long another process may hold the file.
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAGE: u64 = 4096;
+/// The mode of a file that its owner alone may use.
+const PRIVATE: u32 = 0o600;
 /// Octets that the file of what is not yet in the tables may keep.
 const MAX_LOG: u64 = 16 << 20;
-/// A tenant has so many more flows than it may keep before some are removed.
+/// A tenant has so many more flows, or decisions, than it may keep before some are removed.
 const SLACK: i64 = 256;
 /// Days that counters of connectors are kept for.
 const COUNTER_DAYS: i64 = 400;
+/// How often room is made for what is written in one go.
+const MAX_TRIES: u32 = 4;
+/// A flow takes about as much room as so many decisions.
+const FLOW_WEIGHT: i64 = 8;
 /// Connections to partners that are kept of a tenant.
 const CONNECTIONS: i64 = 5000;
 
@@ -32,10 +40,13 @@ CREATE TABLE tenant (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
     -- Of what came before, some is forgotten (milliseconds since 1970).
-    complete_since INTEGER NOT NULL
+    complete_since INTEGER NOT NULL,
+    -- The number of the last decision.
+    last INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE flow (
-    id INTEGER PRIMARY KEY,
+    -- A number is never given twice: decisions of flows that are gone belong to no other one.
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     tenant INTEGER NOT NULL,
     day INTEGER NOT NULL,
     key BLOB NOT NULL,
@@ -49,6 +60,8 @@ CREATE TABLE flow (
     count INTEGER NOT NULL,
     UNIQUE (tenant, day, key)
 );
+CREATE INDEX flow_by_kind ON flow (tenant, plain, last);
+CREATE INDEX flow_by_time ON flow (tenant, last);
 CREATE TABLE decision (
     tenant INTEGER NOT NULL,
     number INTEGER NOT NULL,
@@ -162,11 +175,37 @@ pub struct NewValidation {
 
 /// What one thread writes.
 pub struct Database {
+    path: PathBuf,
+    /// The file, as the disk knows it.
+    inode: Option<u64>,
     connection: Connection,
     limits: Limits,
     tenants: HashMap<Arc<str>, i64>,
-    /// Flows that came since it was looked whether there are too many.
-    new_flows: HashMap<i64, i64>,
+    /// What came of each tenant since it was looked whether there is too much.
+    news: HashMap<i64, News>,
+}
+
+/// Rows that are new.
+struct News {
+    flows: i64,
+    decisions: i64,
+}
+
+impl Default for News {
+    /// Before the start, half of what is too much may have come.
+    fn default() -> Self {
+        News {
+            flows: SLACK / 2,
+            decisions: SLACK / 2,
+        }
+    }
+}
+
+/// How much of a tenant stays.
+#[derive(Clone, Copy)]
+struct Keep {
+    flows: i64,
+    decisions: i64,
 }
 
 /// A decision that was written, for those who watch.
@@ -197,11 +236,27 @@ impl Database {
             connected => connected.map_err(wrong)?,
         };
         Ok(Database {
+            path: path.into(),
+            inode: inode(path),
             connection,
             limits,
             tenants: HashMap::new(),
-            new_flows: HashMap::new(),
+            news: HashMap::new(),
         })
+    }
+
+    /// Whether the file is still in its place.
+    pub fn is_there(&self) -> bool {
+        self.inode == inode(&self.path)
+    }
+
+    /// Puts the file aside if it is damaged.
+    pub fn give_up(self, error: &rusqlite::Error) {
+        if is_damaged(error) {
+            tracing::warn!(file = %self.path.display(), %error, "remembered decisions are damaged; they are put aside, and a new file is begun");
+            drop(self.connection);
+            put_aside(&self.path);
+        }
     }
 
     /// Writes what has happened. Where the file is full, the oldest of it goes.
@@ -211,12 +266,18 @@ impl Database {
         connected: &[(Connected, i64)],
     ) -> rusqlite::Result<Vec<Written>> {
         let kept: Vec<Kept> = decided.iter().map(kept).collect();
-        let numbers = match self.try_write(&decided, &kept, connected) {
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
-                self.make_room()?;
-                self.try_write(&decided, &kept, connected)?
+        let mut tries = 0;
+        let numbers = loop {
+            match self.try_write(&decided, &kept, connected) {
+                Err(error)
+                    if error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+                        && tries < MAX_TRIES =>
+                {
+                    tries += 1;
+                    self.make_room()?;
+                }
+                written => break written?,
             }
-            written => written?,
         };
         self.tidy()?;
         let all = numbers.into_iter().zip(decided.into_iter().zip(kept));
@@ -258,7 +319,7 @@ impl Database {
         let written = write(&mut Batch {
             transaction: &transaction,
             tenants: &mut self.tenants,
-            new_flows: &mut self.new_flows,
+            news: &mut self.news,
         })?;
         transaction.commit()?;
         Ok(written)
@@ -283,67 +344,139 @@ impl Database {
         })
     }
 
-    /// Notes that something is told of; false if it was told of already since then.
-    pub fn tell(
+    /// Which of these notices have not been told since then. Others that were told no longer hold, and are forgotten.
+    pub fn untold(
         &mut self,
         tenant: &Arc<str>,
-        notice: &str,
+        notices: &[String],
         time: i64,
         since: i64,
-    ) -> rusqlite::Result<bool> {
+    ) -> rusqlite::Result<Vec<bool>> {
         self.batch(|batch| {
             let tenant = batch.tenant(tenant, time)?;
-            let is_new = batch.transaction.execute(
-                "INSERT INTO told VALUES (?1, ?2, ?3)
-                 ON CONFLICT (tenant, notice) DO UPDATE SET time = ?3 WHERE time <= ?4",
-                params![tenant, notice, time, since],
-            )?;
-            Ok(is_new > 0)
+            let mut known: HashMap<String, i64> = {
+                let mut find = batch
+                    .transaction
+                    .prepare("SELECT notice, time FROM told WHERE tenant = ?")?;
+                let rows = find.query_map([tenant], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                rows.collect::<rusqlite::Result<_>>()?
+            };
+            let is_new = |notice: &String| known.get(notice).is_none_or(|told| *told <= since);
+            let untold = notices.iter().map(is_new).collect();
+            known.retain(|notice, _| !notices.contains(notice));
+            for notice in known.keys() {
+                batch.transaction.execute(
+                    "DELETE FROM told WHERE tenant = ? AND notice = ?",
+                    params![tenant, notice],
+                )?;
+            }
+            Ok(untold)
+        })
+    }
+
+    /// Notes that these notices were told.
+    pub fn told(
+        &mut self,
+        tenant: &Arc<str>,
+        notices: &[String],
+        time: i64,
+    ) -> rusqlite::Result<()> {
+        self.batch(|batch| {
+            let tenant = batch.tenant(tenant, time)?;
+            for notice in notices {
+                batch.transaction.execute(
+                    "INSERT OR REPLACE INTO told VALUES (?, ?, ?)",
+                    params![tenant, notice, time],
+                )?;
+            }
+            Ok(())
         })
     }
 
     /// Removes what is too much of each tenant that has got more.
     fn tidy(&mut self) -> rusqlite::Result<()> {
-        let full = self.new_flows.iter().filter(|(_, more)| **more >= SLACK);
+        let is_full = |news: &News| news.flows >= SLACK || news.decisions >= SLACK;
+        let full = self.news.iter().filter(|(_, news)| is_full(news));
         let full: Vec<i64> = full.map(|(tenant, _)| *tenant).collect();
+        let keep = i64::from(self.limits.keep);
         for tenant in full {
-            self.new_flows.remove(&tenant);
             let transaction = self.connection.transaction()?;
-            forget(&transaction, tenant, i64::from(self.limits.keep))?;
+            let keep = Keep {
+                flows: keep,
+                decisions: keep,
+            };
+            forget(&transaction, tenant, keep)?;
             transaction.commit()?;
+            let none = News {
+                flows: 0,
+                decisions: 0,
+            };
+            self.news.insert(tenant, none);
         }
         Ok(())
     }
 
-    /// Removes a quarter of what there is of each tenant, the oldest first.
+    /// Removes the oldest of those that have most, until a quarter of all is gone: what one has too much of costs no other
+    /// one.
     fn make_room(&mut self) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction()?;
-        let tenants = {
-            let mut statement =
-                transaction.prepare("SELECT tenant, count(*) FROM flow GROUP BY tenant")?;
+        let count = |table: &str| -> rusqlite::Result<HashMap<i64, i64>> {
+            let sql = format!("SELECT tenant, count(*) FROM {table} GROUP BY tenant");
+            let mut statement = transaction.prepare(&sql)?;
             let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            rows.collect::<rusqlite::Result<Vec<(i64, i64)>>>()?
+            rows.collect()
         };
-        for (tenant, flows) in tenants {
-            forget(&transaction, tenant, flows - flows / 4 - 1)?;
+        let (flows, decisions) = (count("flow")?, count("decision")?);
+        let of =
+            |counts: &HashMap<i64, i64>, tenant: i64| counts.get(&tenant).copied().unwrap_or(0);
+        let size = |tenant: i64| of(&flows, tenant) * FLOW_WEIGHT + of(&decisions, tenant);
+        let mut tenants: Vec<i64> = flows.keys().chain(decisions.keys()).copied().collect();
+        tenants.sort_unstable_by_key(|tenant| std::cmp::Reverse((size(*tenant), *tenant)));
+        tenants.dedup();
+        let all: i64 = tenants.iter().map(|tenant| size(*tenant)).sum();
+        let mut gone = 0;
+        for tenant in tenants {
+            if gone * 4 >= all.max(1) {
+                break;
+            }
+            let half = |count: i64| (count / 2).max(1);
+            let keep = Keep {
+                flows: half(of(&flows, tenant)),
+                decisions: half(of(&decisions, tenant)),
+            };
+            forget(&transaction, tenant, keep)?;
+            gone += size(tenant) / 2;
         }
-        transaction.execute(
-            "DELETE FROM decision WHERE flow NOT IN (SELECT id FROM flow)",
-            [],
-        )?;
         transaction.commit()
     }
 }
 
+fn inode(path: &Path) -> Option<u64> {
+    path.metadata().ok().map(|file| file.ino())
+}
+
 fn connect(path: &Path, limits: Limits) -> rusqlite::Result<Connection> {
+    // Who writes to whom is nobody else's business; the files beside it get the same mode.
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(PRIVATE)
+        .open(path);
+    if let Ok(file) = file {
+        let _ = file.set_permissions(Permissions::from_mode(PRIVATE));
+    }
     let connection = Connection::open(path)?;
     connection.busy_timeout(PATIENCE)?;
     connection.pragma_update(None, "page_size", PAGE)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     // What the last second brought may be lost with the power, and nothing else.
     connection.pragma_update(None, "synchronous", "normal")?;
-    connection.pragma_update(None, "journal_size_limit", MAX_LOG)?;
-    connection.pragma_update(None, "max_page_count", (limits.size / PAGE).max(64))?;
+    let log = MAX_LOG.min(limits.size / 4);
+    let pages = (limits.size - log) / PAGE;
+    connection.pragma_update(None, "journal_size_limit", log)?;
+    connection.pragma_update(None, "wal_autocheckpoint", (log / PAGE / 2).max(16))?;
+    connection.pragma_update(None, "max_page_count", pages.max(64))?;
     connection.set_prepared_statement_cache_capacity(32);
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version == 0 {
@@ -376,9 +509,9 @@ fn put_aside(path: &Path) {
     }
 }
 
-/// Removes flows of a tenant until so many are left: first those that no connector had anything to do with, as long as
-/// they are more than half.
-fn forget(transaction: &Transaction<'_>, tenant: i64, keep: i64) -> rusqlite::Result<()> {
+/// Removes flows and decisions of a tenant until so many are left: first flows that no connector had anything to do
+/// with, as long as they are more than half.
+fn forget(transaction: &Transaction<'_>, tenant: i64, keep: Keep) -> rusqlite::Result<()> {
     let count = |plain: i64| -> rusqlite::Result<i64> {
         transaction.query_row(
             "SELECT count(*) FROM flow WHERE tenant = ? AND plain = ?",
@@ -387,8 +520,8 @@ fn forget(transaction: &Transaction<'_>, tenant: i64, keep: i64) -> rusqlite::Re
         )
     };
     let (plain, others) = (count(1)?, count(0)?);
-    let too_many = (plain + others - keep).max(0);
-    let of_plain = too_many.min((plain - keep / 2).max(0));
+    let too_many = (plain + others - keep.flows).max(0);
+    let of_plain = too_many.min((plain - keep.flows / 2).max(0));
     let of_others = too_many - of_plain;
     for (kind, number) in [(1, of_plain), (0, of_others)] {
         if number == 0 {
@@ -408,14 +541,9 @@ fn forget(transaction: &Transaction<'_>, tenant: i64, keep: i64) -> rusqlite::Re
             params![last, tenant],
         )?;
     }
-    let newest: Option<i64> = transaction.query_row(
-        "SELECT max(number) FROM decision WHERE tenant = ?",
-        [tenant],
-        |row| row.get(0),
-    )?;
     transaction.execute(
-        "DELETE FROM decision WHERE tenant = ? AND number <= ?",
-        params![tenant, newest.unwrap_or(0) - keep],
+        "DELETE FROM decision WHERE tenant = ?1 AND number <= (SELECT last FROM tenant WHERE id = ?1) - ?2",
+        params![tenant, keep.decisions],
     )?;
     transaction.execute(
         "DELETE FROM connector WHERE tenant = ?1 AND day < (SELECT max(day) FROM connector WHERE tenant = ?1) - ?2",
@@ -433,7 +561,7 @@ fn forget(transaction: &Transaction<'_>, tenant: i64, keep: i64) -> rusqlite::Re
 struct Batch<'a> {
     transaction: &'a Transaction<'a>,
     tenants: &'a mut HashMap<Arc<str>, i64>,
-    new_flows: &'a mut HashMap<i64, i64>,
+    news: &'a mut HashMap<i64, News>,
 }
 
 /// A flow of a batch.
@@ -532,7 +660,7 @@ impl Batch<'_> {
             let tenant = place.0;
             let number = match newest.get(&tenant) {
                 Some(newest) => newest + 1,
-                None => self.newest(tenant)? + 1,
+                None => self.last(tenant)? + 1,
             };
             newest.insert(tenant, number);
             insert.execute(params![
@@ -546,17 +674,22 @@ impl Batch<'_> {
                 kept.rcpt_to,
                 kept.client
             ])?;
+            self.news.entry(tenant).or_default().decisions += 1;
             numbers.push(number);
+        }
+        for (tenant, number) in newest {
+            self.transaction
+                .prepare_cached("UPDATE tenant SET last = ? WHERE id = ?")?
+                .execute([number, tenant])?;
         }
         Ok(numbers)
     }
 
-    fn newest(&self, tenant: i64) -> rusqlite::Result<i64> {
-        let newest: Option<i64> = self
-            .transaction
-            .prepare_cached("SELECT max(number) FROM decision WHERE tenant = ?")?
-            .query_row([tenant], |row| row.get(0))?;
-        Ok(newest.unwrap_or(0))
+    /// The number of a tenant's last decision.
+    fn last(&self, tenant: i64) -> rusqlite::Result<i64> {
+        self.transaction
+            .prepare_cached("SELECT last FROM tenant WHERE id = ?")?
+            .query_row([tenant], |row| row.get(0))
     }
 
     fn flow(
@@ -597,7 +730,7 @@ impl Batch<'_> {
             flow.last,
             flow.count
         ])?;
-        *self.new_flows.entry(tenant).or_insert(SLACK / 2) += 1;
+        self.news.entry(tenant).or_default().flows += 1;
         Ok(())
     }
 

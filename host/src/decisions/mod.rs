@@ -10,10 +10,12 @@ mod database;
 mod query;
 mod record;
 mod recorder;
+#[cfg(test)]
+mod tests;
 
 pub use self::database::{DatabaseError, Limits, place};
 pub use self::query::{Connection, Counters, Decision, Decisions, Filter, Flow, Validated, moment};
-pub use self::record::{Connected, Decided, domain, milliseconds};
+pub use self::record::{Connected, Decided, digest_of_protection, domain, milliseconds};
 pub use self::recorder::Recorder;
 
 /// Seconds of a day.

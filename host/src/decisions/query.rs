@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::DAY;
 use super::database::{DatabaseError, Written, open_to_read};
-use super::record::written;
+use super::record::{domain, written};
 
 /// Decisions that are kept, to be read.
 pub struct Decisions {
@@ -148,6 +148,14 @@ impl Decision {
         if let Some(facts) = context.as_object_mut() {
             facts.insert("mail-from".into(), row.get::<_, String>(4)?.into());
             facts.insert("rcpt-to".into(), row.get::<_, String>(5)?.into());
+            // The facts are those of the flow's first decision, of which these are another person's.
+            facts.remove("helo");
+            if let Some(Value::Array(addresses)) = facts.get_mut("header-from") {
+                for address in addresses {
+                    let own = domain(address.as_str().unwrap_or_default());
+                    *address = format!("*@{own}").into();
+                }
+            }
         }
         Ok(Decision {
             number: row.get(0)?,
@@ -213,7 +221,7 @@ impl Decisions {
         const FIND: &str = "
             SELECT d.number, d.time, d.session, d.transaction_id, d.mail_from, d.rcpt_to, d.client,
                    f.context, f.verdict, f.policy
-            FROM decision d JOIN flow f ON f.id = d.flow
+            FROM decision d JOIN flow f ON f.id = d.flow AND f.tenant = d.tenant
             WHERE d.tenant = ?1 AND d.number < ?2 AND d.number > ?7
               AND (?3 IS NULL OR d.flow IN (
                   SELECT id FROM flow WHERE tenant = ?1 AND (
@@ -281,15 +289,19 @@ impl Decisions {
         })
     }
 
-    /// Since when the tenant's connectors are counted, in milliseconds since 1970.
+    /// When each of the tenant's connectors first had a decision, in milliseconds since 1970.
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn counted_since(&self, tenant: &str) -> Result<Option<i64>, DatabaseError> {
-        const FIND: &str = "SELECT min(day) FROM connector WHERE tenant = ?";
+    pub fn first_seen(&self, tenant: &str) -> Result<BTreeMap<String, i64>, DatabaseError> {
+        const FIND: &str = "SELECT name, min(day) FROM connector WHERE tenant = ? GROUP BY name";
         self.of_tenant(tenant, |id| {
-            let day: Option<i64> = self.connection.query_row(FIND, [id], |row| row.get(0))?;
-            Ok(day.map(|day| day * 1000 * DAY))
+            let mut statement = self.connection.prepare(FIND)?;
+            let rows = statement.query_map([id], |row| {
+                let day: i64 = row.get(1)?;
+                Ok((row.get(0)?, day * 1000 * DAY))
+            })?;
+            rows.collect()
         })
     }
 

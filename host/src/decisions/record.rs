@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use portcullis::{Certificate, ClientAddress, Context, HeaderFrom, Sha256, Verdict};
+use portcullis::{Certificate, ClientAddress, Context, HeaderFrom, Protection, Sha256, Verdict};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -54,7 +54,10 @@ pub struct Connected {
     /// The connector in audit mode that would have judged it, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit_connector: Option<String>,
-    /// What it lacks of what that one asks for.
+    /// A digest of what that one asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_requires: Option<String>,
+    /// What it lacks of that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit: Option<String>,
 }
@@ -145,6 +148,12 @@ pub fn digest_of(bytes: &[u8]) -> [u8; 16] {
         *to = *from;
     }
     half
+}
+
+/// A digest of what a server must show.
+pub fn digest_of_protection(protection: &Protection) -> String {
+    let digest = digest_of(format!("{protection:?}").as_bytes());
+    digest.iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
 /// The domain of a mailbox; what has none stands for itself.

@@ -1,9 +1,10 @@
 //! The thread that keeps decisions.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -30,7 +31,8 @@ enum Event {
     Decided(Box<Decided>),
     Connected(Box<Connected>, i64),
     Validated(Box<NewValidation>),
-    Tell(Arc<str>, String, i64, oneshot::Sender<bool>),
+    Untold(Arc<str>, Vec<String>, i64, oneshot::Sender<Vec<bool>>),
+    Told(Arc<str>, Vec<String>),
     Flush(oneshot::Sender<()>),
 }
 
@@ -40,6 +42,24 @@ pub struct Recorder {
     lost: Counter,
     live: broadcast::Sender<Live>,
     path: Option<PathBuf>,
+    /// What was told, where no file has it.
+    memory: Mutex<Memory>,
+}
+
+/// Notices that were told, and when.
+#[derive(Default)]
+struct Memory(HashMap<(Arc<str>, String), Instant>);
+
+impl Memory {
+    fn untold(&mut self, tenant: &Arc<str>, notices: &[String], again: Duration) -> Vec<bool> {
+        self.0
+            .retain(|(of, notice), _| of != tenant || notices.contains(notice));
+        let is_new = |notice: &String| {
+            let told = self.0.get(&(tenant.clone(), notice.clone()));
+            told.is_none_or(|told| told.elapsed() >= again)
+        };
+        notices.iter().map(is_new).collect()
+    }
 }
 
 /// A decision that was just kept, and whose it is.
@@ -62,6 +82,7 @@ impl Recorder {
             lost: Counter::default(),
             live: broadcast::Sender::new(1),
             path: None,
+            memory: Mutex::default(),
         }
     }
 
@@ -90,6 +111,7 @@ impl Recorder {
             lost,
             live,
             path: Some(path.into()),
+            memory: Mutex::default(),
         })
     }
 
@@ -129,12 +151,44 @@ impl Recorder {
         })));
     }
 
-    /// Whether something is to be told of now: if it was not yet, in that time.
-    pub async fn tell(&self, tenant: &Arc<str>, notice: &str, again: Duration) -> bool {
+    /// Which of these notices are to be told now: those that were not, in that time. What else was told no longer holds,
+    /// and is told again when it comes back.
+    pub async fn untold(
+        &self,
+        tenant: &Arc<str>,
+        notices: Vec<String>,
+        again: Duration,
+    ) -> Vec<bool> {
+        if !self.keeps() {
+            return self.remember().untold(tenant, &notices, again);
+        }
         let since = milliseconds(SystemTime::now() - again);
         let (answer, answered) = oneshot::channel();
-        self.send(Event::Tell(tenant.clone(), notice.into(), since, answer));
-        answered.await.unwrap_or(false)
+        self.send(Event::Untold(
+            tenant.clone(),
+            notices.clone(),
+            since,
+            answer,
+        ));
+        match answered.await {
+            Ok(untold) => untold,
+            // What cannot be looked up is told, and remembered here.
+            Err(_) => self.remember().untold(tenant, &notices, again),
+        }
+    }
+
+    fn remember(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These notices were told.
+    pub fn told(&self, tenant: &Arc<str>, notices: Vec<String>) {
+        let now = Instant::now();
+        let known = notices
+            .iter()
+            .map(|notice| ((tenant.clone(), notice.clone()), now));
+        self.remember().0.extend(known);
+        self.send(Event::Told(tenant.clone(), notices));
     }
 
     /// What is decided from now on.
@@ -275,11 +329,16 @@ impl Writer {
     fn other(&mut self, event: Event) -> Result<(), DatabaseError> {
         match event {
             Event::Validated(validated) => self.with(|database| database.validated(&validated)),
-            Event::Tell(tenant, notice, since, answer) => {
+            Event::Untold(tenant, notices, since, answer) => {
                 let now = milliseconds(SystemTime::now());
-                let is_new = self.with(|database| database.tell(&tenant, &notice, now, since))?;
-                let _ = answer.send(is_new);
+                let untold =
+                    self.with(|database| database.untold(&tenant, &notices, now, since))?;
+                let _ = answer.send(untold);
                 Ok(())
+            }
+            Event::Told(tenant, notices) => {
+                let now = milliseconds(SystemTime::now());
+                self.with(|database| database.told(&tenant, &notices, now))
             }
             Event::Flush(done) => {
                 let _ = done.send(());
@@ -294,16 +353,25 @@ impl Writer {
         &mut self,
         work: impl FnOnce(&mut Database) -> rusqlite::Result<T>,
     ) -> Result<T, DatabaseError> {
-        let mut database = match self.database.take() {
+        let known = self.database.take().filter(Database::is_there);
+        let mut database = match known {
             Some(database) => database,
             None => Database::open(&self.path, self.limits)?,
         };
-        let done = work(&mut database).map_err(|source| DatabaseError {
-            path: self.path.clone(),
-            source,
-        })?;
-        self.database = Some(database);
-        Ok(done)
+        match work(&mut database) {
+            Ok(done) => {
+                self.database = Some(database);
+                Ok(done)
+            }
+            Err(source) => {
+                // It is opened anew next time.
+                database.give_up(&source);
+                Err(DatabaseError {
+                    path: self.path.clone(),
+                    source,
+                })
+            }
+        }
     }
 
     fn complain(&mut self, error: &DatabaseError) {

@@ -17,6 +17,8 @@ pub struct Effect {
     pub messages: u64,
     /// How many have another verdict, by what it was and what it would be.
     pub changed: BTreeMap<(&'static str, &'static str), Changed>,
+    /// How many cannot be told: the verdict depends on a fact that is not known of them.
+    pub undecided: u64,
     /// What connectors in audit mode have found before, by their names.
     pub findings: BTreeMap<String, u64>,
     /// How many messages would satisfy each connector.
@@ -75,6 +77,10 @@ impl Comparison {
                 *self.effect.satisfied.entry(connector.clone()).or_default() += count;
             }
         }
+        if is_undecided(&before) || is_undecided(&after) {
+            self.effect.undecided += count;
+            return Ok(());
+        }
         let (was, is) = (outcome(&before), outcome(&after));
         let is_same = match (&before, &after) {
             (Verdict::Deliver(before), Verdict::Deliver(after)) => {
@@ -102,6 +108,11 @@ impl Comparison {
     pub fn end(self) -> Effect {
         self.effect
     }
+}
+
+/// Whether a verdict depends on a fact that is not known.
+fn is_undecided(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Defer(refusal) if refusal.failed == "fact-unavailable")
 }
 
 fn outcome(verdict: &Verdict) -> &'static str {

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use portcullis::store::{Snapshot, Store, Tenant};
 use portcullis::tls::Authorities;
-use portcullis::{Context, Decision, PeerCertificate, Security, TenantSession, Trust};
+use portcullis::{Context, Decision, PeerCertificate, Security, TenantSession, Trust, Verdict};
 
 use super::expiry::Expiring;
 use crate::decisions::{Decided, Recorder};
@@ -82,16 +82,27 @@ impl Asker {
         metrics.decided(tenant, decision.verdict());
         decisions::log(&asked, context, decision.verdict());
         expiring.look(request.tenant, context, decision.verdict());
-        recorder.decided(|| Decided {
-            tenant: tenant.clone(),
-            policy: request.tenant.in_force.map(|it| it.digest),
-            time: SystemTime::now(),
-            session: request.session.into(),
-            transaction: request.transaction.into(),
-            context: context.clone(),
-            verdict: decision.verdict().clone(),
-        });
+        if is_news(context, decision.verdict()) {
+            recorder.decided(|| Decided {
+                tenant: tenant.clone(),
+                policy: request.tenant.in_force.map(|it| it.digest),
+                time: SystemTime::now(),
+                session: request.session.into(),
+                transaction: request.transaction.into(),
+                context: context.clone(),
+                verdict: decision.verdict().clone(),
+            });
+        }
         decision
+    }
+}
+
+/// Whether a decision says more than one that was made before: asked again with the header, a policy says the same to
+/// most messages.
+fn is_news(context: &Context, verdict: &Verdict) -> bool {
+    match verdict {
+        Verdict::Accept(acceptance) if acceptance.audit.is_empty() => !context.has_header(),
+        _ => true,
     }
 }
 

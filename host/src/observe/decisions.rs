@@ -35,25 +35,18 @@ pub fn log(asked: &Asked<'_>, context: &Context, verdict: &Verdict) {
     let trust = certificate.map_or("none", |certificate| {
         certificate.trust.map_or("unknown", |trust| trust.name())
     });
-    let (connector, failed) = match verdict {
-        Verdict::Accept(acceptance) => (listed(&acceptance.connectors), ""),
-        Verdict::Reject(refusal) | Verdict::Defer(refusal) => (
-            refusal.connector.clone().unwrap_or_default(),
-            &*refusal.failed,
-        ),
-        Verdict::Deliver(delivery) => (delivery.connector.clone().unwrap_or_default(), ""),
-    };
+    let (connector, failed) = outcome(verdict);
     tracing::info!(
         verdict = verdict.name(),
         tenant = %asked.tenant,
-        connector = shorten(&connector),
-        failed = shorten(failed),
+        connector,
+        failed,
         audit = shorten(&audited(verdict.audit())),
         client = %Client(context.client_ip()),
         tls,
         certificate = trust,
         certificate_names = certificate.map(|it| listed(it.dns_names.as_deref().unwrap_or_default())),
-        certificate_issuer = certificate.map(|it| shorten(&it.issuer)),
+        certificate_issuer = certificate.map(|it| redact::redact(shorten(&it.issuer)).into_owned()),
         certificate_sha256 = certificate.and_then(|it| it.sha256).map(tracing::field::display),
         from = &*redact::mailbox(context.mail_from()),
         to = &*redact::mailbox(context.rcpt_to()),
@@ -62,6 +55,19 @@ pub fn log(asked: &Asked<'_>, context: &Context, verdict: &Verdict) {
         context = redact::tells_contexts().then(|| redact::context(context).to_json()),
         "decision"
     );
+}
+
+/// The connectors and the requirement that a verdict names, as they are logged.
+pub fn outcome(verdict: &Verdict) -> (String, String) {
+    let (connector, failed) = match verdict {
+        Verdict::Accept(acceptance) => (listed(&acceptance.connectors), ""),
+        Verdict::Reject(refusal) | Verdict::Defer(refusal) => (
+            refusal.connector.clone().unwrap_or_default(),
+            &*refusal.failed,
+        ),
+        Verdict::Deliver(delivery) => (delivery.connector.clone().unwrap_or_default(), ""),
+    };
+    (shorten(&connector).to_owned(), shorten(failed).to_owned())
 }
 
 /// Logs that a policy gave no answer.

@@ -12,10 +12,12 @@ use ipnet::IpNet;
 
 use crate::config::{Clients, Log, Mailboxes};
 use crate::smtp::address::quoted_string_length;
-use portcullis::{ClientAddress, Context, HeaderFrom, one_line};
+use portcullis::{ClientAddress, Context, HeaderFrom, PeerCertificate, Security, one_line};
 
 /// Characters of what others say that are told.
 const MAX_WORDS: usize = 2000;
+/// Names of a certificate that are told; one with more is told without them.
+const MAX_NAMES: usize = 100;
 /// What stands for a local part that is not told.
 const REDACTED: &str = "*";
 /// What is told of an address: that of a network of this size.
@@ -38,7 +40,8 @@ pub fn tells_contexts() -> bool {
     TELLS_CONTEXTS.load(Ordering::Relaxed)
 }
 
-/// The facts of a decision, of which no more of people is told. Of a network, the first address stands for all.
+/// The facts of a decision, of which no more of people is told. Where of a client only the network is told, its address is
+/// unknown: whoever asks again by these facts is not told something that is not so.
 pub fn context(context: &Context) -> Context {
     let mut told = context.clone();
     let mail_from = mailbox(context.mail_from()).into_owned();
@@ -50,16 +53,54 @@ pub fn context(context: &Context) -> Context {
         }
         other => other,
     };
+    let (boxes, clients) = (
+        HIDES_MAILBOXES.load(Ordering::Relaxed),
+        HIDES_CLIENTS.load(Ordering::Relaxed),
+    );
+    if boxes || clients {
+        // It may be an address literal, or name a machine of somebody's.
+        told.set_helo(None);
+    }
+    if let Some(security) = certificate_of(context, boxes) {
+        told.set_security(security);
+    }
     told.set_mail_from(mail_from);
     told.set_rcpt_to(rcpt_to);
     told.set_header_from(header);
     match context.client_ip() {
-        ClientAddress::Known(ip) if HIDES_CLIENTS.load(Ordering::Relaxed) => {
-            let network = network_of(ip).map_or(ip, |network| network.addr());
-            told.client_address(ClientAddress::Known(network))
+        ClientAddress::Known(_) if HIDES_CLIENTS.load(Ordering::Relaxed) => {
+            told.client_address(ClientAddress::Unknown)
         }
         _ => told,
     }
+}
+
+/// The protection of a session with less of its certificate: people's addresses stand in it as well, and one with very
+/// many names would take very much room. What is left out is unknown.
+fn certificate_of(context: &Context, boxes: bool) -> Option<Security> {
+    let certificate = context.certificate()?;
+    let names = certificate.dns_names.as_deref().unwrap_or_default();
+    let is_large = names.len() > MAX_NAMES;
+    let texts = [&certificate.subject, &certificate.issuer];
+    let is_long = texts.iter().any(|text| text.len() > MAX_WORDS);
+    let has_mailbox = boxes
+        && texts
+            .into_iter()
+            .chain(names)
+            .any(|text| text.contains('@'));
+    if !is_large && !is_long && !has_mailbox {
+        return None;
+    }
+    let mut told = certificate.clone();
+    for text in [&mut told.subject, &mut told.issuer] {
+        *text = redact(text).into_owned();
+    }
+    if is_large || boxes && names.iter().any(|name| name.contains('@')) {
+        told.dns_names = None;
+    }
+    let mut tls = context.session_tls()?.clone();
+    tls.certificate = PeerCertificate::Presented(told);
+    Some(Security::Encrypted(tls))
 }
 
 fn network_of(ip: IpAddr) -> Option<IpNet> {

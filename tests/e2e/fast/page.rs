@@ -162,6 +162,7 @@ fn save(browser: &mut Browser, fields: &[(&str, &str)]) {
         "{ const why = document.querySelector('#comment'); if (why?.required) { why.focus(); } }",
     );
     browser.fill("#comment", "by the test");
+    browser.wait("!document.querySelector('dialog button.main').disabled");
     browser.click("dialog button.main");
     browser.wait("!document.querySelector('dialog[open]')");
 }
@@ -343,6 +344,7 @@ fn the_old_rules_hold_until_a_change_is_saved_and_come_back() {
     browser.wait("document.querySelector('dialog[open]')");
     browser.picture("save");
     browser.fill("#comment", "agreed by phone");
+    browser.wait("!document.querySelector('dialog button.main').disabled");
     browser.click("dialog button.main");
     browser.wait_for_text("Saved as version 2, and in force");
     assert_eq!(rcpt(&bed, "a@tailspin.com"), 550);

@@ -145,7 +145,7 @@ fn a_change_is_tried_on_the_mail_that_came() {
     let output = remembered(&bed, &["enforce", &rules, "Trial", "--yes"]);
     told(&output);
     let shown = String::from_utf8_lossy(&output.stderr);
-    assert!(shown.contains("3 of 4 messages since 20"), "{shown}");
+    assert!(shown.contains("3 of 4 decisions since 20"), "{shown}");
     assert!(shown.contains("would be refused, and were accepted:\n  <alice@trial.test> to <bob@contoso.com>: Trial (tls)"), "{shown}");
 }
 

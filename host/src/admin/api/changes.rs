@@ -186,6 +186,8 @@ impl Admin {
         asked: Asked,
     ) -> Result<Answer, Refusal> {
         let base = needed(asked.if_match)?;
+        // Nobody else replaces it between the look at it and the end.
+        let _alone = self.components.lock().await;
         let (path, most) = (tenant.policy.clone(), self.largest_policy());
         let current = move || portcullis::read_file(&path, (most, "the size of a policy"));
         let current = tokio::task::spawn_blocking(current).await;
@@ -255,10 +257,14 @@ impl Admin {
     ) -> Result<InForce, Option<Arc<str>>> {
         let mut updated = self.updated.clone();
         let before_rejected = before.as_ref().and_then(|it| it.rejected.clone());
-        let mut looked_at = before.and_then(|it| it.in_force).map(|it| it.digest);
+        let before = before.and_then(|it| it.in_force).map(|it| it.digest);
+        let mut looked_at = before.filter(|it| it.to_string() != digest);
         loop {
             if let Some(known) = self.known(&tenant.name) {
-                if let Some(force) = known.in_force.filter(|it| Some(it.digest) != looked_at) {
+                // What is put again is in force already, once what stood between is gone.
+                let is_back = known.rejected.is_none();
+                let known_force = known.in_force.filter(|_| is_back);
+                if let Some(force) = known_force.filter(|it| Some(it.digest) != looked_at) {
                     let in_force = force.digest.to_string();
                     if in_force == digest || self.is_later(tenant, &in_force, version).await {
                         return Ok(force);

@@ -1,6 +1,7 @@
 //! Looking: at policies, what they would do, and what has happened.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use hyper::StatusCode;
@@ -12,7 +13,7 @@ use super::{Admin, apart, is_component, milliseconds, not_edited, unprocessable}
 use crate::admin::answer::{Answer, Refusal, json, tagged, whole};
 use crate::admin::routes::Asked;
 use crate::advice::{Mail, Notice, Thresholds, advice};
-use crate::decisions::{DAY, Filter, moment};
+use crate::decisions::{Connection, DAY, Filter, Flow, domain, moment};
 use crate::edit::effect::difference;
 use crate::edit::effect::{Comparison, Effect};
 use crate::import;
@@ -137,7 +138,10 @@ impl Admin {
         let tenant = self.tenant(asked.tenant())?;
         let editor = self.editor(&tenant).await?;
         let after = editor.check(asked.text()?).await.map_err(not_edited)?;
-        let before = editor.read().map_err(not_edited)?;
+        let editor = Arc::new(editor);
+        let reader = editor.clone();
+        let before = apart(move || reader.read()).await?;
+        let _turn = self.turn().await?;
         let before = editor.check(before.text).await.map_err(not_edited)?;
         let name = tenant.name.clone();
         let flows = self.remembered(move |decisions| {
@@ -252,7 +256,12 @@ impl Admin {
         let now = milliseconds(SystemTime::now());
         let name = tenant.name.clone();
         let mail = self.remembered(move |decisions| Mail::read(&name, decisions, now));
-        let given = advice(&mail.await?, &editor, least, now).await;
+        let mail = Arc::new(mail.await?);
+        let editor = Arc::new(editor);
+        let reader = editor.clone();
+        let content = apart(move || reader.read()).await?;
+        let _turn = self.turn().await?;
+        let given = advice(mail, &editor, &content.text, least, now).await;
         let mut given = given.map_err(|error| unprocessable(&format!("{error:#}")))?;
         let snapshot = self.store().snapshot();
         if let Some(why) = snapshot
@@ -271,48 +280,14 @@ impl Admin {
         let Nothing {} = asked.parameters()?;
         let name = self.tenant(asked.tenant())?.name;
         let since = milliseconds(SystemTime::now()) - CERTIFICATE_DAYS * DAY * 1000;
-        let reading = self.remembered(move |decisions| {
+        let _turn = self.turn().await?;
+        let seen = self.remembered(move |decisions| {
             let flows = decisions.flows(&name, since, MAX_FLOWS)?;
-            Ok((flows, decisions.connections(&name, since)?))
+            let connections = decisions.connections(&name, since)?;
+            Ok(certificates(&flows, &connections))
         });
-        let (flows, connections) = reading.await?;
-        let mut seen: BTreeMap<String, Value> = BTreeMap::new();
-        let mut add = |partner: &str, way: &str, certificate: &Value, last: i64, count: u64| {
-            let Some(digest) = certificate["sha256"].as_str() else {
-                return;
-            };
-            let key = format!("{way}\0{partner}\0{digest}");
-            let entry = seen.entry(key).or_insert_with(|| {
-                json!({ "partner": partner, "direction": way, "certificate": certificate,
-                        "last": moment(last), "messages": 0 })
-            });
-            entry["messages"] = json!(entry["messages"].as_u64().unwrap_or(0) + count);
-        };
-        for flow in &flows {
-            let context: Value = serde_json::from_str(&flow.context).unwrap_or_default();
-            let sender = context["mail-from"].as_str().unwrap_or_default();
-            let partner = crate::decisions::domain(sender);
-            add(
-                partner,
-                "inbound",
-                &context["tls"]["certificate"],
-                flow.last,
-                flow.count,
-            );
-        }
-        for it in &connections {
-            let target = it.facts["target"].as_str().unwrap_or_default();
-            add(
-                target,
-                "outbound",
-                &it.facts["certificate"],
-                it.last,
-                it.count,
-            );
-        }
-        let seen: Vec<Value> = seen.into_values().collect();
         Ok(json(
-            &json!({ "days": CERTIFICATE_DAYS, "certificates": seen }),
+            &json!({ "days": CERTIFICATE_DAYS, "certificates": seen.await? }),
         ))
     }
 
@@ -374,6 +349,45 @@ impl Admin {
     }
 }
 
+/// The certificates that partners have shown, each once.
+fn certificates(flows: &[Flow], connections: &[Connection]) -> Vec<Value> {
+    let mut seen: BTreeMap<String, Value> = BTreeMap::new();
+    let mut add = |partner: &str, way: &str, certificate: &Value, last: i64, count: u64| {
+        let Some(digest) = certificate["sha256"].as_str() else {
+            return;
+        };
+        let key = format!("{way}\0{partner}\0{digest}");
+        let entry = seen.entry(key).or_insert_with(|| {
+            json!({ "partner": partner, "direction": way, "certificate": certificate,
+                    "last": moment(last), "count": 0 })
+        });
+        entry["count"] = json!(entry["count"].as_u64().unwrap_or(0) + count);
+    };
+    for flow in flows {
+        let context: Value = serde_json::from_str(&flow.context).unwrap_or_default();
+        let sender = context["mail-from"].as_str().unwrap_or_default();
+        let certificate = &context["tls"]["certificate"];
+        add(
+            domain(sender),
+            "inbound",
+            certificate,
+            flow.last,
+            flow.count,
+        );
+    }
+    for it in connections {
+        let target = it.facts["target"].as_str().unwrap_or_default();
+        add(
+            target,
+            "outbound",
+            &it.facts["certificate"],
+            it.last,
+            it.count,
+        );
+    }
+    seen.into_values().collect()
+}
+
 fn page_limit(asked: &Asked) -> Result<usize, Refusal> {
     let page: Page = asked.parameters()?;
     Ok(page.limit.min(MAX_CONNECTORS))
@@ -391,5 +405,5 @@ fn effect_json(effect: &Effect, since: Option<i64>) -> Value {
                     "examples": examples.collect::<Vec<_>>() })
         })
         .collect();
-    json!({ "messages": effect.messages, "since": since.map(moment), "changed": changed })
+    json!({ "messages": effect.messages, "undecided": effect.undecided, "since": since.map(moment), "changed": changed })
 }

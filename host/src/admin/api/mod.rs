@@ -16,7 +16,7 @@ use portcullis::{Connector, DocumentError, Policy};
 use rustix::fs::{Access as FileAccess, access};
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::access::Access;
 use super::answer::{Answer, Refusal, json};
@@ -31,10 +31,17 @@ use crate::frontend::smtp::listener::Server;
 const MAX_POLICIES: u64 = 64;
 /// Connectors that are tried out at a time.
 const MAX_VALIDATIONS: usize = 4;
+/// Those at a time who may use much of a processor.
+const MAX_TURNS: usize = 1;
+/// The largest policy that is sent here, in octets, whatever else policies may have.
+const LARGEST: usize = 64 << 20;
+/// KiB of all bodies at a time.
+const MAX_BODIES: usize = 128 << 10;
 /// How long a change may take to be in force before it is said that it is not yet.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who asks.
+#[derive(Clone)]
 pub struct Caller {
     /// The token.
     pub token: Token,
@@ -52,6 +59,12 @@ pub struct Admin {
     /// Told each time policies have been looked at.
     updated: watch::Receiver<()>,
     validations: Arc<Semaphore>,
+    /// KiB of bodies that may be read at a time.
+    bodies: Arc<Semaphore>,
+    /// Turns of what takes much of a processor.
+    turns: Semaphore,
+    /// One component is replaced at a time.
+    components: tokio::sync::Mutex<()>,
 }
 
 /// The policy in a tenant's file.
@@ -103,6 +116,9 @@ impl Admin {
             policies: Cache::new(MAX_POLICIES),
             updated,
             validations: Arc::new(Semaphore::new(MAX_VALIDATIONS)),
+            bodies: Arc::new(Semaphore::new(MAX_BODIES)),
+            turns: Semaphore::new(MAX_TURNS),
+            components: tokio::sync::Mutex::default(),
         }
     }
 
@@ -118,7 +134,12 @@ impl Admin {
 
     /// The largest policy, in octets.
     pub fn largest_policy(&self) -> usize {
-        self.store().engine().limits().policy_size
+        self.store().engine().limits().policy_size.min(LARGEST)
+    }
+
+    /// KiB of bodies that may be read at a time.
+    pub fn bodies(&self) -> Arc<Semaphore> {
+        self.bodies.clone()
     }
 
     fn store(&self) -> &Arc<Store> {
@@ -205,15 +226,27 @@ impl Admin {
         Ok(loaded)
     }
 
+    /// A turn of what takes much of a processor, which mail needs as well.
+    async fn turn(&self) -> Result<SemaphorePermit<'_>, Refusal> {
+        self.turns.acquire().await.map_err(Refusal::failed)
+    }
+
     /// What there is, for whoever asks.
-    pub fn state(&self, caller: &Caller) -> Result<Answer, Refusal> {
+    pub async fn state(self: &Arc<Self>, caller: &Caller) -> Result<Answer, Refusal> {
+        let (admin, caller) = (self.clone(), caller.clone());
+        // It looks at folders.
+        let told = tokio::task::spawn_blocking(move || admin.tell_state(&caller)).await;
+        told.map_err(Refusal::failed)
+    }
+
+    fn tell_state(&self, caller: &Caller) -> Answer {
         let config = self.config.load();
         let own = config
             .tenants
             .iter()
             .filter(|tenant| caller.token.is_for(&tenant.name));
         let tenants: Vec<TenantState> = own.map(|tenant| self.tenant_state(tenant)).collect();
-        Ok(json(&json!({
+        json(&json!({
             "version": env!("CARGO_PKG_VERSION"),
             "hostname": config.hostname,
             "user": caller.token.name,
@@ -221,7 +254,7 @@ impl Admin {
             "expires": caller.token.expires,
             "remembers": self.recorder().keeps(),
             "tenants": tenants,
-        })))
+        }))
     }
 
     fn tenant_state(&self, tenant: &config::Tenant) -> TenantState {

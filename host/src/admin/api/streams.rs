@@ -1,5 +1,6 @@
 //! What is answered bit by bit: validation, decisions as they are made, and what is remembered of the mail.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
@@ -95,7 +96,13 @@ impl Admin {
                 // Whoever asked may be gone.
                 let _ = steps.send(json!({ "step": step }));
             };
-            let told = match probe.follow(&connector, to.as_ref(), None, progress).await {
+            let following = probe.follow(&connector, to.as_ref(), None, progress);
+            // Nobody waits for it any more.
+            let followed = tokio::select! {
+                followed = following => followed,
+                () = sender.closed() => return,
+            };
+            let told = match followed {
                 Ok(followed) => {
                     if let Some(valid) = followed.valid {
                         let report = serde_json::to_string(&followed).unwrap_or_default();
@@ -111,14 +118,21 @@ impl Admin {
     }
 
     /// Decisions as they are made.
-    pub fn live(&self, asked: &Asked) -> Result<Answer, Refusal> {
+    pub fn live(self: &Arc<Self>, caller: &Caller, asked: &Asked) -> Result<Answer, Refusal> {
         let Nothing {} = asked.parameters()?;
         let tenant = self.tenant(asked.tenant())?.name;
         let watching = self.recorder().watch();
         tracing::debug!(tenant, "watching decisions");
-        let decisions = stream::unfold((watching, tenant), |(mut watching, tenant)| async move {
+        let (admin, token) = (self.clone(), caller.token.clone());
+        let begun = (watching, tenant, admin, token);
+        let decisions = stream::unfold(begun, |(mut watching, tenant, admin, token)| async move {
             loop {
-                let line = match timeout(HEARTBEAT, watching.recv()).await {
+                let heard = timeout(HEARTBEAT, watching.recv()).await;
+                // It may have expired, or been revoked, or the tenant is gone.
+                if !admin.access().holds(&token) || admin.tenant(&tenant).is_err() {
+                    return None;
+                }
+                let line = match heard {
                     Err(_) => Vec::new(),
                     Ok(Err(RecvError::Closed)) => return None,
                     // What was missed is in the list.
@@ -126,7 +140,7 @@ impl Admin {
                     Ok(Ok(live)) if *live.tenant == *tenant => line(&json!(*live.decision)),
                     Ok(Ok(_)) => continue,
                 };
-                return Some((line, (watching, tenant)));
+                return Some((line, (watching, tenant, admin, token)));
             }
         });
         Ok(lines(decisions))

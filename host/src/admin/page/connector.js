@@ -5,7 +5,7 @@ import * as api from "./api.js";
 import { evaluator } from "./evaluator.js";
 import { STEPS, about, command, fresh, isAbout, read, write } from "./fields.js";
 import { t } from "./texts.js";
-import { Command, Difference, attempt, changed, go, inForce, isReadOnly, link, pretty, problem, rules, server, tenant, tenantName, when } from "./ui.js";
+import { Command, Difference, attempt, changed, go, inForce, isReadOnly, link, pretty, problem, quote, rules, server, tenant, tenantName, when } from "./ui.js";
 
 /** Flows that a draft is tried on. */
 const FLOWS = 5000;
@@ -16,7 +16,8 @@ export function ConnectorPage({ direction, name }) {
   const before = name === undefined ? undefined : rules.value?.document?.connectors?.find((it) => it.name === name);
   if (!rules.value) return html`<p>${t.loading}</p>`;
   if (name !== undefined && !before) return html`<p><a href=${link("connectors")}>${t.back}</a></p>`;
-  return html`<${Form} key=${`${rules.value.etag} ${name}`} before=${before} direction=${before?.direction ?? direction} />`;
+  // A draft outlives a change of the rules by somebody else.
+  return html`<${Form} key=${`${tenantName.value} ${name}`} before=${before} direction=${before?.direction ?? direction} />`;
 }
 
 function begun(direction) {
@@ -26,6 +27,14 @@ function begun(direction) {
 }
 
 function Form({ before, direction }) {
+  const original = useSignal(before);
+  original.value = before;
+  const isBegun = useSignal(false);
+  if (!isBegun.value) {
+    isBegun.value = true;
+    // Mail has come since the last visit.
+    known = undefined;
+  }
   const draft = useSignal(undefined);
   draft.value ??= before ?? begun(direction);
   const own = useSignal([]);
@@ -35,12 +44,14 @@ function Form({ before, direction }) {
   const asking = useSignal(false);
   const whole = useComputed(() => {
     const list = rules.value?.document?.connectors ?? [];
-    const connectors = before ? list.map((it) => (it === before ? draft.value : it)) : [...list, draft.value];
-    return { document: { ...rules.value?.document, connectors }, number: before ? list.indexOf(before) : list.length };
+    const old = original.value;
+    const connectors = old ? list.map((it) => (it === old ? draft.value : it)) : [...list, draft.value];
+    return { document: { ...rules.value?.document, connectors }, number: old ? list.indexOf(old) : list.length };
   });
 
   useSignalEffect(() => {
     const connector = draft.value;
+    effect.value = undefined;
     let isOver = false;
     const accepted = rules.value?.document?.["accepted-domains"];
     (async () => {
@@ -60,13 +71,12 @@ function Form({ before, direction }) {
       const isMine = (it) => it.path === mine || it.path.startsWith(`${mine}.`);
       own.value = found.problems.filter(isMine).map((it) => ({ ...it, path: it.path.slice(mine.length + 1) }));
       others.value = found.problems.filter((it) => !isMine(it));
-      effect.value = undefined;
       if (found.accepted) await tryOn(all, () => isOver, effect);
     }, QUIET);
     return () => { isOver = true; clearTimeout(timer); };
   });
 
-  const isSame = useComputed(() => before && JSON.stringify(before) === JSON.stringify(draft.value));
+  const isSame = useComputed(() => original.value && JSON.stringify(original.value) === JSON.stringify(draft.value));
   const errors = useComputed(() => [...own.value, ...others.value].some((it) => it.severity === "error"));
   const field = (one) => html`<${FieldInput} key=${one.option} field=${one} draft=${draft} problems=${own.value.filter((it) => isAbout(one, it.path))} />`;
   const rest = own.value.filter((it) => ![...STEPS[direction].flatMap(([, usual, more]) => [...usual, ...more]), ...about()].some((one) => isAbout(one, it.path)));
@@ -96,7 +106,7 @@ function Form({ before, direction }) {
           <${Command} line=${command(tenant.value.policy, before, draft.value)} /></section>
         ${before && (direction === "outbound" ? html`<${Validation} name=${before.name} />`
           : html`<section><h2>${t.validate}</h2><p>${t.askPartner}</p><p><a href=${`${link("decisions")}?connector=${encodeURIComponent(before.name)}`}>${t.watchDecisions}</a></p>
-            <${Command} line=${`portcullis validate ${tenant.value.policy} '${before.name}' --letter`} /></section>`)}
+            <${Command} line=${`portcullis partner ${quote(tenant.value.policy)} ${quote(before.name)}`} /></section>`)}
       </div>
     </div>
     ${asking.value && html`<${SaveDialog} before=${before} draft=${draft.value} effect=${effect.value} close=${() => { asking.value = false; }} />`}`;
@@ -135,18 +145,30 @@ let known;
 async function mail() {
   const key = `${tenantName.value} ${rules.value?.etag}`;
   if (known?.key !== key) known = { key, flows: api.flows(tenantName.value, FLOWS) };
-  return known.flows;
+  try {
+    return await known.flows;
+  } catch (error) {
+    known = undefined;
+    throw error;
+  }
 }
 
 /** Asks the rules in force and those of the draft about all mail that is remembered, a part at a time. */
 async function tryOn(after, isOver, effect) {
   if (!server.value.remembers) return;
   let flows;
-  try { flows = await mail(); } catch { return; }
-  const before = await inForce();
+  let before;
+  try {
+    flows = await mail();
+    before = await inForce();
+  } catch {
+    effect.value = { isUnread: true, messages: 0, changed: [] };
+    return;
+  }
   const found = new Map();
-  let messages = 0;
+  let [messages, undecided] = [0, 0];
   let since;
+  const isUndecided = (verdict) => verdict.failed === "fact-unavailable";
   const outcome = (verdict) => (verdict.verdict === "deliver" ? JSON.stringify([verdict.route, verdict.tls]) : verdict.verdict);
   for (const [number, flow] of flows.entries()) {
     if (number % 200 === 199) await new Promise((next) => setTimeout(next));
@@ -155,6 +177,7 @@ async function tryOn(after, isOver, effect) {
     try { [was, is] = [before.evaluate(flow.context), after.evaluate(flow.context)]; } catch { continue; }
     messages += flow.count;
     if (!since || flow.first < since) since = flow.first;
+    if (isUndecided(was) || isUndecided(is)) { undecided += flow.count; continue; }
     if (outcome(was) === outcome(is)) continue;
     const [wasText, isText] = [t.outcome[was.verdict], t.outcome[is.verdict]];
     const entry = found.get(wasText + isText) ?? { was: wasText, is: isText, messages: 0, examples: [], refuses: is.verdict === "reject" };
@@ -162,15 +185,17 @@ async function tryOn(after, isOver, effect) {
     if (entry.examples.length < 5) entry.examples.push(`<${flow.context["mail-from"]}> → <${flow.context["rcpt-to"]}>`);
     found.set(wasText + isText, entry);
   }
-  effect.value = { messages, since, changed: [...found.values()] };
+  if (!isOver()) effect.value = { messages, undecided, since, changed: [...found.values()] };
 }
 
 function EffectView({ effect }) {
   return html`<section aria-live="polite"><h2>${t.effect}</h2>
     ${!effect ? html`<p class="faint">${t.effectBusy}</p>`
+      : effect.isUnread ? html`<div class="note warn">${t.effectUnread}</div>`
       : effect.messages === 0 ? html`<p class="faint">${t.effectNothing}</p>`
       : effect.changed.length === 0 ? html`<p class="good">${t.effectNone(effect.messages, when(effect.since))}</p>`
       : effect.changed.map((it) => html`<div class="note ${it.refuses ? "warn" : ""}">${t.effectSome(it, effect.messages, when(effect.since))}<ul class="plain code">${it.examples.map((one) => html`<li>${one}</li>`)}</ul></div>`)}
+    ${effect?.undecided > 0 && html`<p class="warn">${t.effectUndecided(effect.undecided)}</p>`}
   </section>`;
 }
 
@@ -204,7 +229,7 @@ function Validation({ name }) {
         ${route.servers.map((it) => html`<details open=${it.checks?.some((check) => check.status === "failed")}><summary>${it.server ?? it.name ?? it.peer}</summary><${Checks} checks=${it.checks ?? []} /></details>`)}
         ${route.message && html`<${Checks} checks=${[route.message]} />`}`)}
     </div>
-    <${Command} line=${`portcullis validate ${tenant.value.policy} '${name}'${to.value ? ` --to ${to.value}` : ""}`} />
+    <${Command} line=${`portcullis validate ${quote(tenant.value.policy)} ${quote(name)}${to.value ? ` --to ${quote(to.value)}` : ""}`} />
   </section>`;
 }
 
@@ -212,6 +237,8 @@ const Checks = ({ checks }) => html`<ul class="plain">${checks.map((it) => html`
 
 function SaveDialog({ before, draft, effect, close }) {
   const comment = useSignal("");
+  // Whether a reason is needed is known once it has been tried on the mail that came.
+  const isWaiting = server.value.remembers && !effect;
   const refuses = (effect?.changed ?? []).some((it) => it.refuses);
   const open = (element) => { if (element && !element.open) element.showModal(); };
   const save = (event) => {
@@ -229,11 +256,11 @@ function SaveDialog({ before, draft, effect, close }) {
   return html`<dialog ref=${open} onClose=${close} aria-labelledby="save-title"><form onSubmit=${save}>
     <h2 id="save-title">${t.saveTitle}</h2>
     <${Difference} before=${pretty(before)} after=${pretty(draft)} />
-    <${EffectView} effect=${effect ?? { messages: 0, changed: [] }} />
+    ${server.value.remembers && html`<${EffectView} effect=${effect} />`}
     <div class="field"><label for="comment">${t.why}</label><input id="comment" value=${comment} required=${refuses} onInput=${(event) => { comment.value = event.target.value; }} />
       ${refuses && html`<p class="problem warn">${t.whyNeeded}</p>`}</div>
     ${problem.value && html`<div class="note bad" role="alert">${problem}</div>`}
-    <div class="bar"><button class="main">${t.saveNow}</button><button type="button" onClick=${close}>${t.cancel}</button></div>
+    <div class="bar"><button class="main" disabled=${isWaiting}>${t.saveNow}</button><button type="button" onClick=${close}>${t.cancel}</button></div>
     <${Command} line=${command(tenant.value.policy, before, draft)} />
   </form></dialog>`;
 }

@@ -4,7 +4,7 @@ import { html, useSignal, useSignalEffect } from "./vendor/preact.js";
 import * as api from "./api.js";
 import { write } from "./fields.js";
 import { t } from "./texts.js";
-import { Command, Mode, attempt, changed, go, isReadOnly, link, rules, server, tenant, tenantName, when } from "./ui.js";
+import { Command, Mode, attempt, changed, go, isReadOnly, link, quote, rules, server, tenant, tenantName, when } from "./ui.js";
 import { ImportDialog } from "./importing.js";
 
 const PAGE = 100;
@@ -21,7 +21,14 @@ export function Connectors() {
   useSignalEffect(() => {
     const [name, values] = [tenantName.value, { text: text.value, limit: shown.value }];
     void rules.value;
-    if (name) attempt(async () => { list.value = await api.connectors(name, values); });
+    if (!name) return undefined;
+    // Of two questions, the answer to the later one counts, whichever comes first.
+    let isOver = false;
+    attempt(async () => {
+      const found = await api.connectors(name, values);
+      if (!isOver) list.value = found;
+    });
+    return () => { isOver = true; };
   });
   useSignalEffect(() => {
     const name = tenantName.value;
@@ -39,12 +46,17 @@ export function Connectors() {
   };
   const each = (work) => attempt(async () => {
     let answer;
-    for (const name of selected.value) {
-      answer = await work(name, rules.value.etag);
-      rules.value = { ...rules.value, etag: `"${answer.digest}"` };
+    try {
+      let { etag } = rules.value;
+      for (const name of selected.value) {
+        answer = await work(name, etag);
+        etag = `"${answer.digest}"`;
+      }
+      selected.value = new Set();
+    } finally {
+      // Also what was changed before something was refused.
+      if (answer) await changed(answer);
     }
-    selected.value = new Set();
-    if (answer) await changed(answer);
   });
   const setMode = (mode) => each((name, etag) => {
     const connector = rules.value.document.connectors.find((it) => it.name === name);
@@ -77,7 +89,7 @@ export function Connectors() {
       <button type="button" onClick=${() => setMode("audit")}>${t.makeAudit}</button>
       <button type="button" onClick=${() => setMode("disabled")}>${t.makeDisabled}</button>
       <button type="button" onClick=${() => { removing.value = true; }}>${t.remove}</button>
-      <${Command} line=${`portcullis enforce|audit|remove ${tenant.value.policy} ${[...selected.value].map((it) => `'${it}'`).join(" ")}`} />
+      <${Command} line=${`portcullis enforce|audit|remove ${quote(tenant.value.policy)} ${[...selected.value].map(quote).join(" ")}`} />
     </div>`}
     ${removing.value && html`<div class="note warn">${t.removeSure([...selected.value].join(", "))}
       <div class="bar"><button type="button" onClick=${() => { removing.value = false; each((name, etag) => api.remove(tenantName.value, etag, name)); }}>${t.remove}</button>
@@ -87,7 +99,7 @@ export function Connectors() {
       <tbody>${connectors.map((it) => html`<${Row} key=${it.name} it=${it} canEdit=${canEdit} isSelected=${selected.value.has(it.name)} select=${select} />`)}</tbody>
     </table></div>`}
     ${connectors.length < total && html`<p><button type="button" onClick=${() => { shown.value = Math.min(1000, shown.value + PAGE); }}>${t.more}</button></p>`}
-    <${Command} line=${`portcullis list ${tenant.value?.policy}`} />
+    <${Command} line=${`portcullis list ${quote(tenant.value?.policy)}`} />
     ${importing.value && html`<${ImportDialog} close=${() => { importing.value = false; }} />`}`;
 }
 

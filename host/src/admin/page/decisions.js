@@ -2,9 +2,8 @@
 
 import { html, useSignal, useSignalEffect } from "./vendor/preact.js";
 import * as api from "./api.js";
-import { evaluator } from "./evaluator.js";
 import { t } from "./texts.js";
-import { Command, Explanation, Outcome, attempt, connectorsOf, go, inForce, isReadOnly, pretty, server, tenant, tenantName, when } from "./ui.js";
+import { Command, Explanation, Outcome, attempt, connectorsOf, evaluatorOf, go, inForce, isReadOnly, pretty, quote, rules, server, tenant, tenantName, when } from "./ui.js";
 import { begin } from "./connectors.js";
 import { askWith } from "./whatif.js";
 
@@ -19,27 +18,51 @@ export function Decisions({ connector: asked }) {
   const open = useSignal(null);
   const hasOlder = useSignal(false);
 
+  const isLost = useSignal(false);
+  const merge = (found) => {
+    const known = new Map((list.peek() ?? []).map((it) => [it.number, it]));
+    for (const it of found) known.set(it.number, it);
+    list.value = [...known.values()].sort((one, two) => two.number - one.number).slice(0, MOST);
+  };
+  const readAgain = useSignal(0);
+
   useSignalEffect(() => {
     const [name, values] = [tenantName.value, { ...filter.value, limit: PAGE }];
-    if (!name || !server.value.remembers) return;
+    void readAgain.value;
+    if (!name || !server.value.remembers) return undefined;
+    // Of two questions, the answer to the later one counts, whichever comes first.
+    let isOver = false;
     attempt(async () => {
       const { decisions } = await api.decisions(name, values);
-      list.value = decisions;
+      if (isOver) return;
+      list.value = (list.peek() ?? []).filter((it) => it.number > (decisions[0]?.number ?? 0) && fits(it, filter.peek()));
+      merge(decisions);
       hasOlder.value = decisions.length === PAGE;
     });
+    return () => { isOver = true; };
   });
   useSignalEffect(() => {
     const name = tenantName.value;
     if (!name || !isLive.value || !server.value.remembers) return undefined;
     const stop = new AbortController();
-    attempt(async () => {
-      for await (const decision of api.live(name, stop.signal)) {
-        if (decision.number && fits(decision, filter.peek())) {
-          const rest = (list.peek() ?? []).filter((it) => it.number !== decision.number);
-          list.value = [decision, ...rest].slice(0, MOST);
+    (async () => {
+      while (!stop.signal.aborted) {
+        try {
+          for await (const decision of api.live(name, stop.signal)) {
+            isLost.value = false;
+            if (decision.missed) readAgain.value += 1;
+            else if (decision.number && fits(decision, filter.peek())) merge([decision]);
+          }
+        } catch (error) {
+          if (error.status === 401) { await attempt(() => { throw error; }); return; }
         }
+        if (stop.signal.aborted) return;
+        // The server has gone, or is restarting.
+        isLost.value = true;
+        await new Promise((next) => setTimeout(next, 2000));
+        readAgain.value += 1;
       }
-    });
+    })();
     return () => stop.abort();
   });
 
@@ -52,7 +75,7 @@ export function Decisions({ connector: asked }) {
     hasOlder.value = decisions.length === PAGE;
   });
   const it = filter.value;
-  const line = ["portcullis decisions --config portcullis.toml", `--tenant '${tenantName.value}'`, it.connector && `--connector '${it.connector}'`, it.verdict && `--verdict ${it.verdict}`, it.text && `--search '${it.text}'`, isLive.value && "--follow"].filter(Boolean).join(" ");
+  const line = ["portcullis decisions --config portcullis.toml", `--tenant ${quote(tenantName.value)}`, it.connector && `--connector ${quote(it.connector)}`, it.verdict && `--verdict ${it.verdict}`, it.text && `--search ${quote(it.text)}`, isLive.value && "--follow"].filter(Boolean).join(" ");
   return html`<h1>${t.places.decisions}</h1>
     <div class="bar" role="search">
       <input type="search" data-search aria-label=${t.search} placeholder=${t.search} value=${it.text} onInput=${set("text")} />
@@ -60,7 +83,7 @@ export function Decisions({ connector: asked }) {
       <select aria-label=${t.decisionColumns.verdict} value=${it.verdict} onChange=${set("verdict")}>
         <option value="">${t.anyVerdict}</option>${Object.entries(t.outcome).map(([key, text]) => html`<option value=${key}>${text}</option>`)}<option value="audit">${t.auditVerdict}</option></select>
       <button type="button" aria-pressed=${isLive.value} onClick=${() => { isLive.value = !isLive.value; }}>${isLive.value ? t.pause : t.resume}</button>
-      <span class=${isLive.value ? "good" : "faint"} role="status">${isLive.value ? t.live : t.paused}</span>
+      <span class=${isLive.value && !isLost.value ? "good" : "faint"} role="status">${!isLive.value ? t.paused : isLost.value ? t.reconnecting : t.live}</span>
     </div>
     ${!list.value ? html`<p>${t.loading}</p>` : list.value.length === 0 ? html`<p class="faint">${t.noDecisions}</p>` : html`<div class="wide"><table class="stack">
       <thead><tr>${["time", "verdict", "from", "to", "client", "connector"].map((key) => html`<th>${t.decisionColumns[key]}</th>`)}</tr></thead>
@@ -98,12 +121,11 @@ function Why({ it }) {
     attempt(async () => {
       const versions = tenant.value?.kind === "rules" ? await api.versions(tenantName.value).catch(() => []) : [];
       const then = versions.findLast((version) => version.digest === it.policy);
-      if (then && it.policy !== tenant.value["in-force"]?.digest) {
-        const old = await evaluator();
-        old.check(await api.version(tenantName.value, then.version));
+      const isNow = rules.value && `"${it.policy}"` === rules.value.etag;
+      if (then && !isNow) {
+        const old = await evaluatorOf(await api.version(tenantName.value, then.version));
         found.value = { by: t.rulesThen(then.version), explanation: old.explain(it.context) };
       } else {
-        const isNow = it.policy === tenant.value["in-force"]?.digest;
         found.value = { by: isNow ? "" : t.rulesNow, explanation: (await inForce()).explain(it.context) };
       }
     });

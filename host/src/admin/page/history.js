@@ -3,7 +3,7 @@
 import { html, useSignal, useSignalEffect } from "./vendor/preact.js";
 import * as api from "./api.js";
 import { t } from "./texts.js";
-import { Command, Difference, attempt, changed, isReadOnly, rules, tenant, tenantName, when } from "./ui.js";
+import { Command, Difference, attempt, changed, isReadOnly, quote, rules, tenant, tenantName, when } from "./ui.js";
 
 export function History() {
   const versions = useSignal(null);
@@ -24,5 +24,5 @@ export function History() {
         <td data-label=${t.historyColumns.author}>${it.author || "–"}</td><td data-label=${t.historyColumns.action}>${it.action}</td><td data-label=${t.historyColumns.comment}>${it.comment}</td>
         <td>${number > 0 && html`<button type="button" onClick=${() => show(it.version)}>${t.show}</button> ${!isReadOnly.value && html`<button type="button" onClick=${() => restore(it.version)}>${t.restore} ${it.version}</button>`}`}</td></tr>
         ${shown.value?.number === it.version && html`<tr><td colspan="6"><${Difference} before=${shown.value.text} after=${rules.value?.text ?? ""} /></td></tr>`}`)}</tbody></table></div>`}
-    <${Command} line=${`portcullis history ${tenant.value.policy}\nportcullis restore ${tenant.value.policy} VERSION`} />`;
+    <${Command} line=${`portcullis history ${quote(tenant.value.policy)}\nportcullis restore ${quote(tenant.value.policy)} VERSION`} />`;
 }

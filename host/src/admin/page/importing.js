@@ -15,12 +15,16 @@ export function ImportDialog({ close }) {
   });
   const add = () => attempt(async () => {
     let answer;
-    for (const connector of found.value.rules.connectors) {
-      answer = await api.add(tenantName.value, rules.value.etag, connector, "import");
-      rules.value = { ...rules.value, etag: `"${answer.digest}"` };
+    try {
+      let { etag } = rules.value;
+      for (const connector of found.value.rules.connectors) {
+        answer = await api.add(tenantName.value, etag, connector, "import");
+        etag = `"${answer.digest}"`;
+      }
+    } finally {
+      if (answer) await changed(answer);
     }
-    if (answer) await changed(answer);
-    if (!problem.value) close();
+    close();
   });
   const connectors = found.value?.rules.connectors ?? [];
   return html`<dialog ref=${open} onClose=${close} aria-labelledby="import">

@@ -53,14 +53,14 @@ export async function readServer() {
 }
 
 export async function readRules() {
-  if (tenant.value?.kind !== "rules") {
-    rules.value = null;
-    return;
-  }
-  const { text, etag } = await api.policy(tenantName.value);
+  const name = tenantName.value;
+  // Nobody is shown another tenant's rules meanwhile.
+  if (rules.peek()?.tenant !== name) rules.value = null;
+  if (tenant.value?.kind !== "rules") return;
+  const { text, etag } = await api.policy(name);
   let document = null;
   try { document = JSON.parse(text); } catch { /* The evaluator tells what is wrong with it. */ }
-  rules.value = { text, etag, document, tenant: tenantName.value };
+  if (name === tenantName.peek()) rules.value = { text, etag, document, tenant: name };
 }
 
 /** Tells what became of a change, and reads again what it has changed. */
@@ -69,16 +69,21 @@ export async function changed(answer) {
   await Promise.all([readServer(), readRules()]);
 }
 
-let asked;
-let askedText;
-/** An evaluator with the rules as they are in the file. */
-export async function inForce() {
-  asked ??= await evaluator();
-  if (rules.value && askedText !== rules.value.text) {
-    askedText = rules.value.text;
-    asked.check(askedText);
+let known = {};
+/** An evaluator with rules, which the server has taken. */
+export async function evaluatorOf(text) {
+  if (known.text !== text) {
+    const asked = await evaluator();
+    if (!asked.check(text).accepted) throw new Error(t.notAccepted);
+    known = { text, asked };
   }
-  return asked;
+  return known.asked;
+}
+
+/** An evaluator with the tenant's rules as they are in the file. */
+export async function inForce() {
+  if (rules.value?.tenant !== tenantName.value) throw new Error(t.noRules);
+  return evaluatorOf(rules.value.text);
 }
 
 export const when = (time) => {
@@ -138,6 +143,9 @@ export function Difference({ before, after }) {
   const around = (list, from, to) => list.slice(Math.max(0, from), to).map((line) => `  ${line}\n`).join("");
   return html`<pre>${around(old, start - 3, start)}${old.slice(start, old.length - end).map((line) => html`<del>- ${line}${"\n"}</del>`)}${now.slice(start, now.length - end).map((line) => html`<ins>+ ${line}${"\n"}</ins>`)}${around(old, old.length - end, old.length - end + 3)}</pre>`;
 }
+
+/** A text as the shell takes it for one word. */
+export const quote = (text) => `'${String(text).replaceAll("'", "'\\''")}'`;
 
 /** JSON as people write it. */
 export const pretty = (value) => (value === undefined ? "" : JSON.stringify(value, null, 2));

@@ -2,7 +2,7 @@
 
 import { html, useSignal } from "./vendor/preact.js";
 import { t } from "./texts.js";
-import { Command, Explanation, attempt, inForce, tenant } from "./ui.js";
+import { Command, Explanation, attempt, inForce, quote, tenant } from "./ui.js";
 
 const fromContext = (context) => ({
   direction: context.direction ?? "inbound",
@@ -25,12 +25,11 @@ function toContext(facts) {
   return context;
 }
 
-const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 const commandOf = (facts) => [
-  `portcullis explain ${tenant.value?.policy}`,
+  `portcullis explain ${quote(tenant.value?.policy)}`,
   facts.direction === "outbound" && "--direction outbound",
   `--from ${quote(facts.from)}`, `--to ${quote(facts.to)}`,
-  facts.ip && `--ip ${facts.ip}`, facts.tls && `--tls ${facts.tls}`,
+  facts.ip && `--ip ${quote(facts.ip)}`, facts.tls && `--tls ${facts.tls}`,
   ...facts.names.split(/[\n,]/).map((name) => name.trim()).filter(Boolean).map((name) => `--cert-name ${quote(name)}`),
 ].filter(Boolean).join(" ");
 

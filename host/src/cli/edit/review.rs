@@ -214,6 +214,12 @@ fn context_of(line: &[u8]) -> Option<Context> {
 }
 
 fn told(effect: &Effect, others: u64, since: Option<&str>) -> String {
+    // A server decides about each recipient.
+    let unit = if since.is_some() {
+        "decisions"
+    } else {
+        "messages"
+    };
     let since = since.map_or_else(String::new, |since| format!(" since {since}"));
     let mut text = String::new();
     for ((was, is), changed) in &effect.changed {
@@ -222,7 +228,7 @@ fn told(effect: &Effect, others: u64, since: Option<&str>) -> String {
             (was, is) => format!("would be {is}, and were {was}"),
         };
         text.push_str(&format!(
-            "{} of {} messages{since} {count}:\n",
+            "{} of {} {unit}{since} {count}:\n",
             changed.messages, effect.messages
         ));
         for (from, to, connector) in &changed.examples {
@@ -239,8 +245,14 @@ fn told(effect: &Effect, others: u64, since: Option<&str>) -> String {
     }
     if effect.changed.is_empty() {
         text.push_str(&format!(
-            "of {} messages{since}, none would have another outcome\n",
+            "of {} {unit}{since}, none would have another outcome\n",
             effect.messages
+        ));
+    }
+    if effect.undecided > 0 {
+        text.push_str(&format!(
+            "of {} it cannot be told: not all facts are known of them ([log] clients)\n",
+            effect.undecided
         ));
     }
     if others > 0 {

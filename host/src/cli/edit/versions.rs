@@ -36,7 +36,9 @@ impl History {
                 output::result(&lines.concat())?;
                 let last = versions.last();
                 if last.is_some_and(|last| last.digest != digest) {
-                    output::tell("the file has been changed since, without portcullis; the next save keeps that as a version\n");
+                    output::tell(
+                        "the file has been changed since, without portcullis; the next save keeps that as a version\n",
+                    );
                 }
             }
         }

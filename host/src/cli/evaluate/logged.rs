@@ -5,13 +5,14 @@ use std::io::{BufReader, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use portcullis::{Context, Decision, PolicySession, Verdict};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Line, read_line};
+use crate::cli::lines::{Line, read_line};
 use crate::cli::output;
+use crate::observe::decisions::outcome;
 
 /// A line of the log. Of other lines, all of this is absent.
 #[derive(Deserialize)]
@@ -23,6 +24,7 @@ struct Logged {
     connector: String,
     failed: String,
     transaction: String,
+    tenant: String,
 }
 
 impl Default for Logged {
@@ -33,6 +35,7 @@ impl Default for Logged {
             connector: String::new(),
             failed: String::new(),
             transaction: String::new(),
+            tenant: String::new(),
         }
     }
 }
@@ -66,6 +69,7 @@ struct Different<'a> {
 /// If the log cannot be read.
 pub async fn evaluate(
     path: &Path,
+    tenant: Option<&str>,
     diff: bool,
     session: &mut PolicySession,
 ) -> anyhow::Result<ExitCode> {
@@ -74,6 +78,7 @@ pub async fn evaluate(
     let mut output = BufWriter::new(std::io::stdout().lock());
     let mut line = Vec::new();
     let (mut decisions, mut different, mut others) = (0_u64, 0_u64, 0_u64);
+    let (mut only, mut undecided) = (String::new(), 0_u64);
     for number in 1.. {
         match read_line(&mut input, &mut line).with_context(cannot)? {
             Line::End => break,
@@ -89,6 +94,16 @@ pub async fn evaluate(
             others += 1;
             continue;
         };
+        match tenant {
+            Some(tenant) if logged.tenant != tenant => continue,
+            Some(_) => {}
+            None if decisions == 0 => only = logged.tenant.clone(),
+            None if only == logged.tenant => {}
+            None => bail!(
+                "{}:{number}: the log has decisions of several tenants: say with --tenant whose these rules are",
+                path.display()
+            ),
+        }
         decisions += 1;
         let verdict = match session.try_decide(&context).await {
             Ok(decision) => decision.into_verdict(),
@@ -104,6 +119,10 @@ pub async fn evaluate(
             failed: logged.failed,
         };
         let is = decided(&verdict);
+        if is.failed == "fact-unavailable" && was.failed != is.failed {
+            undecided += 1;
+            continue;
+        }
         if was != is {
             different += 1;
             let told = Different {
@@ -123,6 +142,11 @@ pub async fn evaluate(
             "{different} of {decisions} decisions would be others\n"
         ));
     }
+    if undecided > 0 {
+        output::tell(&format!(
+            "of {undecided} it cannot be told: not all facts are in the log ([log] clients)\n"
+        ));
+    }
     if others > 0 {
         output::tell(&format!("{others} lines of the log have no context\n"));
     }
@@ -139,17 +163,10 @@ fn context_of(value: &Value) -> Option<Context> {
 
 /// As the log tells it.
 fn decided(verdict: &Verdict) -> Decided {
-    let (connector, failed) = match verdict {
-        Verdict::Accept(acceptance) => (acceptance.connectors.join(", "), ""),
-        Verdict::Reject(refusal) | Verdict::Defer(refusal) => (
-            refusal.connector.clone().unwrap_or_default(),
-            &*refusal.failed,
-        ),
-        Verdict::Deliver(delivery) => (delivery.connector.clone().unwrap_or_default(), ""),
-    };
+    let (connector, failed) = outcome(verdict);
     Decided {
         verdict: verdict.name().into(),
         connector,
-        failed: failed.into(),
+        failed,
     }
 }

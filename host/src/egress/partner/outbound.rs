@@ -17,7 +17,7 @@ use super::servers::Servers;
 use super::this_host::ThisHost;
 use super::verify::Requirements;
 use crate::config;
-use crate::decisions::{Connected, Recorder};
+use crate::decisions::{Connected, Recorder, digest_of_protection};
 use crate::egress::client::{
     Cause, ClientError, HANDSHAKE, MailError, Sender, SmtpClient, StartTls,
 };
@@ -274,6 +274,7 @@ impl Outbound {
                 certificate: chain.map(|chain| certificate::facts(chain, &server.authorities)),
                 failure: None,
                 audit_connector: path.audited.clone(),
+                audit_requires: path.audit.as_ref().map(digest_of_protection),
                 audit: reached.audit.as_ref().map(ToString::to_string),
             }
         });
@@ -290,6 +291,7 @@ impl Outbound {
             certificate: None,
             failure: Some(redact::redact(&failure.to_string()).into_owned()),
             audit_connector: None,
+            audit_requires: None,
             audit: None,
         });
     }

@@ -42,7 +42,25 @@ pub fn is_local(ip: IpAddr) -> bool {
 fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_private() || ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64,
-        IpAddr::V6(ip) => ip.is_unique_local(),
+        IpAddr::V6(ip) => {
+            ip.is_unique_local()
+                || embedded(ip).is_some_and(|v4| !is_public(v4.into()) || is_private(v4.into()))
+        }
+    }
+}
+
+/// The IPv4 address that a translator finds in an IPv6 address: NAT64 (RFC 6052, RFC 8215) and 6to4 (RFC 3056).
+fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    let octets = ip.octets();
+    let at = |from: usize| {
+        let part = octets.get(from..from + 4)?;
+        Some(Ipv4Addr::new(part[0], part[1], part[2], part[3]))
+    };
+    match ip.segments() {
+        [0x64, 0xff9b, ..] => at(12),
+        [0x2002, ..] => at(2),
+        [0, 0, 0, 0, 0, 0, _, _] => at(12),
+        _ => None,
     }
 }
 

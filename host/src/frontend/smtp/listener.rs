@@ -50,6 +50,8 @@ pub struct Settings {
     pub tls: HashMap<usize, ServerTls>,
     /// Whom to ask what clients' addresses are called, if anybody wants to know.
     pub names: Option<Arc<Dns>>,
+    /// Whether there are tenants that are not known for a mistake: nobody's mail may be theirs.
+    pub lacks_tenants: bool,
 }
 
 impl Settings {

@@ -220,7 +220,8 @@ impl Session {
             let text = "too many recipients, send again for this one";
             return Err(Rejection::new(Reason::TooMany, 452, (4, 5, 3), text));
         }
-        let of = responsible(&self.listener.egress, transaction, to)?.clone();
+        let lacks_tenants = self.settings.lacks_tenants;
+        let of = responsible(&self.listener.egress, transaction, to, lacks_tenants)?.clone();
         *tenant = Some(of.clone());
         if transaction.shares_no_header(&of, to, &self.listener.egress) {
             return Err(Rejection::own_transaction(
@@ -337,9 +338,14 @@ fn responsible<'a>(
     exit: &Egress,
     transaction: &'a Transaction,
     to: &Address,
+    lacks_tenants: bool,
 ) -> Result<&'a Arc<Tenant>, Rejection> {
     match exit {
         Egress::NextHop(_) => of_recipient(&transaction.policies, to).ok_or_else(|| {
+            if lacks_tenants {
+                let text = "it cannot be told whose domain this is, try again later";
+                return Rejection::new(Reason::Policy, 451, (4, 3, 5), text);
+            }
             let text = "relay access denied";
             Rejection::new(Reason::RelayDenied, 550, (5, 7, 1), text)
         }),
