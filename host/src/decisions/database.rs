@@ -14,6 +14,7 @@ use rusqlite::{
 
 use super::DAY;
 use super::record::{Connected, Decided, Kept, digest_of, kept, written};
+use super::recorder::Count;
 
 /// The layout of the tables; a file of another one is begun anew.
 const VERSION: i64 = 2;
@@ -30,6 +31,8 @@ const SLACK: i64 = 256;
 const COUNTER_DAYS: i64 = 400;
 /// How often room is made for what is written in one go.
 const MAX_TRIES: u32 = 4;
+/// Flows whose decisions may be counted only.
+const MAX_KNOWN: usize = 20_000;
 /// A flow takes about as much room as so many decisions.
 const FLOW_WEIGHT: i64 = 8;
 /// Connections to partners that are kept of a tenant.
@@ -183,6 +186,34 @@ pub struct Database {
     tenants: HashMap<Arc<str>, i64>,
     /// What came of each tenant since it was looked whether there is too much.
     news: HashMap<i64, News>,
+    /// The flows of today, by the hash of their decisions.
+    known: Known,
+}
+
+/// The flows of today that are in the file.
+#[derive(Default)]
+struct Known {
+    flows: HashMap<u64, KnownFlow>,
+    /// Those that have come since somebody asked.
+    fresh: Vec<u64>,
+    /// Whether others are known no longer.
+    is_reset: bool,
+}
+
+impl Known {
+    fn forget(&mut self) {
+        self.flows.clear();
+        self.fresh.clear();
+        self.is_reset = true;
+    }
+}
+
+/// A flow that is in the file.
+pub struct KnownFlow {
+    id: i64,
+    tenant: i64,
+    day: i64,
+    outcomes: Vec<(String, Outcome)>,
 }
 
 /// Rows that are new.
@@ -242,7 +273,32 @@ impl Database {
             limits,
             tenants: HashMap::new(),
             news: HashMap::new(),
+            known: Known {
+                is_reset: true,
+                ..Known::default()
+            },
         })
+    }
+
+    /// The hashes of decisions whose flows are in the file since the last time, and whether those of before are not.
+    pub fn fresh(&mut self) -> (Vec<u64>, bool) {
+        let is_reset = std::mem::take(&mut self.known.is_reset);
+        (std::mem::take(&mut self.known.fresh), is_reset)
+    }
+
+    /// Adds decisions to flows that are in the file.
+    pub fn count(&mut self, counted: &[(u64, Count)]) -> rusqlite::Result<()> {
+        let known = std::mem::take(&mut self.known);
+        let done = self.batch(|batch| {
+            for (hash, count) in counted {
+                if let Some(flow) = known.flows.get(hash) {
+                    batch.count(flow, *count)?;
+                }
+            }
+            Ok(())
+        });
+        self.known = known;
+        done
     }
 
     /// Whether the file is still in its place.
@@ -320,6 +376,7 @@ impl Database {
             transaction: &transaction,
             tenants: &mut self.tenants,
             news: &mut self.news,
+            known: &mut self.known,
         })?;
         transaction.commit()?;
         Ok(written)
@@ -397,9 +454,11 @@ impl Database {
     fn tidy(&mut self) -> rusqlite::Result<()> {
         let is_full = |news: &News| news.flows >= SLACK || news.decisions >= SLACK;
         let full = self.news.iter().filter(|(_, news)| is_full(news));
-        let full: Vec<i64> = full.map(|(tenant, _)| *tenant).collect();
+        let full: Vec<(i64, bool)> = full
+            .map(|(tenant, news)| (*tenant, news.flows >= SLACK))
+            .collect();
         let keep = i64::from(self.limits.keep);
-        for tenant in full {
+        for (tenant, has_flows) in full {
             let transaction = self.connection.transaction()?;
             let keep = Keep {
                 flows: keep,
@@ -407,6 +466,9 @@ impl Database {
             };
             forget(&transaction, tenant, keep)?;
             transaction.commit()?;
+            if has_flows {
+                self.known.forget();
+            }
             let none = News {
                 flows: 0,
                 decisions: 0,
@@ -447,7 +509,9 @@ impl Database {
             forget(&transaction, tenant, keep)?;
             gone += size(tenant) / 2;
         }
-        transaction.commit()
+        transaction.commit()?;
+        self.known.forget();
+        Ok(())
     }
 }
 
@@ -562,6 +626,7 @@ struct Batch<'a> {
     transaction: &'a Transaction<'a>,
     tenants: &'a mut HashMap<Arc<str>, i64>,
     news: &'a mut HashMap<i64, News>,
+    known: &'a mut Known,
 }
 
 /// A flow of a batch.
@@ -593,14 +658,14 @@ enum Outcome {
 }
 
 impl Tally {
-    fn add(&mut self, outcome: Outcome, time: i64) {
+    fn add(&mut self, outcome: Outcome, time: i64, number: i64) {
         self.last = self.last.max(time);
         *match outcome {
             Outcome::Passed => &mut self.passed,
             Outcome::Refused => &mut self.refused,
             Outcome::Deferred => &mut self.deferred,
             Outcome::Audited => &mut self.audited,
-        } += 1;
+        } += number;
     }
 }
 
@@ -641,12 +706,13 @@ impl Batch<'_> {
             places.push(place);
             for (name, outcome) in outcomes(&decided.verdict) {
                 let tally = tallies.entry((tenant, day, name)).or_default();
-                tally.add(outcome, kept.time);
+                tally.add(outcome, kept.time, 1);
             }
         }
         for (place, flow) in &mut flows {
             let (decided, kept) = (&decided[flow.example], &kept[flow.example]);
             self.flow(*place, flow, decided, kept)?;
+            self.know(*place, flow.id, decided);
         }
         for ((tenant, day, name), tally) in tallies {
             self.tally(tenant, day, name, &tally)?;
@@ -731,6 +797,40 @@ impl Batch<'_> {
             flow.count
         ])?;
         self.news.entry(tenant).or_default().flows += 1;
+        Ok(())
+    }
+
+    /// From now on, decisions like this one may be counted only.
+    fn know(&mut self, (tenant, day, _): (i64, i64, [u8; 16]), id: i64, decided: &Decided) {
+        let mut known = self.known.flows.values();
+        if known.next().is_some_and(|other| other.day != day) || self.known.flows.len() >= MAX_KNOWN
+        {
+            self.known.forget();
+        }
+        let outcomes = outcomes(&decided.verdict);
+        let flow = KnownFlow {
+            id,
+            tenant,
+            day,
+            outcomes: outcomes.map(|(name, it)| (name.to_owned(), it)).collect(),
+        };
+        self.known.flows.insert(decided.hash, flow);
+        self.known.fresh.push(decided.hash);
+    }
+
+    fn count(&mut self, flow: &KnownFlow, count: Count) -> rusqlite::Result<()> {
+        self.transaction
+            .prepare_cached("UPDATE flow SET count = count + ?, last = max(last, ?) WHERE id = ?")?
+            .execute(params![count.number, count.last, flow.id])?;
+        for (name, outcome) in &flow.outcomes {
+            let mut tally = Tally::default();
+            tally.add(
+                *outcome,
+                count.last,
+                i64::try_from(count.number).unwrap_or(i64::MAX),
+            );
+            self.tally(flow.tenant, flow.day, name, &tally)?;
+        }
         Ok(())
     }
 

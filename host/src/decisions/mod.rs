@@ -15,7 +15,7 @@ mod tests;
 
 pub use self::database::{DatabaseError, Limits, place};
 pub use self::query::{Connection, Counters, Decision, Decisions, Filter, Flow, Validated, moment};
-pub use self::record::{Connected, Decided, digest_of_protection, domain, milliseconds};
+pub use self::record::{Connected, Told, digest_of_protection, domain, milliseconds};
 pub use self::recorder::Recorder;
 
 /// Seconds of a day.

@@ -1,5 +1,6 @@
 //! What is told of a decision and of a connection to a partner.
 
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,8 +11,76 @@ use serde_json::{Value, json};
 use crate::observe::redact;
 use aws_lc_rs::digest::{SHA256, digest};
 
-/// A decision about a recipient.
+/// A decision about a recipient, as it is told.
+pub struct Told<'a> {
+    /// Whose policy has decided.
+    pub tenant: &'a Arc<str>,
+    /// The digest of its file.
+    pub policy: Option<Sha256>,
+    /// The session's id.
+    pub session: &'a str,
+    /// The transaction's id.
+    pub transaction: &'a str,
+    /// The facts.
+    pub context: &'a Context,
+    /// The decision.
+    pub verdict: &'a Verdict,
+}
+
+impl Told<'_> {
+    /// What it has in common with others of the same flow, as far as is seen at once: it is asked for with each message.
+    pub fn hash(&self, state: &RandomState) -> u64 {
+        let Told {
+            tenant,
+            policy,
+            context,
+            verdict,
+            ..
+        } = self;
+        let mut hasher = state.build_hasher();
+        (tenant, policy, context.direction() as u8).hash(&mut hasher);
+        domain(context.mail_from()).hash(&mut hasher);
+        domain(context.rcpt_to()).hash(&mut hasher);
+        match context.client_ip() {
+            ClientAddress::Known(ip) => ip.hash(&mut hasher),
+            other => (other == ClientAddress::None).hash(&mut hasher),
+        }
+        if let Some(tls) = context.session_tls() {
+            tls.version.hash(&mut hasher);
+        }
+        if let Some(certificate) = context.certificate() {
+            (certificate.sha256, certificate.trust.map(|it| it as u8)).hash(&mut hasher);
+            certificate.anchors.hash(&mut hasher);
+            if certificate.sha256.is_none() {
+                (&certificate.dns_names, &certificate.issuer).hash(&mut hasher);
+            }
+        }
+        if let HeaderFrom::Addresses(addresses) = context.header() {
+            for address in &addresses {
+                domain(address).hash(&mut hasher);
+            }
+        }
+        verdict.name().hash(&mut hasher);
+        match verdict {
+            Verdict::Accept(acceptance) => acceptance.connectors.hash(&mut hasher),
+            Verdict::Reject(refusal) | Verdict::Defer(refusal) => {
+                (&refusal.connector, &refusal.failed).hash(&mut hasher);
+            }
+            Verdict::Deliver(delivery) => {
+                (&delivery.connector, &delivery.audit_connector).hash(&mut hasher);
+            }
+        }
+        for finding in verdict.audit() {
+            (&finding.connector, &finding.failed).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+}
+
+/// A decision about a recipient, on its way to be kept.
 pub struct Decided {
+    /// What it has in common with others of the same flow, while the program runs.
+    pub hash: u64,
     /// Whose policy has decided.
     pub tenant: Arc<str>,
     /// The digest of its file.

@@ -1,24 +1,28 @@
 //! The thread that keeps decisions.
 
 use std::collections::HashMap;
+use std::hash::RandomState;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{broadcast, oneshot};
 
 use super::database::{Database, DatabaseError, Limits, NewValidation};
 use super::query::Decision;
-use super::record::{Connected, Decided, milliseconds};
+use super::record::{Connected, Decided, Told, milliseconds};
 
 /// Decisions that wait to be written; what comes on top is lost.
 const MAX_WAITING: usize = 8192;
 /// Decisions that are written in one go.
 const MAX_BATCH: usize = 4096;
+/// Decisions that are kept one by one in a second, so that very many cost no more.
+const MAX_EACH_SECOND: u32 = 100;
 /// How long decisions are gathered, and how long if somebody watches.
 const GATHERED: Duration = Duration::from_secs(1);
 const GATHERED_LIVE: Duration = Duration::from_millis(100);
@@ -44,6 +48,78 @@ pub struct Recorder {
     path: Option<PathBuf>,
     /// What was told, where no file has it.
     memory: Mutex<Memory>,
+    hashing: RandomState,
+    budget: Budget,
+    counts: Arc<Counts>,
+}
+
+/// How many decisions are kept one by one: so many in a second.
+#[derive(Default)]
+struct Budget {
+    second: AtomicU64,
+    spent: AtomicU32,
+}
+
+impl Budget {
+    /// Whether one more may be.
+    fn spend(&self, now: SystemTime) -> bool {
+        let second = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        if self.second.swap(second, Ordering::Relaxed) != second {
+            self.spent.store(0, Ordering::Relaxed);
+        }
+        self.spent.fetch_add(1, Ordering::Relaxed) < MAX_EACH_SECOND
+    }
+}
+
+/// Decisions of flows that are in the file, which are only counted.
+#[derive(Default)]
+struct Counts(Mutex<HashMap<u64, Count>>);
+
+/// How many decisions of a flow there were, and the last.
+#[derive(Clone, Copy, Default)]
+pub struct Count {
+    /// How many.
+    pub number: u64,
+    /// Milliseconds since 1970.
+    pub last: i64,
+}
+
+impl Counts {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Count>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one more; false if the flow is not in the file.
+    fn add(&self, hash: u64, now: i64) -> bool {
+        match self.lock().get_mut(&hash) {
+            Some(count) => {
+                count.number += 1;
+                count.last = now;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// From now on, decisions of these flows are counted here, and if those of before are gone, of no others.
+    fn know(&self, fresh: &[u64], is_reset: bool) {
+        let mut all = self.lock();
+        if is_reset {
+            all.clear();
+        }
+        for hash in fresh {
+            all.entry(*hash).or_default();
+        }
+    }
+
+    /// What was counted, which is counted anew from now on.
+    fn take(&self) -> Vec<(u64, Count)> {
+        let mut all = self.lock();
+        let counted = all.iter_mut().filter(|(_, count)| count.number > 0);
+        counted
+            .map(|(hash, count)| (*hash, std::mem::take(count)))
+            .collect()
+    }
 }
 
 /// Notices that were told, and when.
@@ -83,6 +159,9 @@ impl Recorder {
             live: broadcast::Sender::new(1),
             path: None,
             memory: Mutex::default(),
+            hashing: RandomState::new(),
+            budget: Budget::default(),
+            counts: Arc::default(),
         }
     }
 
@@ -94,7 +173,9 @@ impl Recorder {
         let database = Database::open(path, limits)?;
         let (events, received) = sync_channel(MAX_WAITING);
         let live = broadcast::Sender::new(BEHIND);
+        let counts = Arc::<Counts>::default();
         let writer = Writer {
+            counts: counts.clone(),
             path: path.into(),
             limits,
             database: Some(database),
@@ -112,6 +193,9 @@ impl Recorder {
             live,
             path: Some(path.into()),
             memory: Mutex::default(),
+            hashing: RandomState::new(),
+            budget: Budget::default(),
+            counts,
         })
     }
 
@@ -125,11 +209,26 @@ impl Recorder {
         self.path.as_deref()
     }
 
-    /// A decision was made.
-    pub fn decided(&self, decided: impl FnOnce() -> Decided) {
-        if self.keeps() {
-            self.send(Event::Decided(Box::new(decided())));
+    /// A decision was made. Of very many, only some are kept one by one, and the others are counted.
+    pub fn decided(&self, told: &Told<'_>) {
+        if !self.keeps() {
+            return;
         }
+        let now = SystemTime::now();
+        let hash = told.hash(&self.hashing);
+        if !self.budget.spend(now) && self.counts.add(hash, milliseconds(now)) {
+            return;
+        }
+        self.send(Event::Decided(Box::new(Decided {
+            hash,
+            tenant: told.tenant.clone(),
+            policy: told.policy,
+            time: now,
+            session: told.session.into(),
+            transaction: told.transaction.into(),
+            context: told.context.clone(),
+            verdict: told.verdict.clone(),
+        })));
     }
 
     /// A partner's server was spoken with.
@@ -225,6 +324,7 @@ pub enum StartError {
 }
 
 struct Writer {
+    counts: Arc<Counts>,
     path: PathBuf,
     limits: Limits,
     /// Absent while it cannot be opened.
@@ -272,7 +372,12 @@ impl Writer {
     /// What happens within some time; `None` once nobody can tell anything any more.
     fn gather(&self) -> Option<Gathered> {
         let mut gathered = Gathered::default();
-        gathered.add(self.received.recv().ok()?);
+        match self.received.recv_timeout(GATHERED) {
+            Ok(event) => gathered.add(event),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            // Something may have been counted.
+            Err(RecvTimeoutError::Timeout) => return Some(gathered),
+        }
         let time = match self.live.receiver_count() {
             0 => GATHERED,
             _ => GATHERED_LIVE,
@@ -289,6 +394,9 @@ impl Writer {
     }
 
     fn write(&mut self, gathered: Gathered) {
+        if let Err(error) = self.write_counts() {
+            self.complain(&error);
+        }
         let number = gathered.len() as u64;
         match self.try_write(gathered.decided, &gathered.connected) {
             Ok(()) => {}
@@ -304,6 +412,15 @@ impl Writer {
         }
     }
 
+    /// Writes what was only counted.
+    fn write_counts(&mut self) -> Result<(), DatabaseError> {
+        let counted = self.counts.take();
+        if counted.is_empty() {
+            return Ok(());
+        }
+        self.with(|database| database.count(&counted))
+    }
+
     fn try_write(
         &mut self,
         decided: Vec<Decided>,
@@ -313,6 +430,10 @@ impl Writer {
             return Ok(());
         }
         let written = self.with(|database| database.write(decided, connected))?;
+        if let Some(database) = &mut self.database {
+            let (fresh, is_reset) = database.fresh();
+            self.counts.know(&fresh, is_reset);
+        }
         if self.live.receiver_count() > 0 {
             for written in written {
                 let live = Live {

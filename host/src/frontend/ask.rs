@@ -1,14 +1,13 @@
 //! The one call of every front door: decide, count, log.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use portcullis::store::{Snapshot, Store, Tenant};
 use portcullis::tls::Authorities;
 use portcullis::{Context, Decision, PeerCertificate, Security, TenantSession, Trust, Verdict};
 
 use super::expiry::Expiring;
-use crate::decisions::{Decided, Recorder};
+use crate::decisions::{Recorder, Told};
 use crate::observe::decisions::{self, Asked};
 use crate::observe::metrics::Metrics;
 
@@ -83,14 +82,13 @@ impl Asker {
         decisions::log(&asked, context, decision.verdict());
         expiring.look(request.tenant, context, decision.verdict());
         if is_news(context, decision.verdict()) {
-            recorder.decided(|| Decided {
-                tenant: tenant.clone(),
+            recorder.decided(&Told {
+                tenant,
                 policy: request.tenant.in_force.map(|it| it.digest),
-                time: SystemTime::now(),
-                session: request.session.into(),
-                transaction: request.transaction.into(),
-                context: context.clone(),
-                verdict: decision.verdict().clone(),
+                session: request.session,
+                transaction: request.transaction,
+                context,
+                verdict: decision.verdict(),
             });
         }
         decision
