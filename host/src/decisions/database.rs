@@ -13,8 +13,7 @@ use rusqlite::{
 };
 
 use super::DAY;
-use super::record::{Connected, Decided, Kept, digest_of, kept, written};
-use super::recorder::Count;
+use super::record::{Connected, Count, Decided, Kept, digest_of, kept, written};
 
 /// The layout of the tables; a file of another one is begun anew.
 const VERSION: i64 = 2;

@@ -147,6 +147,15 @@ pub struct Kept {
     pub context: Context,
 }
 
+/// How many decisions of a flow there were, and the last.
+#[derive(Clone, Copy, Default)]
+pub struct Count {
+    /// How many.
+    pub number: u64,
+    /// Milliseconds since 1970.
+    pub last: i64,
+}
+
 /// Milliseconds since 1970.
 pub fn milliseconds(time: SystemTime) -> i64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();

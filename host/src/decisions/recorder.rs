@@ -15,7 +15,7 @@ use tokio::sync::{broadcast, oneshot};
 
 use super::database::{Database, DatabaseError, Limits, NewValidation};
 use super::query::Decision;
-use super::record::{Connected, Decided, Told, milliseconds};
+use super::record::{Connected, Count, Decided, Told, milliseconds};
 
 /// Decisions that wait to be written; what comes on top is lost.
 const MAX_WAITING: usize = 8192;
@@ -74,15 +74,6 @@ impl Budget {
 /// Decisions of flows that are in the file, which are only counted.
 #[derive(Default)]
 struct Counts(Mutex<HashMap<u64, Count>>);
-
-/// How many decisions of a flow there were, and the last.
-#[derive(Clone, Copy, Default)]
-pub struct Count {
-    /// How many.
-    pub number: u64,
-    /// Milliseconds since 1970.
-    pub last: i64,
-}
 
 impl Counts {
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Count>> {
