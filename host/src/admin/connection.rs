@@ -21,9 +21,10 @@ use super::api::Admin;
 use super::routes;
 use crate::config::AdminAddress;
 
-/// How many may be connected at a time, and how many of one peer.
+/// How many may be connected at a time, and how many of one peer. A hosting panel is one peer with many clients, so
+/// it may have most places; some stay free for others.
 const MAX_CLIENTS: usize = 128;
-const MAX_OF_PEER: usize = 32;
+const MAX_OF_PEER: usize = 112;
 /// How long a connection may last, whatever it does.
 const LIFETIME: Duration = Duration::from_secs(10 * 60);
 /// How long a request's header may take.
