@@ -49,6 +49,13 @@ impl Answer {
     }
 }
 
+/// The URL of an API that listens on an address.
+pub fn url(daemon: &Daemon) -> String {
+    let line = daemon.wait_for_log("API listening");
+    let (_, url) = line.rsplit_once("admin=").expect("an address");
+    url.trim().to_owned()
+}
+
 /// Makes a token, with the options of `portcullis admin token`.
 pub fn token(daemon: &Daemon, options: &[&str]) -> String {
     let config = daemon.folder().join("portcullis.toml");

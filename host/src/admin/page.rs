@@ -25,6 +25,7 @@ const FILES: &[(&str, &str, &[u8])] = files! {
     "/style.css" STYLE "style.css";
     "/icon.svg" IMAGE "icon.svg";
     "/app.js" SCRIPT "app.js";
+    "/aside.js" SCRIPT "aside.js";
     "/api.js" SCRIPT "api.js";
     "/connector.js" SCRIPT "connector.js";
     "/connectors.js" SCRIPT "connectors.js";
@@ -36,6 +37,7 @@ const FILES: &[(&str, &str, &[u8])] = files! {
     "/texts.js" SCRIPT "texts.js";
     "/ui.js" SCRIPT "ui.js";
     "/whatif.js" SCRIPT "whatif.js";
+    "/worker.js" SCRIPT "worker.js";
     "/vendor/preact.js" SCRIPT "vendor/preact.js";
     "/vendor/LICENSES.txt" TEXT "vendor/LICENSES.txt";
 };

@@ -2,10 +2,11 @@
 
 import { html, useSignal, useComputed, useSignalEffect } from "./vendor/preact.js";
 import * as api from "./api.js";
+import { ask } from "./aside.js";
 import { evaluator } from "./evaluator.js";
 import { STEPS, about, command, fresh, isAbout, read, write } from "./fields.js";
 import { t } from "./texts.js";
-import { Command, Difference, attempt, changed, go, inForce, isReadOnly, link, pretty, problem, quote, rules, server, tenant, tenantName, when } from "./ui.js";
+import { Command, Difference, attempt, changed, go, isReadOnly, link, pretty, problem, quote, rules, server, tenant, tenantName, when } from "./ui.js";
 
 /** Flows that a draft is tried on. */
 const FLOWS = 5000;
@@ -64,14 +65,16 @@ function Form({ before, direction }) {
     })();
     const timer = setTimeout(async () => {
       const { document, number } = whole.peek();
-      const all = await evaluator();
-      const found = all.check(JSON.stringify(document));
+      let found;
+      try { found = await ask("check", { document: JSON.stringify(document) }); } catch (error) { problem.value = error.message; return; }
       if (isOver) return;
       const mine = `connectors[${number}]`;
       const isMine = (it) => it.path === mine || it.path.startsWith(`${mine}.`);
       own.value = found.problems.filter(isMine).map((it) => ({ ...it, path: it.path.slice(mine.length + 1) }));
       others.value = found.problems.filter((it) => !isMine(it));
-      if (found.accepted) await tryOn(all, () => isOver, effect);
+      if (!found.accepted || !server.value?.remembers) return;
+      const tried = await tryDraft();
+      if (!isOver) effect.value = tried;
     }, QUIET);
     return () => { isOver = true; clearTimeout(timer); };
   });
@@ -141,51 +144,22 @@ function FieldInput({ field, draft, problems }) {
 }
 
 let known;
-/** The mail that is remembered; asked for once for each visit of a connector's page, and each change of the rules. */
-async function mail() {
+/** Gives the worker the mail that is remembered; once for each visit of a connector's page, and each change of the rules. */
+function giveMail() {
   const key = `${tenantName.value} ${rules.value?.etag}`;
-  if (known?.key !== key) known = { key, flows: api.flows(tenantName.value, FLOWS) };
-  try {
-    return await known.flows;
-  } catch (error) {
-    known = undefined;
-    throw error;
-  }
+  if (known?.key !== key) known = { key, given: api.flows(tenantName.value, FLOWS).then((flows) => ask("remember", { flows })) };
+  return known.given;
 }
 
-/** Asks the rules in force and those of the draft about all mail that is remembered, a part at a time. */
-async function tryOn(after, isOver, effect) {
-  if (!server.value.remembers) return;
-  let flows;
-  let before;
+/** What the draft, which the worker has checked last, would do to the mail that is remembered. */
+async function tryDraft() {
   try {
-    flows = await mail();
-    before = await inForce();
+    await giveMail();
+    return await ask("compare", { inForce: rules.value.text });
   } catch {
-    effect.value = { isUnread: true, messages: 0, changed: [] };
-    return;
+    known = undefined;
+    return { isUnread: true, messages: 0, changed: [] };
   }
-  const found = new Map();
-  let [messages, undecided] = [0, 0];
-  let since;
-  const isUndecided = (verdict) => verdict.failed === "fact-unavailable";
-  const outcome = (verdict) => (verdict.verdict === "deliver" ? JSON.stringify([verdict.route, verdict.tls]) : verdict.verdict);
-  for (const [number, flow] of flows.entries()) {
-    if (number % 200 === 199) await new Promise((next) => setTimeout(next));
-    if (isOver()) return;
-    let was, is;
-    try { [was, is] = [before.evaluate(flow.context), after.evaluate(flow.context)]; } catch { continue; }
-    messages += flow.count;
-    if (!since || flow.first < since) since = flow.first;
-    if (isUndecided(was) || isUndecided(is)) { undecided += flow.count; continue; }
-    if (outcome(was) === outcome(is)) continue;
-    const [wasText, isText] = [t.outcome[was.verdict], t.outcome[is.verdict]];
-    const entry = found.get(wasText + isText) ?? { was: wasText, is: isText, messages: 0, examples: [], refuses: is.verdict === "reject" };
-    entry.messages += flow.count;
-    if (entry.examples.length < 5) entry.examples.push(`<${flow.context["mail-from"]}> → <${flow.context["rcpt-to"]}>`);
-    found.set(wasText + isText, entry);
-  }
-  if (!isOver()) effect.value = { messages, undecided, since, changed: [...found.values()] };
 }
 
 function EffectView({ effect }) {
