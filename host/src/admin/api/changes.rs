@@ -16,6 +16,14 @@ use crate::edit::replace::replace;
 use crate::edit::text::{self, TextError};
 use crate::edit::{Note, Version, digest_of};
 
+/// What is known of a change before it is made.
+struct Begun {
+    tenant: config::Tenant,
+    /// The version that it is made to.
+    base: Option<String>,
+    comment: String,
+}
+
 /// What may be said of a change.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -28,17 +36,12 @@ struct Why {
 impl Admin {
     /// Puts a policy in the place of the one in the tenant's file.
     pub async fn put_policy(&self, caller: &Caller, asked: Asked) -> Result<Answer, Refusal> {
-        let tenant = self.writable(asked.tenant())?;
-        let why: Why = asked.parameters()?;
-        match (is_component(&tenant.policy), asked.is_component) {
-            (true, true) => self.put_component(caller, &tenant, asked).await,
+        let begun = self.begin(&asked)?;
+        match (is_component(&begun.tenant.policy), asked.is_component) {
+            (true, true) => self.put_component(caller, &begun.tenant, asked).await,
             (false, false) => {
                 let text = asked.text()?;
-                let base = asked.if_match.clone();
-                self.save(caller, &tenant, base, why.comment, "put rules", |_| {
-                    Ok(text)
-                })
-                .await
+                self.save(caller, begun, "put rules", |_| Ok(text)).await
             }
             (true, false) => Err(Refusal::new(
                 StatusCode::CONFLICT,
@@ -53,102 +56,70 @@ impl Admin {
 
     /// Adds a connector to the tenant's rules.
     pub async fn add_connector(&self, caller: &Caller, asked: Asked) -> Result<Answer, Refusal> {
-        let tenant = self.writable(asked.tenant())?;
-        let why: Why = asked.parameters()?;
+        let begun = self.begin(&asked)?;
         let connector: Map<String, Value> = asked.json()?;
         let name = connector.get("name").and_then(Value::as_str);
         let action = format!("add {:?}", name.unwrap_or_default());
         let change = |document: &str| text::add(document, &connector);
-        self.save(
-            caller,
-            &tenant,
-            asked.if_match,
-            why.comment,
-            &action,
-            change,
-        )
-        .await
+        self.save(caller, begun, &action, change).await
     }
 
     /// Changes a connector where it stands.
     pub async fn put_connector(&self, caller: &Caller, asked: Asked) -> Result<Answer, Refusal> {
-        let tenant = self.writable(asked.tenant())?;
-        let why: Why = asked.parameters()?;
+        let begun = self.begin(&asked)?;
         let connector: Map<String, Value> = asked.json()?;
         let name = asked.name().to_owned();
         let action = format!("edit {name:?}");
         let change = |document: &str| text::update(document, &name, &connector);
-        self.save(
-            caller,
-            &tenant,
-            asked.if_match,
-            why.comment,
-            &action,
-            change,
-        )
-        .await
+        self.save(caller, begun, &action, change).await
     }
 
     /// Removes a connector.
     pub async fn remove_connector(&self, caller: &Caller, asked: Asked) -> Result<Answer, Refusal> {
-        let tenant = self.writable(asked.tenant())?;
-        let why: Why = asked.parameters()?;
+        let begun = self.begin(&asked)?;
         let name = asked.name().to_owned();
         let action = format!("remove {name:?}");
         let change = |document: &str| text::remove(document, &name);
-        self.save(
-            caller,
-            &tenant,
-            asked.if_match,
-            why.comment,
-            &action,
-            change,
-        )
-        .await
+        self.save(caller, begun, &action, change).await
     }
 
     /// Brings a version back.
     pub async fn restore(&self, caller: &Caller, asked: Asked) -> Result<Answer, Refusal> {
-        let tenant = self.writable(asked.tenant())?;
-        let why: Why = asked.parameters()?;
+        let begun = self.begin(&asked)?;
         let version: u64 = asked
             .name()
             .parse()
             .map_err(|_| Refusal::not_found("there is no such version"))?;
-        let editor = self.editor(&tenant).await?;
+        let editor = self.editor(&begun.tenant).await?;
         let content = apart(move || editor.content(version)).await?;
         let action = format!("restore version {version}");
-        self.save(
-            caller,
-            &tenant,
-            asked.if_match,
-            why.comment,
-            &action,
-            |_| Ok(content),
-        )
-        .await
+        self.save(caller, begun, &action, |_| Ok(content)).await
     }
 
-    /// A tenant whose policy may be changed.
-    fn writable(&self, tenant: &str) -> Result<config::Tenant, Refusal> {
-        let tenant = self.tenant(tenant)?;
-        match self.read_only(&tenant) {
-            None => Ok(tenant),
-            Some(why) => Err(Refusal::new(StatusCode::FORBIDDEN, why)),
+    /// A change of a tenant whose policy may be changed.
+    fn begin(&self, asked: &Asked) -> Result<Begun, Refusal> {
+        let tenant = self.tenant(asked.tenant())?;
+        if let Some(why) = self.read_only(&tenant) {
+            return Err(Refusal::new(StatusCode::FORBIDDEN, why));
         }
+        let why: Why = asked.parameters()?;
+        Ok(Begun {
+            tenant,
+            base: asked.if_match.clone(),
+            comment: why.comment,
+        })
     }
 
     /// Changes the text of a tenant's rules, saves it, and waits until it is in force.
     async fn save(
         &self,
         caller: &Caller,
-        tenant: &config::Tenant,
-        base: Option<String>,
-        comment: String,
+        begun: Begun,
         action: &str,
         change: impl FnOnce(&str) -> Result<String, TextError>,
     ) -> Result<Answer, Refusal> {
-        let base = needed(base)?;
+        let tenant = &begun.tenant;
+        let base = needed(begun.base)?;
         let editor = Arc::new(self.editor(tenant).await?);
         let reader = editor.clone();
         let before = apart(move || reader.read()).await?;
@@ -170,7 +141,7 @@ impl Admin {
         let note = Note {
             author: caller.token.name.clone(),
             action: action.into(),
-            comment,
+            comment: begun.comment,
         };
         let saved = editor.save(checked, &base, note).await;
         let version = saved.map_err(super::not_edited)?;
