@@ -102,6 +102,15 @@ impl Client {
         client
     }
 
+    /// The code of the reply to a recipient, in a session of its own.
+    pub fn recipient(address: SocketAddr, from: &str, to: &str) -> u16 {
+        let mut client = Client::greeted(address);
+        client.hello(false, None);
+        let code = client.envelope(from, to).code;
+        client.quit();
+        code
+    }
+
     /// Connects and reads the greeting; the server may be gone, or full.
     pub fn try_greeted(address: SocketAddr) -> io::Result<Client> {
         Client::try_connect(address)?.greeting()

@@ -16,9 +16,10 @@ use super::answer::Refusal;
 use super::tokens::{NotTaken, Token, Tokens};
 use crate::config::Admin;
 
-/// Wrong tokens of one peer after which it has to wait, and for how long.
+/// Wrong tokens of one peer after which it has to wait.
 const MAX_FAILURES: u32 = 10;
-const PAUSE: Duration = Duration::from_secs(60);
+/// How long it has to wait.
+pub const PAUSE: Duration = Duration::from_secs(60);
 /// Peers that are remembered.
 const MAX_PEERS: u64 = 10_000;
 

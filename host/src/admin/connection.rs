@@ -1,6 +1,7 @@
 //! The socket of the API and its page.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -8,23 +9,30 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::access::Peer;
+use super::answer::Answer;
 use super::api::Admin;
 use super::routes;
 use crate::config::AdminAddress;
 
-/// How many may be connected at a time, and how many of one peer. A hosting panel is one peer with many clients, so
-/// it may have most places; some stay free for others.
+/// How many may be connected at a time.
 const MAX_CLIENTS: usize = 128;
-const MAX_OF_PEER: usize = 112;
+/// How many of one address, which anybody may have who reaches it.
+const MAX_OF_ADDRESS: usize = 32;
+/// How many of one user, whom the socket's mode has let in: a hosting panel is one user with many clients.
+const MAX_OF_USER: usize = 112;
+/// How many that are too many are told so at a time, and how long that may take.
+const MAX_TURNED_AWAY: usize = 16;
+const FAREWELL: Duration = Duration::from_secs(2);
 /// How long a connection may last, whatever it does.
 const LIFETIME: Duration = Duration::from_secs(10 * 60);
 /// How long a request's header may take.
@@ -99,6 +107,7 @@ async fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
 /// descriptor that mail needs.
 pub async fn serve(bound: Bound, admin: Arc<Admin>) {
     let permits = Arc::new(Semaphore::new(MAX_CLIENTS));
+    let turned_away = Arc::new(Semaphore::new(MAX_TURNED_AWAY));
     let inside: Arc<Mutex<HashMap<Peer, usize>>> = Arc::default();
     while let Ok(permit) = permits.clone().acquire_owned().await {
         let accepted = match &bound {
@@ -117,17 +126,22 @@ pub async fn serve(bound: Bound, admin: Arc<Admin>) {
             continue;
         };
         let Some(place) = Place::of(&inside, &peer) else {
+            // Those that cannot even be told are closed.
+            if let Ok(told) = turned_away.clone().try_acquire_owned() {
+                drop(permit);
+                tokio::spawn(async move {
+                    let _told = told;
+                    let _ = timeout(FAREWELL, converse(stream, routes::turn_away)).await;
+                });
+            }
             continue;
         };
         let admin = admin.clone();
         tokio::spawn(async move {
             let (_permit, _place) = (permit, place);
-            let conversation = async {
-                match stream {
-                    Stream::Unix(stream) => converse(stream, peer, admin).await,
-                    Stream::Tcp(stream) => converse(stream, peer, admin).await,
-                }
-            };
+            let conversation = converse(stream, |request| {
+                routes::answer(admin.clone(), peer.clone(), request)
+            });
             // Whoever never reads holds no place for ever; a page that watches comes again.
             let _ = timeout(LIFETIME, conversation).await;
         });
@@ -144,7 +158,11 @@ impl Place {
     fn of(inside: &Arc<Mutex<HashMap<Peer, usize>>>, peer: &Peer) -> Option<Place> {
         let mut all = inside.lock().unwrap_or_else(PoisonError::into_inner);
         let own = all.entry(peer.clone()).or_default();
-        if *own >= MAX_OF_PEER {
+        let most = match peer {
+            Peer::User(_) => MAX_OF_USER,
+            Peer::Address(_) => MAX_OF_ADDRESS,
+        };
+        if *own >= most {
             return None;
         }
         *own += 1;
@@ -172,20 +190,21 @@ enum Stream {
     Tcp(tokio::net::TcpStream),
 }
 
-async fn converse(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: Peer,
-    admin: Arc<Admin>,
-) {
+async fn converse<F>(stream: Stream, answer: impl Fn(Request<Incoming>) -> F)
+where
+    F: Future<Output = Answer>,
+{
     let service = service_fn(|request| {
-        let (admin, peer) = (admin.clone(), peer.clone());
-        async move { Ok::<_, std::convert::Infallible>(routes::answer(admin, peer, request).await) }
+        let answered = answer(request);
+        async { Ok::<_, Infallible>(answered.await) }
     });
-    // Whoever is slower, or gone, has no answer.
-    let _ = http1::Builder::new()
-        .timer(TokioTimer::new())
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
         .header_read_timeout(HEADER)
-        .max_buf_size(64 << 10)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+        .max_buf_size(64 << 10);
+    // Whoever is slower, or gone, has no answer.
+    let _ = match stream {
+        Stream::Unix(stream) => http.serve_connection(TokioIo::new(stream), service).await,
+        Stream::Tcp(stream) => http.serve_connection(TokioIo::new(stream), service).await,
+    };
 }

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, IF_MATCH, WWW_AUTHENTICATE,
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, IF_MATCH, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -15,7 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::access::Peer;
+use super::access::{PAUSE, Peer};
 use super::answer::{Answer, Refusal, whole};
 use super::api::{Admin, Caller};
 use super::page;
@@ -303,10 +304,12 @@ pub async fn answer(admin: Arc<Admin>, peer: Peer, request: Request<Incoming>) -
         Ok(answer) => answer,
         Err(refusal) => {
             let mut answer = refusal.answer();
-            // RFC 9110 §15.5.2 and §15.5.6.
+            // RFC 9110 §15.5.2, §15.5.6 and §15.6.4, RFC 6585 §4.
             let (name, value) = match refusal.status {
                 StatusCode::UNAUTHORIZED => (WWW_AUTHENTICATE, "Bearer".to_owned()),
                 StatusCode::METHOD_NOT_ALLOWED => (ALLOW, refusal.error.clone()),
+                StatusCode::SERVICE_UNAVAILABLE => (RETRY_AFTER, "1".to_owned()),
+                StatusCode::TOO_MANY_REQUESTS => (RETRY_AFTER, PAUSE.as_secs().to_string()),
                 _ => return answer,
             };
             if let Ok(value) = HeaderValue::from_str(&value) {
@@ -453,6 +456,18 @@ async fn read(
         body,
         _room: room,
     })
+}
+
+/// Answers a request of a peer that has too many connections already.
+pub async fn turn_away(request: Request<Incoming>) -> Answer {
+    // What is sent and not read would take the answer with it (RFC 9112 §9.6).
+    let _ = Limited::new(request.into_body(), SMALL).collect().await;
+    let text = "you have too many connections; close some, and ask again";
+    let mut answer = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text).answer();
+    let headers = answer.headers_mut();
+    headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
 }
 
 /// Memory for a body, of which there is so much for all.

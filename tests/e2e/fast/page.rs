@@ -1,6 +1,6 @@
 //! The page of `[admin]`, in a real browser.
 
-use portcullis_tests::admin::{ADMIN, token};
+use portcullis_tests::admin::{ADMIN, token, url};
 use portcullis_tests::browser::Window;
 use portcullis_tests::outbound::{LEVEL_RECORDS, LEVELS, Setting};
 use portcullis_tests::{Behaviour, Browser, Client, Config, Listener, MockServer, Pki, TestBed};
@@ -34,26 +34,16 @@ fn config(rules: &str) -> Config {
         .with(&ADMIN.replace("admin.sock", "127.0.0.1:0"))
 }
 
-fn address(bed: &TestBed) -> String {
-    let line = bed.wait_for_log("API listening");
-    let (_, address) = line.rsplit_once("admin=").expect("an address");
-    address.trim().to_owned()
-}
-
 /// A browser that has opened the link of a token with these options.
 fn opened(bed: &TestBed, options: &[&str]) -> Browser {
     let token = token(bed, options);
     let mut browser = Browser::start();
-    browser.open(&format!("{}#token={token}", address(bed)));
+    browser.open(&format!("{}#token={token}", url(bed)));
     browser
 }
 
 fn rcpt(bed: &TestBed, from: &str) -> u16 {
-    let mut client = Client::greeted(bed.address());
-    client.hello(false, None);
-    let code = client.envelope(from, "bob@contoso.com").code;
-    client.quit();
-    code
+    Client::recipient(bed.address(), from, "bob@contoso.com")
 }
 
 #[test]

@@ -8,11 +8,7 @@ const CLOSED: &str = r#"{"connectors": [{"name": "closed", "direction": "inbound
     "from": {"sender-domains": ["*"]}, "require": {"certificate-names": ["x.test"]}}]}"#;
 
 fn rcpt(bed: &TestBed, to: &str) -> u16 {
-    let mut client = Client::greeted(bed.address());
-    client.hello(false, None);
-    let code = client.envelope("a@sender.test", to).code;
-    client.quit();
-    code
+    Client::recipient(bed.address(), "a@sender.test", to)
 }
 
 fn bed() -> TestBed {
