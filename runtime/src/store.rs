@@ -202,7 +202,7 @@ impl Store {
         let policy = loading.await.map_err(wrong)?;
         let tests = tests.as_ref().map(|(path, bytes)| (*path, &bytes[..]));
         let tried = self.try_out(&policy, true, tests).await;
-        tried.map(|_| ()).map_err(|source| {
+        tried.map_err(|source| {
             wrong(Cause::Fails {
                 path: tenant.policy.clone(),
                 source,
@@ -321,8 +321,8 @@ impl Store {
                 let (source, policy) = (old.source.clone()?, old.policy.clone()?);
                 Some((source, policy))
             });
-            let is_mute = |old: &Arc<Tenant>| old.source.as_ref().is_some_and(|it| it.is_mute);
-            let replaces = old.is_some_and(|old| old.policy.is_some() && !is_mute(old));
+            let in_force = old.and_then(|old| old.policy.as_ref());
+            let replaces = in_force.is_some_and(|policy| !policy.is_mute());
             let reading = Reading {
                 store: self.clone(),
                 files: Files::of(tenant),
@@ -505,7 +505,6 @@ impl Store {
         let passed = tests.as_ref().map(|(_, bytes)| digest_of(bytes));
         let known = known.filter(|(known, _)| known.digest == digest);
         let is_passed = known.as_ref().is_some_and(|(it, _)| it.passed == passed);
-        let mut is_mute = known.as_ref().is_some_and(|(it, _)| it.is_mute);
         let policy = match known {
             Some((_, policy)) => policy,
             None => self.load_bytes(&tenant.policy, bytes, turn).await?,
@@ -515,7 +514,7 @@ impl Store {
                 .as_ref()
                 .map(|(path, bytes)| (path.as_path(), &bytes[..]));
             let tried = self.try_out(&policy, replaces, tests).await;
-            is_mute = tried.map_err(|source| Cause::Fails {
+            tried.map_err(|source| Cause::Fails {
                 path: tenant.policy.clone(),
                 source,
             })?;
@@ -526,36 +525,36 @@ impl Store {
             versions,
             digest,
             passed,
-            is_mute,
         };
         Ok(Loaded { source, policy })
     }
 
     /// Sees whether a policy does what it must: what replaces another answers at least one question, as rules always
-    /// do, and it passes its cases. Tells whether it answers none.
+    /// do, and it passes its cases.
     async fn try_out(
         &self,
         policy: &Arc<LoadedPolicy>,
         replaces: bool,
         tests: Option<(&Path, &[u8])>,
-    ) -> Result<bool, CasesError> {
-        let mut is_mute = false;
-        if !policy.is_built_in
-            && let Err(error) = cases::probe(&self.engine.loader, policy, replaces).await
-        {
-            if replaces {
-                return Err(error);
+    ) -> Result<(), CasesError> {
+        if !policy.is_built_in {
+            let probed = cases::probe(&self.engine.loader, policy, replaces).await;
+            match probed {
+                Ok(()) => policy.set_mute(false),
+                Err(error) if replaces => return Err(error),
+                // There is nothing better that could stay in force.
+                Err(error) => {
+                    policy.set_mute(true);
+                    let error = error.to_string();
+                    self.observer().mute(&policy.name, &one_line(&error));
+                }
             }
-            // There is nothing better that could stay in force.
-            let error = error.to_string();
-            self.observer().mute(&policy.name, &one_line(&error));
-            is_mute = true;
         }
         if let Some((path, bytes)) = tests {
             let cases = Cases::read(path, bytes)?;
             cases.run(&self.engine.loader, policy).await?;
         }
-        Ok(is_mute)
+        Ok(())
     }
 
     /// The policy that a file holds, for which its turn has come.

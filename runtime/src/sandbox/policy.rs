@@ -1,7 +1,7 @@
 //! A policy that is loaded.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use portcullis_types::Description;
 
@@ -36,6 +36,8 @@ pub struct LoadedPolicy {
     slow: AtomicU32,
     /// Evaluations in a row without an answer.
     failures: AtomicU32,
+    /// Whether it answered nothing when it was taken.
+    mute: AtomicBool,
 }
 
 impl LoadedPolicy {
@@ -51,6 +53,7 @@ impl LoadedPolicy {
             slow_calls: SlowCalls::default(),
             slow: AtomicU32::new(0),
             failures: AtomicU32::new(0),
+            mute: AtomicBool::new(false),
         }
     }
 
@@ -81,6 +84,16 @@ impl LoadedPolicy {
     /// It has not answered; tells whether it is failing from now on.
     pub fn has_failed(&self) -> bool {
         self.failures.fetch_add(1, Ordering::Relaxed) + 1 == FAILING
+    }
+
+    /// Whether it answered nothing when it was taken. Any other may replace it.
+    pub fn is_mute(&self) -> bool {
+        self.mute.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has answered when it was tried out.
+    pub fn set_mute(&self, mute: bool) {
+        self.mute.store(mute, Ordering::Relaxed);
     }
 
     /// The error of a failure.

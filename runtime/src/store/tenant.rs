@@ -65,8 +65,6 @@ pub(super) struct Source {
     pub(super) digest: [u8; 32],
     /// Of the cases that it has passed.
     pub(super) passed: Option<[u8; 32]>,
-    /// Whether it has answered nothing when it was taken.
-    pub(super) is_mute: bool,
 }
 
 /// What the file system tells of a policy and of its cases.

@@ -334,6 +334,25 @@ fn a_policy_that_does_not_do_what_it_must_is_not_taken() {
     assert_eq!(version_now(&daemon), "B");
 }
 
+/// What answers nothing is no better than what replaces it, even if its file could not be read meanwhile.
+#[test]
+fn a_policy_that_answers_nothing_is_replaced_by_any_other() {
+    let mute = |number: u8| {
+        let data = format!("(data (i32.const 4096) \"{number}\")");
+        Module::new("unreachable").with(&data).component()
+    };
+    let config = config("policy.wasm").file("policy.wasm", mute(0));
+    let daemon = TestBed::start(config);
+    let path = daemon.folder().join("policy.wasm");
+    fs::remove_file(&path).expect("removed");
+    fs::create_dir(&path).expect("a folder");
+    daemon.wait_for_log("new policy rejected");
+    fs::remove_dir(&path).expect("removed");
+    let before = daemon.count_log("policy loaded");
+    daemon.replace("policy.wasm", &mute(1));
+    daemon.wait_for_log_times("policy loaded", before + 1);
+}
+
 /// systemd may ask for a reload as soon as the process is there.
 #[test]
 fn a_reload_that_is_asked_for_while_it_starts_ends_nothing() {
