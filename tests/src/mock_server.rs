@@ -185,6 +185,14 @@ impl MockServer {
         }
     }
 
+    /// Says no more on any connection that stands, and listens on.
+    pub fn fall_silent(&self) {
+        for stream in self.ledger.open.lock().unwrap().iter() {
+            // It may be closed already.
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+    }
+
     /// What it has taken so far.
     pub fn taken(&self) -> Vec<Taken> {
         self.ledger.taken.lock().unwrap().clone()

@@ -117,7 +117,7 @@ impl Pool {
         close(idle);
     }
 
-    /// Lets connections go that were idle too long, as long as the pool lives.
+    /// Lets connections go that were idle too long or that the server has closed, as long as the pool lives.
     pub async fn sweep(pool: Weak<Pool>) {
         let mut ticks = interval(SWEEP);
         loop {
@@ -133,11 +133,10 @@ impl Pool {
         let mut expired = Vec::new();
         let mut state = self.lock();
         for connections in state.connections.values_mut() {
-            // They stand in the order in which they became idle.
-            let kept = connections
-                .idle
-                .partition_point(|idle| idle.since.elapsed() >= self.limits.idle);
-            expired.extend(connections.idle.drain(..kept));
+            // A server that says anything now says that it closes (RFC 5321 §3.8): it should not wait for our part.
+            expired.extend(connections.idle.extract_if(.., |idle| {
+                idle.since.elapsed() >= self.limits.idle || !idle.client.is_in_step()
+            }));
         }
         state.idle -= expired.len();
         state.connections.retain(|_, connections| {

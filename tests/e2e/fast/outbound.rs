@@ -392,6 +392,19 @@ fn what_is_idle_too_long_is_let_go_politely() {
     assert_eq!(partner.connections(), 2);
 }
 
+/// A server that closes first waits for the other side, and may keep its connection in its own count until then.
+#[test]
+fn what_the_server_has_closed_is_closed_at_once() {
+    let long = format!("{SHORT_TIMEOUTS}\n[connections]\nidle = \"1h\"\n");
+    let setting = Setting::start(Pki::new(), LEVELS, &[LEVEL_RECORDS], &long);
+    let partner = honest(&setting, 2, "mx.partner.test");
+    assert!(setting.send("a@verify.test").is_delivered());
+    partner.fall_silent();
+    partner.wait_for_command("TLS QUIT");
+    assert!(setting.send("a@verify.test").is_delivered());
+    assert_eq!(partner.connections(), 2);
+}
+
 #[test]
 fn our_certificate_is_shown_to_partners_who_pin_it() {
     let pki = Pki::new();
