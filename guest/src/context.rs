@@ -5,7 +5,9 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-use portcullis_types::{Certificate as CertificateJson, Sha256 as Digest, TLS_VERSIONS, mailbox};
+use portcullis_types::{
+    COMMON_NAME, Certificate as CertificateJson, Sha256 as Digest, TLS_VERSIONS, mailbox,
+};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -17,8 +19,8 @@ use crate::problems::{Path, Problems};
 use crate::reader::{Object, choice, elements, field_names, string};
 use crate::text::shorten;
 use crate::{
-    Certificate, ClientAddress, Context, Direction, HeaderFrom, PeerCertificate, SessionSecurity,
-    Tls, Trust,
+    Attribute, Certificate, ClientAddress, Context, Direction, HeaderFrom, PeerCertificate,
+    SessionSecurity, Tls, Trust,
 };
 
 /// What stands for a fact that the host cannot tell.
@@ -60,7 +62,13 @@ pub fn read(node: Node, path: &Path, problems: &mut Problems) -> Option<Context>
             Some((node, _)) if is_unknown(node) => HeaderFrom::Unknown,
             Some((node, path)) => HeaderFrom::Addresses(addresses(node, &path, problems)),
         },
-        attributes: Vec::new(),
+        attributes: optional_string(&object, COMMON_NAME, problems)
+            .map(|value| Attribute {
+                name: COMMON_NAME.into(),
+                value,
+            })
+            .into_iter()
+            .collect(),
     })
 }
 

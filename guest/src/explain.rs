@@ -11,7 +11,7 @@ use crate::connector::{
     Connector, Digests, Inbound, Kind, Outbound, Requirements, Selectors, Texts,
 };
 use crate::decide::{Matched, Rank};
-use crate::facts::{Facts, Identity, Known};
+use crate::facts::{Facts, Identity, Known, common_name};
 use crate::names::PatternSet;
 use crate::order::sort_by;
 use crate::reads::Reads;
@@ -284,7 +284,10 @@ fn certificate_fact(facts: &Facts) -> String {
         (_, Known::Is(certificate)) => {
             let trust = certificate.trust.map_or(UNKNOWN, |trust| trust.name());
             let anchors = foreign_anchors(certificate);
-            format!("{} ({trust}{anchors})", names_fact(certificate))
+            format!(
+                "{} ({trust}{anchors})",
+                names_fact(facts.context, certificate)
+            )
         }
     }
 }
@@ -298,9 +301,12 @@ fn foreign_anchors(certificate: &Certificate) -> String {
     }
 }
 
-fn names_fact(certificate: &Certificate) -> String {
+fn names_fact(context: &crate::Context, certificate: &Certificate) -> String {
     match certificate.dns_names.as_deref() {
-        None => UNKNOWN.into(),
+        None => match common_name(context) {
+            Some(name) => format!("{name}, other names unknown"),
+            None => UNKNOWN.into(),
+        },
         Some([]) => "a certificate without names".into(),
         Some(names) => some_of(names.iter(), names.len()),
     }
@@ -362,7 +368,7 @@ fn fact(requirement: Requirement, facts: &Facts) -> String {
         _ => match facts.certificate() {
             Known::Absent => "no certificate".into(),
             Known::Unknown => UNKNOWN.into(),
-            Known::Is(certificate) => fact_of_certificate(requirement, certificate),
+            Known::Is(certificate) => fact_of_certificate(requirement, facts, certificate),
         },
     }
 }
@@ -381,7 +387,11 @@ fn encryption_fact(facts: &Facts) -> String {
     }
 }
 
-fn fact_of_certificate(requirement: Requirement, certificate: &Certificate) -> String {
+fn fact_of_certificate(
+    requirement: Requirement,
+    facts: &Facts,
+    certificate: &Certificate,
+) -> String {
     let digest = |digest: Option<crate::connector::Sha256>| {
         digest.map_or_else(|| UNKNOWN.into(), |it| Sha256::from(it).to_string())
     };
@@ -397,7 +407,7 @@ fn fact_of_certificate(requirement: Requirement, certificate: &Certificate) -> S
             Some([]) => "none".into(),
             Some(anchors) => some_of(anchors.iter(), anchors.len()),
         },
-        Requirement::CertificateName => names_fact(certificate),
+        Requirement::CertificateName => names_fact(facts.context, certificate),
         _ => certificate.subject.clone(),
     }
 }

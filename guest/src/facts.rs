@@ -4,6 +4,8 @@ use alloc::borrow::Cow;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
+use portcullis_types::COMMON_NAME;
+
 use crate::connector::{PUBLIC, Texts};
 use crate::names::{self, CertificateName};
 use crate::truth::Truth;
@@ -76,10 +78,15 @@ impl<'a> Facts<'a> {
             HeaderFrom::Addresses(addresses) if reads_header_from => &addresses[..],
             _ => &[],
         };
-        let names = match certificate(context) {
-            Known::Is(certificate) => certificate.dns_names.as_deref().unwrap_or_default(),
-            _ => &[],
+        let presented = match certificate(context) {
+            Known::Is(certificate) => Some(certificate),
+            Known::Absent | Known::Unknown => None,
         };
+        let names = presented.and_then(|certificate| certificate.dns_names.as_deref());
+        // Of all its names this one may be known.
+        let common_name = presented
+            .filter(|certificate| certificate.dns_names.is_none())
+            .and_then(|_| common_name(context));
         Facts {
             context,
             client_ip: match context.client_ip {
@@ -96,8 +103,11 @@ impl<'a> Facts<'a> {
                 && matches!(context.header_from, HeaderFrom::Unknown),
             recipient: names::address_domain(&context.rcpt_to),
             certificate_names: names
+                .unwrap_or_default()
                 .iter()
-                .filter_map(|n| CertificateName::parse(n))
+                .map(|name| &name[..])
+                .chain(common_name)
+                .filter_map(CertificateName::parse)
                 .collect(),
         }
     }
@@ -134,12 +144,14 @@ impl<'a> Facts<'a> {
         &self.certificate_names
     }
 
-    /// Whether a name of the certificate fits.
+    /// Whether a name of the certificate fits. Where not all of them are known, one that is may fit, and that none
+    /// does cannot be told.
     pub fn has_name(&self, fits: impl FnMut(&CertificateName) -> bool) -> Truth {
+        let fits = self.certificate_names.iter().any(fits);
         self.certificate()
             .satisfies(|certificate| match certificate.dns_names {
-                Some(_) => self.certificate_names.iter().any(fits).into(),
-                None => Truth::Unknown,
+                None if !fits => Truth::Unknown,
+                _ => fits.into(),
             })
     }
 
@@ -213,4 +225,11 @@ impl Trust {
     pub(crate) fn name(self) -> &'static str {
         portcullis_types::Trust::from(self).name()
     }
+}
+/// A name of the certificate where not all of them are known: what Postfix tells of one is its CN. An authority lists that
+/// among the names (CA/Browser Forum, Baseline Requirements 7.1.4.3), so it is one of them whatever the others are.
+pub fn common_name(context: &Context) -> Option<&str> {
+    let mut attributes = context.attributes.iter();
+    let attribute = attributes.find(|attribute| attribute.name == COMMON_NAME)?;
+    Some(&attribute.value)
 }

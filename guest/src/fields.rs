@@ -209,6 +209,7 @@ fields! {
         "mail-from": Address, "The envelope sender; empty for the null sender.";
         "rcpt-to": Address, "The envelope recipient.";
         "header-from": HeaderFrom, "The addresses of the From header, or \"unknown\".";
+        "certificate-common-name": Text, "A name of the peer's certificate, where not all of its names are known.";
     }
 
     /// An encrypted session.

@@ -255,7 +255,8 @@ impl Index {
         }
         // A certificate that is not trusted identifies nobody.
         if facts.is_trusted().is_possible() {
-            match facts.has_name(|_| true) {
+            // Whether it may have names that are not known.
+            match facts.has_name(|_| false) {
                 Truth::Unknown => found.list(self.by_certificate),
                 Truth::Yes | Truth::No => found.certificate_names(facts),
             }

@@ -98,7 +98,7 @@ impl Context {
         self
     }
 
-    /// With a fact that the interface has no field for. The built-in evaluator ignores it.
+    /// With a fact that the interface has no field for. The built-in evaluator knows [`types::COMMON_NAME`] only.
     pub fn attribute(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.lowered_mut().attributes.push(evaluation::Attribute {
             name: name.into(),

@@ -57,8 +57,8 @@ mod text;
 pub mod tls;
 
 pub use portcullis_types::{
-    Acceptance, Attribute, Certificate, ClientAddress, Connector, Consideration, Dane, Delivery,
-    Description, Direction, Explanation, Fact, Finding, HeaderFrom, Host, Mode, MtaSts,
+    Acceptance, Attribute, COMMON_NAME, Certificate, ClientAddress, Connector, Consideration, Dane,
+    Delivery, Description, Direction, Explanation, Fact, Finding, HeaderFrom, Host, Mode, MtaSts,
     NamedAuthority, Outcome, PeerCertificate, Problem, Protection, Refusal, RequirementOutcome,
     Route, Security, SelectorOutcome, Selectors, Severity, Sha256, SmartHost, Summary, Tls,
     TlsLevel, Trust, Verdict, mailbox, tls_version, tls_version_name,

@@ -10,6 +10,7 @@ use crate::failure::{EvaluationError, Failure};
 use crate::sandbox::engine::Engine;
 use crate::sandbox::instance::Instance;
 use crate::sandbox::policy::LoadedPolicy;
+use portcullis_types::Explanation;
 
 /// A session talks to few organizations; of one that talks to more the oldest instance is dropped.
 const MAX_INSTANCES: usize = 4;
@@ -79,13 +80,7 @@ impl Session {
         policy: Option<&Arc<LoadedPolicy>>,
         context: &Context,
     ) -> Result<Decision, EvaluationError> {
-        let Some(policy) = policy else {
-            return Err(EvaluationError {
-                policy: "none".into(),
-                failure: Failure::NoPolicy,
-                wrote: String::new(),
-            });
-        };
+        let policy = policy.ok_or_else(no_policy)?;
         let is_its = |retained: &RetainedInstance| Arc::ptr_eq(retained.instance.policy(), policy);
         let retained = self.retained.iter().position(is_its);
         let mut instance = match retained {
@@ -99,6 +94,22 @@ impl Session {
             .map_err(|reason| policy.failed(Failure::Invalid(reason)))
     }
 
+    /// Decides, and gives the reasons.
+    ///
+    /// # Errors
+    /// If the policy does not answer.
+    pub async fn explain(
+        &mut self,
+        policy: Option<&Arc<LoadedPolicy>>,
+        context: &Context,
+    ) -> Result<Explanation, EvaluationError> {
+        let policy = policy.ok_or_else(no_policy)?;
+        Instance::new(&self.engine, policy)
+            .await?
+            .explain(context)
+            .await
+    }
+
     fn retain(&mut self, tenant: &Arc<str>, instance: Instance) {
         if self.retained.len() >= MAX_INSTANCES {
             self.retained.remove(0);
@@ -110,5 +121,13 @@ impl Session {
                 _permit: permit,
             });
         }
+    }
+}
+
+fn no_policy() -> EvaluationError {
+    EvaluationError {
+        policy: "none".into(),
+        failure: Failure::NoPolicy,
+        wrote: String::new(),
     }
 }

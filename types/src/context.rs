@@ -38,8 +38,29 @@ pub struct Context {
     #[serde(skip_serializing_if = "HeaderFrom::is_pending")]
     pub header_from: HeaderFrom,
     /// Facts added in later versions.
-    #[serde(skip)]
+    #[serde(
+        rename = "certificate-common-name",
+        skip_serializing_if = "has_no_common_name",
+        serialize_with = "write_common_name"
+    )]
     pub attributes: Vec<Attribute>,
+}
+
+/// The name of the attribute that is a name of the certificate, where not all of them are known.
+pub const COMMON_NAME: &str = "certificate-common-name";
+
+/// A name of the certificate, where not all of them are known.
+pub fn common_name(attributes: &[Attribute]) -> Option<&str> {
+    let named = attributes.iter().find(|it| it.name == COMMON_NAME)?;
+    Some(&named.value)
+}
+
+fn has_no_common_name(attributes: &[Attribute]) -> bool {
+    common_name(attributes).is_none()
+}
+
+fn write_common_name<S: Serializer>(attributes: &[Attribute], to: S) -> Result<S::Ok, S::Error> {
+    common_name(attributes).serialize(to)
 }
 
 /// The address of the client.
@@ -363,6 +384,8 @@ mod read {
         rcpt_to: String,
         #[serde(default, deserialize_with = "present")]
         header_from: Option<OrUnknown<Vec<String>>>,
+        #[serde(default, deserialize_with = "present")]
+        certificate_common_name: Option<String>,
     }
 
     #[derive(Deserialize)]
@@ -522,7 +545,14 @@ mod read {
                     Some(OrUnknown::Known(texts)) => HeaderFrom::Addresses(mailboxes(&texts)?),
                     Some(OrUnknown::Unknown) => HeaderFrom::Unknown,
                 },
-                attributes: Vec::new(),
+                attributes: json
+                    .certificate_common_name
+                    .map(|value| Attribute {
+                        name: COMMON_NAME.into(),
+                        value,
+                    })
+                    .into_iter()
+                    .collect(),
             })
         }
     }

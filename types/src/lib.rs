@@ -25,8 +25,8 @@ pub use cases::{VERDICT_FIELDS, is_part_of, write_defaults};
 #[cfg(feature = "read")]
 pub use context::parse_context;
 pub use context::{
-    Attribute, Certificate, ClientAddress, Context, HeaderFrom, PeerCertificate, Security, Tls,
-    mailbox,
+    Attribute, COMMON_NAME, Certificate, ClientAddress, Context, HeaderFrom, PeerCertificate,
+    Security, Tls, mailbox,
 };
 pub use description::{Connector, Description, NamedAuthority, Problem, Selectors, Summary};
 pub use explanation::{Consideration, Explanation, RequirementOutcome, SelectorOutcome};

@@ -259,15 +259,17 @@ fn is_named(patterns: &[&str], context: &Value) -> Truth {
 /// The names in a certificate.
 enum Names<'a> {
     NoCertificate,
-    Hidden,
+    /// One of them may be known.
+    Hidden(Option<&'a str>),
     Are(Vec<&'a str>),
 }
 
 impl Names<'_> {
-    fn passes_names(&self, test: impl FnOnce(&[&str]) -> bool) -> Truth {
+    fn passes_names(&self, test: impl Fn(&[&str]) -> bool) -> Truth {
         match self {
             Names::NoCertificate => No,
-            Names::Hidden => Unknown,
+            Names::Hidden(Some(name)) if test(&[name]) => Yes,
+            Names::Hidden(_) => Unknown,
             Names::Are(names) => test(names).into(),
         }
     }
@@ -279,7 +281,8 @@ fn certificate_names(context: &Value) -> Names<'_> {
         Fact::Is(certificate) if !is_hidden(certificate, "dns-names") => {
             Names::Are(list(certificate, "dns-names").unwrap_or_default())
         }
-        Fact::Hidden | Fact::Is(_) => Names::Hidden,
+        Fact::Hidden => Names::Hidden(None),
+        Fact::Is(_) => Names::Hidden(context["certificate-common-name"].as_str()),
     }
 }
 
@@ -631,7 +634,8 @@ fn certificate_selected(
     ]);
     let closest = match certificate_names(context) {
         Names::Are(names) => closest(patterns, |pattern| certificate_fit(pattern, &names)),
-        Names::NoCertificate | Names::Hidden => None,
+        Names::Hidden(Some(name)) => closest(patterns, |pattern| certificate_fit(pattern, &[name])),
+        Names::NoCertificate | Names::Hidden(None) => None,
     };
     (selected, closest.unwrap_or(0))
 }

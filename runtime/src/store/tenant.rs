@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use portcullis_types::{Description, Fact, Sha256};
+use portcullis_types::{Description, Explanation, Fact, Sha256};
 
 use super::error::{Cause, PolicyError};
 use crate::context::Context;
 use crate::decision::Decision;
 use crate::domain::normal_domain;
+use crate::failure::EvaluationError;
 use crate::file::FileVersion;
 use crate::sandbox::policy::LoadedPolicy;
 use crate::session::Session;
@@ -139,6 +140,20 @@ impl TenantSession {
     pub async fn decide(&mut self, tenant: &Tenant, context: &Context) -> Decision {
         let policy = tenant.policy.as_ref();
         self.0.decide(&tenant.name, policy, context).await
+    }
+}
+
+impl TenantSession {
+    /// Decides by the policy of a tenant, and gives the reasons.
+    ///
+    /// # Errors
+    /// If the policy does not answer, or there is none.
+    pub async fn explain(
+        &mut self,
+        tenant: &Tenant,
+        context: &Context,
+    ) -> Result<Explanation, EvaluationError> {
+        self.0.explain(tenant.policy.as_ref(), context).await
     }
 }
 
