@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, interval_at, timeout};
 
 use crate::admin::{self, Admin, http};
-use crate::config::{self, CertificateFiles, Config, Destination, TenantError};
+use crate::config::{self, CertificateFiles, Config, Destination, KnownFiles, TenantError};
 use crate::decisions::{self, Recorder};
 use crate::egress::next_hop::NextHop;
 use crate::egress::partial::Partial;
@@ -28,16 +28,20 @@ use crate::egress::pool::Pool;
 use crate::egress::relay_clients::RelayClients;
 use crate::frontend::ask::Asking;
 use crate::frontend::expiry::Expiring;
+use crate::frontend::known_certificates::KnownCertificates;
+use crate::frontend::mta::{self, Frontend};
 use crate::frontend::smtp::accept;
 use crate::frontend::smtp::limits::ConnectionLimits;
 use crate::frontend::smtp::limits::Room;
 use crate::frontend::smtp::listener::Listener;
 use crate::frontend::smtp::listener::Server;
 use crate::frontend::smtp::listener::Settings;
+use crate::frontend::ways::Way;
 use crate::observe::metrics::Metrics;
 use crate::observe::policies::Observing;
 use crate::observe::redact;
 use crate::periodic;
+use crate::socket::{self, Bound, Place};
 use crate::tls::{EXPIRY_WARNING, Pair, ServerTls, TlsError, read_authorities};
 use crate::watch::{Changed, Files, Subject, Watch};
 use portcullis::store::{LoadResult, Store, TenantSource, Update};
@@ -51,6 +55,8 @@ const FIRST_LOOK: Duration = Duration::from_secs(5 * 60);
 const FILES_PATIENCE: Duration = Duration::from_secs(30);
 /// Authorities that are not defined and are named in the log, of one tenant: its policy may name thousands.
 const MOST_AUTHORITIES: usize = 10;
+/// Tenants of which the log is told at a time what servers cannot tell them.
+const MOST_TENANTS: usize = 10;
 /// How long a next hop that did not answer is left alone.
 const HOP_PAUSE: Duration = Duration::from_secs(10);
 
@@ -281,6 +287,7 @@ impl Daemon {
             let serving = http::serve(self.server.asking.metrics.clone(), address).await;
             serving.with_context(|| format!("cannot listen on {address}"))?;
         }
+        self.serve_frontends().await?;
         self.serve_admin().await?;
         ready();
         tokio::spawn(take_journal(self.server.clone()));
@@ -340,13 +347,32 @@ impl Daemon {
         Ok(())
     }
 
+    /// Answers other mail servers, where that is configured.
+    async fn serve_frontends(&self) -> anyhow::Result<()> {
+        for (number, configured) in self.config.frontends.iter().enumerate() {
+            let bound = socket::bind(&configured.place).await;
+            let bound = bound.with_context(|| match &configured.place {
+                Place::Tcp(address) => format!("[[frontend]] cannot listen on {address}"),
+                Place::Unix(unix) => {
+                    format!("[[frontend]] cannot listen on {}", unix.path.display())
+                }
+            })?;
+            let protocols: Vec<&str> = configured.protocols.iter().map(|it| it.name()).collect();
+            let protocols = protocols.join(" ");
+            tracing::info!(frontend = %bound, protocols, "listening for mail servers");
+            let frontend = Frontend::new(number, configured.clone(), self.server.clone());
+            tokio::spawn(mta::serve(bound, Arc::new(frontend)));
+        }
+        Ok(())
+    }
+
     /// Serves the API and its page, if that is configured.
     async fn serve_admin(&mut self) -> anyhow::Result<()> {
         let Some(configured) = &self.config.admin else {
             return Ok(());
         };
         let place = configured.place();
-        let bound = admin::bind(&place).await;
+        let bound = socket::bind(&place).await;
         let bound =
             bound.with_context(|| format!("[admin] cannot listen on {}", configured.address))?;
         let admin = Admin::new(
@@ -355,7 +381,11 @@ impl Daemon {
             self.updated.subscribe(),
         );
         let admin = Arc::new(admin);
-        tracing::info!(admin = %bound, "API listening");
+        let shown = match &bound {
+            Bound::Tcp(_, address) => format!("http://{address}/"),
+            Bound::Unix(..) => bound.to_string(),
+        };
+        tracing::info!(admin = shown, "API listening");
         tokio::spawn(admin::serve(bound, admin.clone()));
         self.admin = Some(admin);
         Ok(())
@@ -578,7 +608,32 @@ impl Daemon {
         }
     }
 
+    /// What servers that ask cannot tell, and the rules read: such mail is deferred.
+    fn warn_of_lacking_facts(&self, tenants: &[Arc<str>]) {
+        let policies = self.server.asking.policies.snapshot();
+        let frontends = &self.config.frontends;
+        for named in tenants.iter().take(MOST_TENANTS) {
+            let Some(description) = policies
+                .named(named)
+                .and_then(|tenant| tenant.description())
+            else {
+                continue;
+            };
+            let protocols = frontends.iter().flat_map(|it| &it.protocols);
+            for way in protocols.filter_map(|protocol| Way::of(*protocol)) {
+                let lacks = way.lacks().iter();
+                let read = lacks.filter(|lack| description.reads.contains(&lack.fact));
+                let facts: Vec<&str> = read.map(|lack| lack.fact.name()).collect();
+                if !facts.is_empty() {
+                    let facts = facts.join(" ");
+                    tracing::info!(tenant = %named, %way, facts, "the rules read facts that servers which ask this way do not tell wholly; portcullis check --for names the connectors");
+                }
+            }
+        }
+    }
+
     fn note(&self, update: Update) {
+        self.warn_of_lacking_facts(&update.changed);
         for tenant in &update.changed {
             self.server.asking.metrics.policy_updated(tenant, true);
             self.server.asking.metrics.policy_failing(tenant, false);
@@ -630,6 +685,14 @@ impl Daemon {
         if self.config.dns.servers.is_empty() {
             settings.push(Path::new("/etc/resolv.conf"));
         }
+        let known = || {
+            let frontends = self.config.frontends.iter();
+            frontends.flat_map(|frontend| &frontend.known_certificates)
+        };
+        settings.extend(known().filter_map(|files| match files {
+            KnownFiles::File(path) => Some(path.as_path()),
+            KnownFiles::Folder(..) => None,
+        }));
         let identity = self.config.delivery.identity.iter();
         settings.extend(identity.flat_map(CertificateFiles::both));
         settings.extend(self.config.dns.trust_anchor.as_deref());
@@ -638,7 +701,12 @@ impl Daemon {
             .map(|file| (file.to_owned(), Subject::Settings));
         let tenants = self.config.tenants.iter().enumerate();
         let policies = tenants.flat_map(|(number, tenant)| files_of_tenant(number, tenant));
+        let known_folders = known().filter_map(|files| match files {
+            KnownFiles::File(_) => None,
+            KnownFiles::Folder(folder, _) => Some(folder),
+        });
         let folders = trust.crls.iter().chain(&self.config.tenant_folder);
+        let folders = folders.chain(known_folders);
         self.watch
             .set(Files {
                 files: settings.chain(policies).collect(),
@@ -783,6 +851,22 @@ impl Read {
                 tls.insert(number, found);
             }
         }
+        let mut known = HashMap::new();
+        for (number, frontend) in config.frontends.iter().enumerate() {
+            let files = &frontend.known_certificates;
+            let (certificates, wrong) = KnownCertificates::read(files, &authorities);
+            if !files.is_empty() {
+                tracing::info!(
+                    certificates = certificates.count(),
+                    "certificates of partners are known"
+                );
+            }
+            // One that is wrong is as if it were not there, and keeps no other out.
+            for error in wrong {
+                tracing::error!(%error, "a known certificate is not taken");
+            }
+            known.insert(number, certificates);
+        }
         let wanted = config
             .listeners
             .iter()
@@ -793,6 +877,7 @@ impl Read {
             limits: config.limits.clone(),
             timeouts: config.timeouts.clone(),
             tls,
+            known,
             names,
             lacks_tenants: config.lacks_tenants,
         };

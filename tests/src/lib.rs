@@ -16,6 +16,7 @@ pub mod exim;
 pub mod fan_out;
 pub mod fault_injector;
 pub mod forwarder;
+pub mod front_door;
 #[path = "../../guest/tests/support/generate.rs"]
 pub mod generate;
 pub mod https;

@@ -8,6 +8,7 @@ mod certificates;
 mod configuration;
 mod contexts;
 mod dns;
+mod front_doors;
 mod imports;
 mod modules;
 mod mta_sts;
@@ -21,6 +22,7 @@ pub use certificates::certificates;
 pub use configuration::configuration;
 pub use contexts::contexts;
 pub use dns::dns;
+pub use front_doors::front_doors;
 pub use imports::imports;
 pub use modules::modules;
 pub use mta_sts::mta_sts;
@@ -34,13 +36,14 @@ pub use wire::{commands, data, headers, replies};
 pub type Target = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: [(&str, Target); 15] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("certificates", certificates),
     ("commands", commands),
     ("configuration", configuration),
     ("contexts", contexts),
     ("data", data),
     ("dns", dns),
+    ("front_doors", front_doors),
     ("headers", headers),
     ("imports", imports),
     ("modules", modules),

@@ -2,10 +2,6 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::io;
-use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -22,7 +18,7 @@ use super::access::Peer;
 use super::answer::Answer;
 use super::api::Admin;
 use super::routes;
-use crate::config::AdminAddress;
+use crate::socket::Bound;
 
 /// How many may be connected at a time.
 const MAX_CLIENTS: usize = 128;
@@ -39,69 +35,6 @@ const LIFETIME: Duration = Duration::from_secs(10 * 60);
 const HEADER: Duration = Duration::from_secs(10);
 /// How long to wait where no connection can be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The mode of a socket before it has its own.
-const PRIVATE: u32 = 0o600;
-
-/// A socket that is bound.
-pub enum Bound {
-    /// A Unix socket, and where it is.
-    Unix(UnixListener, PathBuf),
-    /// An address.
-    Tcp(TcpListener, SocketAddr),
-}
-
-impl std::fmt::Display for Bound {
-    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Bound::Unix(_, path) => write!(to, "{}", path.display()),
-            Bound::Tcp(_, address) => write!(to, "http://{address}/"),
-        }
-    }
-}
-
-/// Binds it. A socket that a dead process has left is replaced.
-///
-/// # Errors
-/// If the address is taken, or not ours.
-pub async fn bind(address: &AdminAddress) -> io::Result<Bound> {
-    match address {
-        AdminAddress::Tcp(address) => {
-            let listener = TcpListener::bind(address).await?;
-            let address = listener.local_addr()?;
-            Ok(Bound::Tcp(listener, address))
-        }
-        AdminAddress::Unix(path, mode) => {
-            let listener = bind_unix(path, *mode).await?;
-            Ok(Bound::Unix(listener, path.clone()))
-        }
-    }
-}
-
-/// Nobody can connect before it has its mode: it gets its name then.
-async fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    if UnixStream::connect(path).await.is_ok() {
-        let text = format!("another process listens on {}", path.display());
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
-    }
-    let is_socket = |path: &Path| {
-        use std::os::unix::fs::FileTypeExt;
-        std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
-    };
-    if std::fs::symlink_metadata(path).is_ok() && !is_socket(path) {
-        let text = format!("{} is there, and is no socket", path.display());
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
-    }
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}", std::process::id()));
-    let temporary = PathBuf::from(name);
-    let _ = std::fs::remove_file(&temporary);
-    let listener = UnixListener::bind(&temporary)?;
-    let mode_of = |mode| std::fs::Permissions::from_mode(mode);
-    std::fs::set_permissions(&temporary, mode_of(PRIVATE))?;
-    std::fs::set_permissions(&temporary, mode_of(mode))?;
-    std::fs::rename(&temporary, path)?;
-    Ok(listener)
-}
 
 /// Serves the API. Whoever wants more connections than there may be waits before one is accepted, and so takes no
 /// descriptor that mail needs.

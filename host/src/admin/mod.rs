@@ -13,6 +13,6 @@ mod routes;
 pub mod tokens;
 
 pub use self::api::Admin;
-pub use self::connection::{bind, serve};
+pub use self::connection::serve;
 #[cfg(test)]
 pub use self::routes::OPENAPI;

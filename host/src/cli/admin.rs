@@ -10,7 +10,8 @@ use clap::{Args, Subcommand};
 use super::output::{self, Format};
 use super::paint::printable;
 use crate::admin::tokens::{self, Scope, Token, default_place};
-use crate::config::{AdminAddress, Config};
+use crate::config::Config;
+use crate::socket;
 
 /// Make and revoke tokens, which let people and programs use the API and the page
 #[derive(Args)]
@@ -135,10 +136,10 @@ impl NewToken {
 fn link(config: &Config, secret: &str) -> String {
     let place = config.admin.as_ref().map(|admin| admin.place());
     match place {
-        Some(AdminAddress::Tcp(address)) => format!("  http://{address}/#token={secret}"),
-        Some(AdminAddress::Unix(path, _)) => format!(
+        Some(socket::Place::Tcp(address)) => format!("  http://{address}/#token={secret}"),
+        Some(socket::Place::Unix(unix)) => format!(
             "  ssh -L 8025:{} {}\n  http://localhost:8025/#token={secret}",
-            path.display(),
+            unix.path.display(),
             config.hostname
         ),
         None => String::new(),

@@ -1,25 +1,33 @@
 //! `portcullis check`: the problems of a rules document.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
+use super::paint::printable;
 use super::{
     output::{self, Format},
     paint, policy, report,
 };
-use portcullis::DocumentError;
+use crate::frontend::ways::{Lacking, Way};
+use portcullis::{Connector, DocumentError, Engine, Fact};
 
 /// Show the problems of a rules document
 ///
 /// Exits with 0 if there are none or only warnings, with 1 if there are errors, with 2 if the file
 /// cannot be read.
 #[derive(Args)]
-#[command(after_help = "Example:\n  portcullis check rules.json")]
+#[command(
+    after_help = "Examples:\n  portcullis check rules.json\n  portcullis check rules.json --for postfix"
+)]
 pub struct Check {
     /// The rules document
     rules: PathBuf,
+    /// Also show each connector that reads a fact which another server that asks cannot tell
+    #[arg(long = "for", value_enum, value_name = "WAY")]
+    way: Option<Way>,
     /// How to write the problems
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -35,16 +43,65 @@ impl Check {
             Err(DocumentError::Rejected(problems)) => (problems, ExitCode::from(1)),
             Err(error) => return Err(error.into()),
         };
+        let connectors = match self.way {
+            Some(_) if code == ExitCode::SUCCESS => connectors(&engine, document.clone()).await?,
+            _ => Vec::new(),
+        };
+        let lacking = self.way.map(|way| (way, way.lacking(&connectors)));
         match self.format {
-            Format::Json => {
-                output::json(&problems)?;
-            }
+            Format::Json => match &lacking {
+                None => output::json(&problems)?,
+                Some((_, lacking)) => {
+                    output::json(&serde_json::json!({"problems": problems, "lacking": lacking}))?;
+                }
+            },
             Format::Text => {
                 let colour = paint::wanted(&std::io::stdout());
                 let path = self.rules.display().to_string();
                 output::result(&report::problems(&path, &document, &problems, colour))?;
+                if let Some((way, lacking)) = &lacking {
+                    output::result(&told(*way, lacking))?;
+                }
             }
         }
         Ok(code)
+    }
+}
+
+async fn connectors(engine: &Engine, document: String) -> anyhow::Result<Vec<Connector>> {
+    let policy = engine.load_document("rules.json", document).await?;
+    Ok(policy.connectors().await?)
+}
+
+/// What a way cannot tell, a connector after another.
+fn told(way: Way, lacking: &[Lacking<'_>]) -> String {
+    let mut text = String::new();
+    for lack in lacking {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "connector \"{}\" reads {}, of which {way} tells {}: such mail is deferred\n  = help: {}",
+            printable(lack.connector),
+            words(lack.fact),
+            lack.known,
+            lack.hint
+        );
+    }
+    if lacking.is_empty() {
+        let _ = writeln!(text, "{way} tells all facts that the rules read");
+    }
+    text
+}
+
+fn words(fact: Fact) -> &'static str {
+    match fact {
+        Fact::HeaderFrom => "the From header",
+        Fact::Certificate => "whether a certificate is shown",
+        Fact::CertificateNames => "the names of the certificate",
+        Fact::CertificateSha256 => "the fingerprint of the certificate",
+        Fact::CertificateKey => "the public key of the certificate",
+        Fact::CertificateTrust => "whether the certificate is trusted",
+        Fact::CertificateAnchors => "which authority has issued the certificate",
+        other => other.name(),
     }
 }

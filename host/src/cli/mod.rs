@@ -19,6 +19,7 @@ mod remembered;
 mod report;
 mod run;
 mod schema;
+mod setup;
 mod suggest;
 mod validate;
 
@@ -69,6 +70,7 @@ enum Command {
     Suggest(suggest::Suggest),
     Admin(admin::AdminCommand),
     Schema(schema::Schema),
+    Setup(setup::SetupCommand),
     Validate(Box<validate::Validate>),
     Partner(Box<validate::Partner>),
     Demo(demo::DemoCommand),
@@ -103,6 +105,7 @@ impl Cli {
                 Command::Suggest(command) => command.run().await,
                 Command::Admin(command) => command.run(),
                 Command::Schema(command) => command.run(),
+                Command::Setup(command) => command.run(),
                 Command::Validate(command) => command.run().await,
                 Command::Partner(command) => command.run().await,
                 Command::Demo(command) => command.run(),

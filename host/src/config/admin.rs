@@ -11,6 +11,7 @@ use super::problem::Key::{Name, Number};
 use super::problem::{Outcome, wrong};
 use super::values;
 use crate::smtp::address::Address;
+use crate::socket::{Place, UnixPlace};
 
 /// What stands for proxies on the Unix socket.
 const LOCAL: &str = "unix";
@@ -55,24 +56,17 @@ impl Default for Admin {
     }
 }
 
-/// Where the API and the page are served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AdminAddress {
-    /// A Unix socket, and its mode.
-    Unix(PathBuf, u32),
-    /// An address and a port.
-    Tcp(SocketAddr),
-}
-
 impl Admin {
     /// Where they are served.
-    pub fn place(&self) -> AdminAddress {
+    pub fn place(&self) -> Place {
         match self.address.parse() {
-            Ok(address) => AdminAddress::Tcp(address),
-            Err(_) => AdminAddress::Unix(
-                PathBuf::from(&self.address),
-                u32::from_str_radix(&self.socket_mode, 8).unwrap_or(0o660),
-            ),
+            Ok(address) => Place::Tcp(address),
+            Err(_) => Place::Unix(UnixPlace {
+                path: PathBuf::from(&self.address),
+                mode: values::mode(&self.socket_mode).unwrap_or(0o660),
+                owner: None,
+                group: None,
+            }),
         }
     }
 
@@ -91,9 +85,9 @@ impl Admin {
 
     /// Makes relative paths start at a folder.
     pub(super) fn resolve(&mut self, folder: &Path) {
-        if let AdminAddress::Unix(path, _) = self.place() {
+        if let Place::Unix(unix) = self.place() {
             // A path that is not UTF-8 has been none before.
-            self.address = folder.join(path).to_string_lossy().into_owned();
+            self.address = folder.join(unix.path).to_string_lossy().into_owned();
         }
         if let Some(path) = &mut self.tokens {
             *path = folder.join(&*path);
@@ -110,8 +104,7 @@ impl Admin {
             );
             return wrong(at("address"), message);
         }
-        let mode = u32::from_str_radix(&self.socket_mode, 8);
-        if mode.is_err() || mode.is_ok_and(|mode| mode > 0o777) {
+        if values::mode(&self.socket_mode).is_none() {
             let message = format!("{:?} is no mode such as \"0660\"", self.socket_mode);
             return wrong(at("socket-mode"), message);
         }

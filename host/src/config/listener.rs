@@ -1,13 +1,12 @@
 //! Listeners: where mail comes in, who may send it there, and where it goes.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::log::Metrics;
 use super::problem::Key::{Name, Number};
 use super::problem::{Outcome, Wrong, wrong};
 use super::tenant::Tenant;
@@ -400,34 +399,4 @@ pub(super) fn validate_senders(
         }
     }
     Ok(())
-}
-
-/// No two sockets can have the same address, and one for all addresses leaves none of its port.
-pub(super) fn validate_addresses(listeners: &[Listener], metrics: Option<&Metrics>) -> Outcome {
-    let listeners = listeners.iter().enumerate().map(|(number, listener)| {
-        let keys = vec![Name("listener"), Number(number), Name("address")];
-        (keys, "listener", listener.address)
-    });
-    let metrics = metrics.map(|metrics| {
-        let keys = vec![Name("metrics"), Name("address")];
-        (keys, "metrics", metrics.address)
-    });
-    let all: Vec<_> = listeners.chain(metrics).collect();
-    for (number, (keys, _, address)) in all.iter().enumerate() {
-        let mut earlier = all.iter().take(number);
-        if let Some((_, by, other)) = earlier.find(|(.., other)| overlap(*address, *other)) {
-            let message = format!("the address {address} is taken by {by} {other}");
-            return Err(Wrong::new(keys.clone(), message));
-        }
-    }
-    Ok(())
-}
-
-/// Whether two sockets cannot listen beside each other. `[::]` takes IPv4 as well (ipv6(7), bindv6only).
-fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let covers = |one: IpAddr, other: IpAddr| {
-        one == other || one.is_unspecified() && (one.is_ipv6() || other.is_ipv4())
-    };
-    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
-    one.port() != 0 && one.port() == other.port() && (covers(a, b) || covers(b, a))
 }

@@ -3,10 +3,12 @@
 //! It is parsed once: what is written (`RawConfig`) becomes types that can hold nothing else than a usable
 //! configuration. Files that it names are opened by those who use them. What is wrong is told with line and column.
 
+mod addresses;
 mod admin;
 mod egress;
 mod error;
 mod folders;
+mod frontend;
 mod limits;
 mod listener;
 mod log;
@@ -21,10 +23,11 @@ mod values;
 
 use std::path::{Path, PathBuf};
 
-pub use self::admin::{Admin, AdminAddress, Alerts, Validation};
+pub use self::admin::{Admin, Alerts, Validation};
 pub use self::egress::{AddressFamily, Connections, Delivery, Dns};
 pub use self::error::ConfigError;
 pub use self::folders::default_cache_folder;
+pub use self::frontend::{Frontend, KnownFiles, Protocol};
 pub use self::limits::{Limits, Sandbox, Timeouts};
 pub use self::listener::{
     Destination, Listener, NextHop, NextHopServer, Outbound, ProxyVersion, TlsMode,
@@ -48,6 +51,8 @@ pub struct Config {
     pub hostname: String,
     /// Where to listen.
     pub listeners: Vec<Listener>,
+    /// Where other mail servers ask.
+    pub frontends: Vec<Frontend>,
     /// Whose mail is taken.
     pub tenants: Vec<Tenant>,
     /// Whether there are further tenants, in files that cannot be used.
@@ -135,14 +140,23 @@ impl Config {
                 format!("{hostname:?} is not a host name"),
             );
         }
-        if raw.listeners.is_empty() {
-            return wrong([Name("listener")], "there is no [[listener]]");
+        if raw.listeners.is_empty() && raw.frontends.is_empty() {
+            let message = "there is no [[listener]] and no [[frontend]]";
+            return wrong([Name("listener")], message);
         }
         let listeners = raw.listeners.into_iter().enumerate();
         let listeners: Vec<Listener> = listeners
             .map(|(number, listener)| {
                 let below = [Name("listener"), Number(number)];
                 listener.check().map_err(|wrong| wrong.below(&below))
+            })
+            .collect::<Result<_, _>>()?;
+        let frontends = raw.frontends.into_iter().enumerate();
+        let frontends: Vec<Frontend> = frontends
+            .map(|(number, frontend)| {
+                let below = [Name("frontend"), Number(number)];
+                let checked = frontend.check();
+                checked.map_err(|wrong| wrong.below(&below))
             })
             .collect::<Result<_, _>>()?;
         tenant::validate(&raw.tenants)?;
@@ -154,6 +168,7 @@ impl Config {
         raw.connections.validate()?;
         raw.trust.validate(&raw.tenants, folder.is_some())?;
         listener::validate_senders(&listeners, &raw.tenants, folder.is_some())?;
+        frontend::validate_tenants(&frontends, &raw.tenants, folder.is_some())?;
         raw.sandbox.validate()?;
         raw.limits.validate()?;
         raw.decisions.validate()?;
@@ -161,11 +176,12 @@ impl Config {
         if let Some(admin) = &raw.admin {
             admin.validate()?;
         }
-        listener::validate_addresses(&listeners, raw.metrics.as_ref())?;
+        addresses::validate(&listeners, &frontends, raw.metrics.as_ref())?;
         Ok(Config {
             path: PathBuf::new(),
             hostname,
             listeners,
+            frontends,
             tenants: raw.tenants,
             lacks_tenants: false,
             tenant_folder: folder.flatten().map(ToOwned::to_owned),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::admin::{Admin, Alerts, Validation};
 use super::egress::{Connections, Dns, RawDelivery};
+use super::frontend::RawFrontend;
 use super::limits::{Limits, Sandbox, Timeouts};
 use super::listener::RawListener;
 use super::log::{Decisions, Log, Metrics};
@@ -22,8 +23,11 @@ pub(super) struct RawConfig {
     /// The name that this host gives in its greeting, to next hops and in Received fields.
     pub hostname: String,
     /// Where to listen.
-    #[serde(rename = "listener")]
+    #[serde(rename = "listener", default)]
     pub listeners: Vec<RawListener>,
+    /// Where other mail servers ask.
+    #[serde(rename = "frontend", default)]
+    pub frontends: Vec<RawFrontend>,
     /// Whose mail is taken.
     #[serde(rename = "tenant", default)]
     pub tenants: Vec<Tenant>,
@@ -111,6 +115,9 @@ impl RawConfig {
         roots.for_each(absolute);
         trust.crls.iter_mut().for_each(absolute);
         self.sandbox.cache_directory.iter_mut().for_each(absolute);
+        for frontend in &mut self.frontends {
+            frontend.resolve(folder);
+        }
         if let Some(admin) = &mut self.admin {
             admin.resolve(folder);
         }

@@ -281,7 +281,7 @@ fn what_is_published_and_what_is_shown_is_valid() {
 }
 
 /// What is said of a configuration of which the shape is right: the schema cannot know.
-const BEYOND_SHAPE: [&str; 16] = [
+const BEYOND_SHAPE: [&str; 18] = [
     "bad-address",
     "bad-domain",
     "bad-duration",
@@ -289,9 +289,11 @@ const BEYOND_SHAPE: [&str; 16] = [
     "bad-proxy-source",
     "bad-size",
     "domain-twice",
+    "frontend-bad-mode",
     "little-memory",
     "missing-certificate",
     "missing-policy",
+    "no-listener",
     "outbound-bad-client",
     "outbound-certificate-without-tls",
     "outbound-without-tenant",

@@ -19,6 +19,12 @@ pub fn client_key(ip: IpAddr) -> IpAddr {
     }
 }
 
+/// The mode of a file, in octal digits.
+pub(super) fn mode(text: &str) -> Option<u32> {
+    let mode = u32::from_str_radix(text, 8).ok()?;
+    (mode <= 0o777).then_some(mode)
+}
+
 /// A file, or a list of files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Paths(Vec<PathBuf>);

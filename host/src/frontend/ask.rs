@@ -4,12 +4,16 @@ use std::sync::Arc;
 
 use portcullis::store::{Snapshot, Store, Tenant};
 use portcullis::tls::Authorities;
-use portcullis::{Context, Decision, PeerCertificate, Security, TenantSession, Trust, Verdict};
+use portcullis::{
+    Context, Decision, EvaluationError, Explanation, PeerCertificate, Security, TenantSession,
+    Trust, Verdict, normal_domain,
+};
 
 use super::expiry::Expiring;
 use crate::decisions::{Recorder, Told};
 use crate::observe::decisions::{self, Asked};
 use crate::observe::metrics::Metrics;
+use crate::smtp::reply::Reply;
 
 /// What all sessions ask with.
 pub struct Asking {
@@ -57,6 +61,18 @@ impl Asker {
         self.session.retain_active(policies);
     }
 
+    /// Decides, and gives the reasons. It is not counted, logged or kept.
+    ///
+    /// # Errors
+    /// If the policy does not answer, or there is none.
+    pub async fn explain(
+        &mut self,
+        tenant: &Tenant,
+        context: &Context,
+    ) -> Result<Explanation, EvaluationError> {
+        self.session.explain(tenant, context).await
+    }
+
     /// Decides, counts, logs and keeps. If the policy gives no answer, the decision defers the mail.
     pub async fn ask(&mut self, request: Request<'_>) -> Decision {
         let restricted = restricted(&request);
@@ -92,6 +108,21 @@ impl Asker {
             });
         }
         decision
+    }
+}
+
+/// The reply to mail that a policy refuses.
+pub fn refusal(decision: &Decision, id: &str) -> Option<Reply> {
+    let refusal = decision.refusal()?;
+    let reply = Reply::from_policy(refusal.code, refusal.enhanced, refusal.text);
+    Some(reply.with_id(id))
+}
+
+/// The tenant of a recipient's domain. Without a domain it is the postmaster, of the first tenant.
+pub fn tenant_of<'a>(policies: &'a Snapshot, domain: Option<&str>) -> Option<&'a Arc<Tenant>> {
+    match domain {
+        None => policies.first(),
+        Some(domain) => policies.tenant(&normal_domain(domain)?),
     }
 }
 

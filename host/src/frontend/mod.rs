@@ -2,4 +2,9 @@
 
 pub mod ask;
 pub mod expiry;
+mod header;
+mod ids;
+pub mod known_certificates;
+pub mod mta;
 pub mod smtp;
+pub mod ways;

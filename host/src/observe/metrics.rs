@@ -108,6 +108,7 @@ pub struct Metrics {
     sessions: Counter,
     sessions_open: Gauge,
     connection_rejected: Family<Outcome, Counter>,
+    frontend_failures: Counter,
 }
 
 impl Default for Metrics {
@@ -124,6 +125,7 @@ impl Default for Metrics {
             not_taken: Family::default(),
             certificates: Family::default(),
             lost_decisions: Counter::default(),
+            frontend_failures: Counter::default(),
             sessions: Counter::default(),
             sessions_open: Gauge::default(),
             connection_rejected: Family::default(),
@@ -175,6 +177,9 @@ impl Metrics {
         registry.register("sessions_open", "SMTP sessions now", open);
         let away = self.connection_rejected.clone();
         registry.register("connections_rejected", "Connections over a limit", away);
+        let failures = self.frontend_failures.clone();
+        let help = "Conversations with mail servers that ended in an error";
+        registry.register("frontend_failures", help, failures);
         let lost = super::writer::lost_lines();
         registry.register("log_lines_lost", "Log lines that were not written", lost);
     }
@@ -307,6 +312,11 @@ impl Metrics {
         self.connection_rejected
             .get_or_create(&Outcome { outcome })
             .inc();
+    }
+
+    /// A mail server that asks could not be answered.
+    pub fn frontend_failed(&self) {
+        self.frontend_failures.inc();
     }
 
     /// A session begins; it ends when what this gives is dropped.

@@ -135,6 +135,12 @@ impl Connection {
         }
     }
 
+    /// Takes the stream, and what came and was not consumed, for those who speak another protocol.
+    pub fn take(&mut self) -> (Stream, BytesMut) {
+        let stream = std::mem::replace(&mut self.stream, Stream::Closed);
+        (stream, std::mem::take(&mut self.input))
+    }
+
     /// Queues a reply. Replies to pipelined commands go out together (RFC 2920 §3.2).
     pub fn queue(&mut self, reply: &Reply) {
         reply.write(&mut self.output);

@@ -159,7 +159,17 @@ impl Reply {
         self.write_line(' ', last, out);
     }
 
+    /// The reply as one line without its end, for servers that write replies themselves.
+    pub fn to_line(&self) -> String {
+        self.line(' ', &self.one_line())
+    }
+
     fn write_line(&self, separator: char, text: &str, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.line(separator, text).as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn line(&self, separator: char, text: &str) -> String {
         let mut line = match self.enhanced {
             Some(enhanced) => format!("{}{separator}{enhanced} ", self.code),
             None => format!("{}{separator}", self.code),
@@ -169,8 +179,7 @@ impl Reply {
             false => transliterated(text),
         });
         line.truncate(line.floor_char_boundary(MAX_WRITTEN_LINE - 2));
-        out.extend_from_slice(line.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        line
     }
 
     /// Reads one reply from the start of `input`.

@@ -10,13 +10,13 @@ use portcullis_tests::pki::Identity;
 use portcullis_tests::{Client, Daemon, Pki, Reply, run};
 use serde_json::{Value, json};
 
-struct File {
-    name: String,
-    rules: Value,
-    cases: Vec<Value>,
+pub(crate) struct File {
+    pub name: String,
+    pub rules: Value,
+    pub cases: Vec<Value>,
 }
 
-fn corpus() -> Vec<File> {
+pub(crate) fn corpus() -> Vec<File> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("verdicts");
     let mut paths: Vec<PathBuf> = fs::read_dir(folder)
         .expect("the corpus")
@@ -149,7 +149,7 @@ fn is_for_smtp(case: &Value) -> bool {
 }
 
 /// The recipients' domains as they stand in the cases, without repetition.
-fn recipient_domains(cases: &[&Value]) -> String {
+pub(crate) fn recipient_domains(cases: &[&Value]) -> String {
     let domain = |case: &&Value| {
         let to = case["context"]["rcpt-to"].as_str().expect("a recipient");
         to.rsplit_once('@')

@@ -13,6 +13,7 @@ mod durability;
 mod editing;
 mod examples;
 mod fan_out;
+mod front_doors;
 mod importing;
 mod levels;
 mod limits;

@@ -14,6 +14,7 @@ use crate::egress::partial::Partial;
 use crate::egress::partner::Dns;
 use crate::egress::path::Egress;
 use crate::frontend::ask::Asking;
+use crate::frontend::known_certificates::KnownCertificates;
 use crate::frontend::smtp::limits::{ConnectionLimits, Room};
 use crate::tls::ServerTls;
 use portcullis::tls::Authorities;
@@ -48,6 +49,8 @@ pub struct Settings {
     pub timeouts: config::Timeouts,
     /// The certificates, by the listener's number.
     pub tls: HashMap<usize, ServerTls>,
+    /// The certificates of partners that are known beforehand, by the front door's number.
+    pub known: HashMap<usize, KnownCertificates>,
     /// Whom to ask what clients' addresses are called, if anybody wants to know.
     pub names: Option<Arc<Dns>>,
     /// Whether there are tenants that are not known for a mistake: nobody's mail may be theirs.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use crate::egress::partial::{Digest, Group, Turn};
 use crate::egress::path::{Egress, NoPath};
-use crate::frontend::ask::Request;
+use crate::frontend::ask::{Request, refusal, tenant_of};
+use crate::frontend::header;
 use crate::frontend::smtp::session::{Recipient, Session, State, Transaction};
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::command::MailParameters;
 use crate::smtp::reply::Reply;
-use portcullis::store::{Snapshot, Tenant};
-use portcullis::{Decision, Direction, normal_domain};
+use portcullis::store::Tenant;
+use portcullis::{Decision, Direction};
 
 /// Why a sender or a recipient is not taken, for log and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -315,20 +316,15 @@ impl Session {
 }
 
 impl Transaction {
-    /// Whether a recipient cannot join those that are there already. SMTP has one reply after the header, so those
-    /// whose policy decides on it share a transaction only where it cannot decide differently.
+    /// Whether a recipient cannot join those that are there already.
     fn shares_no_header(&self, tenant: &Tenant, to: &Address, exit: &Egress) -> bool {
-        let same_domain = |other: &Recipient| {
-            let (own, other) = (to.domain(), other.address.domain());
-            own.map(str::to_ascii_lowercase) == other.map(str::to_ascii_lowercase)
+        let joins = |other: &Recipient| {
+            header::may_share(
+                (tenant, to.domain()),
+                (&other.tenant, other.address.domain()),
+            )
         };
-        exit.direction() == Direction::Inbound
-            && self.recipients.iter().any(|other| {
-                let decided_together = other.tenant.name == tenant.name
-                    && tenant.decides_by_domain()
-                    && same_domain(other);
-                (tenant.reads_header() || other.tenant.reads_header()) && !decided_together
-            })
+        exit.direction() == Direction::Inbound && !self.recipients.iter().all(joins)
     }
 }
 
@@ -341,7 +337,7 @@ fn responsible<'a>(
     lacks_tenants: bool,
 ) -> Result<&'a Arc<Tenant>, Rejection> {
     match exit {
-        Egress::NextHop(_) => of_recipient(&transaction.policies, to).ok_or_else(|| {
+        Egress::NextHop(_) => tenant_of(&transaction.policies, to.domain()).ok_or_else(|| {
             if lacks_tenants {
                 let text = "it cannot be told whose domain this is, try again later";
                 return Rejection::new(Reason::Policy, 451, (4, 3, 5), text);
@@ -363,20 +359,6 @@ fn responsible<'a>(
                 })
         }
     }
-}
-
-fn of_recipient<'a>(policies: &'a Snapshot, to: &Address) -> Option<&'a Arc<Tenant>> {
-    match to.domain() {
-        None => policies.first(),
-        Some(domain) => policies.tenant(&normal_domain(domain)?),
-    }
-}
-
-/// The reply to mail that a policy refuses.
-pub(super) fn refusal(decision: &Decision, id: &str) -> Option<Reply> {
-    let refusal = decision.refusal()?;
-    let reply = Reply::from_policy(refusal.code, refusal.enhanced, refusal.text);
-    Some(reply.with_id(id))
 }
 
 impl From<NoPath> for Rejection {

@@ -6,15 +6,14 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::egress::next_hop::ClientName;
 use crate::egress::partial::Digest;
+use crate::frontend::header::FromField;
 use crate::frontend::smtp::receiver::{MessageReceiver, Progress};
 use crate::frontend::smtp::session::{End, Next, Session, State, Transaction};
 use crate::smtp::data::DataDecoder;
 use crate::smtp::header;
 use crate::smtp::received::Trace;
 use crate::smtp::reply::Reply;
-use portcullis::{Direction, HeaderFrom};
-
-use super::envelope::refusal;
+use portcullis::Direction;
 
 impl Session {
     pub(super) async fn data(&mut self) -> Next {
@@ -222,27 +221,12 @@ impl Session {
         let Some(recipient) = recipients.find(|recipient| recipient.tenant.reads_header()) else {
             return Ok(());
         };
-        let found = header::from_addresses(fields);
-        let (addresses, unclear) = match found {
-            Ok(addresses) => (addresses, None),
-            // What cannot be read clearly is held against the rules in every way that it could be read.
-            Err(error) => match header::plausible_addresses(fields) {
-                Some(addresses) => (addresses, Some(error)),
-                None => return Err(unreadable(error, None).with_id(&transaction.id)),
-            },
-        };
         let id = &transaction.id;
-        self.context
-            .set_header_from(HeaderFrom::Addresses(addresses));
+        let from = FromField::read(fields).map_err(|reply| reply.with_id(id))?;
+        self.context.set_header_from(from.fact());
         self.context.set_rcpt_to(recipient.address.as_str());
         let decision = self.ask(&recipient.tenant, id).await;
-        match (refusal(&decision, id), unclear) {
-            (None, _) => Ok(()),
-            (Some(reply), Some(error)) if reply.is_permanent() => {
-                Err(unreadable(error, Some(&reply)).with_id(id))
-            }
-            (Some(reply), _) => Err(reply),
-        }
+        from.refusal(&decision, id).map_or(Ok(()), Err)
     }
 
     fn trace(&self, transaction: &Transaction) -> String {
@@ -322,19 +306,5 @@ fn unfinished(end: End) -> Next {
     match end {
         End::Closed => super::out_of_time("the message did not end in time, closing"),
         _ => Next::Lost(end),
-    }
-}
-
-/// The refusal of a message whose From field is not clear, and, read in one of the ways that it could be read, does
-/// not satisfy the policy.
-fn unreadable(error: header::FromError, refusal: Option<&Reply>) -> Reply {
-    let text = format!("the recipient's policy reads the From field, and {error}");
-    match refusal {
-        None => Reply::new(550, (5, 7, 1), text),
-        Some(refusal) => {
-            let enhanced = refusal.enhanced().unwrap_or((5, 7, 1).into());
-            let text = format!("{text}; read so it is {}", refusal.one_line());
-            Reply::new(refusal.code(), enhanced, text)
-        }
     }
 }

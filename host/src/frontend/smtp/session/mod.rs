@@ -19,6 +19,7 @@ use crate::egress::next_hop::{ClientName, Delivery};
 use crate::egress::partial::{Body, Digest, Group};
 use crate::egress::path::EgressPath;
 use crate::frontend::ask::Asker;
+use crate::frontend::ids::new_id;
 use crate::frontend::smtp::listener::{Listener, Server, Settings};
 use crate::frontend::smtp::receiver::MessageReceiver;
 use crate::frontend::smtp::spool::Spool;
@@ -501,16 +502,4 @@ fn out_of_time(text: &str) -> Next {
 fn is_bdat(line: &[u8]) -> bool {
     line.get(..4)
         .is_some_and(|verb| verb.eq_ignore_ascii_case(b"BDAT"))
-}
-
-/// A name for a session, unique enough to be found in a log of years.
-fn new_id() -> String {
-    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let mut random = [0; 10];
-    // Without random numbers there would be no TLS either; a fixed name is the least of it.
-    let _ = aws_lc_rs::rand::fill(&mut random);
-    random
-        .iter()
-        .map(|byte| char::from(ALPHABET[usize::from(byte % 32)]))
-        .collect()
 }

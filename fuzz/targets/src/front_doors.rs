@@ -1,0 +1,24 @@
+use portcullis_server::frontend::mta::milter::packet::{self, Command};
+use portcullis_server::frontend::mta::policy::Attributes;
+
+/// Any octets are requests or an error, and each takes some of them.
+pub fn front_doors(input: &[u8]) {
+    let mut rest = input;
+    while !rest.is_empty() {
+        let taken = match input[0] {
+            0 => match packet::parse(rest) {
+                Ok(Some(packet)) => {
+                    let _ = Command::of(packet.letter, packet.data);
+                    packet.length
+                }
+                Ok(None) | Err(_) => return,
+            },
+            _ => match Attributes::parse(rest) {
+                Ok(Some((_, taken))) => taken,
+                Ok(None) | Err(_) => return,
+            },
+        };
+        assert!(taken > 0);
+        rest = &rest[taken..];
+    }
+}

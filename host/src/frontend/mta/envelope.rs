@@ -1,0 +1,86 @@
+//! Senders and recipients as other servers tell them. What a policy is asked about must be what the server delivers to.
+
+use std::sync::Arc;
+
+use super::door::Frontend;
+use crate::frontend::ask::tenant_of;
+use crate::smtp::address::Address;
+use crate::smtp::reply::Reply;
+use portcullis::store::{Snapshot, Tenant};
+
+/// Who decides about a recipient.
+pub enum Whose {
+    /// The policy of a tenant.
+    Of(Arc<Tenant>, Address),
+    /// Nobody: its domain is no tenant's.
+    Nobody,
+    /// It cannot be told.
+    Unclear(Reply),
+}
+
+/// A sender, or why no policy can decide about it. The null sender is empty.
+///
+/// # Errors
+/// The reply that defers its mail.
+pub fn sender(text: &str) -> Result<String, Reply> {
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    match Address::parse(text) {
+        Ok(address) => Ok(address.as_str().to_owned()),
+        // The server may read it as an address that a connector is about.
+        Err(error) => Err(Reply::new(
+            451,
+            (4, 1, 7),
+            format!("no policy can decide about this sender: {error}"),
+        )),
+    }
+}
+
+fn unclear(why: impl std::fmt::Display) -> Whose {
+    let text = format!("no policy can decide about this recipient: {why}");
+    Whose::Unclear(Reply::new(451, (4, 1, 3), text))
+}
+
+impl Frontend {
+    /// Whose policy decides about a recipient: that of its domain, else that of the `named` tenant, else of the
+    /// configured one.
+    pub fn whose(&self, policies: &Snapshot, recipient: &str, named: Option<&str>) -> Whose {
+        let address = match Address::parse_recipient(recipient) {
+            Ok(address) => address,
+            Err(error) => return unclear(error),
+        };
+        let other = || {
+            let configured = self.config.tenant.as_deref();
+            let names = [named, configured].into_iter().flatten();
+            names.filter_map(|name| policies.named(name)).next()
+        };
+        let is_literal = address
+            .domain()
+            .is_some_and(|domain| domain.starts_with('['));
+        let tenant = match is_literal {
+            true => None,
+            false => tenant_of(policies, address.domain()),
+        };
+        match tenant.or_else(other) {
+            Some(tenant) => match address.hidden_route(true) {
+                None => Whose::Of(tenant.clone(), address),
+                Some(sign) => unclear(format!(
+                    "{sign:?} in the local part could make another address of it"
+                )),
+            },
+            None if self.settings().lacks_tenants => {
+                let text = "it cannot be told whose domain this is, try again later";
+                Whose::Unclear(Reply::new(451, (4, 3, 5), text))
+            }
+            // The server may read it as one of a tenant's.
+            None if is_literal => unclear("it names an address and no domain"),
+            None => match address.hidden_route(false) {
+                None => Whose::Nobody,
+                Some(sign) => unclear(format!(
+                    "{sign:?} in the local part could make another address of it"
+                )),
+            },
+        }
+    }
+}
