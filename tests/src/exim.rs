@@ -42,6 +42,24 @@ impl Exim {
         Exim::start_at(address, &format!("{listen}{options}"), routers, transports)
     }
 
+    /// Starts one that offers TLS with a certificate and takes all mail of `contoso.com` that these ACLs let through.
+    /// `rcpt` are the verbs of the ACL of RCPT.
+    pub fn asking(
+        options: &str,
+        (certificate, key, roots): (&Path, &Path, &Path),
+        acls: &str,
+        rcpt: &str,
+    ) -> Exim {
+        let options = format!(
+            "{options}tls_certificate = {}\ntls_privatekey = {}\ntls_verify_certificates = {}\nqueue_only = true\nacl_smtp_rcpt = rcpt\nacl_smtp_data = accept\nbegin acl\n{acls}\nrcpt:\n{rcpt}\n  accept\n",
+            certificate.display(),
+            key.display(),
+            roots.display()
+        );
+        let routers = "all:\n  driver = redirect\n  data = :blackhole:\n";
+        Exim::start_with(&options, routers, "")
+    }
+
     /// The same, where the options say that it listens at that address.
     pub fn start_at(address: SocketAddr, options: &str, routers: &str, transports: &str) -> Exim {
         let program = program();
@@ -187,16 +205,13 @@ fn write(folder: &Path, options: &str, routers: &str, transports: &str) {
 exim_path = {program}
 spool_directory = {folder}/spool
 log_file_path = {folder}/log/%s
-tls_advertise_hosts =
-host_lookup =
+{tls}host_lookup =
 rfc1413_query_timeout = 0s
 smtp_accept_max = 200
 smtp_accept_queue_per_connection = 0
 smtp_enforce_sync = false
 {options}
-acl_smtp_rcpt = accept
-acl_smtp_data = accept
-begin acl
+{acl}
 accept:
   accept
 begin routers
@@ -207,7 +222,16 @@ begin retry
 * * F,1d,1h
 ",
         program = program().display(),
-        folder = folder.display()
+        folder = folder.display(),
+        tls = match options.contains("tls_certificate") {
+            true => "",
+            false => "tls_advertise_hosts =\n",
+        },
+        // Options may begin ACLs of their own.
+        acl = match options.contains("begin acl") {
+            true => "",
+            false => "acl_smtp_rcpt = accept\nacl_smtp_data = accept\nbegin acl",
+        }
     );
     fs::write(folder.join("exim.conf"), config).expect("a file");
 }

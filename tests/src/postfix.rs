@@ -113,6 +113,20 @@ smtpd_peername_lookup = no
         self.folder.path().join(name)
     }
 
+    /// A new folder in its queue folder, which all of its programs may enter.
+    pub fn folder_in_queue(&self, name: &str) -> PathBuf {
+        let folder = self.path("queue").join(name);
+        fs::create_dir(&folder).expect("a folder");
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&folder, open).expect("the folder is opened");
+        folder
+    }
+
+    /// The folder of its configuration.
+    pub fn configuration(&self) -> PathBuf {
+        self.path("conf")
+    }
+
     /// One of Postfix's commands, for this instance.
     fn command(&self, name: &str) -> Command {
         let mut command = Command::new(format!("/usr/sbin/{name}"));

@@ -4,6 +4,7 @@ mod admin_api;
 mod clients;
 mod embedding;
 mod fan_out;
+mod front_doors;
 mod postfix;
 mod postfix_docs;
 mod python_policy;
