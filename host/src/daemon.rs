@@ -385,7 +385,7 @@ impl Daemon {
             Bound::Tcp(_, address) => format!("http://{address}/"),
             Bound::Unix(..) => bound.to_string(),
         };
-        tracing::info!(admin = shown, "API listening");
+        tracing::info!(admin = %shown, "API listening");
         tokio::spawn(admin::serve(bound, admin.clone()));
         self.admin = Some(admin);
         Ok(())

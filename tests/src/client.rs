@@ -194,9 +194,14 @@ impl Client {
             }
             let mut buffer = [0; 4096];
             let read = match &mut self.stream {
-                Stream::Plain(stream) => stream.read(&mut buffer)?,
-                Stream::Tls(stream) => stream.read(&mut buffer)?,
-                Stream::Closed => 0,
+                Stream::Plain(stream) => stream.read(&mut buffer),
+                Stream::Tls(stream) => stream.read(&mut buffer),
+                Stream::Closed => Ok(0),
+            };
+            let read = match read {
+                // With a time limit it ends so where the whole machine was stopped for a moment (signal(7)).
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read?,
             };
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
