@@ -1,8 +1,8 @@
 //! A socket where other mail servers ask, and how long is waited for them.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
@@ -25,7 +25,18 @@ pub struct Frontend {
     pub(super) sessions: Sessions,
     /// Whether a digest that is no SHA-256 has been told.
     pub(super) has_told_digest: AtomicBool,
+    failures: Mutex<Failures>,
 }
+
+/// Conversations that ended in an error lately.
+struct Failures {
+    since: Instant,
+    number: u64,
+}
+
+/// So many of them are told one by one in so long; the others are counted.
+const MOST_FAILURES: u64 = 20;
+const FAILURES_IN: Duration = Duration::from_secs(60);
 
 /// Why a conversation ends before the server ends it.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +67,30 @@ impl Frontend {
             server,
             sessions: Sessions::default(),
             has_told_digest: AtomicBool::new(false),
+            failures: Mutex::new(Failures {
+                since: Instant::now(),
+                number: 0,
+            }),
+        }
+    }
+
+    /// Tells of a conversation that ended in an error, if there were not very many lately.
+    pub(super) fn tell_of_failure(&self, session: &str, server: &str, error: &str) {
+        self.server.asking.metrics.frontend_failed();
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures.since.elapsed() >= FAILURES_IN {
+            let untold = failures.number.saturating_sub(MOST_FAILURES);
+            if untold > 0 {
+                tracing::warn!(untold, "further mail servers could not be answered");
+            }
+            *failures = Failures {
+                since: Instant::now(),
+                number: 0,
+            };
+        }
+        failures.number += 1;
+        if failures.number <= MOST_FAILURES {
+            tracing::warn!(session, server, error, "a mail server cannot be answered");
         }
     }
 

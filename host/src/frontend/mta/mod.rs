@@ -114,14 +114,8 @@ async fn converse(frontend: &Arc<Frontend>, mut connection: Connection, peer: Op
             tracing::debug!(session, server = from, %error, "a mail server is lost");
         }
         Err(error) => {
-            frontend.server.asking.metrics.frontend_failed();
             let error = redact::redact(&error.to_string()).into_owned();
-            tracing::warn!(
-                session,
-                server = from,
-                error,
-                "a mail server cannot be answered"
-            );
+            frontend.tell_of_failure(&session, from, &error);
         }
     }
 }
