@@ -22,7 +22,7 @@ use crate::decisions::{self, Recorder};
 use crate::egress::next_hop::NextHop;
 use crate::egress::partial::Partial;
 use crate::egress::partner::dns::{Dns, Questions, stripping};
-use crate::egress::partner::{Outbound, OutboundResources};
+use crate::egress::partner::{LateOutbound, OutboundResources};
 use crate::egress::path::Egress;
 use crate::egress::pool::Pool;
 use crate::egress::relay_clients::RelayClients;
@@ -83,7 +83,7 @@ pub struct Daemon {
     path: Option<PathBuf>,
     server: Arc<Server>,
     listeners: Vec<Arc<Listener>>,
-    outbound: Option<Arc<Outbound>>,
+    outbound: Arc<LateOutbound>,
     watch: Watch,
     /// Requests to read everything again. Before it is listened to, one would end the process.
     hangup: Signal,
@@ -115,12 +115,17 @@ impl Daemon {
         if let Some(error) = errors.into_iter().next() {
             bail!(error);
         }
-        let mut outbound = None;
         let recorder = Arc::new(match purpose {
             Purpose::Run => recorder(&config, &metrics),
             Purpose::Check => Recorder::forgetful(),
         });
-        let listeners = listeners(&config, &settings, &metrics, &recorder, &mut outbound)?;
+        let outbound = LateOutbound::new(
+            &config,
+            settings.authorities.clone(),
+            metrics.clone(),
+            recorder.clone(),
+        );
+        let listeners = listeners(&config, &outbound)?;
         let server = Arc::new(Server {
             hostname: config.hostname.as_str().into(),
             asking: Arc::new(Asking {
@@ -144,7 +149,7 @@ impl Daemon {
             path,
             server,
             listeners,
-            outbound,
+            outbound: Arc::new(outbound),
             watch: Watch::new().context("files cannot be watched")?,
             hangup,
             admin: None,
@@ -181,7 +186,7 @@ impl Daemon {
     fn pairs(&self) -> Vec<(PathBuf, Pair)> {
         let settings = self.server.settings.load();
         let shown = self.config.delivery.identity.as_ref();
-        let outbound = self.outbound.as_ref().map(|outbound| outbound.resources());
+        let outbound = self.outbound.made().map(|outbound| outbound.resources());
         let of_client = outbound.and_then(|resources| {
             Some((shown?.certificate.clone(), resources.identity()?.clone()))
         });
@@ -278,7 +283,7 @@ impl Daemon {
             tracing::info!(address = %socket.local_addr()?, "listening");
             tokio::spawn(accept::serve(listener.clone(), self.server.clone(), socket));
         }
-        if let Some(outbound) = &self.outbound {
+        if let Some(outbound) = self.outbound.made() {
             outbound.listens_on(addresses);
             tokio::spawn(Pool::sweep(Arc::downgrade(outbound.pool())));
         }
@@ -360,7 +365,12 @@ impl Daemon {
             let protocols: Vec<&str> = configured.protocols.iter().map(|it| it.name()).collect();
             let protocols = protocols.join(" ");
             tracing::info!(frontend = %bound, protocols, "listening for mail servers");
-            let frontend = Frontend::new(number, configured.clone(), self.server.clone());
+            let frontend = Frontend::new(
+                number,
+                configured.clone(),
+                self.server.clone(),
+                self.outbound.clone(),
+            );
             tokio::spawn(mta::serve(bound, Arc::new(frontend)));
         }
         Ok(())
@@ -393,7 +403,7 @@ impl Daemon {
 
     /// Removes what is kept of partners and is over.
     fn tidy(&self) {
-        if let Some(outbound) = self.outbound.clone() {
+        if let Some(outbound) = self.outbound.made().cloned() {
             tokio::spawn(async move { outbound.tidy().await });
         }
     }
@@ -460,6 +470,7 @@ impl Daemon {
         }
         let old = &self.config;
         for (section, is_same) in [
+            ("[[frontend]]", config.frontends == old.frontends),
             ("[sandbox]", config.sandbox == old.sandbox),
             ("[connections]", config.connections == old.connections),
             ("[metrics]", config.metrics == old.metrics),
@@ -521,7 +532,9 @@ impl Daemon {
 
     /// Changes how mail leaves for partners, if it does, to what is configured now; gives how much of that was rejected.
     async fn exchange_way_out(&self, settings: &Settings) -> anyhow::Result<usize> {
-        let Some(outbound) = &self.outbound else {
+        self.outbound
+            .exchange(&self.config, settings.authorities.clone());
+        let Some(outbound) = self.outbound.made() else {
             return Ok(0);
         };
         let (config, authorities, before) = (
@@ -998,35 +1011,16 @@ fn no_maildir(folder: &Path) -> Option<String> {
     Some(format!("maildir {}: {reason}", folder.display()))
 }
 
-/// The listeners. Those for outbound mail share one [`Outbound`], which the first of them makes ready.
-fn listeners(
-    config: &Config,
-    settings: &Settings,
-    metrics: &Arc<Metrics>,
-    recorder: &Arc<Recorder>,
-    shared: &mut Option<Arc<Outbound>>,
-) -> anyhow::Result<Vec<Arc<Listener>>> {
+/// The listeners. Those for outbound mail share one way out.
+fn listeners(config: &Config, outbound: &LateOutbound) -> anyhow::Result<Vec<Arc<Listener>>> {
     let mut listeners = Vec::new();
     for (number, listener) in config.listeners.iter().enumerate() {
         let egress = match &listener.destination {
             Destination::NextHop(hop) => Egress::NextHop(Arc::new(NextHop::new(hop, config))),
-            Destination::Outbound(admitted) => {
-                let outbound = match shared {
-                    Some(outbound) => outbound.clone(),
-                    None => {
-                        let (resources, _) =
-                            OutboundResources::new(config, settings.authorities.clone(), None)?;
-                        let outbound =
-                            Outbound::new(config, resources, metrics.clone(), recorder.clone());
-                        let outbound = Arc::new(outbound);
-                        shared.insert(outbound).clone()
-                    }
-                };
-                Egress::Partners {
-                    relay_clients: ArcSwap::from_pointee(RelayClients::new(admitted)),
-                    outbound,
-                }
-            }
+            Destination::Outbound(admitted) => Egress::Partners {
+                relay_clients: ArcSwap::from_pointee(RelayClients::new(admitted)),
+                outbound: outbound.ready()?,
+            },
         };
         listeners.push(Arc::new(Listener {
             number,

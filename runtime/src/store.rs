@@ -215,6 +215,12 @@ impl Store {
         &self.engine
     }
 
+    /// The policy of a tenant; `None` if it has none.
+    pub fn policy(&self, tenant: &Tenant) -> Option<crate::Policy> {
+        let loaded = tenant.policy.clone()?;
+        Some(self.engine.policy(loaded))
+    }
+
     /// A session, whose transactions ask the policies of any tenants.
     pub fn session(&self) -> TenantSession {
         TenantSession(Session::new(self.engine.loader.engine.clone()))

@@ -36,6 +36,31 @@ impl Asking {
         }
     }
 
+    /// Asks a map by socketmap, and gives the answer.
+    pub fn map(&mut self, name: &str, key: &str) -> String {
+        let request = format!("{name} {key}");
+        self.send(format!("{}:{request},", request.len()).as_bytes());
+        self.netstring()
+    }
+
+    /// The next netstring.
+    pub fn netstring(&mut self) -> String {
+        let mut length = Vec::new();
+        let mut octet = [0];
+        loop {
+            self.0.read_exact(&mut octet).expect("an answer");
+            match octet[0] {
+                b':' => break,
+                digit => length.push(digit),
+            }
+        }
+        let length = String::from_utf8(length).expect("digits");
+        let mut data = vec![0; length.parse::<usize>().expect("a length") + 1];
+        self.0.read_exact(&mut data).expect("an answer");
+        assert_eq!(data.pop(), Some(b','));
+        String::from_utf8(data).expect("UTF-8")
+    }
+
     /// Asks as Postfix does, and gives the action.
     pub fn policy(&mut self, attributes: &[(&str, &str)]) -> String {
         let mut request = String::from("request=smtpd_access_policy\n");

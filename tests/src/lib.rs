@@ -29,6 +29,8 @@ pub mod mock_server;
 pub mod model;
 pub mod modules;
 pub mod mta;
+pub mod nginx;
+pub mod opensmtpd;
 pub mod openssl;
 pub mod outbound;
 pub mod pki;

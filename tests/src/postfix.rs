@@ -160,6 +160,12 @@ smtpd_peername_lookup = no
         String::from_utf8_lossy(&output.expect("postqueue").stdout).into_owned()
     }
 
+    /// Has it read its configuration again.
+    pub fn reload(&self) {
+        let output = self.command("postfix").arg("reload").output();
+        assert!(output.expect("postfix").status.success());
+    }
+
     /// Has the queue tried again now.
     pub fn flush(&self) {
         let flushed = self.command("postqueue").arg("-f").status();

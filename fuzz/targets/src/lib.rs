@@ -8,6 +8,7 @@ mod certificates;
 mod configuration;
 mod contexts;
 mod dns;
+mod filters;
 mod front_doors;
 mod imports;
 mod modules;
@@ -22,6 +23,7 @@ pub use certificates::certificates;
 pub use configuration::configuration;
 pub use contexts::contexts;
 pub use dns::dns;
+pub use filters::filters;
 pub use front_doors::front_doors;
 pub use imports::imports;
 pub use modules::modules;
@@ -36,13 +38,14 @@ pub use wire::{commands, data, headers, replies};
 pub type Target = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: [(&str, Target); 16] = [
+pub const TARGETS: [(&str, Target); 17] = [
     ("certificates", certificates),
     ("commands", commands),
     ("configuration", configuration),
     ("contexts", contexts),
     ("data", data),
     ("dns", dns),
+    ("filters", filters),
     ("front_doors", front_doors),
     ("headers", headers),
     ("imports", imports),

@@ -5,13 +5,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use serde_json::json;
 
 use super::paint::printable;
 use super::{
     output::{self, Format},
     paint, policy, report,
 };
+use crate::config::Delivery;
 use crate::frontend::ways::{Lacking, Way};
+use crate::postfix::next_hops::{Gap, gaps};
 use portcullis::{Connector, DocumentError, Engine, Fact};
 
 /// Show the problems of a rules document
@@ -48,11 +51,16 @@ impl Check {
             _ => Vec::new(),
         };
         let lacking = self.way.map(|way| (way, way.lacking(&connectors)));
+        let gaps = match self.way {
+            Some(Way::Postfix) => gaps(&connectors, Delivery::default().port),
+            _ => Vec::new(),
+        };
         match self.format {
             Format::Json => match &lacking {
                 None => output::json(&problems)?,
                 Some((_, lacking)) => {
-                    output::json(&serde_json::json!({"problems": problems, "lacking": lacking}))?;
+                    let all = json!({"problems": problems, "lacking": lacking, "outbound": gaps});
+                    output::json(&all)?;
                 }
             },
             Format::Text => {
@@ -61,6 +69,7 @@ impl Check {
                 output::result(&report::problems(&path, &document, &problems, colour))?;
                 if let Some((way, lacking)) = &lacking {
                     output::result(&told(*way, lacking))?;
+                    output::result(&told_of_outbound(&gaps))?;
                 }
             }
         }
@@ -89,6 +98,26 @@ fn told(way: Way, lacking: &[Lacking<'_>]) -> String {
     }
     if lacking.is_empty() {
         let _ = writeln!(text, "{way} tells all facts that the rules read");
+    }
+    text
+}
+
+/// What Postfix cannot carry out on the way out.
+fn told_of_outbound(gaps: &[Gap]) -> String {
+    let mut text = String::new();
+    for gap in gaps {
+        let wherever = match gap.wherever {
+            "" => String::new(),
+            wherever => format!(" {wherever}"),
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "connector \"{}\"{wherever}: {}: such mail goes by the relay, or is deferred\n  = help: {}",
+            printable(&gap.connector),
+            gap.why,
+            gap.hint
+        );
     }
     text
 }

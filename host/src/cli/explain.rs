@@ -14,6 +14,8 @@ use super::{
     output::{self, Format},
     policy::{self, PolicyArgs},
 };
+use crate::frontend::mta::attributes::Attributes;
+use crate::frontend::mta::certificates::Told;
 use portcullis::{
     Certificate, ClientAddress, Consideration, Context, Dane, Decision, Direction, Explanation,
     HeaderFrom, Mode, MtaSts, Outcome, PeerCertificate, Protection, Refusal, Route, Security,
@@ -34,6 +36,7 @@ const EXPLAINING: u64 = 10_000;
   portcullis explain rules.json --from alice@contosobank.com --to bob@contoso.com \\
       --ip 203.0.113.7 --tls --cert-name mail.contosobank.com
   portcullis explain rules.json --from bob@contoso.com --to alice@contosobank.com
+  portcullis explain rules.json --as postfix - < attributes
 
 Mail from one of the policy's accepted domains to another domain is mail that the organization sends.
 The exit code is 0 whatever the verdict is: scripts read it from --format json.")]
@@ -43,6 +46,13 @@ pub struct Explain {
     /// A context as JSON; `-` for standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to", "ip", "tls", "certificate", "outbound", "inbound"])]
     context: Option<PathBuf>,
+    /// What another server tells: that it is Postfix, and the attributes of a request of its policy delegation, a line
+    /// each, as they are sent or as `smtpd -v` logs them; `-` for standard input
+    #[arg(long = "as", value_names = ["WAY", "ATTRIBUTES"], num_args = 2, conflicts_with_all = ["context", "from", "to", "ip", "tls", "certificate", "outbound", "inbound", "header_from"])]
+    told: Vec<String>,
+    /// With --as: the server asks all clients for a certificate, so that none told is none shown
+    #[arg(long, requires = "told")]
+    certificates_requested: bool,
     /// The envelope sender; `<>` for the null sender
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
@@ -133,9 +143,10 @@ impl Explain {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         // What is wrong with the options is told before the policy is built.
-        let context = match &self.context {
-            Some(path) => Some(read_context(path)?),
-            None => {
+        let context = match (&self.context, &self.told[..]) {
+            (Some(path), _) => Some(read_context(path)?),
+            (None, [way, attributes]) => Some(self.told_context(way, attributes)?),
+            (None, _) => {
                 self.context_of_options(self.direction(&[]))?;
                 None
             }
@@ -165,6 +176,30 @@ impl Explain {
             }
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// What a front door would make of a request, without known certificates and without a milter beside.
+    fn told_context(&self, way: &str, attributes: &str) -> anyhow::Result<Context> {
+        if way != "postfix" {
+            bail!("--as {way}: only postfix has such attributes");
+        }
+        let attributes = match attributes {
+            "-" => read_input("the attributes")?,
+            text => text.to_owned(),
+        };
+        let wrong = |error| anyhow!("--as postfix: {error}");
+        let attributes = Attributes::parse_dump(&attributes).map_err(wrong)?;
+        let sender = mailbox(attributes.get("sender"));
+        let sender = sender.ok_or_else(|| wrong("the sender is no address".into()))?;
+        if attributes.get("recipient").is_empty() {
+            return Err(wrong("there is no recipient".into()));
+        }
+        let no_certificate = match self.certificates_requested {
+            true => PeerCertificate::None,
+            false => PeerCertificate::Unknown,
+        };
+        let protection = attributes.protection(no_certificate, Told::certificate);
+        Ok(attributes.context(sender, protection, HeaderFrom::Unknown))
     }
 
     /// Mail goes out where its sender is one of our own and its recipient is not, unless the options say otherwise.
@@ -244,15 +279,18 @@ impl Explain {
     }
 }
 
+fn read_input(what: &str) -> anyhow::Result<String> {
+    let mut text = String::new();
+    std::io::stdin()
+        .read_to_string(&mut text)
+        .with_context(|| format!("cannot read {what} from standard input"))?;
+    Ok(text)
+}
+
 fn read_context(path: &Path) -> anyhow::Result<Context> {
-    let text = if path.as_os_str() == "-" {
-        let mut text = String::new();
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .context("cannot read the context from standard input")?;
-        text
-    } else {
-        policy::read_document(path)?
+    let text = match path.as_os_str() == "-" {
+        true => read_input("the context")?,
+        false => policy::read_document(path)?,
     };
     Context::from_json(&text).map_err(|error| anyhow!("{}: {error}", path.display()))
 }

@@ -9,6 +9,8 @@ mod demo;
 mod edit;
 mod evaluate;
 mod explain;
+mod export;
+mod filter;
 mod import;
 mod lines;
 mod list;
@@ -71,6 +73,8 @@ enum Command {
     Admin(admin::AdminCommand),
     Schema(schema::Schema),
     Setup(setup::SetupCommand),
+    Export(export::ExportCommand),
+    Filter(filter::FilterCommand),
     Validate(Box<validate::Validate>),
     Partner(Box<validate::Partner>),
     Demo(demo::DemoCommand),
@@ -105,7 +109,9 @@ impl Cli {
                 Command::Suggest(command) => command.run().await,
                 Command::Admin(command) => command.run(),
                 Command::Schema(command) => command.run(),
-                Command::Setup(command) => command.run(),
+                Command::Setup(command) => command.run().await,
+                Command::Export(command) => command.run().await,
+                Command::Filter(command) => command.run().await,
                 Command::Validate(command) => command.run().await,
                 Command::Partner(command) => command.run().await,
                 Command::Demo(command) => command.run(),

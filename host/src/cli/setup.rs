@@ -8,11 +8,15 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use time::OffsetDateTime;
 
-use super::output;
 use super::paint::printable;
+use super::{output, policy};
 use crate::config::{Config, Frontend, Protocol};
+use crate::egress::partner::Published;
 use crate::frontend::ways::Way;
+use crate::postfix::next_hops::of_host;
+use crate::postfix::{NextHop, NotInPostfix, TlsPolicy};
 use crate::socket::Place;
+use portcullis::{Mode, Route};
 
 /// Show what another mail server needs so that it asks the policies
 ///
@@ -20,7 +24,7 @@ use crate::socket::Place;
 /// changed without --apply.
 #[derive(Args)]
 #[command(
-    after_help = "Examples:\n  portcullis setup postfix --config /etc/portcullis/portcullis.toml\n  portcullis setup postfix --config /etc/portcullis/portcullis.toml --apply"
+    after_help = "Examples:\n  portcullis setup postfix --config /etc/portcullis/portcullis.toml\n  portcullis setup postfix --config /etc/portcullis/portcullis.toml --apply\n  portcullis setup postfix --outbound --config /etc/portcullis/portcullis.toml"
 )]
 pub struct SetupCommand {
     /// The server
@@ -32,6 +36,9 @@ pub struct SetupCommand {
     /// The folder of the server's configuration, if it is not the usual one (Postfix)
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
+    /// For mail to partners, not for mail from them (Postfix)
+    #[arg(long)]
+    outbound: bool,
     /// Change the server's configuration (Postfix); the old one is kept beside it
     #[arg(long)]
     apply: bool,
@@ -42,10 +49,17 @@ impl SetupCommand {
     ///
     /// # Errors
     /// If the server cannot be asked for its settings, or the configuration has no front door for it.
-    pub fn run(self) -> anyhow::Result<ExitCode> {
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
         let config = Config::load(&self.config)?;
+        if self.outbound && self.way != Way::Postfix {
+            bail!(
+                "--outbound is for Postfix: {} asks about mail from partners",
+                self.way
+            );
+        }
         let protocol = match self.way {
-            Way::Postfix | Way::Exim => Protocol::Policy,
+            Way::Postfix if self.outbound => Protocol::Socketmap,
+            Way::Postfix | Way::Exim | Way::Opensmtpd => Protocol::Policy,
             Way::Milter | Way::Sendmail => Protocol::Milter,
             Way::Stalwart => Protocol::Http,
         };
@@ -68,19 +82,53 @@ impl SetupCommand {
         match self.way {
             Way::Postfix | Way::Milter => {
                 let postfix = Postfix::new(self.directory.clone())?;
-                let settings = postfix.settings(self.way, frontend)?;
+                let settings = match self.outbound {
+                    true => postfix.outbound_settings(frontend)?,
+                    false => postfix.settings(self.way, frontend)?,
+                };
                 text.push_str(&postfix.told(&settings));
                 if self.apply {
                     text.push_str(&postfix.apply(&settings)?);
                 }
             }
-            Way::Exim | Way::Sendmail | Way::Stalwart => {
+            Way::Exim | Way::Sendmail | Way::Stalwart | Way::Opensmtpd => {
                 text.push_str(&lines(self.way, &frontend.place)?);
             }
         }
-        text.push_str(&untold(self.way));
+        text.push_str(&match self.outbound {
+            true => self.how_to_see(&config, frontend).await,
+            false => untold(self.way),
+        });
         output::result(&text)?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// How to see that Postfix's maps are answered: with a destination of the rules, if they name one.
+    async fn how_to_see(&self, config: &Config, frontend: &Frontend) -> String {
+        let map = match &frontend.place {
+            Place::Tcp(address) => format!("socketmap:inet:{address}:tls"),
+            Place::Unix(unix) => format!("socketmap:unix:{}:tls", unix.path.display()),
+        };
+        let (domain, answer) = match example(config, frontend).await {
+            Some((domain, Ok(policy))) => (
+                domain,
+                format!(
+                    "prints \"{policy}\" if the partner publishes no TLSA records and no MTA-STS policy"
+                ),
+            ),
+            Some((domain, Err(why))) => (domain, format!("defers: {why}")),
+            None => (
+                "bank.example".into(),
+                "prints nothing, because no connector is about it".into(),
+            ),
+        };
+        let directory = match &self.directory {
+            Some(directory) => format!("-c {} ", directory.display()),
+            None => String::new(),
+        };
+        format!(
+            "\nTo see it work:\n\n  postmap {directory}-q '{domain}' {map}\n\n{answer}.\nWhat Postfix cannot carry out: portcullis check RULES.json --for postfix\n"
+        )
     }
 }
 
@@ -90,6 +138,7 @@ fn suggested(way: Way) -> &'static str {
             "[[frontend]]\naddress = \"/var/spool/postfix/portcullis/ask\"\ngroup = \"postfix\""
         }
         Way::Exim | Way::Sendmail => "[[frontend]]\naddress = \"127.0.0.1:8460\"",
+        Way::Opensmtpd => "[[frontend]]\naddress = \"/run/portcullis/ask\"\ngroup = \"_smtpd\"",
         Way::Stalwart => {
             "[[frontend]]\naddress = \"127.0.0.1:8460\"\ntoken = \"/etc/portcullis/frontend.token\""
         }
@@ -116,8 +165,50 @@ fn untold(way: Way) -> String {
     text
 }
 
+/// A destination of an outbound connector, and what Postfix is told of it.
+async fn example(
+    config: &Config,
+    frontend: &Frontend,
+) -> Option<(String, Result<TlsPolicy, NotInPostfix>)> {
+    let named = frontend.tenant.as_deref();
+    let tenant = config
+        .tenants
+        .iter()
+        .find(|tenant| named.is_none_or(|name| name == tenant.name))?;
+    let engine = policy::engine(policy::limits()).ok()?;
+    let policy = engine.load_file(&tenant.policy).await.ok()?;
+    let connectors = policy.connectors().await.ok()?;
+    connectors.iter().find_map(|connector| {
+        let is_asked = connector.mode == Mode::Enforce;
+        let delivery = connector.delivery.as_ref().filter(|_| is_asked)?;
+        let (key, asked) = match &delivery.route {
+            Route::Mx => {
+                let mut domains = connector.selects.recipient_domains.iter();
+                let domain = domains.find(|domain| !domain.contains('*'))?;
+                (domain.clone(), delivery.tls.clone())
+            }
+            // Postfix asks about the next hop.
+            Route::SmartHosts(hosts) => {
+                let first = hosts.first()?;
+                let next_hop = NextHop::of(first, config.delivery.port);
+                (next_hop.to_string(), of_host(&delivery.tls, &first.host))
+            }
+        };
+        Some((key, TlsPolicy::of(&asked, Some(&Published::NOTHING))))
+    })
+}
+
 /// The lines for servers whose settings are not looked at.
 fn lines(way: Way, place: &Place) -> anyhow::Result<String> {
+    if way == Way::Opensmtpd {
+        let socket = match place {
+            Place::Tcp(address) => address.to_string(),
+            Place::Unix(unix) => unix.path.display().to_string(),
+        };
+        return Ok(format!(
+            "In smtpd.conf, and then \"filter portcullis\" at each listener that takes mail of others:\n\n  filter portcullis proc-exec \"portcullis filter opensmtpd --frontend {socket}\"\n"
+        ));
+    }
     let Place::Tcp(address) = place else {
         bail!("{way} asks over TCP: give the [[frontend]] an address such as \"127.0.0.1:8460\"");
     };
@@ -212,6 +303,7 @@ impl Postfix {
         };
         if way == Way::Milter {
             let now = self.get("smtpd_milters")?;
+            is_plain("smtpd_milters", &now, &service)?;
             let own = format!("{{ {service}, default_action=tempfail }}");
             let wanted = added(&now, &service, &own);
             want("smtpd_milters", now, wanted);
@@ -241,6 +333,7 @@ impl Postfix {
         }
         let name = "smtpd_recipient_restrictions";
         let now = self.get(name)?;
+        is_plain(name, &now, &service)?;
         let own = format!(
             "check_policy_service {{ {service}, timeout=10s, default_action=DEFER_IF_PERMIT }}"
         );
@@ -252,6 +345,69 @@ impl Postfix {
         Ok(settings)
     }
 
+    /// What is to be changed for mail to partners. Maps that are there are asked for what ours say nothing about.
+    fn outbound_settings(&self, frontend: &Frontend) -> anyhow::Result<Vec<Setting>> {
+        if !self.is_at_least((3, 5)) {
+            bail!(
+                "Postfix {} is too old: routes have several servers from 3.5 on",
+                self.version
+            );
+        }
+        let fallback = self.postconf(&["-x", "-h", "smtp_fallback_relay"])?;
+        if !fallback.is_empty() {
+            bail!(
+                "smtp_fallback_relay is {:?}: mail that a partner's servers do not take as its connector asks would go there; empty it first",
+                printable(&fallback)
+            );
+        }
+        let service = self.service(&frontend.place)?;
+        let has_reports = self.is_at_least((3, 10));
+        let tls = match has_reports {
+            true => "tlsrpt",
+            false => "tls",
+        };
+        let mut settings = Vec::new();
+        for (name, map) in [("smtp_tls_policy_maps", tls), ("transport_maps", "route")] {
+            let now = self.get(name)?;
+            let own = format!("socketmap:{service}:{map}");
+            // A map before ours would hide it.
+            let others = now.split([',', ' ', '\t', '\n']);
+            let others = others.filter(|map| !map.is_empty() && *map != own);
+            let all: Vec<&str> = std::iter::once(&*own).chain(others).collect();
+            let wanted = match now.starts_with(&own) {
+                true => now.clone(),
+                false => all.join(", "),
+            };
+            settings.push(Setting { name, now, wanted });
+        }
+        for (name, wanted) in [
+            ("smtp_dns_support_level", "dnssec"),
+            ("smtp_tls_fingerprint_digest", "sha256"),
+        ] {
+            let now = self.get(name)?;
+            let wanted = wanted.into();
+            settings.push(Setting { name, now, wanted });
+        }
+        let now = self.get("smtp_tls_security_level")?;
+        if now.is_empty() || now == "none" {
+            let (name, wanted) = ("smtp_tls_security_level", "may".into());
+            settings.push(Setting { name, now, wanted });
+        }
+        let now = self.get("smtp_tls_CAfile")?;
+        if now.is_empty() && self.get("smtp_tls_CApath")?.is_empty() {
+            let (name, wanted) = ("smtp_tls_CAfile", AUTHORITIES.into());
+            settings.push(Setting { name, now, wanted });
+        }
+        if has_reports {
+            // A sender's `TLS-Required: No` would lower what connectors ask for (RFC 8689 section 5).
+            let name = "tls_required_enable";
+            let (now, wanted) = (self.get(name)?, "no".into());
+            settings.push(Setting { name, now, wanted });
+        }
+        settings.retain(|it| it.now != it.wanted);
+        Ok(settings)
+    }
+
     fn told(&self, settings: &[Setting]) -> String {
         let mut text = format!("Postfix {}\n\n", printable(&self.version));
         if settings.is_empty() {
@@ -259,9 +415,10 @@ impl Postfix {
             return text;
         }
         for Setting { name, now, wanted } in settings {
+            let quoted = printable(wanted).replace('\'', r"'\''");
             // Writing to a string cannot fail.
             let _ = writeln!(text, "# {name} is \"{}\"", printable(now));
-            let _ = writeln!(text, "postconf -e '{name} = {}'", printable(wanted));
+            let _ = writeln!(text, "postconf -e '{name} = {quoted}'");
         }
         let _ = writeln!(text, "postfix reload");
         let relay = "Mail that something before the check permits, such as that of your own users, is not asked about.";
@@ -296,8 +453,47 @@ impl Postfix {
     }
 }
 
+/// Where Debian and others have the authorities that browsers trust.
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
 /// What stands before the check where nothing does: Postfix's own users and relaying are decided on before.
 const PERMITTED: &str = "permit_mynetworks, permit_sasl_authenticated, reject_unauth_destination";
+
+/// Whether it can be told where a check belongs into a list, and whether the one that is there works.
+fn is_plain(name: &str, now: &str, service: &str) -> anyhow::Result<()> {
+    let separates = |sign: char| sign.is_whitespace() || matches!(sign, ',' | '{' | '}');
+    let words: Vec<&str> = now
+        .split(separates)
+        .filter(|word| !word.is_empty())
+        .collect();
+    let lenient = [
+        "default_action=dunno",
+        "default_action=ok",
+        "default_action=accept",
+        "default_action=permit",
+    ];
+    let own = words.iter().position(|word| *word == service);
+    let has_permit_before = |end: usize| words.iter().take(end).any(|word| *word == "permit");
+    let last = words.len().saturating_sub(1);
+    let why = if now.contains('$') {
+        "names other settings"
+    } else if words.contains(&"warn_if_reject") {
+        "has warn_if_reject, behind which refusals are warnings"
+    } else if words
+        .iter()
+        .any(|word| lenient.contains(&&*word.to_lowercase()))
+    {
+        "has a default_action that lets mail pass while nobody answers"
+    } else if has_permit_before(own.unwrap_or(last)) {
+        "has permit, behind which nothing is asked"
+    } else {
+        return Ok(());
+    };
+    bail!(
+        "{name} {why}: see to the check yourself, as docs/integrations/postfix.md says; it is {:?}",
+        printable(now)
+    )
+}
 
 /// A list with one more item, if none of it names the service. Behind `permit` or `reject` nothing is looked at.
 fn added(now: &str, service: &str, own: &str) -> String {
@@ -322,6 +518,27 @@ fn added(now: &str, service: &str, own: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_in_which_a_check_would_not_work_are_left_alone() {
+        let plain = |now| is_plain("x", now, "unix:ask").is_ok();
+        assert!(plain(
+            "permit_mynetworks, reject_unauth_destination, permit"
+        ));
+        assert!(plain(
+            "check_policy_service { unix:ask, default_action=DEFER_IF_PERMIT }, permit"
+        ));
+        for now in [
+            "$my_restrictions",
+            "permit_mynetworks, warn_if_reject reject",
+            "permit, reject_unauth_destination",
+            "permit, check_policy_service unix:ask",
+            "check_policy_service { unix:ask, default_action=DUNNO }",
+            "{ unix:ask, default_action=accept }",
+        ] {
+            assert!(!plain(now), "{now}");
+        }
+    }
 
     #[test]
     fn a_list_gets_what_it_does_not_have() {

@@ -3,8 +3,10 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::listener::{Destination, Listener, TlsMode};
 use super::problem::Key::{Name, Number};
 use super::problem::{Outcome, Wrong, wrong};
 use super::tenant::Tenant;
@@ -28,8 +30,11 @@ pub(super) struct RawFrontend {
     /// The protocols that are spoken there, told apart by the first octet.
     #[serde(default = "Protocol::all")]
     pub protocols: Vec<Protocol>,
-    /// Whose policy decides about recipients whose domain is no tenant's; nobody's by default.
+    /// Whose policy decides about recipients whose domain is no tenant's, and about the way out; nobody's by default, or
+    /// the only tenant's.
     pub tenant: Option<String>,
+    /// Our own outbound listener, for mail to partners of which Postfix cannot carry out what its connector asks for.
+    pub relay: Option<SocketAddr>,
     /// Certificates of partners (PEM): files, or `FOLDER/*.pem`. Of a certificate among them all is known by its digest.
     #[serde(default)]
     pub known_certificates: Paths,
@@ -38,6 +43,8 @@ pub(super) struct RawFrontend {
     pub certificates_requested: bool,
     /// The file of the token that clients by HTTP show; without it nobody may ask over TCP.
     pub token: Option<PathBuf>,
+    /// Where nginx passes sessions on whose first recipient is accepted.
+    pub nginx_server: Option<SocketAddr>,
     /// How many connections there may be at a time.
     #[serde(default = "connections")]
     pub connections: usize,
@@ -60,6 +67,8 @@ pub enum Protocol {
     Policy,
     /// Milter.
     Milter,
+    /// Postfix's socketmap, for the way out.
+    Socketmap,
     /// HTTP.
     Http,
 }
@@ -67,7 +76,12 @@ pub enum Protocol {
 impl Protocol {
     /// All of them.
     pub fn all() -> Vec<Protocol> {
-        vec![Protocol::Policy, Protocol::Milter, Protocol::Http]
+        vec![
+            Protocol::Policy,
+            Protocol::Milter,
+            Protocol::Socketmap,
+            Protocol::Http,
+        ]
     }
 
     /// Its name in the configuration, the log and metrics.
@@ -75,6 +89,7 @@ impl Protocol {
         match self {
             Protocol::Policy => "policy",
             Protocol::Milter => "milter",
+            Protocol::Socketmap => "socketmap",
             Protocol::Http => "http",
         }
     }
@@ -87,14 +102,18 @@ pub struct Frontend {
     pub place: Place,
     /// The protocols that are spoken there.
     pub protocols: Vec<Protocol>,
-    /// Whose policy decides about recipients whose domain is no tenant's.
+    /// Whose policy decides about recipients whose domain is no tenant's, and about the way out.
     pub tenant: Option<String>,
+    /// Our own outbound listener, for what Postfix cannot carry out.
+    pub relay: Option<SocketAddr>,
     /// Certificates of partners.
     pub known_certificates: Vec<KnownFiles>,
     /// Whether the servers that ask here ask all clients for a certificate.
     pub certificates_requested: bool,
     /// The file of the token that clients by HTTP show.
     pub token: Option<PathBuf>,
+    /// Where nginx passes sessions on whose first recipient is accepted.
+    pub nginx_server: Option<SocketAddr>,
     /// How many connections there may be at a time.
     pub connections: usize,
 }
@@ -162,9 +181,11 @@ impl RawFrontend {
             place,
             protocols: self.protocols,
             tenant: self.tenant,
+            relay: self.relay,
             known_certificates: known.map(|path| KnownFiles::of(path)).collect(),
             certificates_requested: self.certificates_requested,
             token: self.token,
+            nginx_server: self.nginx_server,
             connections: self.connections,
         })
     }
@@ -183,6 +204,47 @@ pub(super) fn validate_tenants(
                 [Name("frontend"), Number(number), Name("tenant")],
                 format!("there is no tenant {unknown:?}"),
             );
+        }
+    }
+    Ok(())
+}
+
+/// A relay is a listener for mail to partners, which takes it from whoever is told to send it there.
+pub(super) fn validate_relays(frontends: &[Frontend], listeners: &[Listener]) -> Outcome {
+    for (number, frontend) in frontends.iter().enumerate() {
+        let Some(relay) = frontend.relay else {
+            continue;
+        };
+        let keys = || [Name("frontend"), Number(number), Name("relay")];
+        let is_there = |listener: &&Listener| {
+            let address = listener.address;
+            address.port() == relay.port()
+                && (address.ip() == relay.ip() || address.ip().is_unspecified())
+        };
+        let found = listeners.iter().find(is_there);
+        let Some((listener, Destination::Outbound(outbound))) =
+            found.map(|it| (it, &it.destination))
+        else {
+            let message = format!("there is no [[listener]] with outbound at {relay}");
+            return wrong(keys(), message);
+        };
+        if listener.tls == TlsMode::Implicit || !listener.proxy_protocol.is_empty() {
+            let message = "its listener takes mail by plain SMTP and STARTTLS only: neither implicit TLS nor the PROXY protocol";
+            return wrong(keys(), message);
+        }
+        if let (Some(own), Some(other)) = (&frontend.tenant, &outbound.tenant)
+            && own != other
+        {
+            let message = format!("its listener sends by the rules of {other:?}, not of {own:?}");
+            return wrong(keys(), message);
+        }
+        let admits = |net: &IpNet| net.contains(&relay.ip());
+        if relay.ip().is_loopback() && !outbound.clients.iter().any(admits) {
+            let message = format!(
+                "its listener does not take mail from {}: add that to its clients",
+                relay.ip()
+            );
+            return wrong(keys(), message);
         }
     }
     Ok(())

@@ -169,6 +169,7 @@ impl Config {
         raw.trust.validate(&raw.tenants, folder.is_some())?;
         listener::validate_senders(&listeners, &raw.tenants, folder.is_some())?;
         frontend::validate_tenants(&frontends, &raw.tenants, folder.is_some())?;
+        frontend::validate_relays(&frontends, &listeners)?;
         raw.sandbox.validate()?;
         raw.limits.validate()?;
         raw.decisions.validate()?;

@@ -281,7 +281,7 @@ fn what_is_published_and_what_is_shown_is_valid() {
 }
 
 /// What is said of a configuration of which the shape is right: the schema cannot know.
-const BEYOND_SHAPE: [&str; 18] = [
+const BEYOND_SHAPE: [&str; 20] = [
     "bad-address",
     "bad-domain",
     "bad-duration",
@@ -290,6 +290,8 @@ const BEYOND_SHAPE: [&str; 18] = [
     "bad-size",
     "domain-twice",
     "frontend-bad-mode",
+    "frontend-relay",
+    "frontend-relay-clients",
     "little-memory",
     "missing-certificate",
     "missing-policy",

@@ -1,5 +1,6 @@
 //! The one call of every front door: decide, count, log.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use portcullis::store::{Snapshot, Store, Tenant};
@@ -75,14 +76,33 @@ impl Asker {
 
     /// Decides, counts, logs and keeps. If the policy gives no answer, the decision defers the mail.
     pub async fn ask(&mut self, request: Request<'_>) -> Decision {
-        let restricted = restricted(&request);
-        let context = restricted.as_ref().unwrap_or(request.context);
-        let decision = self.session.decide(request.tenant, context).await;
+        let (decision, context) = self.decide(&request).await;
+        if is_news(&context, decision.verdict()) {
+            self.asking.recorder.decided(&Told {
+                tenant: &request.tenant.name,
+                policy: request.tenant.in_force.map(|it| it.digest),
+                session: request.session,
+                transaction: request.transaction,
+                context: &context,
+                verdict: decision.verdict(),
+            });
+        }
+        decision
+    }
+
+    /// The same of no mail in particular: it is not kept.
+    pub async fn look_up(&mut self, request: Request<'_>) -> Decision {
+        self.decide(&request).await.0
+    }
+
+    async fn decide<'a>(&mut self, request: &Request<'a>) -> (Decision, Cow<'a, Context>) {
+        let context = match restricted(request) {
+            Some(restricted) => Cow::Owned(restricted),
+            None => Cow::Borrowed(request.context),
+        };
+        let decision = self.session.decide(request.tenant, &context).await;
         let Asking {
-            metrics,
-            expiring,
-            recorder,
-            ..
+            metrics, expiring, ..
         } = &*self.asking;
         let tenant = &request.tenant.name;
         let asked = Asked {
@@ -95,19 +115,9 @@ impl Asker {
             decisions::log_failure(&asked, error);
         }
         metrics.decided(tenant, decision.verdict());
-        decisions::log(&asked, context, decision.verdict());
-        expiring.look(request.tenant, context, decision.verdict());
-        if is_news(context, decision.verdict()) {
-            recorder.decided(&Told {
-                tenant,
-                policy: request.tenant.in_force.map(|it| it.digest),
-                session: request.session,
-                transaction: request.transaction,
-                context,
-                verdict: decision.verdict(),
-            });
-        }
-        decision
+        decisions::log(&asked, &context, decision.verdict());
+        expiring.look(request.tenant, &context, decision.verdict());
+        (decision, context)
     }
 }
 

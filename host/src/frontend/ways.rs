@@ -21,6 +21,8 @@ pub enum Way {
     Sendmail,
     /// Stalwart's MTA hooks
     Stalwart,
+    /// A filter of OpenSMTPD
+    Opensmtpd,
 }
 
 /// A fact that a way cannot tell, or not wholly, and what can be done about it.
@@ -101,7 +103,7 @@ const KEY_OF_SENDMAIL: Lack = Lack {
 const fn never(fact: Fact) -> Lack {
     Lack {
         fact,
-        known: "nothing: it asks clients for no certificate",
+        known: "nothing: it tells of no certificate",
         hint: "let Portcullis take this partner's mail in front of the server, or require addresses",
     }
 }
@@ -115,14 +117,24 @@ const NO_CERTIFICATE: [Lack; 6] = [
     never(Fact::CertificateKey),
 ];
 
+const NOT_BY_OPENSMTPD: [Lack; 7] = [
+    never(Fact::Certificate),
+    never(Fact::CertificateNames),
+    never(Fact::CertificateTrust),
+    never(Fact::CertificateAnchors),
+    never(Fact::CertificateSha256),
+    never(Fact::CertificateKey),
+    HEADER_OF_EXIM,
+];
+
 impl Way {
     /// The way by which a protocol is spoken, as far as it can be told from that.
     pub fn of(protocol: Protocol) -> Option<Way> {
         match protocol {
             Protocol::Policy => Some(Way::Postfix),
             Protocol::Milter => Some(Way::Milter),
-            // Whoever asks by HTTP tells what it knows.
-            Protocol::Http => None,
+            // Whoever asks by HTTP tells what it knows, and the way out depends on the recipient alone.
+            Protocol::Http | Protocol::Socketmap => None,
         }
     }
 
@@ -134,6 +146,7 @@ impl Way {
             Way::Exim => &[TRUST_OF_EXIM, ANCHORS, KEY_OF_SENDMAIL, HEADER_OF_EXIM],
             Way::Sendmail => &[NAMES, TRUST, ANCHORS, KEY_OF_SENDMAIL],
             Way::Stalwart => &NO_CERTIFICATE,
+            Way::Opensmtpd => &NOT_BY_OPENSMTPD,
         }
     }
 
@@ -164,6 +177,7 @@ impl fmt::Display for Way {
             Way::Exim => "exim",
             Way::Sendmail => "sendmail",
             Way::Stalwart => "stalwart",
+            Way::Opensmtpd => "opensmtpd",
         })
     }
 }

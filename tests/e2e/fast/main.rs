@@ -11,6 +11,7 @@ mod dialogs;
 mod dnssec;
 mod durability;
 mod editing;
+mod ended_tls;
 mod examples;
 mod fan_out;
 mod front_doors;

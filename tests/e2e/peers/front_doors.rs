@@ -25,7 +25,7 @@ const HEADER_RULES: &str = r#"{"connectors": [
 ]}"#;
 
 /// The indented block of a document that has this in it, without its indentation.
-fn block(document: &str, mark: &str) -> String {
+pub fn block(document: &str, mark: &str) -> String {
     let paragraphs = document.split("\n\n");
     let mut blocks = paragraphs.filter(|block| block.starts_with("    ") && block.contains(mark));
     let block = blocks
@@ -46,7 +46,7 @@ fn setup_prints_and_makes_the_settings_that_postfix_needs() {
     let folder = tempfile::tempdir().expect("a folder");
     let postfix = Postfix::start("", Some(free_address()));
     let socket = postfix.folder_in_queue("portcullis").join("ask");
-    let table = block(POSTFIX, "[[frontend]]").replace(
+    let table = block(POSTFIX, "certificates-requested").replace(
         "/var/spool/postfix/portcullis/ask",
         &socket.display().to_string(),
     );
@@ -135,7 +135,7 @@ smtpd_tls_CAfile = {}
         let socket = postfix.folder_in_queue("portcullis").join("ask");
         let known = folder.path().join("partners");
         std::fs::create_dir(&known).expect("a folder");
-        let table = block(POSTFIX, "[[frontend]]")
+        let table = block(POSTFIX, "certificates-requested")
             .replace(
                 "/var/spool/postfix/portcullis/ask",
                 &socket.display().to_string(),

@@ -3,10 +3,14 @@
 mod admin_api;
 mod clients;
 mod embedding;
+mod exim_outbound;
 mod fan_out;
 mod front_doors;
 mod haraka;
+mod nginx;
+mod opensmtpd;
 mod postfix;
 mod postfix_docs;
+mod postfix_outbound;
 mod python_policy;
 mod source_routes;

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::endpoint::Endpoint;
 use super::failure::{Failure, ProtectionError, ResultType};
 use super::resources::OutboundResources;
-use super::route::PartnerPath;
+use super::route::{MAX_HOSTS, PartnerPath};
 use super::servers::Servers;
 use super::this_host::ThisHost;
 use super::verify::Requirements;
@@ -160,7 +160,7 @@ impl Outbound {
             Reuse::NotConnected(permit) => permit,
         };
         let mut last_error = None;
-        let mut servers = Servers::new(&self.this_host, resources, path, deadline)
+        let mut servers = Servers::new(&self.this_host, resources, path, deadline, MAX_HOSTS)
             .await
             .map_err(|failure| failure.reply())?;
         while let Some(server) = servers.next().await {

@@ -16,7 +16,7 @@ use crate::egress::partner::failure::{Failure, ProtectionError, ResultType};
 use crate::egress::partner::mta_sts::Mode;
 use crate::egress::partner::outbound::Outbound;
 use crate::egress::partner::resources::OutboundResources;
-use crate::egress::partner::route::{PartnerPath, Target};
+use crate::egress::partner::route::{MAX_HOSTS, PartnerPath, Target};
 use crate::egress::partner::servers::Servers;
 use crate::egress::partner::verify::Requirements;
 use crate::smtp::address::Address;
@@ -140,10 +140,11 @@ impl Outbound {
         let target = path.target.to_string();
         progress(&format!("{target}: looking for its servers"));
         let deadline = Instant::now() + resources.timeouts.route;
-        let mut servers = match Servers::new(&self.this_host, &resources, path, deadline).await {
-            Ok(servers) => servers,
-            Err(failure) => return Report::failed(target, of_failure("resolve", &failure)),
-        };
+        let mut servers =
+            match Servers::new(&self.this_host, &resources, path, deadline, MAX_HOSTS).await {
+                Ok(servers) => servers,
+                Err(failure) => return Report::failed(target, of_failure("resolve", &failure)),
+            };
         let mut checks = vec![Check::new(
             "resolve",
             Status::Ok,

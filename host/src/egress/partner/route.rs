@@ -13,7 +13,7 @@ use portcullis::{Delivery, Protection, Route};
 use portcullis::{Host, SmartHost};
 
 /// How many servers of a route are tried, and how many addresses of each.
-const MAX_HOSTS: usize = 8;
+pub const MAX_HOSTS: usize = 8;
 const MAX_ADDRESSES: usize = 4;
 
 /// A route with its protection. Recipients whose verdicts come to the same path share a transaction.
@@ -268,7 +268,7 @@ pub async fn stops(
     port: u16,
     own_name: &str,
 ) -> Result<Vec<MxHost>, Failure> {
-    let mut stops = match target {
+    let stops = match target {
         Target::Literal(ip) => vec![MxHost {
             host: Host::Address(*ip),
             port,
@@ -292,7 +292,6 @@ pub async fn stops(
             }
         }
     };
-    stops.truncate(MAX_HOSTS);
     Ok(stops)
 }
 

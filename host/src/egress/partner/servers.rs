@@ -13,6 +13,7 @@ use super::resources::OutboundResources;
 use super::route::{self, Candidate, PartnerPath, Target};
 use super::this_host::ThisHost;
 use super::{dane, mta_sts};
+use crate::config::AddressFamily;
 use crate::egress::dial;
 use portcullis::tls::Authorities;
 use portcullis::{Dane, MtaSts, Protection};
@@ -52,9 +53,11 @@ impl<'a> Servers<'a> {
         resources: &'a OutboundResources,
         path: &'a PartnerPath,
         deadline: Instant,
+        most: usize,
     ) -> Result<Self, Failure> {
         let port = resources.config.port;
-        let stops = route::stops(&resources.dns, &path.target, port, &this_host.name).await?;
+        let mut stops = route::stops(&resources.dns, &path.target, port, &this_host.name).await?;
+        stops.truncate(most);
         let asked = path.protection.mta_sts;
         let policy = match policy_of(resources, &path.target, asked).await {
             Ok(policy) => policy,
@@ -114,6 +117,36 @@ impl<'a> Servers<'a> {
                 }
             }
         }
+    }
+
+    /// The names of all servers, with what their TLSA records demand. Servers that are not there are left out.
+    ///
+    /// # Errors
+    /// If it cannot be told of one of them.
+    pub(super) async fn demands(&mut self) -> Result<Vec<(Option<String>, dane::Demand)>, Failure> {
+        let mut demands = Vec::new();
+        while let Some(stop) = self.stops.pop_front() {
+            // Whoever delivers may use others than we.
+            let family = AddressFamily::Any;
+            let candidate = match stop.resolve(&self.resources.dns, family).await {
+                Ok(candidate) => candidate,
+                Err(Failure::NoHosts(_)) => continue,
+                Err(failure) => return Err(failure),
+            };
+            // Whether there must be some is for whoever delivers.
+            let mode = match self.path.protection.dane {
+                Dane::None => Dane::None,
+                Dane::Opportunistic | Dane::Mandatory => Dane::Opportunistic,
+            };
+            let demand = self.dane(&candidate, mode).await?;
+            demands.push((candidate.name, demand));
+        }
+        Ok(demands)
+    }
+
+    /// The domain's MTA-STS policy, if it is asked for.
+    pub(super) fn policy(&self) -> Option<&mta_sts::Policy> {
+        self.policy.as_ref()
     }
 
     /// When an attempt must have ended, if so many may follow at the same server and one at each of the others.

@@ -24,9 +24,46 @@ pub struct Told {
     pub not_after: Option<i64>,
 }
 
+impl Told {
+    /// What is known of the certificate by that alone. Of its names a server may know one, which comes beside.
+    pub fn certificate(self) -> (PeerCertificate, Option<String>) {
+        // What a server does not trust may be trusted here: OpenSSL takes a certificate for servers for none of a
+        // client, and public authorities issue no others any more.
+        let trust = self.trusted.unwrap_or(false).then_some(Trust::Trusted);
+        let whole = |common_name: &str| match common_name {
+            "" => String::new(),
+            name => format!("CN={name}"),
+        };
+        // Without a SAN the CN is the name; and whether there is one at all, who tells neither does not know.
+        let names =
+            self.names.and_then(
+                |names| match (names.is_empty(), self.common_name.is_empty()) {
+                    (false, _) => Some(names),
+                    (true, false) => Some(vec![self.common_name.clone()]),
+                    (true, true) => None,
+                },
+            );
+        let common_name = match names {
+            None if !self.common_name.is_empty() => Some(self.common_name.clone()),
+            _ => None,
+        };
+        let certificate = Certificate {
+            dns_names: names,
+            subject: whole(&self.common_name),
+            issuer: whole(&self.issuer),
+            sha256: self.digest.as_deref().and_then(sha256),
+            key_sha256: self.key.as_deref().and_then(sha256),
+            not_after: self.not_after,
+            trust,
+            anchors: Certificate::usual_anchors(trust),
+        };
+        (PeerCertificate::Presented(certificate), common_name)
+    }
+}
+
 impl Frontend {
     /// What is known of the certificate of which a server tells so much: all of it, if it is one of a partner that is
-    /// known beforehand. Of other names a server may know one, which comes beside.
+    /// known beforehand.
     pub fn certificate(&self, told: Told) -> (PeerCertificate, Option<String>) {
         let digest = told.digest.as_deref().and_then(sha256);
         if let (Some(other), None) = (&told.digest, &digest)
@@ -45,37 +82,7 @@ impl Frontend {
         if let Some(known) = known {
             return (PeerCertificate::Presented(known), None);
         }
-        // What a server does not trust may be trusted here: OpenSSL takes a certificate for servers for none of a
-        // client, and public authorities issue no others any more.
-        let trust = told.trusted.unwrap_or(false).then_some(Trust::Trusted);
-        let whole = |common_name: &str| match common_name {
-            "" => String::new(),
-            name => format!("CN={name}"),
-        };
-        // Without a SAN the CN is the name; and whether there is one at all, who tells neither does not know.
-        let names =
-            told.names.and_then(
-                |names| match (names.is_empty(), told.common_name.is_empty()) {
-                    (false, _) => Some(names),
-                    (true, false) => Some(vec![told.common_name.clone()]),
-                    (true, true) => None,
-                },
-            );
-        let common_name = match names {
-            None if !told.common_name.is_empty() => Some(told.common_name.clone()),
-            _ => None,
-        };
-        let certificate = Certificate {
-            dns_names: names,
-            subject: whole(&told.common_name),
-            issuer: whole(&told.issuer),
-            sha256: digest,
-            key_sha256: told.key.as_deref().and_then(sha256),
-            not_after: told.not_after,
-            trust,
-            anchors: Certificate::usual_anchors(trust),
-        };
-        (PeerCertificate::Presented(certificate), common_name)
+        told.certificate()
     }
 
     /// A client of which no certificate is told. Only who says that clients are asked for one knows that it has none.

@@ -6,6 +6,7 @@ use super::door::Frontend;
 use crate::frontend::ask::tenant_of;
 use crate::smtp::address::Address;
 use crate::smtp::reply::Reply;
+use portcullis::normal_domain;
 use portcullis::store::{Snapshot, Tenant};
 
 /// Who decides about a recipient.
@@ -58,6 +59,11 @@ impl Frontend {
         let is_literal = address
             .domain()
             .is_some_and(|domain| domain.starts_with('['));
+        let is_unclear = |domain: &str| !is_literal && normal_domain(domain).is_none();
+        if address.domain().is_some_and(is_unclear) {
+            // The server may take it for one of a tenant's.
+            return unclear("its domain cannot be read");
+        }
         let tenant = match is_literal {
             true => None,
             false => tenant_of(policies, address.domain()),

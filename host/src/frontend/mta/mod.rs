@@ -3,14 +3,18 @@
 //! One socket serves all protocols, which are told apart by the first octet. Each makes a context of what its server
 //! tells, asks, and writes the decision in its own words. What a server does not tell is unknown, not absent.
 
-mod certificates;
+pub mod attributes;
+pub mod certificates;
+mod delivery;
 mod door;
 mod envelope;
-mod facts;
+pub mod facts;
 mod http;
 pub mod milter;
-pub mod policy;
+mod policy;
 mod sessions;
+pub mod socketmap;
+mod way_out;
 
 use std::io;
 use std::net::SocketAddr;
@@ -94,6 +98,9 @@ async fn converse(frontend: &Arc<Frontend>, mut connection: Connection, peer: Op
         match protocol.filter(|protocol| frontend.config.protocols.contains(protocol)) {
             Some(Protocol::Policy) => policy::serve(frontend, &mut connection, &session).await,
             Some(Protocol::Milter) => milter::serve(frontend, &mut connection, &session).await,
+            Some(Protocol::Socketmap) => {
+                socketmap::serve(frontend, &mut connection, &session).await
+            }
             Some(Protocol::Http) => {
                 http::serve(frontend, &mut connection, &session, peer.is_none()).await
             }
@@ -127,6 +134,8 @@ fn protocol_of(first: u8) -> Option<Protocol> {
         0 => Some(Protocol::Milter),
         b'a'..=b'z' | b'_' => Some(Protocol::Policy),
         b'A'..=b'Z' => Some(Protocol::Http),
+        // The length of a netstring.
+        b'0'..=b'9' => Some(Protocol::Socketmap),
         _ => None,
     }
 }

@@ -6,7 +6,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::certificates::Told;
+use super::attributes::Attributes;
+use super::delivery::{self, Question};
 use super::door::{ConversationError, Frontend, Patience};
 use super::envelope::{self, Whose};
 use super::facts::{self, Protection};
@@ -14,65 +15,12 @@ use super::sessions::{Ends, Transaction};
 use crate::frontend::ask::{Asker, Request, refusal};
 use crate::smtp::connection::Connection;
 use portcullis::store::Tenant;
-use portcullis::{ClientAddress, Context, Finding, HeaderFrom, PeerCertificate, Security};
+use portcullis::{ClientAddress, Finding, HeaderFrom};
 
-/// Octets of a request. Postfix's own limit for a line is 2,048.
-const MAX_REQUEST: usize = 64 << 10;
 /// Recipients of one message that are remembered.
 const MOST_RECIPIENTS: usize = 10_000;
 /// Findings that one answer tells.
 const MOST_FINDINGS: usize = 5;
-
-/// The attributes of one request.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Attributes(Vec<(String, String)>);
-
-impl Attributes {
-    /// Reads a request, if it is whole: its attributes and its length.
-    ///
-    /// # Errors
-    /// Says what is malformed.
-    pub fn parse(input: &[u8]) -> Result<Option<(Attributes, usize)>, String> {
-        let mut attributes: Vec<(String, String)> = Vec::new();
-        let mut read = 0;
-        while let Some(end) = memchr::memchr(b'\n', &input[read..]) {
-            let line = &input[read..read + end];
-            read += end + 1;
-            if line.is_empty() {
-                return match attributes.is_empty() {
-                    true => Err("a request without attributes".into()),
-                    false => Ok(Some((Attributes(attributes), read))),
-                };
-            }
-            // What is no UTF-8 is no address of anybody here.
-            let line = String::from_utf8_lossy(line);
-            let Some((name, value)) = line.split_once('=') else {
-                return Err("a line without \"=\"".into());
-            };
-            // Of two values one could be a client's: a name in a certificate may hold a line end.
-            if attributes.iter().any(|(known, _)| known == name) {
-                return Err(format!("the attribute {name:?} stands there twice"));
-            }
-            attributes.push((name.to_owned(), value.to_owned()));
-        }
-        match input.len() > MAX_REQUEST {
-            true => Err(format!("a request of more than {MAX_REQUEST} octets")),
-            false => Ok(None),
-        }
-    }
-
-    /// The value of an attribute that was told, whatever it is.
-    pub fn told(&self, name: &str) -> Option<&str> {
-        let mut all = self.0.iter();
-        let (_, value) = all.find(|(known, _)| known == name)?;
-        Some(value)
-    }
-
-    /// The value of an attribute; empty if it was not told.
-    pub fn get(&self, name: &str) -> &str {
-        self.told(name).unwrap_or_default()
-    }
-}
 
 /// Answers requests until the server has no more.
 ///
@@ -133,6 +81,16 @@ impl Conversation<'_> {
     /// The action for a request.
     async fn answer(&mut self, request: &Attributes) -> Result<String, ConversationError> {
         let kind = request.get("request");
+        if matches!(kind, delivery::ROUTE | delivery::CERTIFICATE) {
+            self.transactions += 1;
+            let question = Question {
+                frontend: self.frontend,
+                attributes: request,
+                session: self.session,
+                transaction: &format!("{}.{}", self.session, self.transactions),
+            };
+            return Ok(question.answer(&mut self.asker).await);
+        }
         if kind != "smtpd_access_policy" {
             let text = format!("{kind:?} is no request that is answered here");
             return Err(ConversationError::malformed(text));
@@ -181,6 +139,11 @@ impl Conversation<'_> {
                 id: format!("{}.{}", self.session, self.transactions),
             }
         });
+        if self.current.is_none() {
+            // Exim asks on a connection of its own each time, and the next one may come before this one has ended.
+            let sessions = &self.frontend.sessions;
+            sessions.leave(instance.to_owned(), transaction.clone());
+        }
         self.asker.retain_active(&transaction.policies);
         self.current = Some((instance.to_owned(), transaction));
         self.decided.clear();
@@ -192,24 +155,19 @@ impl Conversation<'_> {
         tenant: &Arc<Tenant>,
         transaction: &Transaction,
     ) -> Result<String, ConversationError> {
-        let client = facts::client_address(request.get("client_address"));
-        let (sender, recipient) = (request.get("sender"), request.get("recipient"));
-        let sender = match envelope::sender(sender) {
+        let recipient = request.get("recipient");
+        let sender = match envelope::sender(request.get("sender")) {
             Ok(sender) => sender,
             Err(reply) => return Ok(reply.with_id(&transaction.id).to_line()),
         };
         let joined = ends(request).and_then(|ends| self.frontend.sessions.joined(ends));
         let protection = self.protection(request);
-        let context = Context::inbound(None, &*sender, recipient).client_address(client);
-        let mut context = protection
-            .clone()
-            .add_to(context)
-            // A milter brings the header.
-            .header_from(match joined {
-                Some(_) => HeaderFrom::Pending,
-                None => HeaderFrom::Unknown,
-            });
-        context.set_helo(request.told("helo_name").map(str::to_owned));
+        // A milter brings the header.
+        let header = match joined {
+            Some(_) => HeaderFrom::Pending,
+            None => HeaderFrom::Unknown,
+        };
+        let context = request.context(&sender, protection.clone(), header);
         let settings = self.frontend.settings();
         let decision = self
             .asker
@@ -237,49 +195,9 @@ impl Conversation<'_> {
     }
 
     fn protection(&self, request: &Attributes) -> Protection {
-        match request.told("encryption_protocol") {
-            None => Security::Unknown.into(),
-            Some("") => Security::Plaintext.into(),
-            Some(version) => {
-                let cipher = request.get("encryption_cipher");
-                Protection::tls(version, cipher, self.certificate(request))
-            }
-        }
+        let no_certificate = self.frontend.no_certificate();
+        request.protection(no_certificate, |told| self.frontend.certificate(told))
     }
-
-    /// A digest is told of every certificate, names only of one that Postfix trusts.
-    fn certificate(&self, request: &Attributes) -> (PeerCertificate, Option<String>) {
-        let Some(fingerprint) = request.told("ccert_fingerprint") else {
-            return (PeerCertificate::Unknown, None);
-        };
-        if fingerprint.is_empty() {
-            return (self.frontend.no_certificate(), None);
-        }
-        let issuer = facts::from_xtext(request.get("ccert_issuer"));
-        let trusted = match request.told("ccert_verified") {
-            Some("1" | "yes" | "true") => Some(true),
-            Some(_) => Some(false),
-            None => (!issuer.is_empty()).then_some(true),
-        };
-        self.frontend.certificate(Told {
-            digest: facts::digest(fingerprint),
-            key: facts::digest(request.get("ccert_pubkey_fingerprint")),
-            common_name: facts::from_xtext(request.get("ccert_subject")),
-            issuer,
-            names: request.told("ccert_dns_names").map(names),
-            trusted,
-            not_after: request.get("ccert_not_after").parse().ok(),
-        })
-    }
-}
-
-/// A list of names, by commas.
-fn names(text: &str) -> Vec<String> {
-    let names = text.split(',').map(str::trim);
-    names
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect()
 }
 
 /// Both ends of the client's connection, if they are told.
@@ -315,32 +233,4 @@ fn accepted(audit: &[Finding]) -> String {
         .collect();
     let told = told.join(", ");
     format!("WARN portcullis: {}", portcullis::one_line(&told))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_are_read_one_after_another() {
-        let input = b"request=smtpd_access_policy\nsender=a=b@c.test\n\nrequest=x";
-        assert!(Attributes::parse(b"sender=a\nsender=b\n\n").is_err());
-        let (request, length) = Attributes::parse(input).unwrap().unwrap();
-        assert_eq!(request.get("sender"), "a=b@c.test");
-        assert_eq!(request.told("recipient"), None);
-        assert_eq!(&input[length..], b"request=x");
-        assert_eq!(Attributes::parse(&input[length..]), Ok(None));
-        assert!(Attributes::parse(b"\n").is_err());
-        assert!(Attributes::parse(b"no equals sign\n").is_err());
-        assert!(Attributes::parse(&[b'a'; MAX_REQUEST + 1]).is_err());
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_octets_are_read_or_refused(input in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
-            if let Ok(Some((_, length))) = Attributes::parse(&input) {
-                proptest::prop_assert!(length <= input.len());
-            }
-        }
-    }
 }

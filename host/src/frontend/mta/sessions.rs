@@ -128,13 +128,13 @@ impl Sessions {
         lock(&self.milters).get(&ends).cloned()
     }
 
-    /// A connection ends that may be in the middle of a message.
+    /// A connection ends that may be in the middle of a message, or another one may go on with it.
     pub fn leave(&self, instance: String, transaction: Transaction) {
         if instance.is_empty() {
             return;
         }
         let mut begun = lock(&self.begun);
-        begun.retain(|(since, ..)| since.elapsed() < REMEMBERED);
+        begun.retain(|(since, it, _)| since.elapsed() < REMEMBERED && *it != instance);
         if begun.len() >= MOST {
             begun.pop_front();
         }
@@ -148,7 +148,7 @@ impl Sessions {
             return None;
         }
         begun.retain(|(since, ..)| since.elapsed() < REMEMBERED);
-        let found = begun.iter().position(|(_, it, _)| it == instance)?;
-        begun.remove(found).map(|(.., transaction)| transaction)
+        let mut found = begun.iter().filter(|(_, it, _)| it == instance);
+        found.next().map(|(.., transaction)| transaction.clone())
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::limits::LimitExceeded;
 use super::listener::{Listener, Server, Settings};
-use super::session::Session;
+use super::session::{Ends, Session};
 use crate::config::TlsMode;
 use crate::observe::redact;
 use crate::smtp::connection::{Connection, Stream};
@@ -56,7 +56,8 @@ async fn handle(
     address: SocketAddr,
 ) -> io::Result<()> {
     let settings = server.settings.load_full();
-    let (client, local) = ends(&listener, &settings, &mut stream, address).await?;
+    let ends = ends(&listener, &settings, &mut stream, address).await?;
+    let client = ends.client;
     let mut connection = Connection::new(Stream::Tcp(stream));
     let limits = &settings.limits;
     let entered =
@@ -78,7 +79,7 @@ async fn handle(
         timeout(settings.timeouts.handshake, handshake).await??;
     }
     let _open = server.asking.metrics.session();
-    let session = Session::new(server, listener, settings, connection, client, local);
+    let session = Session::new(server, listener, settings, connection, ends);
     let id = session.id().to_owned();
     let client = redact::client(client.ip());
     tracing::debug!(session = id, %client, "session begins");
@@ -87,27 +88,35 @@ async fn handle(
     Ok(())
 }
 
-/// The client's address and ours, as a balancer in between tells them.
+/// The client's address and ours, as a balancer in between tells them, and the TLS that ended there.
 async fn ends(
     listener: &Listener,
     settings: &Settings,
     stream: &mut TcpStream,
     address: SocketAddr,
-) -> io::Result<(SocketAddr, SocketAddr)> {
+) -> io::Result<Ends> {
     let client = canonical(address);
     let balancers = &listener.config.proxy_protocol;
     if balancers.iter().any(|net| net.contains(&client.ip())) {
         let header = timeout(settings.timeouts.handshake, proxy_protocol::read(stream)).await??;
         // LOCAL, or UNKNOWN: the balancer speaks for itself.
-        if let Some((source, destination)) = header {
-            return Ok((canonical(source), canonical(destination)));
+        if let Some(told) = header {
+            return Ok(Ends {
+                client: canonical(told.source),
+                local: canonical(told.destination),
+                ended_tls: told.tls,
+            });
         }
     }
     let local = match listener.egress.forwards_client() {
         true => canonical(stream.local_addr()?),
         false => listener.config.address,
     };
-    Ok((client, local))
+    Ok(Ends {
+        client,
+        local,
+        ended_tls: None,
+    })
 }
 
 /// An IPv4 client of an IPv6 socket is an IPv4 client.

@@ -61,3 +61,139 @@ fn the_server_says_so_when_rules_are_loaded() {
         "{line}"
     );
 }
+
+const OUTBOUND: &str = r#"{"connectors": [
+    {"name": "Any name", "direction": "outbound", "to": {"recipient-domains": ["a.test"]}, "tls": {"level": "verify"}},
+    {"name": "Named", "direction": "outbound", "to": {"recipient-domains": ["b.test"]},
+     "tls": {"level": "name", "names": ["mx.b.test"]}},
+    {"name": "Plain", "direction": "outbound", "to": {"recipient-domains": ["*.c.test", "bänk.test"]},
+     "except": {"recipient-domains": ["x.c.test"]}, "dane": "none", "mta-sts": "none"}
+]}"#;
+
+#[test]
+fn what_postfix_cannot_carry_out_is_named() {
+    let (text, is_fine) = check(OUTBOUND, &["--for", "postfix"]);
+    assert!(is_fine);
+    for line in [
+        "connector \"Any name\": Postfix has no level for a trusted certificate with any name: such mail goes by the relay, or is deferred",
+        "connector \"Named\" where the partner has TLSA records: ",
+        "connector \"Named\" where the partner has an MTA-STS policy: ",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    assert!(!text.contains("\"Plain\""), "{text}");
+    let (text, _) = check(OUTBOUND, &["--for", "postfix", "--format", "json"]);
+    let found: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(
+        found["outbound"].as_array().map(Vec::len),
+        Some(3),
+        "{found}"
+    );
+    assert_eq!(found["outbound"][0]["connector"], "Any name");
+}
+
+#[test]
+fn tables_for_postfix_are_written_and_say_what_they_cannot_express() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let rules = folder.path().join("rules.json");
+    fs::write(&rules, OUTBOUND).expect("a file");
+    let rules = rules.to_str().expect("UTF-8");
+    let export = |options: &[&str]| {
+        let output = run(&[&["export", "postfix", rules][..], options].concat(), b"");
+        let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    let (code, tables, notes) = export(&[]);
+    assert_eq!(code, Some(1), "{notes}");
+    for line in [
+        "#   transport_maps = texthash:/etc/postfix/portcullis/transport",
+        "a.test retry:4.7.5 connector \"Any name\": Postfix has no level",
+        "b.test retry:4.7.5 connector \"Named\": it depends on TLSA records",
+        ".c.test smtp:",
+        "c.test may",
+        ".c.test may",
+        "xn--bnk-qla.test may",
+        "bänk.test may",
+    ] {
+        assert!(
+            tables.lines().any(|it| it.starts_with(line)),
+            "{line}: {tables}"
+        );
+    }
+    // What is excepted goes as usual.
+    assert!(tables.lines().any(|it| it == "x.c.test :"), "{tables}");
+    let built = folder.path().join("policy.wasm");
+    let built = built.to_str().expect("UTF-8");
+    assert!(run(&["build", rules, "-o", built], b"").status.success());
+    let output = run(&["export", "postfix", built], b"");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        told.contains("it does not say which: export the rules document"),
+        "{told}"
+    );
+    let plain = OUTBOUND.replace("\"except\": {\"recipient-domains\": [\"x.c.test\"]}, ", "");
+    fs::write(rules, plain).expect("a file");
+    assert!(run(&["build", rules, "-o", built], b"").status.success());
+    let there = folder.path().join("new/tables");
+    let there = there.to_str().expect("UTF-8");
+    let output = run(
+        &[
+            "export",
+            "postfix",
+            built,
+            "--assume-nothing-published",
+            "-o",
+            there,
+        ],
+        b"",
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let table = |name: &str| fs::read_to_string(format!("{there}/{name}")).expect("a table");
+    assert!(
+        table("tls_policy").contains("\nb.test secure match=mx.b.test\n"),
+        "{}",
+        table("tls_policy")
+    );
+    assert!(table("transport").contains("\nb.test smtp:\n"));
+}
+
+#[test]
+fn a_request_of_postfix_is_explained() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let rules = folder.path().join("rules.json");
+    fs::write(&rules, RULES).expect("a file");
+    let rules = rules.to_str().expect("UTF-8");
+    let explain = |attributes: &str, input: &str| {
+        let arguments = ["explain", rules, "--as", "postfix", attributes];
+        let output = run(&arguments, input.as_bytes());
+        let text = [&output.stdout[..], &output.stderr].concat();
+        String::from_utf8(text).expect("UTF-8")
+    };
+    let sent = "request=smtpd_access_policy\nsender=a@bank.test\nrecipient=b@contoso.com\nclient_address=192.0.2.1\nencryption_protocol=\n";
+    let text = explain(sent, "");
+    assert!(
+        text.contains("refused by connector \"Encrypted\" (tls)"),
+        "{text}"
+    );
+    // As the log of `smtpd -v` has it.
+    let logged = "Nov 27 03:00:00 mx postfix/smtpd[1]: send attr sender = a@named.test
+        Nov 27 03:00:00 mx postfix/smtpd[1]: send attr recipient = b@contoso.com
+        Nov 27 03:00:00 mx postfix/smtpd[1]: send attr encryption_protocol = TLSv1.3
+        Nov 27 03:00:00 mx postfix/smtpd[1]: send attr ccert_subject = mx.named.test
+        Nov 27 03:00:00 mx postfix/smtpd[1]: send attr ccert_issuer = Some+20CA
+        Nov 27 03:00:00 mx postfix/smtpd[1]: send attr ccert_fingerprint = AB:CD";
+    let text = explain("-", logged);
+    assert!(text.to_lowercase().contains("accepted"), "{text}");
+    for (attributes, why) in [
+        ("nonsense", "is not like \"sender=alice@contosobank.com\""),
+        ("sender=a@b.test", "there is no recipient"),
+        ("sender=a\nsender=b", "stands there twice"),
+    ] {
+        let text = explain(attributes, "");
+        assert!(text.contains(why), "{text}");
+    }
+}

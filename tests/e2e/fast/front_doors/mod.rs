@@ -6,6 +6,7 @@ mod http;
 mod milter;
 mod policy;
 mod socket;
+mod socketmap;
 
 use portcullis_tests::{Config, Listener, Pki, TestBed, front_door};
 

@@ -170,6 +170,7 @@ fn who_is_meant_must_be_clear() {
         ("a@bank.test", "b%contoso.com@elsewhere.test", "451 4.1.3 "),
         ("a@bank.test", "contoso.com!b@contoso.com", "451 4.1.3 "),
         ("a@bank.test", "b@[192.0.2.25]", "451 4.1.3 "),
+        ("a@bank.test", "b@xn--0.contoso.com", "451 4.1.3 "),
         ("a@bank.test(x)", "b@contoso.com", "451 4.1.7 "),
         ("root", "b@contoso.com", "451 4.1.7 "),
         ("a@bank.test", "postmaster", "550 5.7.1 "),

@@ -1,6 +1,7 @@
 //! HTTP: contexts in, verdicts out, and the shape of Stalwart's MTA hooks.
 
 mod conversation;
+mod nginx;
 mod routes;
 mod stalwart;
 mod stream;

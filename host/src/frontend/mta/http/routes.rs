@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::conversation::{Answer, Conversation, json as json_answer, refused, whole};
-use super::stalwart;
+use super::{nginx, stalwart};
 use crate::frontend::mta::door::REQUEST;
 use portcullis::Context;
 
@@ -29,13 +29,15 @@ enum What {
     Evaluate,
     Explain,
     Stalwart,
+    Nginx,
     OpenApi,
 }
 
-const ROUTES: [(Method, &str, What); 4] = [
+const ROUTES: [(Method, &str, What); 5] = [
     (Method::POST, "/v1/evaluate", What::Evaluate),
     (Method::POST, "/v1/explain", What::Explain),
     (Method::POST, "/v1/stalwart", What::Stalwart),
+    (Method::GET, "/v1/nginx", What::Nginx),
     (Method::GET, "/v1/openapi.json", What::OpenApi),
 ];
 
@@ -53,6 +55,9 @@ pub async fn answer(conversation: &Conversation, request: Request<Incoming>) -> 
     let is_lines = kind.and_then(|kind| kind.to_str().ok()) == Some(LINES);
     if what == What::OpenApi {
         return whole(StatusCode::OK, "application/json", OPENAPI);
+    }
+    if what == What::Nginx {
+        return nginx::answer(conversation, request.headers()).await;
     }
     let body = match read(request).await {
         Ok(body) => body,

@@ -20,17 +20,20 @@ use crate::egress::partial::{Body, Digest, Group};
 use crate::egress::path::EgressPath;
 use crate::frontend::ask::Asker;
 use crate::frontend::ids::new_id;
+use crate::frontend::mta::certificates::Told;
+use crate::frontend::mta::facts::Protection;
 use crate::frontend::smtp::listener::{Listener, Server, Settings};
 use crate::frontend::smtp::receiver::MessageReceiver;
 use crate::frontend::smtp::spool::Spool;
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::command::{Command, CommandError, MailParameters};
 use crate::smtp::connection::{Connection, Line};
+use crate::smtp::proxy_protocol::EndedTls;
 use crate::smtp::reply::Reply;
 use branches::Branch;
 use envelope::{Reason, Rejection};
 use portcullis::store::{Snapshot, Tenant};
-use portcullis::{ClientAddress, Context, Direction, HeaderFrom, Security};
+use portcullis::{ClientAddress, Context, Direction, HeaderFrom, PeerCertificate, Security};
 
 /// RFC 5321 §4.5.3.1.4 says 512; extensions add to MAIL and RCPT, and nobody needs more than this.
 const COMMAND_LINE: usize = 2048;
@@ -145,6 +148,16 @@ pub struct Session {
     looking_up: Option<JoinHandle<ClientName>>,
 }
 
+/// The two ends of a client's connection.
+pub struct Ends {
+    /// The client's address.
+    pub client: SocketAddr,
+    /// Ours.
+    pub local: SocketAddr,
+    /// TLS that ended at a balancer before us.
+    pub ended_tls: Option<EndedTls>,
+}
+
 impl Session {
     /// A session with a client whose connection stands; for implicit TLS, after the handshake.
     pub fn new(
@@ -152,9 +165,13 @@ impl Session {
         listener: Arc<Listener>,
         settings: Arc<Settings>,
         connection: Connection,
-        client: SocketAddr,
-        local: SocketAddr,
+        ends: Ends,
     ) -> Self {
+        let Ends {
+            client,
+            local,
+            ended_tls,
+        } = ends;
         let asker = Asker::new(server.asking.clone());
         let context = match listener.egress.direction() {
             Direction::Inbound => Context::inbound(client.ip(), "", ""),
@@ -184,7 +201,12 @@ impl Session {
             looking_up: None,
         };
         session.look_up_client();
-        session.note_tls();
+        match ended_tls {
+            Some(ended) if session.connection.tls_session().is_none() => {
+                session.note_ended_tls(ended);
+            }
+            _ => session.note_tls(),
+        }
         session
     }
 
@@ -470,6 +492,22 @@ impl Session {
             .map(|(session, tls)| tls.facts(session));
         self.context
             .set_security(facts.map_or(Security::Plaintext, Security::Encrypted));
+    }
+
+    /// A balancer tells one name of a certificate at most, and nothing that proves which one it was.
+    fn note_ended_tls(&mut self, ended: EndedTls) {
+        let told = match ended.certificate {
+            // Whether it asks for one, it does not tell.
+            None => (PeerCertificate::Unknown, None),
+            Some(shown) => Told {
+                common_name: shown.common_name,
+                trusted: Some(shown.is_verified),
+                ..Told::default()
+            }
+            .certificate(),
+        };
+        let protection = Protection::tls(&ended.version, &ended.cipher, told);
+        self.context = protection.add_to(self.context.clone());
     }
 
     async fn rset(&mut self) -> Reply {

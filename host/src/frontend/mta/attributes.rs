@@ -1,0 +1,182 @@
+//! A request of policy delegation: its attributes, and the facts that they tell.
+
+use super::certificates::Told;
+use super::facts::{self, Protection};
+use portcullis::{Context, HeaderFrom, PeerCertificate, Security};
+
+/// Octets of a request. Postfix's own limit for a line is 2,048.
+const MAX_REQUEST: usize = 64 << 10;
+
+/// The attributes of one request.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Attributes(Vec<(String, String)>);
+
+impl Attributes {
+    /// Reads a request, if it is whole: its attributes and its length.
+    ///
+    /// # Errors
+    /// Says what is malformed.
+    pub fn parse(input: &[u8]) -> Result<Option<(Attributes, usize)>, String> {
+        let mut attributes: Vec<(String, String)> = Vec::new();
+        let mut read = 0;
+        while let Some(end) = memchr::memchr(b'\n', &input[read..]) {
+            let line = &input[read..read + end];
+            read += end + 1;
+            if line.is_empty() {
+                return match attributes.is_empty() {
+                    true => Err("a request without attributes".into()),
+                    false => Ok(Some((Attributes(attributes), read))),
+                };
+            }
+            // What is no UTF-8 is no address of anybody here.
+            let line = String::from_utf8_lossy(line);
+            let Some((name, value)) = line.split_once('=') else {
+                return Err("a line without \"=\"".into());
+            };
+            // Of two values one could be a client's: a name in a certificate may hold a line end.
+            if attributes.iter().any(|(known, _)| known == name) {
+                return Err(format!("the attribute {name:?} stands there twice"));
+            }
+            attributes.push((name.to_owned(), value.to_owned()));
+        }
+        match input.len() > MAX_REQUEST {
+            true => Err(format!("a request of more than {MAX_REQUEST} octets")),
+            false => Ok(None),
+        }
+    }
+
+    /// The value of an attribute that was told, whatever it is.
+    pub fn told(&self, name: &str) -> Option<&str> {
+        let mut all = self.0.iter();
+        let (_, value) = all.find(|(known, _)| known == name)?;
+        Some(value)
+    }
+
+    /// The value of an attribute; empty if it was not told.
+    pub fn get(&self, name: &str) -> &str {
+        self.told(name).unwrap_or_default()
+    }
+}
+
+impl Attributes {
+    /// The protection of the session; what there is if no certificate is told, and what is known of one that is.
+    pub fn protection(
+        &self,
+        no_certificate: PeerCertificate,
+        certificate: impl FnOnce(Told) -> (PeerCertificate, Option<String>),
+    ) -> Protection {
+        match self.told("encryption_protocol") {
+            None => Security::Unknown.into(),
+            Some("") => Security::Plaintext.into(),
+            Some(version) => {
+                let told = match (self.told("ccert_fingerprint"), self.certificate()) {
+                    (None, _) => (PeerCertificate::Unknown, None),
+                    (Some(_), None) => (no_certificate, None),
+                    (Some(_), Some(told)) => certificate(told),
+                };
+                Protection::tls(version, self.get("encryption_cipher"), told)
+            }
+        }
+    }
+
+    /// What is told of the client's certificate: its digest always, names only if Postfix trusts it.
+    fn certificate(&self) -> Option<Told> {
+        let fingerprint = self.told("ccert_fingerprint");
+        let fingerprint = fingerprint.filter(|text| !text.is_empty())?;
+        let issuer = facts::from_xtext(self.get("ccert_issuer"));
+        let trusted = match self.told("ccert_verified") {
+            Some("1" | "yes" | "true") => Some(true),
+            Some(_) => Some(false),
+            None => (!issuer.is_empty()).then_some(true),
+        };
+        Some(Told {
+            digest: facts::digest(fingerprint),
+            key: facts::digest(self.get("ccert_pubkey_fingerprint")),
+            common_name: facts::from_xtext(self.get("ccert_subject")),
+            issuer,
+            names: self.told("ccert_dns_names").map(names),
+            trusted,
+            not_after: self.get("ccert_not_after").parse().ok(),
+        })
+    }
+
+    /// The facts about a recipient, in a session that is protected so.
+    pub fn context(&self, sender: &str, protection: Protection, header: HeaderFrom) -> Context {
+        let client = facts::client_address(self.get("client_address"));
+        let recipient = self.get("recipient");
+        let context = Context::inbound(None, sender, recipient).client_address(client);
+        let mut context = protection.add_to(context).header_from(header);
+        context.set_helo(self.told("helo_name").map(str::to_owned));
+        context
+    }
+
+    /// Reads what a person has of a request: lines with an attribute each, of Postfix's log (`send attr name = value`)
+    /// or as they are sent.
+    ///
+    /// # Errors
+    /// Says which line is none.
+    pub fn parse_dump(text: &str) -> Result<Attributes, String> {
+        const LOGGED: &str = "send attr ";
+        let mut attributes: Vec<(String, String)> = Vec::new();
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            let logged = line.split_once(LOGGED).map(|(_, logged)| logged);
+            let Some((name, value)) = logged.unwrap_or(line).split_once('=') else {
+                return Err(format!(
+                    "{line:?} is not like \"sender=alice@contosobank.com\""
+                ));
+            };
+            let (name, value) = (name.trim(), value.trim());
+            if attributes.iter().any(|(known, _)| known == name) {
+                return Err(format!("the attribute {name:?} stands there twice"));
+            }
+            attributes.push((name.to_owned(), value.to_owned()));
+        }
+        Ok(Attributes(attributes))
+    }
+}
+
+/// A list of names, by commas. One in a name is doubled, as Exim does it, so that nobody makes two names of one.
+pub fn names(text: &str) -> Vec<String> {
+    const COMMA: char = '\u{0}';
+    let text = text.replace(",,", &COMMA.to_string());
+    let names = text.split(',').map(|name| name.trim().replace(COMMA, ","));
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comma_in_a_name_makes_no_other_name() {
+        assert_eq!(names("a.test, b.test"), ["a.test", "b.test"]);
+        assert_eq!(
+            names("evil.test,,mx.bank.test,c.test"),
+            ["evil.test,mx.bank.test", "c.test"]
+        );
+        assert_eq!(names(""), Vec::<String>::new());
+    }
+
+    #[test]
+    fn requests_are_read_one_after_another() {
+        let input = b"request=smtpd_access_policy\nsender=a=b@c.test\n\nrequest=x";
+        assert!(Attributes::parse(b"sender=a\nsender=b\n\n").is_err());
+        let (request, length) = Attributes::parse(input).unwrap().unwrap();
+        assert_eq!(request.get("sender"), "a=b@c.test");
+        assert_eq!(request.told("recipient"), None);
+        assert_eq!(&input[length..], b"request=x");
+        assert_eq!(Attributes::parse(&input[length..]), Ok(None));
+        assert!(Attributes::parse(b"\n").is_err());
+        assert!(Attributes::parse(b"no equals sign\n").is_err());
+        assert!(Attributes::parse(&[b'a'; MAX_REQUEST + 1]).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_octets_are_read_or_refused(input in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+            if let Ok(Some((_, length))) = Attributes::parse(&input) {
+                proptest::prop_assert!(length <= input.len());
+            }
+        }
+    }
+}
