@@ -1,11 +1,14 @@
 //! Clients that want all there is: others are served beside them, memory stays where it was, and they are
 //! sent away.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use portcullis_tests::daemon::TIMEOUT;
 use portcullis_tests::load::Stop;
 use portcullis_tests::{Client, Config, Daemon, Listener, NO_RULES, Pki, TestBed, attack, machine};
 
@@ -194,4 +197,39 @@ fn who_talks_and_never_listens_is_not_listened_to() {
     let after = daemon.resident();
     assert!(after < before + 32 * 1024, "{before} KiB, then {after} KiB");
     send(&daemon);
+}
+
+/// Connections that cannot be accepted are told of once, until one can be.
+#[test]
+fn a_lack_of_descriptors_does_not_fill_the_log() {
+    const TOLD: &str = "a connection cannot be accepted";
+    let daemon = TestBed::start(
+        Config::new()
+            .listener(Listener::maildir())
+            .tenant("dest.test", NO_RULES),
+    );
+    let allow = |count: usize| {
+        let limited = Command::new("prlimit")
+            .args([
+                "--pid",
+                &daemon.pid().to_string(),
+                &format!("--nofile={count}:"),
+            ])
+            .status();
+        assert!(limited.expect("prlimit can be run").success());
+    };
+    // A greeting shows that what the start needs is there.
+    assert_eq!(Client::connect(daemon.address()).reply().code, 220);
+    daemon.wait_for_log("session ends");
+    allow(3);
+    let mut stream = TcpStream::connect(daemon.address()).expect("a connection");
+    daemon.wait_for_log(TOLD);
+    // As long as that, nobody answers.
+    let patience = Some(Duration::from_millis(500));
+    stream.set_read_timeout(patience).expect("a timeout");
+    assert!(stream.read(&mut [0]).is_err());
+    assert_eq!(daemon.count_log(TOLD), 1);
+    allow(1000);
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
+    assert_eq!(stream.read(&mut [0]).expect("a greeting"), 1);
 }

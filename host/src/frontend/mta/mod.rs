@@ -41,6 +41,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub async fn serve(bound: Bound, frontend: Arc<Frontend>) {
     let mut stopping = frontend.server.stopping.subscribe();
     let permits = Arc::new(Semaphore::new(frontend.config.connections));
+    // Told once, not ten times a second.
+    let mut is_failing = false;
     while let Ok(permit) = permits.clone().acquire_owned().await {
         let accepting = async {
             match &bound {
@@ -60,6 +62,7 @@ pub async fn serve(bound: Bound, frontend: Arc<Frontend>) {
         };
         match accepted {
             Ok((stream, peer)) => {
+                is_failing = false;
                 let frontend = frontend.clone();
                 tokio::spawn(async move {
                     let _permit = permit;
@@ -68,7 +71,9 @@ pub async fn serve(bound: Bound, frontend: Arc<Frontend>) {
             }
             Err(error) => {
                 // Descriptors have run out, most likely.
-                tracing::error!(%error, "a connection of a mail server cannot be accepted");
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::error!(%error, "a connection of a mail server cannot be accepted");
+                }
                 sleep(PAUSE).await;
             }
         }

@@ -25,6 +25,8 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// Accepts connections until the server stops.
 pub async fn serve(listener: Arc<Listener>, server: Arc<Server>, socket: TcpListener) {
     let mut stopping = server.stopping.subscribe();
+    // Told once, not ten times a second.
+    let mut is_failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
@@ -32,6 +34,7 @@ pub async fn serve(listener: Arc<Listener>, server: Arc<Server>, socket: TcpList
         };
         match accepted {
             Ok((stream, address)) => {
+                is_failing = false;
                 let (listener, server) = (listener.clone(), server.clone());
                 tokio::spawn(async move {
                     if let Err(error) = handle(listener, server, stream, address).await {
@@ -42,7 +45,9 @@ pub async fn serve(listener: Arc<Listener>, server: Arc<Server>, socket: TcpList
             }
             Err(error) => {
                 // Descriptors have run out, most likely; sessions that end give some back.
-                tracing::error!(%error, "a connection cannot be accepted");
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::error!(%error, "a connection cannot be accepted");
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }
