@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::daemon::TIMEOUT;
-use crate::programs::{assert_may_mount, missing, unpacked};
+use crate::programs::{assert_may_mount, listens, missing, unpacked};
 use crate::sink::free_address;
 
 /// A running Exim.
@@ -86,7 +86,13 @@ impl Exim {
             folder,
             address,
         };
-        exim.wait_until_it_listens();
+        let listens = listens(&mut exim.child, exim.address);
+        assert!(
+            listens,
+            "Exim does not listen: {}{}",
+            exim.read("stderr"),
+            exim.log()
+        );
         exim
     }
 
@@ -145,20 +151,6 @@ impl Exim {
             assert!(Instant::now() < deadline, "{}", self.log());
             // It tells nobody when its queue changes.
             std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn wait_until_it_listens(&mut self) {
-        let deadline = Instant::now() + TIMEOUT;
-        while TcpStream::connect(self.address).is_err() {
-            let ended = self.child.try_wait().expect("a child");
-            assert!(
-                ended.is_none() && Instant::now() < deadline,
-                "Exim does not listen: {}{}",
-                self.read("stderr"),
-                self.log()
-            );
-            std::thread::yield_now();
         }
     }
 

@@ -3,15 +3,13 @@
 //! Its Debian package would start a server for the web, so `scripts/setup.sh tests` only unpacks it.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
 use tempfile::TempDir;
 
-use crate::daemon::TIMEOUT;
-use crate::programs::{missing, unpacked};
+use crate::programs::{listens, missing, unpacked};
 
 /// A running nginx.
 pub struct Nginx {
@@ -50,21 +48,9 @@ impl Nginx {
             folder,
             address,
         };
-        nginx.wait_until_it_listens();
+        let listens = listens(&mut nginx.child, nginx.address);
+        assert!(listens, "nginx does not listen: {}", nginx.log());
         nginx
-    }
-
-    fn wait_until_it_listens(&mut self) {
-        let deadline = Instant::now() + TIMEOUT;
-        while TcpStream::connect(self.address).is_err() {
-            let ended = self.child.try_wait().expect("a child");
-            assert!(
-                ended.is_none() && Instant::now() < deadline,
-                "nginx does not listen: {}",
-                self.log()
-            );
-            std::thread::yield_now();
-        }
     }
 
     /// What it has said.

@@ -3,15 +3,13 @@
 //! Its Debian package does not go together with Postfix's, so `scripts/setup.sh tests` only unpacks it.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
 use tempfile::TempDir;
 
-use crate::daemon::TIMEOUT;
-use crate::programs::{assert_may_mount, missing, unpacked};
+use crate::programs::{assert_may_mount, listens, missing, unpacked};
 use crate::sink::free_address;
 
 /// A running OpenSMTPD.
@@ -77,21 +75,9 @@ impl OpenSmtpd {
             folder,
             address,
         };
-        server.wait_until_it_listens();
+        let listens = listens(&mut server.child, server.address);
+        assert!(listens, "OpenSMTPD does not listen: {}", server.log());
         server
-    }
-
-    fn wait_until_it_listens(&mut self) {
-        let deadline = Instant::now() + TIMEOUT;
-        while TcpStream::connect(self.address).is_err() {
-            let ended = self.child.try_wait().expect("a child");
-            assert!(
-                ended.is_none() && Instant::now() < deadline,
-                "OpenSMTPD does not listen: {}",
-                self.log()
-            );
-            std::thread::yield_now();
-        }
     }
 
     /// What it has said.

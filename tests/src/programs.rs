@@ -2,11 +2,13 @@
 //! that want it fail and say so.
 
 use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::OnceLock;
+use std::time::Instant;
 
-use crate::daemon::binary;
+use crate::daemon::{TIMEOUT, binary};
 
 /// What to do with a program that cannot be run.
 pub fn missing<T>(name: &str) -> impl FnOnce(io::Error) -> T {
@@ -30,6 +32,19 @@ pub fn unpacked(name: &str, path: &str) -> PathBuf {
     let mut paths = folders.iter().map(|folder| folder.join("tools").join(path));
     let found = paths.find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("{name} is missing: run `make setup-tests`"))
+}
+
+/// Waits until a server that was started listens. It does not if it has ended, or takes too long.
+pub fn listens(child: &mut Child, address: SocketAddr) -> bool {
+    let deadline = Instant::now() + TIMEOUT;
+    while TcpStream::connect(address).is_err() {
+        let has_ended = child.try_wait().expect("a child").is_some();
+        if has_ended || Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
 }
 
 /// Before a file system is mounted, in this test or for a server that it starts.

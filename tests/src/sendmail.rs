@@ -3,7 +3,7 @@
 //! Its Debian packages do not go together with Postfix's, so `scripts/setup.sh tests` only unpacks them.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::daemon::TIMEOUT;
-use crate::programs::{assert_may_mount, missing, unpacked};
+use crate::programs::{assert_may_mount, listens, missing, unpacked};
 use crate::sink::free_address;
 
 /// A running Sendmail.
@@ -63,22 +63,14 @@ impl Sendmail {
             log,
             address,
         };
-        sendmail.wait_until_it_listens();
+        let listens = listens(&mut sendmail.child, sendmail.address);
+        assert!(
+            listens,
+            "Sendmail does not listen: {}{}",
+            fs::read_to_string(sendmail.folder.path().join("stderr")).unwrap_or_default(),
+            sendmail.log()
+        );
         sendmail
-    }
-
-    fn wait_until_it_listens(&mut self) {
-        let deadline = Instant::now() + TIMEOUT;
-        while TcpStream::connect(self.address).is_err() {
-            let ended = self.child.try_wait().expect("a child");
-            assert!(
-                ended.is_none() && Instant::now() < deadline,
-                "Sendmail does not listen: {}{}",
-                fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default(),
-                self.log()
-            );
-            std::thread::yield_now();
-        }
     }
 
     /// Its log.
