@@ -117,15 +117,10 @@ const NO_CERTIFICATE: [Lack; 6] = [
     never(Fact::CertificateKey),
 ];
 
-const NOT_BY_OPENSMTPD: [Lack; 7] = [
-    never(Fact::Certificate),
-    never(Fact::CertificateNames),
-    never(Fact::CertificateTrust),
-    never(Fact::CertificateAnchors),
-    never(Fact::CertificateSha256),
-    never(Fact::CertificateKey),
-    HEADER_OF_EXIM,
-];
+const NEITHER_CERTIFICATE_NOR_HEADER: [Lack; 7] = {
+    let [a, b, c, d, e, f] = NO_CERTIFICATE;
+    [a, b, c, d, e, f, HEADER_OF_EXIM]
+};
 
 impl Way {
     /// The way by which a protocol is spoken, as far as it can be told from that.
@@ -146,7 +141,7 @@ impl Way {
             Way::Exim => &[TRUST_OF_EXIM, ANCHORS, KEY_OF_SENDMAIL, HEADER_OF_EXIM],
             Way::Sendmail => &[NAMES, TRUST, ANCHORS, KEY_OF_SENDMAIL],
             Way::Stalwart => &NO_CERTIFICATE,
-            Way::Opensmtpd => &NOT_BY_OPENSMTPD,
+            Way::Opensmtpd => &NEITHER_CERTIFICATE_NOR_HEADER,
         }
     }
 

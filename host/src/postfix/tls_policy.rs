@@ -102,7 +102,7 @@ impl NotInPostfix {
 
 impl TlsPolicy {
     /// Whether what a partner publishes makes a difference.
-    pub fn needs_lookup(protection: &Protection) -> bool {
+    fn needs_lookup(protection: &Protection) -> bool {
         protection.mta_sts == MtaSts::Opportunistic || protection.dane == Dane::Opportunistic
     }
 

@@ -348,4 +348,5 @@ fn several_tenants_need_one_to_be_named() {
         "{answer}"
     );
     assert_eq!(asking.map("route", "b@fabrikam.com"), "NOTFOUND ");
+    assert_eq!(asking.map("tls", "fabrikam.com"), "NOTFOUND ");
 }

@@ -132,6 +132,9 @@ impl<'a> Maps<'a> {
                 "no mail can go to such a destination".into(),
             ));
         };
+        if next_hop.may_be_domain && is_own(policies, &domain(&next_hop.host)) {
+            return Ok(Answer::NotFound);
+        }
         if let Some(relay) = self
             .frontend
             .config
@@ -144,7 +147,7 @@ impl<'a> Maps<'a> {
             });
         }
         let question = question(self.frontend, policies).await?;
-        let found = self.policy_of(&question, policies, &next_hop).await?;
+        let found = self.policy_of(&question, &next_hop).await?;
         Ok(found.map_or(Answer::NotFound, |policy| Answer::Found(write(&policy))))
     }
 
@@ -179,7 +182,7 @@ impl<'a> Maps<'a> {
         let Some(relay) = self.frontend.config.relay else {
             return Ok(Answer::Found(direct));
         };
-        let looking = self.is_carried_out(&question, policies, &delivery, domain);
+        let looking = self.is_carried_out(&question, &delivery, domain);
         match timeout(A_LOOK, looking).await {
             Ok(false) => Ok(Answer::Found(format!("smtp:{}", bracketed(relay)))),
             // Postfix asks about the next hop when it delivers.
@@ -191,13 +194,12 @@ impl<'a> Maps<'a> {
     async fn is_carried_out(
         &mut self,
         question: &Question,
-        policies: &Snapshot,
         delivery: &Delivery,
         domain: &str,
     ) -> bool {
         let port = question.outbound.resources().config.port;
         for next_hop in hops(delivery, domain, port) {
-            let policy = self.policy_of(question, policies, &next_hop).await;
+            let policy = self.policy_of(question, &next_hop).await;
             if matches!(policy, Err(Undecided::NotInPostfix(..))) {
                 return false;
             }
@@ -209,11 +211,10 @@ impl<'a> Maps<'a> {
     async fn policy_of(
         &mut self,
         question: &Question,
-        policies: &Snapshot,
         next_hop: &NextHop,
     ) -> Result<Option<TlsPolicy>, Undecided> {
         if next_hop.may_be_domain
-            && let Some(policy) = self.policy_of_domain(question, policies, next_hop).await?
+            && let Some(policy) = self.policy_of_domain(question, next_hop).await?
         {
             return Ok(Some(policy));
         }
@@ -252,13 +253,9 @@ impl<'a> Maps<'a> {
     async fn policy_of_domain(
         &mut self,
         question: &Question,
-        policies: &Snapshot,
         next_hop: &NextHop,
     ) -> Result<Option<TlsPolicy>, Undecided> {
         let domain = domain(&next_hop.host);
-        if is_own(policies, &domain) {
-            return Ok(None);
-        }
         let recipient = format!("{ANYBODY}@{domain}");
         let delivery = match self.delivery(&question.tenant, &recipient, false).await? {
             None => return Ok(None),
