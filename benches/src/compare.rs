@@ -1,18 +1,16 @@
 //! The whole measurement: every target on every row, in interleaved rounds.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::client::{self, Plan};
-use crate::process::{Placement, beside_us, cpu_seconds};
-use crate::spread::Spread;
-use crate::targets::{ANY_SESSION, ENCRYPTED, FLOOR, RECIPIENT, Servers, Target};
+use crate::process::{Placement, beside_us};
+use crate::rows::{Row, row};
+use crate::spread::{Spread, in_columns};
+use crate::targets::{FLOOR, Servers, Target};
 
 /// How to measure.
 #[derive(Args)]
@@ -48,45 +46,6 @@ enum Format {
     #[default]
     Table,
     Json,
-}
-
-/// A kind of load.
-#[derive(Clone, Copy)]
-struct Row {
-    name: &'static str,
-    connections: usize,
-    messages: usize,
-    tls: bool,
-    reject: bool,
-}
-
-const ROWS: [&str; 6] = ["plain1", "plainN", "tls1", "reject", "c1plain", "c1tls"];
-
-fn row(name: &str) -> Result<Row, String> {
-    let known = ROWS.into_iter().find(|row| *row == name);
-    let name = known.ok_or_else(|| format!("the rows are {}", ROWS.join(", ")))?;
-    Ok(Row {
-        name,
-        connections: if name.starts_with("c1") { 1 } else { 50 },
-        messages: if name == "plainN" { 100 } else { 1 },
-        tls: name.contains("tls"),
-        reject: name == "reject",
-    })
-}
-
-impl Row {
-    fn plan(&self, to: SocketAddr, seconds: f64) -> Plan {
-        let strict = self.tls || self.reject;
-        let from = if strict { ENCRYPTED } else { ANY_SESSION };
-        Plan {
-            connections: self.connections,
-            seconds,
-            messages: self.messages,
-            tls: self.tls,
-            reject: self.reject,
-            ..Plan::one(to, from, RECIPIENT)
-        }
-    }
 }
 
 /// What one target did on one row in one round.
@@ -189,45 +148,18 @@ impl Compare {
 }
 
 async fn measure(round: u32, row: &Row, target: &Target, seconds: f64) -> Result<Measurement> {
-    const WARM_UP: f64 = 0.3;
-    client::run(&row.plan(target.address, WARM_UP)).await?;
-    let before = settled_cpu_seconds(target).await?;
-    let report = client::run(&row.plan(target.address, seconds)).await?;
-    let cpu = settled_cpu_seconds(target).await? - before;
-    let (count, latency) = match (row.reject, row.messages) {
-        (true, _) => (report.sessions, report.session_ms),
-        (false, 1) => (report.messages, report.session_ms),
-        (false, _) => (report.messages, report.message_ms),
-    };
-    let Some(latency) = latency else {
-        let error = report.first_error.as_deref();
-        bail!("nothing came of it: {}", error.unwrap_or("no time"));
-    };
+    let outcome = row.run(target.address, &[target.pid], seconds).await?;
     Ok(Measurement {
         round,
         row: row.name,
         target: target.name,
-        per_second: count as f64 / report.seconds,
-        cpu_ms: cpu * 1e3 / count as f64,
-        p50_ms: latency.p50,
-        p99_ms: latency.p99,
-        errors: report.errors,
-        first_error: report.first_error,
+        per_second: outcome.per_second,
+        cpu_ms: outcome.cpu_ms.iter().sum(),
+        p50_ms: outcome.latency.p50,
+        p99_ms: outcome.latency.p99,
+        errors: outcome.errors,
+        first_error: outcome.first_error,
     })
-}
-
-/// CPU time of a target once it is at rest: a mail server with a queue works on after its replies.
-async fn settled_cpu_seconds(target: &Target) -> Result<f64> {
-    let mut last = cpu_seconds(target.pid)?;
-    for _ in 0..300 {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let now = cpu_seconds(target.pid)?;
-        if now <= last {
-            return Ok(now);
-        }
-        last = now;
-    }
-    bail!("the server does not come to rest")
 }
 
 fn summarize(row: &'static str, target: &'static str, all: &[Measurement]) -> Summary {
@@ -278,17 +210,8 @@ fn table(results: &Results) -> String {
     let head = head.chain(["errors"]).map(str::to_owned).collect();
     let mut lines: Vec<Vec<String>> = vec![head];
     lines.extend(results.summary.iter().map(Summary::cells));
-    let width = |at: usize| lines.iter().map(|line| line[at].len()).max();
-    let widths: Vec<usize> = (0..lines[0].len()).filter_map(width).collect();
     let mut text = format!("{}; median [min-max] of rounds\n", results.placement);
-    for line in &lines {
-        let cells = line.iter().zip(&widths);
-        let cells: Vec<_> = cells
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
+    text.push_str(&in_columns(&lines));
     let mut errors = results
         .measurements
         .iter()

@@ -3,9 +3,11 @@
 mod client;
 mod compare;
 mod daemon;
+mod front_doors;
 mod idle;
 mod postfix;
 mod process;
+mod rows;
 mod rules;
 mod server;
 mod spread;
@@ -41,6 +43,8 @@ enum Command {
     Idle(idle::Idle),
     /// Measure Portcullis beside a bare relay and other mail servers
     Compare(compare::Compare),
+    /// Measure Postfix with Portcullis and with a milter that does nothing; needs root
+    FrontDoors(front_doors::FrontDoors),
     /// Exchange a large policy while mail flows
     Swap(swap::Swap),
     /// Run very many tenants
@@ -72,6 +76,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Proxy(proxy) => proxy.run().await,
         Command::Idle(idle) => idle.run().await,
         Command::Compare(compare) => compare.run().await,
+        Command::FrontDoors(front_doors) => front_doors.run().await,
         Command::Swap(swap) => swap.run().await,
         Command::Tenants(tenants) => tenants.run().await,
     }

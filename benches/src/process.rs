@@ -67,7 +67,10 @@ pub struct Process {
 impl Process {
     /// Starts it; what it says goes to a file.
     pub fn start(command: &mut Command, log: PathBuf) -> Result<Process> {
+        // What a server keeps goes where its log does, and not to a user's home.
+        let state = log.parent().unwrap_or(Path::new("."));
         let child = command
+            .env("XDG_STATE_HOME", state)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log)?)

@@ -62,7 +62,7 @@ impl Servers {
             postfix: None,
             folder: tempfile::tempdir()?,
         };
-        servers.write_shared_files()?;
+        write_shared_files(servers.folder.path())?;
         let sink = servers.start_own(free_address()?).await?;
         let own = [
             ("portcullis", Some(binary), ""),
@@ -89,19 +89,6 @@ impl Servers {
                 .with_context(|| format!("{} does not keep the agreements", target.name))?;
         }
         Ok(servers)
-    }
-
-    fn write_shared_files(&self) -> Result<()> {
-        let folder = self.folder.path();
-        // Postfix's programs run as several users.
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
-        let CertifiedKey { cert, signing_key } =
-            generate_simple_self_signed(["mx.dest.example".to_owned()])?;
-        fs::write(folder.join("cert.pem"), cert.pem())?;
-        fs::write(folder.join("key.pem"), signing_key.serialize_pem())?;
-        fs::write(folder.join("rules.json"), RULES)?;
-        fs::write(folder.join("clients.cidr"), "127.0.0.0/8 permit\n")?;
-        Ok(())
     }
 
     /// The sink, which runs beside the client as its time is not the servers', and the floor.
@@ -165,16 +152,30 @@ impl Servers {
     }
 }
 
+/// Writes the certificate, the rules and the clients' addresses that all servers share.
+pub fn write_shared_files(folder: &Path) -> Result<()> {
+    // Postfix's programs run as several users.
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(["mx.dest.example".to_owned()])?;
+    fs::write(folder.join("cert.pem"), cert.pem())?;
+    fs::write(folder.join("key.pem"), signing_key.serialize_pem())?;
+    fs::write(folder.join("rules.json"), RULES)?;
+    fs::write(folder.join("clients.cidr"), "127.0.0.0/8 permit\n")?;
+    Ok(())
+}
+
 const NO_REUSE: &str = "[connections]\nmessages = 1\n";
 
-fn configuration(address: SocketAddr, sink: SocketAddr, settings: &str) -> String {
+/// Portcullis as a proxy before this next hop.
+pub fn configuration(address: SocketAddr, next_hop: SocketAddr, settings: &str) -> String {
     format!(
         r#"hostname = "mx.dest.example"
 [[listener]]
 address = "{address}"
 certificate = "cert.pem"
 key = "key.pem"
-next-hop = {{ smtp = "{sink}" }}
+next-hop = {{ smtp = "{next_hop}" }}
 [[tenant]]
 name = "dest"
 domains = ["dest.example"]
@@ -223,7 +224,7 @@ pub async fn await_greeting(
 }
 
 /// What is measured is worth nothing if the server lets everything pass, or nothing.
-async fn check_agreements(address: SocketAddr) -> Result<()> {
+pub async fn check_agreements(address: SocketAddr) -> Result<()> {
     for (from, tls, reject) in [
         (ENCRYPTED, false, true),
         (ENCRYPTED, true, false),
