@@ -65,6 +65,10 @@ fn the_package_passes_its_tests_in_a_real_haraka() {
             .env("PATH", &path)
             .env("PORTCULLIS_BIN", binary())
             .env("PORTCULLIS_WIT", Path::new(ROOT).join("wit/policy.wit"))
+            .env(
+                "PORTCULLIS_VERDICTS",
+                Path::new(ROOT).join("tests/verdicts"),
+            )
             .output()
             .expect("npm runs: `make setup-tests`");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -12,6 +12,9 @@ const MODULES = process.env.HARAKA_DIR
   ? path.join(process.env.HARAKA_DIR, 'node_modules')
   : path.join(PACKAGE, 'node_modules')
 
+/** A file of Haraka's own configuration, which has to be whole. */
+const ownConfig = (name) => fs.readFileSync(path.join(MODULES, 'Haraka', 'config', name), 'utf8')
+
 const ACCEPT = `
 const fs = require('node:fs')
 exports.hook_rcpt = (next, _, [to]) => (to.user === 'nobody' ? next(DENY, 'no such user') : next(OK))
@@ -45,7 +48,7 @@ class Haraka {
       'smtp.ini': `listen=127.0.0.1:${this.port}\nnodes=0\n${implicit ? `smtps_port=${this.port}\n` : ''}`,
       'plugins': [...plugins, 'accept'].join('\n'),
       'log.ini': 'level=INFO\n',
-      'connection.ini': fs.readFileSync(path.join(MODULES, 'Haraka', 'config', 'connection.ini')),
+      'connection.ini': ownConfig('connection.ini'),
       'me': 'mx.contoso.com\n',
       'tls_key.pem': server.key,
       'tls_cert.pem': server.pem,
@@ -139,4 +142,4 @@ function transpiled(component, folder) {
   return Object.fromEntries(names.map((name) => [`policy/${name}`, fs.readFileSync(path.join(folder, name))]))
 }
 
-module.exports = { Haraka, policyOf, transpiled }
+module.exports = { Haraka, ownConfig, policyOf, transpiled }

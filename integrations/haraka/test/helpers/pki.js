@@ -30,7 +30,7 @@ class Pki {
   }
 
   /** A certificate; self-signed without an issuer. `sections` stand below the extensions. */
-  issue(issuer, name, { extensions = [], sections = '', key, digest = 'sha256' } = {}) {
+  issue(issuer, name, { extensions = [], sections = '', key, digest = 'sha256', days = 30 } = {}) {
     const file = path.join(this.folder, String(this.count++))
     const [keyFile, certFile, csr, config] = ['key', 'pem', 'csr', 'cnf'].map((ending) => `${file}.${ending}`)
     fs.writeFileSync(config, `[req]\ndistinguished_name=dn\n[dn]\n[ext]\n${extensions.join('\n')}\n${sections}\n`)
@@ -41,9 +41,9 @@ class Pki {
       this.openssl('req', '-new', ...common, '-out', csr)
       const by = ['-CA', issuer.certFile, '-CAkey', issuer.keyFile, '-set_serial', String(1000 + this.count)]
       const extended = ['-extfile', config, '-extensions', 'ext']
-      this.openssl('x509', '-req', '-in', csr, ...by, ...extended, '-days', '30', `-${digest}`, '-out', certFile)
+      this.openssl('x509', '-req', '-in', csr, ...by, ...extended, '-days', String(days), `-${digest}`, '-out', certFile)
     } else {
-      this.openssl('req', '-new', '-x509', '-days', '30', '-extensions', 'ext', ...common, '-out', certFile)
+      this.openssl('req', '-new', '-x509', '-days', String(days), '-extensions', 'ext', ...common, '-out', certFile)
     }
     return new Issued(keyFile, certFile)
   }

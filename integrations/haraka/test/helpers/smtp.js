@@ -10,6 +10,10 @@ class Client {
     client.attach(options.implicit
       ? tls.connect({ port, host: '127.0.0.1', rejectUnauthorized: false, ...options })
       : net.connect({ port, host: '127.0.0.1', ...options }))
+    if (options.proxy) {
+      const family = net.isIPv6(options.proxy) ? 'TCP6' : 'TCP4'
+      client.socket.write(`PROXY ${family} ${options.proxy} ${options.proxy} 40000 25\r\n`)
+    }
     await client.reply()
     return client
   }

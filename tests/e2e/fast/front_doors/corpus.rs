@@ -1,13 +1,16 @@
 //! The corpus of verdicts through each front door: each case whose facts it can tell has the reply of our own session.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::{fs, thread};
 
 use portcullis_tests::front_door::{self, Asking};
-use portcullis_tests::{Config, Listener};
+use portcullis_tests::{Config, Listener, TestBed};
 use serde_json::Value;
 
+use super::http::curl;
 use super::started;
-use crate::corpus::{corpus, recipient_domains};
+use crate::corpus::{File, corpus, recipient_domains};
 
 /// A way of asking: what it makes of a case, or the fact that it cannot tell.
 type Way = fn(&mut Asking, &Value) -> Result<Option<String>, &'static str>;
@@ -53,8 +56,57 @@ fn text<'a>(context: &'a Value, field: &str) -> &'a str {
 }
 
 /// As Exim asks, which tells all of a certificate that it trusts.
-fn by_policy(asking: &mut Asking, context: &Value) -> Result<Option<String>, &'static str> {
+fn by_exim(asking: &mut Asking, context: &Value) -> Result<Option<String>, &'static str> {
     let told = Told::of(context)?;
+    let certificate = match &told.certificate {
+        None => no_certificate(),
+        Some(certificate) => certificate_attributes(context, certificate)?,
+    };
+    if certificate
+        .iter()
+        .any(|(name, _)| *name == "ccert_pubkey_fingerprint")
+    {
+        return Err("the digest of a certificate's key");
+    }
+    by_policy(asking, context, told, certificate)
+}
+
+/// As Postfix asks, which tells the CN of a certificate that it trusts.
+fn by_postfix(asking: &mut Asking, context: &Value) -> Result<Option<String>, &'static str> {
+    let told = Told::of(context)?;
+    let mut attributes = match &told.certificate {
+        None => no_certificate(),
+        Some(certificate) => certificate_attributes(context, certificate)?,
+    };
+    if attributes
+        .iter()
+        .any(|(name, _)| *name == "ccert_dns_names")
+    {
+        return Err("all names of a certificate");
+    }
+    for (name, value) in &mut attributes {
+        if *name == "ccert_verified" {
+            *name = "ccert_issuer";
+            *value = if value == "1" {
+                "CA".into()
+            } else {
+                String::new()
+            };
+        }
+    }
+    by_policy(asking, context, told, attributes)
+}
+
+fn no_certificate() -> Vec<(&'static str, String)> {
+    vec![("ccert_fingerprint", String::new())]
+}
+
+fn by_policy(
+    asking: &mut Asking,
+    context: &Value,
+    told: Told,
+    certificate: Vec<(&'static str, String)>,
+) -> Result<Option<String>, &'static str> {
     let mut attributes = vec![
         ("protocol_state", "RCPT".to_owned()),
         ("client_address", told.client),
@@ -64,10 +116,7 @@ fn by_policy(asking: &mut Asking, context: &Value) -> Result<Option<String>, &'s
         ("recipient", text(context, "rcpt-to").to_owned()),
         ("encryption_protocol", told.version.unwrap_or_default()),
     ];
-    match &told.certificate {
-        None => attributes.push(("ccert_fingerprint", String::new())),
-        Some(certificate) => attributes.extend(certificate_attributes(context, certificate)?),
-    }
+    attributes.extend(certificate);
     let attributes: Vec<(&str, &str)> = attributes
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
@@ -176,35 +225,31 @@ fn certificate_macros(
     Ok(macros)
 }
 
-/// Plays the corpus; gives how many cases were asked, and for each fact that cannot be told how many were not.
-fn play(way: Way, protocol: &str) -> (usize, BTreeMap<&'static str, usize>) {
-    let (mut asked, mut untold) = (0, BTreeMap::new());
+/// What came of the corpus by one way: how many cases were asked, and for each fact that cannot be told how many were not.
+#[derive(Default)]
+struct Played {
+    asked: usize,
+    untold: BTreeMap<&'static str, usize>,
+}
+
+impl Played {
+    fn untold(&mut self, fact: &'static str) {
+        *self.untold.entry(fact).or_default() += 1;
+    }
+}
+
+fn play(way: Way, protocol: &str) -> Played {
+    let mut played = Played::default();
     for file in corpus() {
-        let cases: Vec<&Value> = file.cases.iter().collect();
-        let cases: Vec<&Value> = cases
-            .into_iter()
-            .filter(|case| case["context"]["direction"] == "inbound")
-            .filter(|case| {
-                case["smtp"].is_null()
-                    || case["context"]["rcpt-to"]
-                        .as_str()
-                        .is_some_and(|to| to.contains('@'))
-            })
+        let cases: Vec<&Value> = file
+            .cases
+            .iter()
+            .filter(|case| has_recipient(case))
             .collect();
         if cases.is_empty() {
             continue;
         }
-        let domains = recipient_domains(&cases);
-        let config = Config::new()
-            .listener(Listener::maildir())
-            .file("rules.json", file.rules.to_string())
-            .with(&format!(
-                "[[tenant]]\nname = \"corpus\"\ndomains = {domains}\npolicy = \"rules.json\""
-            ))
-            .with(&front_door::table(&format!(
-                "protocols = [{protocol:?}]\ncertificates-requested = true"
-            )));
-        let daemon = started(config);
+        let daemon = daemon_of(&file, &cases, protocol);
         let mut asking = Asking::connect(daemon.folder());
         if protocol == "milter" {
             asking.negotiate();
@@ -212,29 +257,80 @@ fn play(way: Way, protocol: &str) -> (usize, BTreeMap<&'static str, usize>) {
         let reads_header = file.rules.to_string().contains("match-header-from");
         for case in cases {
             if reads_header && protocol == "policy" {
-                *untold.entry("the From header").or_default() += 1;
+                played.untold("the From header");
                 continue;
             }
             let reply = match way(&mut asking, &case["context"]) {
                 Ok(reply) => reply,
                 Err(fact) => {
-                    *untold.entry(fact).or_default() += 1;
+                    played.untold(fact);
                     continue;
                 }
             };
             let is_no_address = |reply: &String| reply.starts_with("451 4.1.");
             if case["smtp"] == false && reply.as_ref().is_some_and(is_no_address) {
-                *untold
-                    .entry("an address that SMTP does not have")
-                    .or_default() += 1;
+                played.untold("an address that SMTP does not have");
                 continue;
             }
-            asked += 1;
+            played.asked += 1;
             let name = format!("{}: {}", file.name, case["name"]);
             hold_against(reply.as_deref(), &case["verdict"], &name);
         }
     }
-    (asked, untold)
+    played
+}
+
+fn has_recipient(case: &Value) -> bool {
+    let recipient = case["context"]["rcpt-to"].as_str().unwrap_or_default();
+    case["context"]["direction"] == "inbound" && (case["smtp"].is_null() || recipient.contains('@'))
+}
+
+/// A daemon with the rules of a file, whose front door speaks this protocol.
+fn daemon_of(file: &File, cases: &[&Value], protocol: &str) -> TestBed {
+    let domains = recipient_domains(cases);
+    started(
+        Config::new()
+            .listener(Listener::maildir())
+            .file("rules.json", file.rules.to_string())
+            .with(&format!(
+                "[[tenant]]\nname = \"corpus\"\ndomains = {domains}\npolicy = \"rules.json\""
+            ))
+            .with(&front_door::table(&format!(
+                "protocols = [{protocol:?}]\ncertificates-requested = true"
+            ))),
+    )
+}
+
+/// By HTTP, whose contexts can say everything.
+fn play_by_http() -> Played {
+    let mut played = Played::default();
+    for file in corpus() {
+        let cases: Vec<&Value> = file
+            .cases
+            .iter()
+            .filter(|case| has_recipient(case))
+            .collect();
+        if cases.is_empty() {
+            continue;
+        }
+        let daemon = daemon_of(&file, &cases, "http");
+        let contexts: String = cases
+            .iter()
+            .map(|case| format!("{}\n", case["context"]))
+            .collect();
+        let kind = "Content-Type: application/x-ndjson";
+        let options = ["--data-binary", &contexts, "--header", kind];
+        let (status, verdicts) = curl(&daemon, "/v1/evaluate?tenant=corpus", &options);
+        assert_eq!(status, 200, "{verdicts}");
+        assert_eq!(verdicts.lines().count(), cases.len());
+        for (case, line) in cases.iter().zip(verdicts.lines()) {
+            let mut verdict: Value = serde_json::from_str(line).expect("JSON");
+            verdict.as_object_mut().expect("an object").remove("text");
+            assert_eq!(verdict, case["verdict"], "{}: {}", file.name, case["name"]);
+            played.asked += 1;
+        }
+    }
+    played
 }
 
 fn hold_against(reply: Option<&str>, verdict: &Value, name: &str) {
@@ -252,17 +348,62 @@ fn hold_against(reply: Option<&str>, verdict: &Value, name: &str) {
     );
 }
 
+const BEGIN: &str = "<!-- what a test has asked by each way -->\n";
+const END: &str = "<!-- end -->\n";
+
+/// The table of the documentation says how many cases of the corpus each way can tell, and what it cannot.
+/// `UPDATE_GOLDEN=1` writes it.
 #[test]
-fn by_policy_delegation() {
-    let (asked, untold) = play(by_policy, "policy");
-    eprintln!("{asked} cases were asked; not {untold:#?}");
-    // A case that is left out has to say so itself.
-    assert!(asked > 250, "only {asked} cases were asked");
+fn each_way_has_the_replies_of_a_session() {
+    let ways = thread::scope(|scope| {
+        let players = [
+            ("Postfix", scope.spawn(|| play(by_postfix, "policy"))),
+            ("Exim", scope.spawn(|| play(by_exim, "policy"))),
+            (
+                "milter (Sendmail)",
+                scope.spawn(|| play(by_milter, "milter")),
+            ),
+            ("HTTP", scope.spawn(play_by_http)),
+        ];
+        players.map(|(name, player)| (name, player.join().expect("a player")))
+    });
+    let expected = table(&ways);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/integrations/README.md");
+    let text = fs::read_to_string(&path).expect("the page");
+    let (before, rest) = text.split_once(BEGIN).expect("the beginning of the table");
+    let (found, after) = rest.split_once(END).expect("the end of the table");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, format!("{before}{BEGIN}{expected}{END}{after}")).expect("it is written");
+        return;
+    }
+    assert_eq!(
+        found, expected,
+        "docs/integrations/README.md tells of other cases than were asked; UPDATE_GOLDEN=1 writes it"
+    );
 }
 
-#[test]
-fn by_milters() {
-    let (asked, untold) = play(by_milter, "milter");
-    eprintln!("{asked} cases were asked; not {untold:#?}");
-    assert!(asked > 200, "only {asked} cases were asked");
+fn table(ways: &[(&str, Played)]) -> String {
+    let facts: BTreeSet<&str> = ways
+        .iter()
+        .flat_map(|(_, it)| it.untold.keys().copied())
+        .collect();
+    let row = |name: &str, value: &dyn Fn(&Played) -> usize| {
+        let cells: String = ways
+            .iter()
+            .map(|(_, played)| match value(played) {
+                0 => " |".to_owned(),
+                count => format!(" {count} |"),
+            })
+            .collect();
+        format!("| {name} |{cells}\n")
+    };
+    let names: String = ways.iter().map(|(name, _)| format!(" {name} |")).collect();
+    let mut table = format!("| |{names}\n|---|{}\n", "---|".repeat(ways.len()));
+    table += &row("same verdict as in a session", &|played| played.asked);
+    for fact in facts {
+        table += &row(&format!("not told: {fact}"), &|played| {
+            played.untold.get(fact).copied().unwrap_or_default()
+        });
+    }
+    table
 }

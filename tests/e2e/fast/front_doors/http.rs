@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{RULES, daemon, started};
 
 /// The status and the body of what curl is answered.
-fn curl(daemon: &TestBed, path: &str, options: &[&str]) -> (u16, String) {
+pub fn curl(daemon: &TestBed, path: &str, options: &[&str]) -> (u16, String) {
     let output = Command::new("curl")
         .args(["--silent", "--show-error", "--write-out", "\n%{http_code}"])
         .arg("--unix-socket")
