@@ -43,15 +43,15 @@ impl Exim {
     }
 
     /// Starts one that offers TLS with a certificate and takes all mail of `contoso.com` that these ACLs let through.
-    /// `rcpt` are the verbs of the ACL of RCPT.
+    /// `rcpt` and `data` are the verbs of the ACLs of RCPT and DATA.
     pub fn asking(
         options: &str,
         (certificate, key, roots): (&Path, &Path, &Path),
         acls: &str,
-        rcpt: &str,
+        [rcpt, data]: [&str; 2],
     ) -> Exim {
         let options = format!(
-            "{options}tls_certificate = {}\ntls_privatekey = {}\ntls_verify_certificates = {}\nqueue_only = true\nacl_smtp_rcpt = rcpt\nacl_smtp_data = accept\nbegin acl\n{acls}\nrcpt:\n{rcpt}\n  accept\n",
+            "{options}tls_certificate = {}\ntls_privatekey = {}\ntls_verify_certificates = {}\nqueue_only = true\nacl_smtp_rcpt = rcpt\nacl_smtp_data = data\nbegin acl\n{acls}\nrcpt:\n{rcpt}\n  accept\ndata:\n{data}\n  accept\n",
             certificate.display(),
             key.display(),
             roots.display()

@@ -214,7 +214,7 @@ fn lines(way: Way, place: &Place) -> anyhow::Result<String> {
     };
     Ok(match way {
         Way::Exim => format!(
-            "Copy examples/exim/portcullis-acl.conf to /etc/exim4, with the address {address}. In the main section:\n\n  tls_try_verify_hosts = *\n\nBelow \"begin acl\":\n\n  .include /etc/exim4/portcullis-acl.conf\n\nIn the ACL of RCPT, behind what permits your own users:\n\n  require acl = portcullis_rcpt\n"
+            "Copy examples/exim/portcullis-acl.conf to /etc/exim4, with the address {address}. In the main section:\n\n  tls_try_verify_hosts = *\n\nBelow \"begin acl\":\n\n  .include /etc/exim4/portcullis-acl.conf\n\nIn the ACL of RCPT, behind what permits your own users:\n\n  require acl = portcullis_rcpt\n\nFor rules with match-header-from also, in the main section and in the ACL of DATA:\n\n  PORTCULLIS_HEADER = yes\n\n  require acl = portcullis_data\n"
         ),
         Way::Sendmail => format!(
             "In sendmail.mc:\n\n  INPUT_MAIL_FILTER(`portcullis', `S={}:{}@{}, F=T, T=S:10s;R:10s')dnl\n  define(`confCERT_FINGERPRINT_ALGORITHM', `sha256')dnl\n",

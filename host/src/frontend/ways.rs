@@ -76,6 +76,11 @@ const TRUST_OF_EXIM: Lack = Lack {
 };
 const HEADER_OF_EXIM: Lack = Lack {
     fact: Fact::HeaderFrom,
+    known: "nothing without PORTCULLIS_HEADER",
+    hint: "say \"PORTCULLIS_HEADER = yes\" in Exim's main section, and \"require acl = portcullis_data\" in the ACL of DATA",
+};
+const HEADER_OF_OPENSMTPD: Lack = Lack {
+    fact: Fact::HeaderFrom,
     known: "nothing",
     hint: "let Portcullis take this mail in front of the server",
 };
@@ -119,7 +124,7 @@ const NO_CERTIFICATE: [Lack; 6] = [
 
 const NEITHER_CERTIFICATE_NOR_HEADER: [Lack; 7] = {
     let [a, b, c, d, e, f] = NO_CERTIFICATE;
-    [a, b, c, d, e, f, HEADER_OF_EXIM]
+    [a, b, c, d, e, f, HEADER_OF_OPENSMTPD]
 };
 
 impl Way {

@@ -2,8 +2,11 @@
 //! cannot be the same beside other tests is another: addresses, and the folder of the socket.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 
 use portcullis_tests::exim::Exim;
+use portcullis_tests::load::Stop;
 use portcullis_tests::pki::Identity;
 use portcullis_tests::postfix::Postfix;
 use portcullis_tests::sendmail::Sendmail;
@@ -323,63 +326,202 @@ fn sendmail_asks_as_a_milter() {
 const EXIM: &str = include_str!("../../../docs/integrations/exim.md");
 const EXIM_ACL: &str = include_str!("../../../examples/exim/portcullis-acl.conf");
 
+/// An Exim that asks by the settings of the document, and whom it asks.
+struct EximAsked {
+    exim: Exim,
+    daemon: TestBed,
+    pki: Pki,
+    _folder: tempfile::TempDir,
+}
+
+impl EximAsked {
+    /// With the header or without.
+    fn new(header: bool) -> EximAsked {
+        let (pki, address) = (Pki::new(), free_address());
+        let table = block(EXIM, "[[frontend]]").replace("127.0.0.1:8460", &address.to_string());
+        let config = Config::new()
+            .listener(Listener::maildir())
+            .trust(&pki)
+            .tenant("contoso.com", RULES)
+            .tenant("header.test", HEADER_RULES)
+            .with(&table);
+        let daemon = TestBed::start(config);
+        daemon.wait_for_log("listening for mail servers");
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), open).expect("the folder is opened");
+        pki.trusted(&["mx.contoso.com"]).write(folder.path(), "mx");
+        let file = |name: &str| folder.path().join(name);
+        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        std::fs::set_permissions(file("mx.key"), readable).expect("it is opened");
+        std::fs::write(file("ca.pem"), &pki.root_pem).expect("a file");
+        let acls = EXIM_ACL.replace("127.0.0.1:8460", &address.to_string());
+        let mut main = block(EXIM, "tls_try_verify_hosts");
+        let mut data = String::new();
+        if header {
+            main += &block(EXIM, "PORTCULLIS_HEADER");
+            data += &block(EXIM, "portcullis_data");
+        }
+        let exim = Exim::asking(
+            &main,
+            (&file("mx.pem"), &file("mx.key"), &file("ca.pem")),
+            &format!("{acls}\n"),
+            [&block(EXIM, "portcullis_rcpt"), &data],
+        );
+        EximAsked {
+            exim,
+            daemon,
+            pki,
+            _folder: folder,
+        }
+    }
+
+    fn client(&self, tls: bool, identity: Option<&Identity>) -> Client {
+        let mut client = Client::greeted(self.exim.address);
+        client.hello(tls, identity);
+        client
+    }
+
+    /// Exim's reply to a recipient.
+    fn reply(&self, tls: bool, identity: Option<&Identity>, from: &str) -> String {
+        let reply = self.client(tls, identity).envelope(from, "b@contoso.com");
+        format!("{} {}", reply.code, reply.text())
+    }
+}
+
+/// What a client is told of each recipient of one message.
+fn replies_of_one_message(address: SocketAddr) -> Vec<u16> {
+    let mut client = Client::greeted(address);
+    client.hello(false, None);
+    client.expect("MAIL FROM:<a@swap.test>", 250);
+    let replies = (0..5).map(|number| {
+        let reply = client.command(&format!("RCPT TO:<user{number}@contoso.com>"));
+        assert!(matches!(reply.code, 250 | 550), "{reply:?}");
+        reply.code
+    });
+    let replies = replies.collect();
+    client.quit();
+    replies
+}
+
+/// The same policy decides about all recipients of a message, by policy delegation and milter together.
+#[test]
+fn no_message_is_decided_by_two_policies() {
+    const SENDERS: usize = 8;
+    const SWAPS: usize = 20;
+    let asked = Asked::new(true);
+    let daemon = asked.daemon();
+    let stop = AtomicBool::new(false);
+    let [refused, accepted] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+    let send = || {
+        while !stop.load(Ordering::Relaxed) {
+            let replies = replies_of_one_message(asked.address);
+            let first = replies[0];
+            assert!(replies.iter().all(|it| *it == first), "{replies:?}");
+            let count = if first == 250 { &accepted } else { &refused };
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        let senders: Vec<_> = (0..SENDERS).map(|_| scope.spawn(send)).collect();
+        let before = daemon.count_log("policy loaded");
+        for swap in 1..=SWAPS {
+            let domain = if swap % 2 == 1 {
+                "swap.test"
+            } else {
+                "bank.test"
+            };
+            let rules = RULES.replace("bank.test", domain);
+            daemon.replace("contoso.json", rules.as_bytes());
+            daemon.wait_for_log_times("policy loaded", before + swap);
+        }
+        stop.store(true, Ordering::Relaxed);
+        for sender in senders {
+            sender.join().expect("a sender");
+        }
+    });
+    let [refused, accepted] = [refused, accepted].map(AtomicUsize::into_inner);
+    assert!(refused > SWAPS && accepted > SWAPS, "{refused} {accepted}");
+}
+
 #[test]
 fn exim_tells_names_and_digests_of_certificates() {
-    let (pki, address) = (Pki::new(), free_address());
-    let table = block(EXIM, "[[frontend]]").replace("127.0.0.1:8460", &address.to_string());
-    let config = Config::new()
-        .listener(Listener::maildir())
-        .trust(&pki)
-        .tenant("contoso.com", RULES)
-        .with(&table);
-    let daemon = TestBed::start(config.clone());
-    daemon.wait_for_log("listening for mail servers");
-    let folder = tempfile::tempdir().expect("a folder");
-    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(folder.path(), open).expect("the folder is opened");
-    pki.trusted(&["mx.contoso.com"]).write(folder.path(), "mx");
-    let file = |name: &str| folder.path().join(name);
-    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    std::fs::set_permissions(file("mx.key"), readable).expect("it is opened");
-    std::fs::write(file("ca.pem"), &pki.root_pem).expect("a file");
-    let acl = EXIM_ACL.replace("127.0.0.1:8460", &address.to_string());
-    let main = block(EXIM, "tls_try_verify_hosts");
-    let acls = format!("{acl}\n");
-    let require = block(EXIM, "require acl");
-    let exim = Exim::asking(
-        &main,
-        (&file("mx.pem"), &file("mx.key"), &file("ca.pem")),
-        &acls,
-        &require,
-    );
-    let reply = |tls: bool, identity: Option<&Identity>, from: &str| {
-        let mut client = Client::greeted(exim.address);
-        client.hello(tls, identity);
-        let reply = client.envelope(from, "b@contoso.com");
-        format!("{} {}", reply.code, reply.text())
-    };
-    let refused = reply(false, None, "a@bank.test");
+    let asked = EximAsked::new(false);
+    let refused = asked.reply(false, None, "a@bank.test");
     assert!(
         refused.starts_with("550 5.7.1 refused by connector \"Encrypted\" (tls)"),
         "{refused}\n{}",
-        exim.log()
+        asked.exim.log()
     );
-    assert!(reply(true, None, "a@bank.test").starts_with("250 "));
-    assert!(reply(false, None, "a@trial.test").starts_with("250 "));
-    let right = pki.trusted(&["first.test", "mx.named.test"]);
-    let taken = reply(true, Some(&right), "a@named.test");
-    assert!(taken.starts_with("250 "), "{taken}\n{}", exim.log());
-    let wrong = reply(true, Some(&pki.trusted(&["mx.other.test"])), "a@named.test");
+    assert!(asked.reply(true, None, "a@bank.test").starts_with("250 "));
+    assert!(asked.reply(false, None, "a@trial.test").starts_with("250 "));
+    let right = asked.pki.trusted(&["first.test", "mx.named.test"]);
+    let taken = asked.reply(true, Some(&right), "a@named.test");
+    assert!(taken.starts_with("250 "), "{taken}\n{}", asked.exim.log());
+    let other = asked.pki.trusted(&["mx.other.test"]);
+    let wrong = asked.reply(true, Some(&other), "a@named.test");
     assert!(wrong.contains("(certificate-name)"), "{wrong}");
-    let none = reply(true, None, "a@named.test");
+    let none = asked.reply(true, None, "a@named.test");
     assert!(none.contains("(certificate-missing)"), "{none}");
     let stranger = Pki::self_signed(&["mx.named.test"]);
-    let deferred = reply(true, Some(&stranger), "a@named.test");
+    let deferred = asked.reply(true, Some(&stranger), "a@named.test");
     assert!(deferred.starts_with("451 4.7.0 "), "{deferred}");
-    drop(daemon);
-    let deferred = reply(true, None, "a@example.org");
+    let mut client = asked.client(false, None);
+    let deferred = client.envelope("a@example.org", "b@header.test");
+    assert_eq!(deferred.code, 451, "{deferred:?}");
+    drop(asked.daemon);
+    let mut client = Client::greeted(asked.exim.address);
+    client.hello(true, None);
+    let deferred = client.envelope("a@example.org", "b@contoso.com");
+    assert_eq!(deferred.code, 451);
     assert!(
-        deferred.starts_with("451 4.3.0 the policy cannot be asked"),
-        "{deferred}"
+        deferred
+            .text()
+            .starts_with("4.3.0 the policy cannot be asked"),
+        "{deferred:?}"
     );
+}
+
+#[test]
+fn exim_tells_the_header() {
+    let asked = EximAsked::new(true);
+    let send = |identity: Option<&Identity>, header: &str| {
+        let mut client = asked.client(identity.is_some(), identity);
+        let reply = client.envelope("a@example.org", "b@header.test");
+        assert_eq!(reply.code, 250, "{reply:?}\n{}", asked.exim.log());
+        let reply = client.data(&format!("Subject: x\r\n{header}\r\n\r\nx"));
+        format!("{} {}", reply.code, reply.text())
+    };
+    let refused = send(None, "From: a@named.test");
+    assert!(
+        refused.starts_with("550 5.7.1 refused by connector \"From\" (tls)"),
+        "{refused}\n{}",
+        asked.exim.log()
+    );
+    // In another field of the same name, in a folded one, and behind many octets of others.
+    let second = send(None, "From: a@example.org\r\nFrom: a@named.test");
+    assert!(second.starts_with("550 5.7.1 "), "{second}");
+    let folded = send(None, "From: \"a\r\n b\"\r\n <a@named.test>");
+    assert!(folded.contains("connector \"From\""), "{folded}");
+    let long = format!("X: {}\r\n", "x".repeat(900)).repeat(60);
+    let behind = send(None, &format!("{long}From: a@named.test"));
+    assert!(behind.contains("connector \"From\""), "{behind}");
+    let cut = send(None, &format!("{}From: a@named.test", long.repeat(2)));
+    assert!(cut.starts_with("552 5.3.4 the header is too long"), "{cut}");
+    let identity = asked.pki.trusted(&["mx.named.test"]);
+    assert!(send(Some(&identity), "From: a@named.test").starts_with("250 "));
+    assert!(send(None, "From: a@example.org").starts_with("250 "));
+    // Who needs another reply after the header comes again.
+    let mut client = asked.client(false, None);
+    assert_eq!(client.envelope("a@example.org", "b@header.test").code, 250);
+    client.expect("RCPT TO:<c@header.test>", 250);
+    let reply = client.command("RCPT TO:<b@contoso.com>");
+    assert_eq!(reply.code, 452, "{reply:?}");
+    let reply = client.data("From: a@named.test\r\n\r\nx");
+    assert_eq!(reply.code, 550, "{reply:?}");
+    let mut client = asked.client(false, None);
+    assert_eq!(client.envelope("a@example.org", "b@contoso.com").code, 250);
+    assert_eq!(client.command("RCPT TO:<b@header.test>").code, 452);
+    assert_eq!(client.data("From: a@named.test\r\n\r\nx").code, 250);
 }

@@ -2,10 +2,15 @@
 
 use super::certificates::Told;
 use super::facts::{self, Protection};
+use crate::frontend::header::FromField;
+use crate::smtp::reply::Reply;
 use portcullis::{Context, HeaderFrom, PeerCertificate, Security};
 
-/// Octets of a request. Postfix's own limit for a line is 2,048.
-const MAX_REQUEST: usize = 64 << 10;
+/// Octets of a request: more than a header in base64. Postfix's own limit for a line is 2,048.
+const MAX_REQUEST: usize = 128 << 10;
+
+/// Octets of a header. Exim gives no more, and does not say that it has cut one.
+const MAX_HEADER: usize = 64 << 10;
 
 /// The attributes of one request.
 #[derive(Debug, PartialEq, Eq)]
@@ -98,6 +103,33 @@ impl Attributes {
             trusted,
             not_after: self.get("ccert_not_after").parse().ok(),
         })
+    }
+
+    /// The From field of the message, if its header is told: in base64, because attributes end with their lines.
+    ///
+    /// # Errors
+    /// The reply to a message whose field cannot be read.
+    pub fn from_field(&self) -> Result<Option<FromField>, Reply> {
+        let Some(encoded) = self.told("message_header") else {
+            return Ok(None);
+        };
+        let Ok(header) = openssl::base64::decode_block(encoded) else {
+            let text = "the mail server tells the header in another way than base64";
+            return Err(Reply::new(451, (4, 3, 5), text));
+        };
+        if header.len() >= MAX_HEADER {
+            return Err(Reply::new(552, (5, 3, 4), "the header is too long"));
+        }
+        // Servers end the lines of a header that they keep in LF alone.
+        let lines = header.split(|octet| *octet == b'\n');
+        let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        let header = lines.collect::<Vec<&[u8]>>().join(&b"\r\n"[..]);
+        FromField::read(&header).map(Some)
+    }
+
+    /// Whether the server will tell the header later, with one request for all recipients of the message.
+    pub fn header_follows(&self) -> bool {
+        self.get("message_header_follows") == "yes"
     }
 
     /// The facts about a recipient, in a session that is protected so.

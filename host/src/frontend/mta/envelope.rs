@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::door::Frontend;
 use crate::frontend::ask::tenant_of;
+use crate::frontend::header;
 use crate::smtp::address::Address;
 use crate::smtp::reply::Reply;
 use portcullis::normal_domain;
@@ -17,6 +18,35 @@ pub enum Whose {
     Nobody,
     /// It cannot be told.
     Unclear(Reply),
+}
+
+impl Whose {
+    /// The policy and the recipient's domain.
+    pub fn policy(&self) -> Option<(&Tenant, Option<&str>)> {
+        match self {
+            Whose::Of(tenant, address) => Some((tenant, address.domain())),
+            Whose::Nobody | Whose::Unclear(_) => None,
+        }
+    }
+}
+
+/// Whether two recipients, each with its policy and its domain, may be told the same of the header.
+pub fn may_share(
+    one: Option<(&Tenant, Option<&str>)>,
+    other: Option<(&Tenant, Option<&str>)>,
+) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => header::may_share(one, other),
+        (None, None) => true,
+        (Some((tenant, _)), None) | (None, Some((tenant, _))) => !tenant.reads_header(),
+    }
+}
+
+/// The reply to a recipient that may not.
+pub fn apart() -> Reply {
+    let text =
+        "send again for this recipient: what its policy makes of the header is told by itself";
+    Reply::new(452, (4, 5, 3), text)
 }
 
 /// A sender, or why no policy can decide about it. The null sender is empty.

@@ -14,11 +14,13 @@ use super::facts::{self, Protection};
 use super::sessions::{Ends, Transaction};
 use crate::frontend::ask::{Asker, Request, refusal};
 use crate::smtp::connection::Connection;
-use portcullis::store::Tenant;
+use portcullis::store::{Snapshot, Tenant};
 use portcullis::{ClientAddress, Finding, HeaderFrom};
 
 /// Recipients of one message that are remembered.
 const MOST_RECIPIENTS: usize = 10_000;
+/// What an answer also says where the policy decides on the header, and the server will tell it.
+const HEADER_NEEDED: &str = "\nmessage_header=needed";
 /// Findings that one answer tells.
 const MOST_FINDINGS: usize = 5;
 
@@ -97,7 +99,7 @@ impl Conversation<'_> {
         }
         let (state, recipient) = (request.get("protocol_state"), request.get("recipient"));
         self.begin(request.get("instance"));
-        if state != "RCPT" {
+        if state != "RCPT" && request.told("message_header").is_none() {
             if matches!(state, "VRFY" | "ETRN") || self.decided.iter().any(|it| it == recipient) {
                 return Ok("DUNNO".into());
             }
@@ -115,11 +117,26 @@ impl Conversation<'_> {
         let whose = self
             .frontend
             .whose(&transaction.policies, recipient, Some(named));
+        if self.is_apart(request, &transaction.policies, &whose) {
+            return Ok(envelope::apart().with_id(&transaction.id).to_line());
+        }
         match whose {
             Whose::Of(tenant, _) => self.decide(request, &tenant, &transaction).await,
             Whose::Nobody => Ok("DUNNO".into()),
             Whose::Unclear(reply) => Ok(reply.with_id(&transaction.id).to_line()),
         }
+    }
+
+    /// Whether a recipient needs a message of its own, because its policy would make another thing of the header than that
+    /// of the message's first recipient.
+    fn is_apart(&self, request: &Attributes, policies: &Snapshot, recipient: &Whose) -> bool {
+        let first = request.get("message_recipient");
+        if !request.header_follows() || first.is_empty() || matches!(recipient, Whose::Unclear(_)) {
+            return false;
+        }
+        let named = request.get("policy_context");
+        let first = self.frontend.whose(policies, first, Some(named));
+        !envelope::may_share(first.policy(), recipient.policy())
     }
 
     /// The message that a request is about. It keeps the policies that it began with.
@@ -162,9 +179,15 @@ impl Conversation<'_> {
         };
         let joined = ends(request).and_then(|ends| self.frontend.sessions.joined(ends));
         let protection = self.protection(request);
-        // A milter brings the header.
-        let header = match joined {
-            Some(_) => HeaderFrom::Pending,
+        let from = match request.from_field() {
+            Ok(from) => from,
+            Err(reply) => return Ok(reply.with_id(&transaction.id).to_line()),
+        };
+        let follows = request.header_follows();
+        let header = match &from {
+            Some(from) => from.fact(),
+            // A milter brings it.
+            None if joined.is_some() || follows => HeaderFrom::Pending,
             None => HeaderFrom::Unknown,
         };
         let context = request.context(&sender, protection.clone(), header);
@@ -185,13 +208,21 @@ impl Conversation<'_> {
         if let Some(joined) = &joined {
             joined.protected(protection);
         }
-        if let Some(reply) = refusal(&decision, &transaction.id) {
+        let refused = match &from {
+            Some(from) => from.refusal(&decision, &transaction.id),
+            None => refusal(&decision, &transaction.id),
+        };
+        if let Some(reply) = refused {
             return Ok(reply.to_line());
         }
         if let Some(joined) = joined {
             joined.accepted(&sender, recipient, tenant.clone());
         }
-        Ok(accepted(decision.verdict().audit()))
+        let mut action = accepted(decision.verdict().audit());
+        if follows && from.is_none() && tenant.reads_header() {
+            action += HEADER_NEEDED;
+        }
+        Ok(action)
     }
 
     fn protection(&self, request: &Attributes) -> Protection {

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use portcullis_tests::Pki;
 use portcullis_tests::front_door::Asking;
 use portcullis_tests::pki::Identity;
@@ -308,4 +310,48 @@ fn a_header_that_nobody_brings_is_unknown() {
         deferred.starts_with("451 4.7.0 ") && deferred.contains("the From header"),
         "{deferred}"
     );
+}
+
+#[test]
+fn a_header_that_the_server_tells_is_decided_on() {
+    let daemon = daemon(&Pki::new(), "");
+    let mut asking = Asking::connect(daemon.folder());
+    let mut recipient = |to: &str, first: &str| {
+        let more = [
+            ("instance", "1"),
+            ("message_header_follows", "yes"),
+            ("message_recipient", first),
+        ];
+        ask_about(&mut asking, "a@example.org", to, &more)
+    };
+    assert_eq!(recipient("b@contoso.com", ""), "DUNNO");
+    assert_eq!(recipient("c@contoso.com", "b@contoso.com"), "DUNNO");
+    let needed = recipient("b@header.test", "");
+    assert_eq!(needed, "DUNNO\nmessage_header=needed");
+    let another = recipient("b@header.test", "b@contoso.com");
+    assert!(another.starts_with("452 4.5.3 "), "{another}");
+    let another = recipient("b@nobodys.test", "b@header.test");
+    assert!(another.starts_with("452 4.5.3 "), "{another}");
+    assert!(recipient("c@header.test", "b@header.test").starts_with("DUNNO"));
+    let mut asking = Asking::connect(daemon.folder());
+    let mut message = |header: &str| {
+        let header = BASE64_STANDARD.encode(header);
+        let more = [
+            ("instance", "1"),
+            ("protocol_state", "DATA"),
+            ("message_header", &header),
+        ];
+        ask_about(&mut asking, "a@example.org", "b@header.test", &more)
+    };
+    let refused = message("Subject: x\nFrom: a@bank.test\n");
+    assert!(refused.starts_with("550 5.7.1 "), "{refused}");
+    assert_eq!(message("Subject: x\r\nFrom: a@example.org\r\n"), "DUNNO");
+    // A message without one was written by nobody's partner.
+    assert_eq!(message(""), "DUNNO");
+    let long = message(&"X: x\n".repeat(14_000));
+    assert!(long.starts_with("552 5.3.4 "), "{long}");
+    let more = [("protocol_state", "DATA"), ("message_header", "?")];
+    let mut asking = Asking::connect(daemon.folder());
+    let unread = ask_about(&mut asking, "a@example.org", "b@header.test", &more);
+    assert!(unread.starts_with("451 4.3.5 "), "{unread}");
 }

@@ -44,7 +44,7 @@ fn what_is_not_understood_ends_that_connection_alone() {
         ])
     };
     assert_eq!(asked(&mut fine), "DUNNO");
-    let long = vec![b'a'; 70_000];
+    let long = vec![b'a'; 140_000];
     for (octets, why) in [
         (&b"\xff\xfe\xfd"[..], "no protocol begins so"),
         (b"\0\0\0\x0dO", "milter is not among its protocols"),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::conversation::{Answer, Conversation, json as json_answer, refused};
 use crate::frontend::ask::refusal;
-use crate::frontend::header::{FromField, may_share};
+use crate::frontend::header::FromField;
 use crate::frontend::mta::envelope::{self, Whose};
 use crate::frontend::mta::facts::{self, Protection};
 use crate::smtp::reply::Reply;
@@ -129,41 +129,23 @@ async fn recipient(
         return Ok(());
     };
     let whose = |to: &Mailbox| conversation.frontend.whose(policies, &to.address, None);
-    let (tenant, address) = match whose(to) {
-        Whose::Of(tenant, address) => (tenant, address),
+    let own = match whose(to) {
         Whose::Unclear(reply) => return Err(reply),
-        Whose::Nobody => {
-            let reads = |to: &Mailbox| match whose(to) {
-                Whose::Of(tenant, _) => tenant.reads_header(),
-                Whose::Nobody | Whose::Unclear(_) => false,
-            };
-            return match earlier.iter().any(reads) {
-                true => Err(apart()),
-                false => Ok(()),
-            };
-        }
+        own => own,
     };
     // SMTP has one reply after the header.
-    let shares = |other: &Mailbox| match whose(other) {
-        Whose::Of(other, domain) => {
-            may_share((&tenant, address.domain()), (&other, domain.domain()))
-        }
-        Whose::Nobody | Whose::Unclear(_) => !tenant.reads_header(),
-    };
+    let shares = |other: &Mailbox| envelope::may_share(own.policy(), whose(other).policy());
     if !earlier.iter().all(shares) {
-        return Err(apart());
+        return Err(envelope::apart());
     }
+    let Whose::Of(tenant, address) = own else {
+        return Ok(());
+    };
     let sender = envelope::sender(&envelope.from.address)?;
     let context = hook.context(&sender, address.as_str());
     let mut asker = conversation.asker(policies).await;
     let decision = conversation.ask(&mut asker, &tenant, &context, id).await;
     refusal(&decision, id).map_or(Ok(()), Err)
-}
-
-fn apart() -> Reply {
-    let text =
-        "send again for this recipient: what its policy makes of the header is told by itself";
-    Reply::new(452, (4, 5, 3), text)
 }
 
 /// The first refusal is that of the message. Those who let it ask at DATA only are decided about here.

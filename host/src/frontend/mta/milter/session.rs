@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::packet::{self, Agreement, Command, Packet};
 use crate::frontend::ask::{Asker, Request, refusal};
-use crate::frontend::header::{FromField, may_share};
+use crate::frontend::header::FromField;
 use crate::frontend::mta::certificates::Told;
 use crate::frontend::mta::door::{ConversationError, Frontend, Patience};
 use crate::frontend::mta::envelope::{self, Whose};
@@ -104,16 +104,9 @@ struct Recipient {
 }
 
 impl Recipient {
-    /// Whether two recipients may be told the same of the header.
-    fn shares(&self, other: &Recipient) -> bool {
-        match (&self.tenant, &other.tenant) {
-            (Some(own), Some(tenant)) => may_share(
-                (own, self.address.domain()),
-                (tenant, other.address.domain()),
-            ),
-            (None, None) => true,
-            (Some(tenant), None) | (None, Some(tenant)) => !tenant.reads_header(),
-        }
+    fn policy(&self) -> Option<(&Tenant, Option<&str>)> {
+        let tenant = self.tenant.as_ref()?;
+        Some((tenant, self.address.domain()))
     }
 }
 
@@ -254,10 +247,9 @@ impl<'a> Session<'a> {
         }
         let recipient = Recipient { address, tenant };
         let mut others = message.recipients.iter();
-        if message.recipients.len() >= MAX_RECIPIENTS || !others.all(|it| recipient.shares(it)) {
-            let text = "send again for this recipient: what its policy makes of the header is told by itself";
-            let reply = Reply::new(452, (4, 5, 3), text);
-            return Ok(Answer::Reply(reply.with_id(&id)));
+        let shares = others.all(|it| envelope::may_share(recipient.policy(), it.policy()));
+        if message.recipients.len() >= MAX_RECIPIENTS || !shares {
+            return Ok(Answer::Reply(envelope::apart().with_id(&id)));
         }
         if let (Some(tenant), false) = (&recipient.tenant, is_decided) {
             let tenant = tenant.clone();
