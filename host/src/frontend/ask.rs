@@ -57,6 +57,11 @@ impl Asker {
         }
     }
 
+    /// What is asked next is about another client: nothing that a policy has noted of the one before is left.
+    pub fn begin(&mut self) {
+        self.session = self.asking.policies.session();
+    }
+
     /// Drops what belongs to policies that are no longer active.
     pub fn retain_active(&mut self, policies: &Snapshot) {
         self.session.retain_active(policies);

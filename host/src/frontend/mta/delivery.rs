@@ -53,7 +53,7 @@ impl Question<'_> {
 
     async fn decide(&self, asker: &mut Asker, is_route: bool) -> Result<String, String> {
         let policies = self.frontend.server.asking.policies.snapshot();
-        asker.retain_active(&policies);
+        asker.begin();
         let tenant = self.tenant(&policies)?;
         let mail = Mail {
             tenant: &tenant,

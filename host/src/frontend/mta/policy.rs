@@ -161,7 +161,7 @@ impl Conversation<'_> {
             let sessions = &self.frontend.sessions;
             sessions.leave(instance.to_owned(), transaction.clone());
         }
-        self.asker.retain_active(&transaction.policies);
+        self.asker.begin();
         self.current = Some((instance.to_owned(), transaction));
         self.decided.clear();
     }

@@ -2,6 +2,7 @@
 
 mod commands;
 mod corpus;
+mod failing;
 mod http;
 mod milter;
 mod policy;

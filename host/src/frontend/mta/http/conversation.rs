@@ -10,7 +10,6 @@ use http_body_util::Full;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{HeaderMap, Response, StatusCode};
 use serde::Serialize;
-use tokio::sync::{Mutex, MutexGuard};
 
 use crate::frontend::ask::{Asker, Request, tenant_of};
 use crate::frontend::mta::door::Frontend;
@@ -28,7 +27,6 @@ pub type Answer = Response<Full<Bytes>>;
 pub struct Conversation {
     pub(super) frontend: Arc<Frontend>,
     session: String,
-    asker: Mutex<Asker>,
     requests: AtomicU64,
     /// Whether whoever may open the socket may ask.
     is_open: bool,
@@ -40,7 +38,6 @@ impl Conversation {
         Conversation {
             frontend: frontend.clone(),
             session: session.to_owned(),
-            asker: Mutex::new(Asker::new(frontend.server.asking.clone())),
             requests: AtomicU64::new(0),
             is_open,
         }
@@ -69,11 +66,9 @@ impl Conversation {
         format!("{}.{number}", self.session)
     }
 
-    /// What is asked by.
-    pub async fn asker(&self, policies: &Snapshot) -> MutexGuard<'_, Asker> {
-        let mut asker = self.asker.lock().await;
-        asker.retain_active(policies);
-        asker
+    /// What a request is asked by. Each is about another client.
+    pub fn asker(&self) -> Asker {
+        Asker::new(self.frontend.server.asking.clone())
     }
 
     /// Whose policy decides: the named one, else that of the recipient's domain, or of the sender's for mail to

@@ -59,7 +59,7 @@ async fn decide(conversation: &Conversation, headers: &HeaderMap, id: &str) -> O
         .add_to(context)
         .header_from(HeaderFrom::Unknown);
     context.set_helo(told("Auth-SMTP-Helo").map(str::to_owned));
-    let mut asker = conversation.asker(&policies).await;
+    let mut asker = conversation.asker();
     let decision = conversation.ask(&mut asker, &tenant, &context, id).await;
     refusal(&decision, id)
 }

@@ -162,7 +162,7 @@ async fn one(
         };
         return Err((StatusCode::NOT_FOUND, error));
     };
-    let mut asker = conversation.asker(&policies).await;
+    let mut asker = conversation.asker();
     let failed = |error: String| (StatusCode::INTERNAL_SERVER_ERROR, error);
     let value = match what {
         What::Explain => {

@@ -143,7 +143,7 @@ async fn recipient(
     };
     let sender = envelope::sender(&envelope.from.address)?;
     let context = hook.context(&sender, address.as_str());
-    let mut asker = conversation.asker(policies).await;
+    let mut asker = conversation.asker();
     let decision = conversation.ask(&mut asker, &tenant, &context, id).await;
     refusal(&decision, id).map_or(Ok(()), Err)
 }
@@ -161,7 +161,7 @@ async fn header(
         let lines = fields.map(|(name, value)| format!("{name}:{}\r\n", folded(value)));
         lines.collect::<String>()
     });
-    let mut asker = conversation.asker(policies).await;
+    let mut asker = conversation.asker();
     for to in &envelope.to {
         let (tenant, address) = match conversation.frontend.whose(policies, &to.address, None) {
             Whose::Of(tenant, address) => (tenant, address),

@@ -137,6 +137,7 @@ impl<'a> Session<'a> {
             Command::Macros(letter, macros) => self.note(letter, macros),
             Command::Connect(client, port) => {
                 self.client = client;
+                self.asker.begin();
                 let ends = self.ends(port);
                 self.guard = ends.map(|ends| self.frontend.sessions.milter(ends));
             }

@@ -79,7 +79,7 @@ impl<'a> Maps<'a> {
             return Answer::Permanent("a request is the name of a map and a key".into());
         };
         let policies = self.frontend.server.asking.policies.snapshot();
-        self.asker.retain_active(&policies);
+        self.asker.begin();
         let answer = match map {
             "tls" => self.tls(&policies, key, TlsPolicy::to_string).await,
             "tlsrpt" => self.tls(&policies, key, TlsPolicy::with_report).await,
