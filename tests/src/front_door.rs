@@ -84,6 +84,24 @@ impl Asking {
         action.trim_end().to_owned()
     }
 
+    /// The next response of HTTP, its head and its body.
+    pub fn response(&mut self) -> Vec<u8> {
+        let mut response = Vec::new();
+        while !response.ends_with(b"\r\n\r\n") {
+            let mut octet = [0];
+            self.0.read_exact(&mut octet).expect("a response");
+            response.push(octet[0]);
+        }
+        let head = String::from_utf8_lossy(&response).to_ascii_lowercase();
+        let mut lines = head.lines();
+        let length = lines.find_map(|line| line.strip_prefix("content-length:"));
+        let length = length.map_or(0, |text| text.trim().parse().expect("a length"));
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).expect("a whole response");
+        response.extend(body);
+        response
+    }
+
     /// Sends a packet of a milter.
     pub fn packet(&mut self, letter: u8, data: &[u8]) {
         let length = data.len() as u32 + 1;

@@ -2,6 +2,7 @@
 //! cannot be the same beside other tests is another: addresses, and the folder of the socket.
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -9,6 +10,7 @@ use portcullis_tests::exim::Exim;
 use portcullis_tests::load::Stop;
 use portcullis_tests::pki::Identity;
 use portcullis_tests::postfix::Postfix;
+use portcullis_tests::programs::missing;
 use portcullis_tests::sendmail::Sendmail;
 use portcullis_tests::sink::free_address;
 use portcullis_tests::{Client, Config, Listener, Pki, TestBed};
@@ -107,6 +109,11 @@ struct Asked {
 impl Asked {
     /// By the settings in the document, with the milter or without.
     fn new(milter: bool) -> Asked {
+        Asked::by(milter, RULES)
+    }
+
+    /// The same with these rules for contoso.com.
+    fn by(milter: bool, rules: &str) -> Asked {
         let pki = Pki::new();
         let folder = tempfile::tempdir().expect("a folder");
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -147,7 +154,7 @@ smtpd_tls_CAfile = {}
         let config = Config::new()
             .listener(Listener::maildir())
             .trust(&pki)
-            .tenant("contoso.com", RULES)
+            .tenant("contoso.com", rules)
             .tenant("header.test", HEADER_RULES)
             .with(&table);
         Asked {
@@ -386,6 +393,31 @@ impl EximAsked {
     fn reply(&self, tls: bool, identity: Option<&Identity>, from: &str) -> String {
         let reply = self.client(tls, identity).envelope(from, "b@contoso.com");
         format!("{} {}", reply.code, reply.text())
+    }
+}
+
+/// The sessions of the document, as swaks shows them.
+#[test]
+fn a_partner_reads_what_the_document_shows() {
+    let asked = Asked::by(false, &block(POSTFIX, "Contoso Bank\", \"direction\""));
+    let _daemon = asked.daemon();
+    for session in [
+        block(POSTFIX, "--quit-after RCPT\n"),
+        block(POSTFIX, "--tls"),
+    ] {
+        let (command, lines) = session.split_once('\n').expect("a command and lines");
+        let command = command.strip_prefix("$ swaks").expect("swaks");
+        let command = command.replace("mx.contoso.com", &asked.address.to_string());
+        let output = Command::new("swaks")
+            .args(command.split_whitespace())
+            .output()
+            .unwrap_or_else(missing("swaks"));
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        for line in lines.lines() {
+            // Without the transaction's id.
+            let line = line.rsplit_once(" [").map_or(line, |(line, _)| line);
+            assert!(shown.contains(&format!("\n{line}")), "{line:?} in {shown}");
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod commands;
 mod corpus;
+mod dialogs;
 mod failing;
 mod http;
 mod milter;
