@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -42,6 +42,24 @@ impl Exim {
         Exim::start_at(address, &format!("{listen}{options}"), routers, transports)
     }
 
+    /// The same, with a name server of its own at port 53 of an address, which it believes to validate DNSSEC.
+    pub fn start_with_dns(
+        name_server: IpAddr,
+        options: &str,
+        routers: &str,
+        transports: &str,
+    ) -> Exim {
+        let address = free_address();
+        let listen = format!(
+            "daemon_smtp_ports = {}\nlocal_interfaces = {}\ndns_dnssec_ok = 1\n",
+            address.port(),
+            address.ip()
+        );
+        let resolver = format!("nameserver {name_server}\noptions trust-ad timeout:2 attempts:2\n");
+        let options = format!("{listen}{options}");
+        Exim::start_in(address, &options, routers, transports, Some(&resolver))
+    }
+
     /// Starts one that offers TLS with a certificate and takes all mail of `contoso.com` that these ACLs let through.
     /// `rcpt` and `data` are the verbs of the ACLs of RCPT and DATA.
     pub fn asking(
@@ -62,16 +80,32 @@ impl Exim {
 
     /// The same, where the options say that it listens at that address.
     pub fn start_at(address: SocketAddr, options: &str, routers: &str, transports: &str) -> Exim {
+        Exim::start_in(address, options, routers, transports, None)
+    }
+
+    fn start_in(
+        address: SocketAddr,
+        options: &str,
+        routers: &str,
+        transports: &str,
+        resolver: Option<&str>,
+    ) -> Exim {
         let program = program();
         assert_may_mount();
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755))
             .expect("the folder is opened");
         write(folder.path(), options, routers, transports);
+        let resolver = resolver.map_or_else(
+            || fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            str::to_owned,
+        );
+        fs::write(folder.path().join("resolv.conf"), resolver).expect("a file");
         // It will not run without the user that its package makes. In a mount namespace of its own there
         // is one.
         let script =
             "mount --bind \"$1/passwd\" /etc/passwd && mount --bind \"$1/group\" /etc/group &&
+            mount --bind \"$1/resolv.conf\" /etc/resolv.conf &&
             exec \"$2\" -bdf -C \"$1/exim.conf\"";
         let child = Command::new("unshare")
             .args(["--mount", "sh", "-c", script, "exim"])

@@ -323,7 +323,16 @@ impl Authority {
 
     /// An Unbound that asks this server, and others for further zones. It validates or passes DNSSEC on only.
     pub fn resolver(&self, validates: bool, others: &[(&str, SocketAddr)]) -> Unbound {
-        let address = free_address();
+        self.resolver_at(free_address(), validates, others)
+    }
+
+    /// The same at an address.
+    pub fn resolver_at(
+        &self,
+        address: SocketAddr,
+        validates: bool,
+        others: &[(&str, SocketAddr)],
+    ) -> Unbound {
         let path = self.folder.path();
         let (name, modules) = match validates {
             true => ("validating", "validator iterator"),
