@@ -86,6 +86,7 @@ need_servers() {
     command -v m4 >/dev/null || install m4
     # The light one knows no PROXY protocol.
     unpack exim-heavy usr/sbin/exim4 exim4-daemon-heavy
+    unpack haproxy usr/sbin/haproxy haproxy
     unpack nginx usr/sbin/nginx nginx nginx-common libnginx-mod-mail
     unpack opensmtpd usr/sbin/smtpd opensmtpd
     unpack sendmail usr/libexec/sendmail/sendmail sendmail-bin sendmail-base sendmail-cf

@@ -19,6 +19,7 @@ pub mod forwarder;
 pub mod front_door;
 #[path = "../../guest/tests/support/generate.rs"]
 pub mod generate;
+pub mod haproxy;
 pub mod https;
 pub mod imports;
 pub mod load;

@@ -6,6 +6,7 @@ mod embedding;
 mod exim_outbound;
 mod fan_out;
 mod front_doors;
+mod haproxy;
 mod haraka;
 mod nginx;
 mod opensmtpd;
