@@ -69,7 +69,7 @@ async fn handle(
         server
             .connections
             .enter(client.ip(), limits.sessions, limits.sessions_per_address);
-    let _inmate = match entered {
+    let inmate = match entered {
         Ok(guard) => guard,
         Err(full) => {
             server.asking.metrics.connection_rejected(full.name());
@@ -83,12 +83,14 @@ async fn handle(
         let handshake = connection.accept_tls(&acceptor);
         timeout(settings.timeouts.handshake, handshake).await??;
     }
-    let _open = server.asking.metrics.session();
+    let open = server.asking.metrics.session();
     let session = Session::new(server, listener, settings, connection, ends);
     let id = session.id().to_owned();
     let client = redact::client(client.ip());
     tracing::debug!(session = id, %client, "session begins");
     let end = session.run().await;
+    // Who reads that it has ended finds its place free.
+    drop((open, inmate));
     tracing::debug!(session = id, %client, ?end, "session ends");
     Ok(())
 }
