@@ -179,8 +179,8 @@ impl Servers {
 async fn questions(socket: &Path, connections: usize, seconds: f64) -> Result<usize> {
     let deadline = Instant::now() + Duration::from_secs_f64(seconds);
     let mut askers = JoinSet::new();
-    for _ in 0..connections {
-        askers.spawn(questions_of_one(socket.to_owned(), deadline));
+    for number in 0..connections {
+        askers.spawn(questions_of_one(socket.to_owned(), number, deadline));
     }
     let mut count = 0;
     while let Some(answers) = askers.join_next().await {
@@ -189,12 +189,14 @@ async fn questions(socket: &Path, connections: usize, seconds: f64) -> Result<us
     Ok(count)
 }
 
-async fn questions_of_one(socket: PathBuf, deadline: Instant) -> Result<usize> {
-    let request = format!("{REQUEST}sender={ANY_SESSION}\nrecipient={RECIPIENT}\n\n");
+async fn questions_of_one(socket: PathBuf, number: usize, deadline: Instant) -> Result<usize> {
+    let request = format!("{REQUEST}sender={ANY_SESSION}\nrecipient={RECIPIENT}\ninstance=");
     let mut stream = UnixStream::connect(socket).await?;
     let mut answer = [0; 64];
     let mut count = 0;
     while Instant::now() < deadline {
+        // Each is about another message, as most are.
+        let request = format!("{request}{count}.{number}\n\n");
         stream.write_all(request.as_bytes()).await?;
         let length = stream.read(&mut answer).await?;
         ensure!(
@@ -219,7 +221,6 @@ server_address=127.0.0.1
 server_port=25
 helo_name=client.example
 queue_id=
-instance=30db.65672c4d.bb3a1.0
 size=0
 recipient_count=0
 etrn_domain=

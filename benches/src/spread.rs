@@ -26,7 +26,10 @@ impl Spread {
     /// For people.
     pub fn show(&self, digits: usize) -> String {
         let Spread { median, min, max } = self;
-        format!("{median:.digits$} [{min:.digits$}-{max:.digits$}]")
+        match *min < 0.0 {
+            true => format!("{median:.digits$} [{min:.digits$} to {max:.digits$}]"),
+            false => format!("{median:.digits$} [{min:.digits$}-{max:.digits$}]"),
+        }
     }
 }
 
