@@ -1,5 +1,7 @@
 //! `portcullis setup`: what another server needs so that it asks.
 
+mod haraka;
+
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -33,7 +35,7 @@ pub struct SetupCommand {
     /// The configuration of Portcullis
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// The folder of the server's configuration, if it is not the usual one (Postfix)
+    /// The folder of the server's configuration, if it is not the usual one (Postfix); Haraka's folder
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
     /// For mail to partners, not for mail from them (Postfix)
@@ -57,7 +59,15 @@ impl SetupCommand {
                 self.way
             );
         }
+        if self.apply && !matches!(self.way, Way::Postfix | Way::Milter) {
+            bail!("only Postfix's settings can be changed from here: add the lines yourself");
+        }
         let protocol = match self.way {
+            Way::Haraka => {
+                let text = haraka::lines(self.directory.as_deref(), &config);
+                output::result(&text)?;
+                return Ok(ExitCode::SUCCESS);
+            }
             Way::Postfix if self.outbound => Protocol::Socketmap,
             Way::Postfix | Way::Exim | Way::Opensmtpd => Protocol::Policy,
             Way::Milter | Way::Sendmail => Protocol::Milter,
@@ -66,7 +76,11 @@ impl SetupCommand {
         let frontend = config
             .frontends
             .iter()
-            .find(|frontend| frontend.protocols.contains(&protocol));
+            .filter(|frontend| frontend.protocols.contains(&protocol))
+            // Those that ask over TCP only do not see a socket.
+            .min_by_key(|frontend| {
+                self.way.asks_over_tcp() && !matches!(frontend.place, Place::Tcp(_))
+            });
         let Some(frontend) = frontend else {
             bail!(
                 "{} has no [[frontend]] that speaks {}: add one, such as\n\n{}",
@@ -75,9 +89,6 @@ impl SetupCommand {
                 suggested(self.way)
             );
         };
-        if self.apply && !matches!(self.way, Way::Postfix | Way::Milter) {
-            bail!("only Postfix's settings can be changed from here: add the lines yourself");
-        }
         let mut text = String::new();
         match self.way {
             Way::Postfix | Way::Milter => {
@@ -91,7 +102,7 @@ impl SetupCommand {
                     text.push_str(&postfix.apply(&settings)?);
                 }
             }
-            Way::Exim | Way::Sendmail | Way::Stalwart | Way::Opensmtpd => {
+            Way::Exim | Way::Sendmail | Way::Stalwart | Way::Opensmtpd | Way::Haraka => {
                 text.push_str(&lines(self.way, &frontend.place)?);
             }
         }
@@ -139,7 +150,7 @@ fn suggested(way: Way) -> &'static str {
         }
         Way::Exim | Way::Sendmail => "[[frontend]]\naddress = \"127.0.0.1:8460\"",
         Way::Opensmtpd => "[[frontend]]\naddress = \"/run/portcullis/ask\"\ngroup = \"_smtpd\"",
-        Way::Stalwart => {
+        Way::Stalwart | Way::Haraka => {
             "[[frontend]]\naddress = \"127.0.0.1:8460\"\ntoken = \"/etc/portcullis/frontend.token\""
         }
     }
@@ -214,7 +225,7 @@ fn lines(way: Way, place: &Place) -> anyhow::Result<String> {
     };
     Ok(match way {
         Way::Exim => format!(
-            "Copy examples/exim/portcullis-acl.conf to /etc/exim4, with the address {address}. In the main section:\n\n  tls_try_verify_hosts = *\n\nBelow \"begin acl\":\n\n  .include /etc/exim4/portcullis-acl.conf\n\nIn the ACL of RCPT, behind what permits your own users:\n\n  require acl = portcullis_rcpt\n\nFor rules with match-header-from also, in the main section and in the ACL of DATA:\n\n  PORTCULLIS_HEADER = yes\n\n  require acl = portcullis_data\n"
+            "Copy examples/exim/portcullis-acl.conf to /etc/exim4, with the address {address}. In the main section:\n\n  tls_try_verify_hosts = *\n\nBelow \"begin acl\":\n\n  .include /etc/exim4/portcullis-acl.conf\n\nIn the ACL of RCPT, behind what permits your own users:\n\n  require acl = portcullis_rcpt\n\nFor rules with match-header-from also, in the main section:\n\n  PORTCULLIS_HEADER = yes\n\nAnd first in the ACL of DATA, before anything that accepts:\n\n  require acl = portcullis_data\n"
         ),
         Way::Sendmail => format!(
             "In sendmail.mc:\n\n  INPUT_MAIL_FILTER(`portcullis', `S={}:{}@{}, F=T, T=S:10s;R:10s')dnl\n  define(`confCERT_FINGERPRINT_ALGORITHM', `sha256')dnl\n",

@@ -23,6 +23,8 @@ pub enum Way {
     Stalwart,
     /// A filter of OpenSMTPD
     Opensmtpd,
+    /// The plugin for Haraka, which asks in Haraka's own process
+    Haraka,
 }
 
 /// A fact that a way cannot tell, or not wholly, and what can be done about it.
@@ -138,6 +140,11 @@ impl Way {
         }
     }
 
+    /// Whether it cannot ask at a Unix socket, by the settings that are documented.
+    pub fn asks_over_tcp(self) -> bool {
+        matches!(self, Way::Exim | Way::Sendmail | Way::Stalwart)
+    }
+
     /// What it cannot tell.
     pub fn lacks(self) -> &'static [Lack] {
         match self {
@@ -147,6 +154,7 @@ impl Way {
             Way::Sendmail => &[NAMES, TRUST, ANCHORS, KEY_OF_SENDMAIL],
             Way::Stalwart => &NO_CERTIFICATE,
             Way::Opensmtpd => &NEITHER_CERTIFICATE_NOR_HEADER,
+            Way::Haraka => &[],
         }
     }
 
@@ -178,6 +186,7 @@ impl fmt::Display for Way {
             Way::Sendmail => "sendmail",
             Way::Stalwart => "stalwart",
             Way::Opensmtpd => "opensmtpd",
+            Way::Haraka => "haraka",
         })
     }
 }

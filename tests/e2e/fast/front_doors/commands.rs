@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use portcullis_tests::{Pki, run};
+use portcullis_tests::{Config, Pki, front_door, run};
 use serde_json::Value;
 
 use super::{HEADER_RULES, RULES, daemon};
@@ -196,4 +196,63 @@ fn a_request_of_postfix_is_explained() {
         let text = explain(attributes, "");
         assert!(text.contains(why), "{text}");
     }
+}
+
+#[test]
+fn setup_tells_what_haraka_lacks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    Config::new()
+        .tenant("contoso.com", RULES)
+        .with(&front_door::table(""))
+        .write(folder.path());
+    let config = folder.path().join("portcullis.toml").display().to_string();
+    let haraka = folder.path().join("haraka");
+    let directory = haraka.display().to_string();
+    let setup = || {
+        let arguments = [
+            "setup",
+            "haraka",
+            "--config",
+            &config,
+            "--directory",
+            &directory,
+        ];
+        let output = run(&arguments, b"");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let text = setup();
+    assert!(text.contains("There is no Haraka in"), "{text}");
+    let write = |name: &str, text: &str| {
+        let path = haraka.join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::write(path, text).expect("a file");
+    };
+    write(
+        "node_modules/Haraka/package.json",
+        r#"{"version": "3.3.4"}"#,
+    );
+    write("config/plugins", "# tls\nspf\n");
+    let text = setup();
+    for line in [
+        "Haraka 3.3.4 in ",
+        "\nnpm install haraka-plugin-portcullis",
+        "contoso.json config/portcullis.json\n",
+        "\necho tls >> config/plugins",
+        "\necho portcullis >> config/plugins",
+    ] {
+        assert!(text.contains(line), "{line:?} in {text}");
+    }
+    write(
+        "node_modules/haraka-plugin-portcullis/package.json",
+        r#"{"version": "0.1.0"}"#,
+    );
+    write("config/portcullis.json", RULES);
+    write("config/plugins", "tls\nportcullis ; asks\n");
+    assert!(setup().contains("All is as it should be."));
+    write(
+        "node_modules/Haraka/package.json",
+        r#"{"version": "2.8.1"}"#,
+    );
+    assert!(setup().contains("the plugin is for 3.3 and later"));
 }
