@@ -1,7 +1,8 @@
 //! Very many servers at a front door, and such that only ask.
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use portcullis_tests::front_door::{self, Asking};
 use portcullis_tests::{Config, TestBed, machine};
@@ -60,6 +61,9 @@ fn a_thousand_servers_are_answered() {
     assert_eq!(ask(&mut server, "a@example.org", "last"), "DUNNO");
 }
 
+/// Octets that are taken from a server that reads no answers: what sockets hold, and what is read at once.
+const TAKEN: usize = 2 << 20;
+
 #[test]
 fn who_reads_no_answers_holds_nobody_up() {
     let _alone = machine::alone();
@@ -68,25 +72,23 @@ fn who_reads_no_answers_holds_nobody_up() {
     let request = "request=smtpd_access_policy\nprotocol_state=RCPT\nclient_address=192.0.2.1\n\
         sender=a@bank.test\nrecipient=b@contoso.com\n\n"
         .repeat(100);
+    let mut server = Asking::connect(daemon.folder());
     let deaf: Vec<UnixStream> = (0..100)
-        .map(|_| {
+        .map(|number| {
             let mut stream = UnixStream::connect(daemon.folder().join("ask")).expect("a door");
-            stream.set_nonblocking(true).expect("it is set");
-            // Until no more is taken.
-            loop {
-                match stream.write(request.as_bytes()) {
-                    Ok(_) => {}
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break stream,
-                    Err(error) => panic!("{error}"),
-                }
+            let pause = Some(Duration::from_millis(200));
+            stream.set_write_timeout(pause).expect("it is set");
+            let mut taken = 0;
+            // Until nothing has been taken for a while.
+            while let Ok(length) = stream.write(request.as_bytes()) {
+                taken += length;
+                assert!(taken < TAKEN, "answers pile up");
             }
+            assert!(ask(&mut server, "a@bank.test", &number.to_string()).starts_with("550 "));
+            stream
         })
         .collect();
-    let mut server = Asking::connect(daemon.folder());
-    for number in 0..100 {
-        assert!(ask(&mut server, "a@bank.test", &number.to_string()).starts_with("550 "));
-    }
     let now = daemon.resident();
-    assert!(now < before + MORE, "{before} KiB, then {now} KiB");
+    assert!(now < before + MORE / 4, "{before} KiB, then {now} KiB");
     drop(deaf);
 }

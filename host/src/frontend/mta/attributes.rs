@@ -9,7 +9,9 @@ use portcullis::{Context, HeaderFrom, PeerCertificate, Security};
 /// Octets of a request: more than a header in base64. Postfix's own limit for a line is 2,048.
 const MAX_REQUEST: usize = 128 << 10;
 
-/// Octets of a header. Exim gives no more, and does not say that it has cut one.
+/// Attributes of a request. Postfix 3.10 sends 32. Each is held against all before it.
+const MAX_ATTRIBUTES: usize = 200;
+/// Octets of a header that is whole. Exim gives no more, and does not say that it has cut one.
 const MAX_HEADER: usize = 64 << 10;
 
 /// The attributes of one request.
@@ -41,6 +43,9 @@ impl Attributes {
             // Of two values one could be a client's: a name in a certificate may hold a line end.
             if attributes.iter().any(|(known, _)| known == name) {
                 return Err(format!("the attribute {name:?} stands there twice"));
+            }
+            if attributes.len() >= MAX_ATTRIBUTES {
+                return Err(format!("more than {MAX_ATTRIBUTES} attributes"));
             }
             attributes.push((name.to_owned(), value.to_owned()));
         }
@@ -99,13 +104,14 @@ impl Attributes {
             key: facts::digest(self.get("ccert_pubkey_fingerprint")),
             common_name: facts::from_xtext(self.get("ccert_subject")),
             issuer,
-            names: self.told("ccert_dns_names").map(names),
+            names: self.told("ccert_dns_names").and_then(names),
             trusted,
             not_after: self.get("ccert_not_after").parse().ok(),
         })
     }
 
-    /// The From field of the message, if its header is told: in base64, because attributes end with their lines.
+    /// The From field of the message, if its header is told, and is whole: in base64, because attributes end with their
+    /// lines.
     ///
     /// # Errors
     /// The reply to a message whose field cannot be read.
@@ -113,12 +119,12 @@ impl Attributes {
         let Some(encoded) = self.told("message_header") else {
             return Ok(None);
         };
-        let Ok(header) = openssl::base64::decode_block(encoded) else {
+        let Some(header) = from_base64(encoded) else {
             let text = "the mail server tells the header in another way than base64";
             return Err(Reply::new(451, (4, 3, 5), text));
         };
         if header.len() >= MAX_HEADER {
-            return Err(Reply::new(552, (5, 3, 4), "the header is too long"));
+            return Ok(None);
         }
         // Servers end the lines of a header that they keep in LF alone.
         let lines = header.split(|octet| *octet == b'\n');
@@ -127,9 +133,14 @@ impl Attributes {
         FromField::read(&header).map(Some)
     }
 
+    /// Whether the header is told, whole or not.
+    pub fn has_header(&self) -> bool {
+        self.told("message_header").is_some()
+    }
+
     /// Whether the server will tell the header later, with one request for all recipients of the message.
     pub fn header_follows(&self) -> bool {
-        self.get("message_header_follows") == "yes"
+        !self.has_header() && self.get("message_header_follows") == "yes"
     }
 
     /// The facts about a recipient, in a session that is protected so.
@@ -167,12 +178,27 @@ impl Attributes {
     }
 }
 
-/// A list of names, by commas. One in a name is doubled, as Exim does it, so that nobody makes two names of one.
-pub fn names(text: &str) -> Vec<String> {
+/// A list of names, by commas. One in a name is doubled, as Exim does it, so that nobody makes two names of one. Where a
+/// name may begin or end in one, nobody can tell them apart.
+pub fn names(text: &str) -> Option<Vec<String>> {
     const COMMA: char = '\u{0}';
+    if text.contains(",,,") {
+        return None;
+    }
     let text = text.replace(",,", &COMMA.to_string());
     let names = text.split(',').map(|name| name.trim().replace(COMMA, ","));
-    names.filter(|name| !name.is_empty()).collect()
+    Some(names.filter(|name| !name.is_empty()).collect())
+}
+
+/// RFC 4648 section 4, and nothing else: what is read leniently is read in two ways.
+fn from_base64(text: &str) -> Option<Vec<u8>> {
+    let is_digit = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'/');
+    let digits = text.trim_end_matches('=');
+    let is_whole = text.len().is_multiple_of(4) && text.len() - digits.len() <= 2;
+    if !is_whole || !digits.bytes().all(is_digit) {
+        return None;
+    }
+    openssl::base64::decode_block(text).ok()
 }
 
 #[cfg(test)]
@@ -181,12 +207,24 @@ mod tests {
 
     #[test]
     fn a_comma_in_a_name_makes_no_other_name() {
+        let names = |text| names(text).unwrap_or(vec!["unknown".into()]);
         assert_eq!(names("a.test, b.test"), ["a.test", "b.test"]);
+        assert_eq!(names("x,,,,,mx.bank.test"), ["unknown"]);
+        assert_eq!(names("x,,,mx.bank.test"), ["unknown"]);
         assert_eq!(
             names("evil.test,,mx.bank.test,c.test"),
             ["evil.test,mx.bank.test", "c.test"]
         );
         assert_eq!(names(""), Vec::<String>::new());
+    }
+
+    #[test]
+    fn base64_is_read_in_one_way() {
+        assert_eq!(from_base64("RnJvbTo="), Some(b"From:".to_vec()));
+        assert_eq!(from_base64(""), Some(Vec::new()));
+        for text in ["====", "=AAA", "AA=A", "AAA", "A===", "AA\u{c4}A", "AAAA "] {
+            assert_eq!(from_base64(text), None, "{text}");
+        }
     }
 
     #[test]
@@ -201,6 +239,8 @@ mod tests {
         assert!(Attributes::parse(b"\n").is_err());
         assert!(Attributes::parse(b"no equals sign\n").is_err());
         assert!(Attributes::parse(&[b'a'; MAX_REQUEST + 1]).is_err());
+        let many: String = (0..=MAX_ATTRIBUTES).map(|it| format!("{it}=\n")).collect();
+        assert!(Attributes::parse(many.as_bytes()).is_err());
     }
 
     proptest::proptest! {

@@ -100,7 +100,7 @@ impl Question<'_> {
         let digest = digest.and_then(|digest| <[u8; 32]>::try_from(digest).ok());
         let shown = Shown {
             server: told.get("server_name"),
-            names: &names(told.get("scert_dns_names")),
+            names: &names(told.get("scert_dns_names")).unwrap_or_default(),
             digest: digest.map(|digest| Sha256::from_octets(&digest)),
         };
         exim::judge(&delivery.tls, &published, &shown)?;

@@ -42,11 +42,12 @@ pub fn may_share(
     }
 }
 
-/// The reply to a recipient that may not.
-pub fn apart() -> Reply {
+/// The reply to a recipient that may not. It is not 452: clients that pipeline, such as Exim, hold the reply after the
+/// header to be that of recipients with 452 as well.
+pub fn own_transaction() -> Reply {
     let text =
         "send again for this recipient: what its policy makes of the header is told by itself";
-    Reply::new(452, (4, 5, 3), text)
+    Reply::new(451, (4, 5, 3), text)
 }
 
 /// A sender, or why no policy can decide about it. The null sender is empty.

@@ -21,6 +21,11 @@ use portcullis::{ClientAddress, Finding, HeaderFrom};
 const MOST_RECIPIENTS: usize = 10_000;
 /// What an answer also says where the policy decides on the header, and the server will tell it.
 const HEADER_NEEDED: &str = "\nmessage_header=needed";
+/// The answer to a message whose header was to be told, and is not.
+const NO_HEADER: &str =
+    "451 4.3.5 the policy reads the header, and the mail server does not tell it";
+/// The answer to one with a header whose recipient's policy is gone.
+const NO_POLICY: &str = "451 4.3.5 the policy for this recipient is gone, try again later";
 /// Findings that one answer tells.
 const MOST_FINDINGS: usize = 5;
 
@@ -43,7 +48,7 @@ pub async fn serve(
     };
     let ended = conversation.run(connection).await;
     if let Some((instance, transaction)) = conversation.current.take() {
-        frontend.sessions.leave(instance, transaction);
+        frontend.sessions.leave(&instance, &transaction);
     }
     ended
 }
@@ -99,7 +104,14 @@ impl Conversation<'_> {
         }
         let (state, recipient) = (request.get("protocol_state"), request.get("recipient"));
         self.begin(request.get("instance"));
-        if state != "RCPT" && request.told("message_header").is_none() {
+        if state != "RCPT" && !request.has_header() {
+            if self
+                .frontend
+                .sessions
+                .awaits_header(request.get("instance"))
+            {
+                return Ok(NO_HEADER.into());
+            }
             if matches!(state, "VRFY" | "ETRN") || self.decided.iter().any(|it| it == recipient) {
                 return Ok("DUNNO".into());
             }
@@ -111,17 +123,24 @@ impl Conversation<'_> {
                 });
             }
         }
+        if request.has_header() {
+            self.frontend.sessions.header_told(request.get("instance"));
+        }
         let (_, transaction) = self.current.as_ref().ok_or_else(none_begun)?;
         let transaction = transaction.clone();
         let named = request.get("policy_context");
         let whose = self
             .frontend
             .whose(&transaction.policies, recipient, Some(named));
-        if self.is_apart(request, &transaction.policies, &whose) {
-            return Ok(envelope::apart().with_id(&transaction.id).to_line());
+        if self.needs_own_transaction(request, &transaction.policies, &whose) {
+            return Ok(envelope::own_transaction()
+                .with_id(&transaction.id)
+                .to_line());
         }
         match whose {
             Whose::Of(tenant, _) => self.decide(request, &tenant, &transaction).await,
+            // The policy that has let it through read the header.
+            Whose::Nobody if request.has_header() => Ok(NO_POLICY.into()),
             Whose::Nobody => Ok("DUNNO".into()),
             Whose::Unclear(reply) => Ok(reply.with_id(&transaction.id).to_line()),
         }
@@ -129,7 +148,12 @@ impl Conversation<'_> {
 
     /// Whether a recipient needs a message of its own, because its policy would make another thing of the header than that
     /// of the message's first recipient.
-    fn is_apart(&self, request: &Attributes, policies: &Snapshot, recipient: &Whose) -> bool {
+    fn needs_own_transaction(
+        &self,
+        request: &Attributes,
+        policies: &Snapshot,
+        recipient: &Whose,
+    ) -> bool {
         let first = request.get("message_recipient");
         if !request.header_follows() || first.is_empty() || matches!(recipient, Whose::Unclear(_)) {
             return false;
@@ -156,10 +180,11 @@ impl Conversation<'_> {
                 id: format!("{}.{}", self.session, self.transactions),
             }
         });
-        if self.current.is_none() {
+        let sessions = &self.frontend.sessions;
+        match &self.current {
+            Some((instance, transaction)) => sessions.leave(instance, transaction),
             // Exim asks on a connection of its own each time, and the next one may come before this one has ended.
-            let sessions = &self.frontend.sessions;
-            sessions.leave(instance.to_owned(), transaction.clone());
+            None => sessions.leave(instance, &transaction),
         }
         self.asker.begin();
         self.current = Some((instance.to_owned(), transaction));
@@ -179,7 +204,11 @@ impl Conversation<'_> {
         };
         let joined = ends(request).and_then(|ends| self.frontend.sessions.joined(ends));
         let protection = self.protection(request);
-        let from = match request.from_field() {
+        let from = match tenant.reads_header() {
+            true => request.from_field(),
+            false => Ok(None),
+        };
+        let from = match from {
             Ok(from) => from,
             Err(reply) => return Ok(reply.with_id(&transaction.id).to_line()),
         };
@@ -187,7 +216,7 @@ impl Conversation<'_> {
         let header = match &from {
             Some(from) => from.fact(),
             // A milter brings it.
-            None if joined.is_some() || follows => HeaderFrom::Pending,
+            None if follows || joined.is_some() && !request.has_header() => HeaderFrom::Pending,
             None => HeaderFrom::Unknown,
         };
         let context = request.context(&sender, protection.clone(), header);
@@ -219,8 +248,10 @@ impl Conversation<'_> {
             joined.accepted(&sender, recipient, tenant.clone());
         }
         let mut action = accepted(decision.verdict().audit());
-        if follows && from.is_none() && tenant.reads_header() {
+        if follows && tenant.reads_header() {
             action += HEADER_NEEDED;
+            let sessions = &self.frontend.sessions;
+            sessions.await_header(request.get("instance"), transaction);
         }
         Ok(action)
     }

@@ -13,14 +13,27 @@ use portcullis::store::{Snapshot, Tenant};
 
 /// How long the policies are remembered that a message began with, if its connection is replaced in the middle.
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// How many such messages there are.
-const MOST: usize = 1000;
+/// The same if its header is still to come: Exim asks about it when the whole message is there.
+const AWAITED: Duration = Duration::from_secs(10 * 60);
+/// How many messages of either kind are remembered.
+const MOST: usize = 10_000;
+/// Octets of the name that a server has for a message. One with a longer name is not remembered.
+const MAX_NAME: usize = 256;
 
 /// What is known of sessions.
 #[derive(Default)]
 pub struct Sessions {
     milters: Mutex<HashMap<Ends, Arc<Joined>>>,
-    begun: Mutex<VecDeque<(Instant, String, Transaction)>>,
+    begun: Mutex<Begun>,
+    awaited: Mutex<Begun>,
+}
+
+/// Messages that have begun, by their servers' names for them.
+#[derive(Default)]
+struct Begun {
+    messages: HashMap<String, (Instant, Transaction)>,
+    /// From the one that was asked about first on. One that was asked about again is there again.
+    order: VecDeque<(Instant, String)>,
 }
 
 /// Both ends of a client's connection. A client may use one port towards several servers.
@@ -129,26 +142,89 @@ impl Sessions {
     }
 
     /// A connection ends that may be in the middle of a message, or another one may go on with it.
-    pub fn leave(&self, instance: String, transaction: Transaction) {
-        if instance.is_empty() {
-            return;
-        }
-        let mut begun = lock(&self.begun);
-        begun.retain(|(since, it, _)| since.elapsed() < REMEMBERED && *it != instance);
-        if begun.len() >= MOST {
-            begun.pop_front();
-        }
-        begun.push_back((Instant::now(), instance, transaction));
+    pub fn leave(&self, instance: &str, transaction: &Transaction) {
+        lock(&self.begun).remember(instance, transaction, REMEMBERED);
+    }
+
+    /// The server will tell the header of a message, and the policy reads it.
+    pub fn await_header(&self, instance: &str, transaction: &Transaction) {
+        lock(&self.awaited).remember(instance, transaction, AWAITED);
+    }
+
+    /// It has told it.
+    pub fn header_told(&self, instance: &str) {
+        lock(&self.awaited).messages.remove(instance);
+    }
+
+    /// Whether the header of a message is still to come.
+    pub fn awaits_header(&self, instance: &str) -> bool {
+        lock(&self.awaited).get(instance, AWAITED).is_some()
     }
 
     /// A message that another connection began.
     pub fn resume(&self, instance: &str) -> Option<Transaction> {
-        let mut begun = lock(&self.begun);
-        if begun.is_empty() {
-            return None;
+        let begun = lock(&self.begun).get(instance, REMEMBERED);
+        begun.or_else(|| lock(&self.awaited).get(instance, AWAITED))
+    }
+}
+
+impl Begun {
+    fn remember(&mut self, instance: &str, transaction: &Transaction, kept: Duration) {
+        if instance.is_empty() || instance.len() > MAX_NAME {
+            return;
         }
-        begun.retain(|(since, ..)| since.elapsed() < REMEMBERED);
-        let mut found = begun.iter().filter(|(_, it, _)| it == instance);
-        found.next().map(|(.., transaction)| transaction.clone())
+        let now = Instant::now();
+        self.make_room(now, kept);
+        self.order.push_back((now, instance.to_owned()));
+        self.messages
+            .insert(instance.to_owned(), (now, transaction.clone()));
+    }
+
+    fn get(&self, instance: &str, kept: Duration) -> Option<Transaction> {
+        let (since, transaction) = self.messages.get(instance)?;
+        (since.elapsed() < kept).then(|| transaction.clone())
+    }
+
+    fn make_room(&mut self, now: Instant, kept: Duration) {
+        while let Some((since, instance)) = self.order.front() {
+            if self.order.len() < MOST && now.duration_since(*since) < kept {
+                return;
+            }
+            let is_last = |(last, _): &(Instant, Transaction)| last == since;
+            if self.messages.get(instance).is_some_and(is_last) {
+                self.messages.remove(instance);
+            }
+            self.order.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn transaction(id: usize) -> Transaction {
+        Transaction {
+            policies: Arc::default(),
+            id: id.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_oldest_messages_are_forgotten() {
+        let sessions = Sessions::default();
+        for number in 0..MOST {
+            sessions.leave(&number.to_string(), &transaction(number));
+        }
+        // Asked about again, it is among the youngest.
+        sessions.leave("0", &transaction(0));
+        for number in MOST..MOST + 10 {
+            sessions.leave(&number.to_string(), &transaction(number));
+        }
+        let id = |instance: &str| sessions.resume(instance).map(|it| it.id);
+        assert_eq!(id("0"), Some("0".into()));
+        assert_eq!(id("5"), None);
+        assert_eq!(id(&MOST.to_string()), Some(MOST.to_string()));
+        assert!(lock(&sessions.begun).order.len() <= MOST);
     }
 }

@@ -80,7 +80,7 @@ fn the_header_is_decided_on_at_its_end() {
     asking.mail("a@example.org");
     assert_eq!(asking.rcpt("b@header.test"), None);
     let apart = asking.rcpt("b@contoso.com").expect("a reply");
-    assert!(apart.starts_with("452 4.5.3 "), "{apart}");
+    assert!(apart.starts_with("451 4.5.3 "), "{apart}");
     let folded = [("Subject", "x"), ("From", "\"A\"\n <a@bank.test>")];
     let refused = asking.header(&folded).expect("a refusal");
     assert!(
@@ -213,7 +213,7 @@ fn a_header_is_decided_on_for_those_alone_whose_policy_reads_it() {
         asking.mail("a@example.org");
         assert_eq!(asking.rcpt(first), None);
         let apart = asking.rcpt(second).expect("a reply");
-        assert!(apart.starts_with("452 4.5.3 "), "{apart}");
+        assert!(apart.starts_with("451 4.5.3 "), "{apart}");
     }
 }
 

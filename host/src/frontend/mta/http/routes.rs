@@ -153,7 +153,7 @@ async fn one(
 ) -> Result<Value, Refused> {
     let unprocessable = |error: String| (StatusCode::UNPROCESSABLE_ENTITY, error);
     let text = std::str::from_utf8(body).map_err(|error| unprocessable(error.to_string()))?;
-    let context = Context::from_json(text).map_err(unprocessable)?;
+    let context = Context::from_json(text).map_err(|error| unprocessable(shortened(error)))?;
     let policies = conversation.frontend.server.asking.policies.snapshot();
     let Some(tenant) = conversation.tenant(&policies, named, &context) else {
         let error = match named {
@@ -177,6 +177,16 @@ async fn one(
         }
     };
     value.map_err(|error| failed(error.to_string()))
+}
+
+/// An error may quote what was sent.
+fn shortened(mut error: String) -> String {
+    const MOST: usize = 1000;
+    if error.len() > MOST {
+        error.truncate(error.floor_char_boundary(MOST));
+        error.push('…');
+    }
+    error
 }
 
 #[cfg(test)]

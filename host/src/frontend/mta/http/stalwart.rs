@@ -136,7 +136,7 @@ async fn recipient(
     // SMTP has one reply after the header.
     let shares = |other: &Mailbox| envelope::may_share(own.policy(), whose(other).policy());
     if !earlier.iter().all(shares) {
-        return Err(envelope::apart());
+        return Err(envelope::own_transaction());
     }
     let Whose::Of(tenant, address) = own else {
         return Ok(());

@@ -250,7 +250,7 @@ impl<'a> Session<'a> {
         let mut others = message.recipients.iter();
         let shares = others.all(|it| envelope::may_share(recipient.policy(), it.policy()));
         if message.recipients.len() >= MAX_RECIPIENTS || !shares {
-            return Ok(Answer::Reply(envelope::apart().with_id(&id)));
+            return Ok(Answer::Reply(envelope::own_transaction().with_id(&id)));
         }
         if let (Some(tenant), false) = (&recipient.tenant, is_decided) {
             let tenant = tenant.clone();
