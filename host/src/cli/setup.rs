@@ -1,5 +1,6 @@
 //! `portcullis setup`: what another server needs so that it asks.
 
+mod exim;
 mod haraka;
 
 use std::fmt::Write;
@@ -103,6 +104,9 @@ impl SetupCommand {
                 }
             }
             Way::Exim | Way::Sendmail | Way::Stalwart | Way::Opensmtpd | Way::Haraka => {
+                if self.way == Way::Exim {
+                    text.push_str(&exim::found());
+                }
                 text.push_str(&lines(self.way, &frontend.place)?);
             }
         }

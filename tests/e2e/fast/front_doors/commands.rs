@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use portcullis_tests::daemon::portcullis;
 use portcullis_tests::{Config, Pki, front_door, run};
 use serde_json::Value;
 
@@ -255,4 +256,45 @@ fn setup_tells_what_haraka_lacks() {
         r#"{"version": "2.8.1"}"#,
     );
     assert!(setup().contains("the plugin is for 3.3 and later"));
+}
+
+/// What Debian's Exim says of itself, as far as it is read.
+const EXIM: &str = "#!/bin/sh
+case \"$*\" in
+-bV) echo 'Exim version 4.96 #2 built 27-Mar-2025 12:13:38'; echo 'Library version: GnuTLS: Compile: 3.7.9' ;;
+'-bP acl_smtp_rcpt') echo 'acl_smtp_rcpt = acl_check_rcpt' ;;
+*) exit 1 ;;
+esac
+";
+
+#[test]
+fn setup_tells_of_the_exim_that_is_installed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    // The server asks at the second one.
+    Config::new()
+        .tenant("contoso.com", RULES)
+        .with(&front_door::table(""))
+        .with("[[frontend]]\naddress = \"127.0.0.1:8460\"")
+        .write(folder.path());
+    let setup = |path: &str| {
+        let config = file("portcullis.toml");
+        let mut command = portcullis(&["setup", "exim", "--config", &config]);
+        let output = command.env("PATH", path).output().expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let text = setup(&file("."));
+    assert!(text.starts_with("Exim does not tell its version"), "{text}");
+    assert!(text.contains("with the address 127.0.0.1:8460"), "{text}");
+    fs::write(file("exim4"), EXIM).expect("a program");
+    let runs = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(file("exim4"), runs).expect("it is made one");
+    let text = setup(&format!("{}:/bin:/usr/bin", file(".")));
+    assert!(text.starts_with("Exim version 4.96 #2"), "{text}");
+    assert!(
+        text.contains("# now: acl_smtp_rcpt = acl_check_rcpt\n"),
+        "{text}"
+    );
+    assert!(!text.contains("OpenSSL"), "{text}");
 }
