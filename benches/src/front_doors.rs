@@ -128,7 +128,7 @@ impl Servers {
             ways: Vec::new(),
             postfix,
             processes: [milter, portcullis],
-            folder: folder,
+            folder,
         };
         let [milter, portcullis] = servers.processes.each_ref().map(Process::id);
         for (name, address) in ways.into_iter().zip(addresses).chain([("proxy", proxy)]) {
