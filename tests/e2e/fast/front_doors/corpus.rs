@@ -270,22 +270,14 @@ impl Played {
 
 fn play(way: Way, protocol: &str, is_told_header: bool) -> Played {
     let mut played = Played::default();
-    for file in corpus() {
-        let cases: Vec<&Value> = file
-            .cases
-            .iter()
-            .filter(|case| has_recipient(case))
-            .collect();
-        if cases.is_empty() {
-            continue;
-        }
-        let daemon = daemon_of(&file, &cases, protocol);
+    for file in with_recipients() {
+        let daemon = daemon_of(&file, protocol);
         let mut asking = Asking::connect(daemon.folder());
         if protocol == "milter" {
             asking.negotiate();
         }
         let reads_header = file.rules.to_string().contains("match-header-from");
-        for case in cases {
+        for case in &file.cases {
             if reads_header && !is_told_header {
                 played.untold("the From header");
                 continue;
@@ -310,14 +302,22 @@ fn play(way: Way, protocol: &str, is_told_header: bool) -> Played {
     played
 }
 
+/// The corpus, with the cases of mail to a recipient.
+fn with_recipients() -> impl Iterator<Item = File> {
+    corpus().into_iter().filter_map(|mut file| {
+        file.cases.retain(has_recipient);
+        (!file.cases.is_empty()).then_some(file)
+    })
+}
+
 fn has_recipient(case: &Value) -> bool {
     let recipient = case["context"]["rcpt-to"].as_str().unwrap_or_default();
     case["context"]["direction"] == "inbound" && (case["smtp"].is_null() || recipient.contains('@'))
 }
 
 /// A daemon with the rules of a file, whose front door speaks this protocol.
-fn daemon_of(file: &File, cases: &[&Value], protocol: &str) -> TestBed {
-    let domains = recipient_domains(cases);
+fn daemon_of(file: &File, protocol: &str) -> TestBed {
+    let domains = recipient_domains(&file.cases.iter().collect::<Vec<_>>());
     started(
         Config::new()
             .listener(Listener::maildir())
@@ -334,17 +334,10 @@ fn daemon_of(file: &File, cases: &[&Value], protocol: &str) -> TestBed {
 /// By HTTP, whose contexts can say everything.
 fn play_by_http() -> Played {
     let mut played = Played::default();
-    for file in corpus() {
-        let cases: Vec<&Value> = file
+    for file in with_recipients() {
+        let daemon = daemon_of(&file, "http");
+        let contexts: String = file
             .cases
-            .iter()
-            .filter(|case| has_recipient(case))
-            .collect();
-        if cases.is_empty() {
-            continue;
-        }
-        let daemon = daemon_of(&file, &cases, "http");
-        let contexts: String = cases
             .iter()
             .map(|case| format!("{}\n", case["context"]))
             .collect();
@@ -352,8 +345,8 @@ fn play_by_http() -> Played {
         let options = ["--data-binary", &contexts, "--header", kind];
         let (status, verdicts) = curl(&daemon, "/v1/evaluate?tenant=corpus", &options);
         assert_eq!(status, 200, "{verdicts}");
-        assert_eq!(verdicts.lines().count(), cases.len());
-        for (case, line) in cases.iter().zip(verdicts.lines()) {
+        assert_eq!(verdicts.lines().count(), file.cases.len());
+        for (case, line) in file.cases.iter().zip(verdicts.lines()) {
             let mut verdict: Value = serde_json::from_str(line).expect("JSON");
             verdict.as_object_mut().expect("an object").remove("text");
             assert_eq!(verdict, case["verdict"], "{}: {}", file.name, case["name"]);
