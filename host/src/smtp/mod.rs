@@ -1,5 +1,5 @@
 //! The grammar of SMTP on the wire: RFC 5321 with STARTTLS (3207), PIPELINING (2920), SIZE (1870), 8BITMIME (6152),
-//! ENHANCEDSTATUSCODES (2034), CHUNKING (3030) and SMTPUTF8 (6531).
+//! ENHANCEDSTATUSCODES (2034), CHUNKING (3030), SMTPUTF8 (6531), AUTH (4954), DSN (3461) and REQUIRETLS (8689).
 //!
 //! Nothing here knows policies, the configuration or the log.
 
@@ -8,6 +8,9 @@ pub mod command;
 pub mod connection;
 pub mod data;
 pub mod header;
+pub mod notify;
 pub mod proxy_protocol;
 pub mod received;
 pub mod reply;
+pub mod sasl;
+pub mod seven_bit;

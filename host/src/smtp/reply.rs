@@ -359,6 +359,12 @@ pub struct Capabilities {
     pub starttls: bool,
     /// ENHANCEDSTATUSCODES, RFC 2034.
     pub enhanced_status_codes: bool,
+    /// DSN, RFC 3461.
+    pub dsn: bool,
+    /// REQUIRETLS, RFC 8689.
+    pub require_tls: bool,
+    /// The mechanisms of AUTH (RFC 4954) in upper case; empty if it is not offered.
+    pub auth: Vec<String>,
     /// The attribute names of XCLIENT in upper case; empty if it is not offered.
     pub xclient: Vec<String>,
 }
@@ -384,6 +390,9 @@ impl Capabilities {
             "CHUNKING" => self.chunking = true,
             "STARTTLS" => self.starttls = true,
             "ENHANCEDSTATUSCODES" => self.enhanced_status_codes = true,
+            "DSN" => self.dsn = true,
+            "REQUIRETLS" => self.require_tls = true,
+            "AUTH" => self.auth = words.map(str::to_ascii_uppercase).collect(),
             "XCLIENT" => self.xclient = words.map(str::to_ascii_uppercase).collect(),
             _ => {}
         }
@@ -594,7 +603,8 @@ mod tests {
         let reply = Reply::plain(
             250,
             "SMTPUTF8 mx\n8bitmime\nsmtpUTF8\nSIZE 1000\nPipelining\nCHUNKING\nSTARTTLS\n\
-             ENHANCEDSTATUSCODES\nXCLIENT name Addr\nAUTH=LOGIN\nX-OTHER",
+             ENHANCEDSTATUSCODES\nXCLIENT name Addr\nAUTH=LOGIN\nAUTH plain SCRAM-SHA-256\n\
+             DSN\nREQUIRETLS\nX-OTHER",
         );
         let expected = Capabilities {
             eight_bit_mime: true,
@@ -604,6 +614,9 @@ mod tests {
             chunking: true,
             starttls: true,
             enhanced_status_codes: true,
+            dsn: true,
+            require_tls: true,
+            auth: vec!["PLAIN".to_owned(), "SCRAM-SHA-256".to_owned()],
             xclient: vec!["NAME".to_owned(), "ADDR".to_owned()],
         };
         assert_eq!(Capabilities::from_ehlo(&reply), expected);

@@ -1,0 +1,276 @@
+//! The parts of a message (RFC 2046 §5), line by line.
+
+use mail_parser::{MessageParser, MimeHeaders};
+
+use super::survey::Obstacle;
+
+/// Parts within parts; what has more is no mail.
+const MAX_DEPTH: usize = 100;
+/// Octets of the header of a part.
+const MAX_HEADER: usize = 256 << 10;
+/// The fields that a conversion changes.
+pub(super) const ENCODING: &str = "Content-Transfer-Encoding";
+pub(super) const TYPE: &str = "Content-Type";
+pub(super) const VERSION: &str = "MIME-Version";
+
+/// What hears of the parts of a message. All lines come with their ends.
+pub(super) trait Sink {
+    /// The header of a message or part, with the empty line behind it if there is one.
+    fn header(&mut self, header: Header);
+    /// A line of the body of the part whose header came last.
+    fn body(&mut self, line: &[u8]);
+    /// A line of what stands before, between and after parts, and which nobody reads.
+    fn filler(&mut self, line: &[u8]);
+    /// A line between two parts, or behind the last one.
+    fn delimiter(&mut self, line: &[u8]);
+}
+
+/// What a part consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Further parts.
+    Multipart,
+    /// A message.
+    Message,
+    /// A text.
+    Text,
+    /// Octets.
+    Binary,
+    /// Parts that nothing tells apart.
+    Broken,
+}
+
+/// How a part is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// It says nothing, or `7bit`.
+    Seven,
+    /// `8bit` or `binary`.
+    Eight,
+    /// Another way.
+    Encoded,
+}
+
+/// The header of a message or of a part.
+pub(super) struct Header {
+    pub raw: Vec<u8>,
+    pub kind: Kind,
+    pub encoding: Encoding,
+    /// Whether it is that of the whole message.
+    pub is_top: bool,
+    /// Whether it says the same thing twice.
+    pub contradicts_itself: bool,
+    /// Who has signed what it belongs to, if it was.
+    pub signed: Option<Obstacle>,
+}
+
+impl Header {
+    /// Whether a field is there.
+    pub fn has(&self, name: &str) -> bool {
+        fields(&self.raw).any(|field| is_field(field, name))
+    }
+}
+
+/// Whether a field has a name.
+pub(super) fn is_field(field: &[u8], name: &str) -> bool {
+    let colon = memchr::memchr(b':', field);
+    let own = colon.and_then(|at| field.get(..at)).unwrap_or_default();
+    own.trim_ascii_end().eq_ignore_ascii_case(name.as_bytes())
+}
+
+/// The fields of a header, each with its lines, and the empty line behind them if there is one.
+pub(super) fn fields(raw: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = raw;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let mut end = 0;
+        for at in memchr::memchr_iter(b'\n', rest) {
+            end = at + 1;
+            // RFC 5322 §2.2.3: a line that begins with white space goes on with the field before it.
+            if !matches!(rest.get(end), Some(b' ' | b'\t')) {
+                break;
+            }
+            end = rest.len();
+        }
+        let (field, after) = rest.split_at(if end == 0 { rest.len() } else { end });
+        rest = after;
+        Some(field)
+    })
+}
+
+/// A multipart that has begun and not ended.
+struct Level {
+    boundary: Vec<u8>,
+    /// Whether its parts are messages where they say nothing.
+    is_digest: bool,
+    signed: Option<Obstacle>,
+}
+
+enum At {
+    /// In a header.
+    Header { is_message: bool },
+    /// In the body of a part that has no parts.
+    Body,
+    /// Where nobody reads.
+    Filler,
+}
+
+/// Where in a message the next line stands.
+pub(super) struct Structure {
+    levels: Vec<Level>,
+    at: At,
+    header: Vec<u8>,
+    is_top: bool,
+    obstacle: Option<Obstacle>,
+}
+
+impl Structure {
+    pub fn new() -> Self {
+        Structure {
+            levels: Vec::new(),
+            at: At::Header { is_message: true },
+            header: Vec::new(),
+            is_top: true,
+            obstacle: None,
+        }
+    }
+
+    /// What makes the message one that is not gone into.
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        self.obstacle
+    }
+
+    /// Takes a line with its end.
+    pub fn line(&mut self, line: &[u8], sink: &mut impl Sink) {
+        if let Some((level, is_last)) = self.boundary(line) {
+            self.finish(sink);
+            self.levels
+                .truncate(if is_last { level } else { level + 1 });
+            sink.delimiter(line);
+            self.at = match is_last {
+                true => At::Filler,
+                false => At::Header { is_message: false },
+            };
+            return;
+        }
+        match self.at {
+            At::Header { .. } => {
+                self.header.extend_from_slice(line);
+                if matches!(line, b"\r\n" | b"\n") {
+                    self.end_header(sink);
+                } else if self.header.len() > MAX_HEADER {
+                    self.give_up("the header of a part is too long");
+                    self.end_header(sink);
+                }
+            }
+            At::Body => sink.body(line),
+            At::Filler => sink.filler(line),
+        }
+    }
+
+    /// The message, or a part, ends.
+    pub fn finish(&mut self, sink: &mut impl Sink) {
+        if let At::Header { .. } = self.at
+            && !self.header.is_empty()
+        {
+            self.end_header(sink);
+        }
+    }
+
+    fn give_up(&mut self, why: &'static str) {
+        self.obstacle.get_or_insert(Obstacle::Malformed(why));
+    }
+
+    /// The level that a line is a boundary of, and whether it is the last one there.
+    fn boundary(&self, line: &[u8]) -> Option<(usize, bool)> {
+        let rest = line.strip_prefix(b"--")?.trim_ascii_end();
+        let levels = self.levels.iter().enumerate().rev();
+        for (number, Level { boundary, .. }) in levels {
+            match rest.strip_prefix(&boundary[..]) {
+                Some(b"") => return Some((number, false)),
+                Some(b"--") => return Some((number, true)),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    fn end_header(&mut self, sink: &mut impl Sink) {
+        let raw = std::mem::take(&mut self.header);
+        let is_message = matches!(self.at, At::Header { is_message: true });
+        let of_digest = self.levels.last().is_some_and(|level| level.is_digest) && !is_message;
+        let read = MessageParser::new().parse_headers(&raw[..]);
+        let content_type = read.as_ref().and_then(|read| read.content_type());
+        let text = |text: Option<&str>| text.unwrap_or_default().to_ascii_lowercase();
+        let (main, sub) = match content_type {
+            Some(it) => (text(Some(it.ctype())), text(it.subtype())),
+            None if of_digest => ("message".into(), "rfc822".into()),
+            None => ("text".into(), "plain".into()),
+        };
+        let attribute = |name: &str| content_type.and_then(|it| it.attribute(name));
+        let boundary = attribute("boundary").map(str::trim_end);
+        let boundary = boundary.filter(|boundary| !boundary.is_empty());
+        let encoding = encoding_of(
+            read.as_ref()
+                .and_then(|read| read.content_transfer_encoding()),
+        );
+        let is_as_it_is = encoding != Encoding::Encoded;
+        let is_too_deep = self.levels.len() >= MAX_DEPTH;
+        if main == "multipart" && is_too_deep {
+            self.give_up("its parts are nested too deep");
+        }
+        let kind = match (&*main, &*sub) {
+            ("multipart", _) if boundary.is_none() || is_too_deep => Kind::Broken,
+            ("multipart", _) => Kind::Multipart,
+            ("message", "rfc822" | "news") if is_as_it_is => Kind::Message,
+            ("text" | "message", _) => Kind::Text,
+            _ => Kind::Binary,
+        };
+        let outside = self.levels.last().and_then(|level| level.signed);
+        let signed = outside.or_else(|| {
+            (main == "multipart" && sub == "signed").then(|| {
+                let protocol = text(attribute("protocol"));
+                match protocol.as_str() {
+                    "application/pgp-signature" => Obstacle::Pgp,
+                    "application/pkcs7-signature" | "application/x-pkcs7-signature" => {
+                        Obstacle::Smime
+                    }
+                    _ => Obstacle::Signed,
+                }
+            })
+        });
+        self.at = match kind {
+            Kind::Multipart => {
+                self.levels.push(Level {
+                    boundary: boundary.unwrap_or_default().into(),
+                    is_digest: sub == "digest",
+                    signed,
+                });
+                At::Filler
+            }
+            Kind::Message => At::Header { is_message: true },
+            Kind::Text | Kind::Binary | Kind::Broken => At::Body,
+        };
+        let twice = |name| fields(&raw).filter(|field| is_field(field, name)).count() > 1;
+        let header = Header {
+            contradicts_itself: twice(TYPE) || twice(ENCODING),
+            kind,
+            encoding,
+            is_top: std::mem::take(&mut self.is_top),
+            signed,
+            raw,
+        };
+        sink.header(header);
+    }
+}
+
+fn encoding_of(name: Option<&str>) -> Encoding {
+    let name = name.unwrap_or_default().trim().to_ascii_lowercase();
+    match name.as_str() {
+        "" | "7bit" => Encoding::Seven,
+        "8bit" | "binary" => Encoding::Eight,
+        _ => Encoding::Encoded,
+    }
+}

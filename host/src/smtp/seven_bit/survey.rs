@@ -1,0 +1,183 @@
+//! Whether a message has to be converted, which parts of it, and whether it can be.
+
+use thiserror::Error;
+
+use super::Lines;
+use super::structure::{Encoding, Header, Kind, Sink, Structure, fields, is_field};
+
+/// Parts of a message.
+const MAX_PARTS: usize = 10_000;
+/// The first line of a text that OpenPGP has signed (RFC 9580 §7).
+const PGP_SIGNED: &[u8] = b"-----BEGIN PGP SIGNED MESSAGE-----";
+
+/// Why a message with eight bits cannot become one with seven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Obstacle {
+    /// It has a signature of DKIM (RFC 6376 §5.3) or ARC.
+    #[error("conversion would break its DKIM signature")]
+    Dkim,
+    /// A part with eight bits is signed by S/MIME (RFC 8551).
+    #[error("conversion would break its S/MIME signature")]
+    Smime,
+    /// The same by OpenPGP (RFC 3156).
+    #[error("conversion would break its OpenPGP signature")]
+    Pgp,
+    /// The same in another way (RFC 1847).
+    #[error("conversion would break its signature (multipart/signed)")]
+    Signed,
+    /// Its parts cannot be told apart.
+    #[error("its MIME structure is broken: {0}")]
+    Malformed(&'static str),
+}
+
+/// A look at a message, as it comes.
+pub struct Survey {
+    lines: Lines,
+    structure: Structure,
+    findings: Findings,
+}
+
+/// What was found.
+#[derive(Default)]
+pub struct Findings {
+    /// Whether it has eight bits, for each part without parts.
+    parts: Vec<bool>,
+    /// Whether what nobody reads has eight bits.
+    filler: bool,
+    /// What stands in the way if something has to be converted.
+    obstacle: Option<Obstacle>,
+    has_dkim: bool,
+    /// The part that is looked at.
+    part: Part,
+}
+
+#[derive(Default)]
+struct Part {
+    signed: Option<Obstacle>,
+    malformed: Option<&'static str>,
+    has_eight_bits: bool,
+}
+
+impl Survey {
+    /// Of a message that has not begun.
+    pub fn new() -> Self {
+        Survey {
+            lines: Lines::default(),
+            structure: Structure::new(),
+            findings: Findings::default(),
+        }
+    }
+
+    /// Looks at more of the message.
+    pub fn push(&mut self, content: &[u8]) {
+        let (structure, findings) = (&mut self.structure, &mut self.findings);
+        self.lines
+            .push(content, |line| structure.line(line, findings));
+    }
+
+    /// The message is whole.
+    pub fn finish(mut self) -> Findings {
+        let last = self.lines.finish();
+        if !last.is_empty() {
+            self.structure.line(&last, &mut self.findings);
+        }
+        self.structure.finish(&mut self.findings);
+        self.findings.end_part();
+        // It says more than what comes of it.
+        if let Some(obstacle) = self.structure.obstacle() {
+            self.findings.obstacle = Some(obstacle);
+        }
+        self.findings
+    }
+}
+
+impl Default for Survey {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Findings {
+    /// Whether something has eight bits. Headers do not count: no encoding of a part changes them.
+    pub fn needs_conversion(&self) -> bool {
+        self.filler || self.parts.contains(&true)
+    }
+
+    /// What stands in the way, if the message has to be converted.
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        if !self.needs_conversion() {
+            return None;
+        }
+        let dkim = self.has_dkim.then_some(Obstacle::Dkim);
+        dkim.or(self.obstacle)
+    }
+
+    /// Whether a part has eight bits, by its number among those that have no parts.
+    pub(super) fn is_eight_bit(&self, number: usize) -> bool {
+        self.parts.get(number).copied().unwrap_or(false)
+    }
+
+    fn end_part(&mut self) {
+        let part = std::mem::take(&mut self.part);
+        if part.has_eight_bits {
+            let malformed = part.malformed.map(Obstacle::Malformed);
+            self.obstacle = self.obstacle.or(part.signed).or(malformed);
+        }
+    }
+}
+
+impl Sink for Findings {
+    fn header(&mut self, header: Header) {
+        if header.is_top {
+            let mut names = ["DKIM-Signature", "DomainKey-Signature"].iter();
+            let arc = "ARC-Message-Signature";
+            let is_signature =
+                |field: &[u8]| names.any(|name| is_field(field, name)) || is_field(field, arc);
+            self.has_dkim = fields(&header.raw).any(is_signature);
+        }
+        self.end_part();
+        if matches!(header.kind, Kind::Multipart | Kind::Message) {
+            self.part.signed = header.signed;
+            return;
+        }
+        self.part = Part {
+            signed: header.signed,
+            malformed: match (header.kind, header.encoding) {
+                (Kind::Broken, _) => Some("a multipart without a boundary has eight bits"),
+                (_, Encoding::Encoded) => Some("a part that is said to be encoded has eight bits"),
+                _ if header.contradicts_itself => Some("a part says twice what it is"),
+                _ => None,
+            },
+            has_eight_bits: false,
+        };
+        match self.parts.len() < MAX_PARTS {
+            true => self.parts.push(false),
+            false => self.obstacle = Some(Obstacle::Malformed("it has too many parts")),
+        }
+    }
+
+    fn body(&mut self, line: &[u8]) {
+        if line.trim_ascii_end() == PGP_SIGNED {
+            self.part.signed.get_or_insert(Obstacle::Pgp);
+        }
+        if !line.is_ascii() {
+            self.part.has_eight_bits = true;
+            if let Some(part) = self.parts.last_mut() {
+                *part = true;
+            }
+        }
+    }
+
+    fn filler(&mut self, line: &[u8]) {
+        if !line.is_ascii() {
+            self.filler = true;
+            // Within what is signed it is signed as well.
+            self.part.has_eight_bits |= self.part.signed.is_some();
+        }
+    }
+
+    fn delimiter(&mut self, line: &[u8]) {
+        let _ = line;
+        self.end_part();
+    }
+}
