@@ -20,11 +20,11 @@ use tokio_rustls::TlsConnector;
 
 use crate::advice::Notice;
 use crate::config::{self, Config};
-use crate::egress::client::Sender;
+use crate::egress::client::{Recipient, Sender};
 use crate::egress::next_hop::server::{Protocol, Server};
 use crate::smtp::address::{Address, ReversePath};
-use crate::smtp::command::MailParameters;
-use crate::tls::provider;
+use crate::smtp::command::{MailParameters, RcptParameters};
+use crate::tls::{provider, read_authorities};
 use portcullis::tls::Roots;
 
 /// How long sending may take.
@@ -137,14 +137,17 @@ async fn mail(config: &Config, alerts: &[Alert]) -> anyhow::Result<()> {
     let hop = config::NextHopServer {
         address: server.into(),
         starttls: true,
+        implicit_tls: None,
+        login: None,
         proxy_protocol: None,
         recipients: None,
     };
+    let (authorities, _) = read_authorities(&config.trust, None)?;
     let server = Server::new(
         &hop,
         Protocol::Smtp { xclient: false },
-        &config.hostname,
-        &config.timeouts,
+        config,
+        &authorities,
     );
     let from = match &own.mail_from {
         Some(from) => from.clone(),
@@ -155,6 +158,11 @@ async fn mail(config: &Config, alerts: &[Alert]) -> anyhow::Result<()> {
         .iter()
         .map(|to| Address::parse(to))
         .collect::<Result<_, _>>()?;
+    let plain = RcptParameters::default();
+    let named = |to| Recipient {
+        to,
+        parameters: &plain,
+    };
     let first = recipients.first().context("nobody to send to")?;
     let sender = ReversePath::Address(Address::parse(&from)?);
     let mut client = server
@@ -165,7 +173,7 @@ async fn mail(config: &Config, alerts: &[Alert]) -> anyhow::Result<()> {
     let envelope = Sender {
         from: &sender,
         parameters: &parameters,
-        first,
+        first: named(first),
     };
     let refused = |reply: crate::smtp::reply::Reply| {
         anyhow::anyhow!("the server answers {} {}", reply.code(), reply.text())
@@ -175,7 +183,7 @@ async fn mail(config: &Config, alerts: &[Alert]) -> anyhow::Result<()> {
         .await
         .map_err(|it| refused(it.reply()))?;
     for to in &recipients {
-        let reply = client.rcpt(to).await;
+        let reply = client.rcpt(named(to)).await;
         if !reply.is_positive() {
             return Err(refused(reply));
         }

@@ -1,6 +1,6 @@
 //! The life of `portcullis run`: start, reload, stop.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -12,25 +12,29 @@ use arc_swap::ArcSwap;
 use rustix::fs::{Access, access};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, interval_at, timeout};
 
 use crate::admin::{self, Admin, http};
 use crate::config::{self, CertificateFiles, Config, Destination, KnownFiles, TenantError};
 use crate::decisions::{self, Recorder};
+use crate::egress::credentials::Credentials;
 use crate::egress::next_hop::NextHop;
+use crate::egress::next_hops::NextHops;
 use crate::egress::partial::Partial;
 use crate::egress::partner::dns::{Dns, Questions, stripping};
 use crate::egress::partner::{LateOutbound, OutboundResources};
 use crate::egress::path::Egress;
 use crate::egress::pool::Pool;
 use crate::egress::relay_clients::RelayClients;
+use crate::egress::users::Users;
 use crate::frontend::ask::Asking;
 use crate::frontend::expiry::Expiring;
 use crate::frontend::known_certificates::KnownCertificates;
 use crate::frontend::mta::{self, Frontend};
 use crate::frontend::smtp::accept;
+use crate::frontend::smtp::guesses::Guesses;
 use crate::frontend::smtp::limits::ConnectionLimits;
 use crate::frontend::smtp::limits::Room;
 use crate::frontend::smtp::listener::Listener;
@@ -45,6 +49,7 @@ use crate::socket::{self, Bound, Place};
 use crate::tls::{EXPIRY_WARNING, Pair, ServerTls, TlsError, read_authorities};
 use crate::watch::{Changed, Files, Subject, Watch};
 use portcullis::store::{LoadResult, Store, TenantSource, Update};
+use portcullis::tls::Authorities;
 use portcullis::{Compiler, Engine, EngineError};
 
 /// How often certificates are looked at.
@@ -83,6 +88,8 @@ pub struct Daemon {
     path: Option<PathBuf>,
     server: Arc<Server>,
     listeners: Vec<Arc<Listener>>,
+    /// The next hops that tenants have of their own.
+    next_hops: Arc<NextHops>,
     outbound: Arc<LateOutbound>,
     watch: Watch,
     /// Requests to read everything again. Before it is listened to, one would end the process.
@@ -125,7 +132,9 @@ impl Daemon {
             metrics.clone(),
             recorder.clone(),
         );
-        let listeners = listeners(&config, &outbound)?;
+        let next_hops = Arc::new(NextHops::default());
+        next_hops.take(&config, &settings.authorities);
+        let listeners = listeners(&config, &settings.authorities, &next_hops, &outbound)?;
         let server = Arc::new(Server {
             hostname: config.hostname.as_str().into(),
             asking: Arc::new(Asking {
@@ -141,6 +150,15 @@ impl Daemon {
             },
             connections: Arc::new(ConnectionLimits::default()),
             headers: Room::default(),
+            notified: listeners
+                .iter()
+                .find_map(|listener| match &listener.egress {
+                    Egress::NextHop { default, .. } => Some(default.clone()),
+                    Egress::Partners { .. } => None,
+                }),
+            next_hops: next_hops.clone(),
+            guesses: Guesses::default(),
+            verifications: Arc::new(Semaphore::new(verifications())),
             stopping: watch::Sender::new(false),
         });
         let mut daemon = Daemon {
@@ -149,6 +167,7 @@ impl Daemon {
             path,
             server,
             listeners,
+            next_hops,
             outbound: Arc::new(outbound),
             watch: Watch::new().context("files cannot be watched")?,
             hangup,
@@ -173,13 +192,41 @@ impl Daemon {
             .chain(metrics)
             .filter(|address| UdpSocket::bind((address.ip(), 0)).is_err())
             .map(|address| format!("{address}: this machine has no such address"));
-        let maildirs = listeners.filter_map(|listener| match &listener.destination {
-            Destination::NextHop(config::NextHop::Maildir { folder, .. }) => Some(folder),
+        let maildirs = next_hops_of(&self.config).filter_map(|hop| match hop {
+            config::NextHop::Maildir { folder, .. } => Some(folder),
             _ => None,
+        });
+        let passwords = self.all_next_hops().into_iter();
+        let passwords = passwords.filter_map(|hop| hop.password_error());
+        let of_smart_hosts = self.config.delivery.smart_hosts.iter();
+        let of_smart_hosts = of_smart_hosts.filter_map(|host| {
+            let read = Credentials::read(host.login.as_ref()?);
+            Some(format!("[[delivery.smart-host]] {}", read.err()?))
+        });
+        let users = listeners.filter_map(|listener| match &listener.destination {
+            Destination::Outbound(outbound) => {
+                let read = Users::read(outbound.password_file.as_deref()?);
+                read.err().map(|error| error.to_string())
+            }
+            Destination::NextHop(_) => None,
         });
         foreign
             .chain(maildirs.filter_map(|folder| no_maildir(folder)))
+            .chain(passwords.map(|error| error.to_string()))
+            .chain(of_smart_hosts)
+            .chain(users)
             .collect()
+    }
+
+    /// All next hops: those of listeners, and those of tenants.
+    fn all_next_hops(&self) -> Vec<Arc<NextHop>> {
+        let of_listeners = self.listeners.iter().filter_map(|listener| {
+            let Egress::NextHop { default, .. } = &listener.egress else {
+                return None;
+            };
+            Some(default.clone())
+        });
+        of_listeners.chain(self.next_hops.all()).collect()
     }
 
     /// The certificates that are in use, each with its file.
@@ -238,12 +285,15 @@ impl Daemon {
 
     /// A server that sees all mail come from our address may take it for one of its own clients.
     fn warn_of_trusting_next_hops(&self) {
-        for listener in &self.config.listeners {
-            if let Destination::NextHop(config::NextHop::Smtp {
+        let mut told = HashSet::new();
+        for hop in next_hops_of(&self.config) {
+            if let config::NextHop::Smtp {
                 server,
                 xclient: false,
-            }) = &listener.destination
+            } = hop
                 && server.proxy_protocol.is_none()
+                && server.login.is_none()
+                && told.insert(&server.address)
             {
                 tracing::warn!(
                     hop = server.address,
@@ -268,17 +318,14 @@ impl Daemon {
     pub async fn run(mut self, ready: impl FnOnce()) -> anyhow::Result<()> {
         let mut stop = Stop::new()?;
         let mut addresses = Vec::new();
+        for next_hop in self.next_hops.all() {
+            begin_with(&next_hop).await.map_err(anyhow::Error::msg)?;
+        }
         for listener in &self.listeners {
             let socket = listener.bind()?;
             addresses.push(socket.local_addr()?);
-            if let Egress::NextHop(next_hop) = &listener.egress {
-                match next_hop.pool() {
-                    None => next_hop.prepare().await.map_err(anyhow::Error::msg)?,
-                    Some(pool) => {
-                        tokio::spawn(learn(next_hop.clone()));
-                        tokio::spawn(Pool::sweep(Arc::downgrade(pool)));
-                    }
-                }
+            if let Egress::NextHop { default, .. } = &listener.egress {
+                begin_with(default).await.map_err(anyhow::Error::msg)?;
             }
             tracing::info!(address = %socket.local_addr()?, "listening");
             tokio::spawn(accept::serve(listener.clone(), self.server.clone(), socket));
@@ -437,6 +484,7 @@ impl Daemon {
                     tracing::error!(%error, "not reloaded; previous version remains active");
                 }
                 refused += errors.len() + self.exchange_way_out(&settings).await?;
+                refused += self.exchange_next_hops(&settings).await?;
                 self.server.settings.store(Arc::new(settings));
                 self.tell_of_certificates();
             }
@@ -490,9 +538,13 @@ impl Daemon {
                 (Egress::Partners { relay_clients, .. }, Some(Destination::Outbound(outbound)))
                     if is_same =>
                 {
-                    relay_clients.store(Arc::new(RelayClients::new(outbound)));
+                    let before = relay_clients.load();
+                    let (clients, error) = RelayClients::new(outbound, Some(&before));
+                    if let Some(error) = error {
+                        tracing::error!(%error, "not reloaded; previous version remains active");
+                    }
+                    relay_clients.store(Arc::new(clients));
                 }
-                (Egress::NextHop(next_hop), _) => next_hop.exchange(&config.timeouts),
                 _ => {}
             }
         }
@@ -553,6 +605,31 @@ impl Daemon {
             };
         for error in &errors {
             tracing::error!(%error, "not reloaded for delivery; previous version remains active");
+        }
+        Ok(errors.len())
+    }
+
+    /// Takes over the next hops of tenants that are configured now, and the passwords that are in their files; gives how
+    /// many of them cannot be read.
+    async fn exchange_next_hops(&self, settings: &Settings) -> anyhow::Result<usize> {
+        let new = self.next_hops.take(&self.config, &settings.authorities);
+        for next_hop in &new {
+            if let Err(error) = begin_with(next_hop).await {
+                tracing::error!(%error, "a tenant's next hop is not ready");
+            }
+        }
+        let (all, timeouts, authorities) = (
+            self.all_next_hops(),
+            self.config.timeouts.clone(),
+            settings.authorities.clone(),
+        );
+        let exchanging = move || {
+            let exchanged = all.iter().map(|hop| hop.exchange(&timeouts, &authorities));
+            exchanged.filter_map(Result::err).collect::<Vec<_>>()
+        };
+        let errors = apart(exchanging).await?;
+        for error in &errors {
+            tracing::error!(%error, "not reloaded; previous version remains active");
         }
         Ok(errors.len())
     }
@@ -687,6 +764,7 @@ impl Daemon {
             );
         }
         settings.extend(self.path.as_deref());
+        settings.extend(password_files(&self.config));
         let trust = &self.config.trust;
         let roots = trust.roots.iter().flat_map(|roots| roots.iter());
         settings.extend(
@@ -756,6 +834,60 @@ pub fn tell_of_tenant(wrong: &TenantError) {
             tracing::error!(%error, "tenant's file rejected; mail of domains that are no other tenant's is deferred until it is mended")
         }
     }
+}
+
+/// All next hops of a configuration: those of listeners, and those of tenants.
+fn next_hops_of(config: &Config) -> impl Iterator<Item = &config::NextHop> {
+    let of_listeners = config.listeners.iter().filter_map(|listener| {
+        let Destination::NextHop(hop) = &listener.destination else {
+            return None;
+        };
+        Some(hop)
+    });
+    let of_tenants = config.tenants.iter();
+    of_listeners.chain(of_tenants.filter_map(|tenant| tenant.next_hop.as_ref()))
+}
+
+/// The files of passwords: of those with which we log in, and of those who log in here.
+fn password_files(config: &Config) -> impl Iterator<Item = &Path> {
+    let servers = next_hops_of(config).filter_map(|hop| match hop {
+        config::NextHop::Smtp { server, .. } | config::NextHop::Lmtp { server } => {
+            server.login.as_ref()
+        }
+        config::NextHop::Maildir { .. } => None,
+    });
+    let smart_hosts = config.delivery.smart_hosts.iter();
+    let logins = servers.chain(smart_hosts.filter_map(|host| host.login.as_ref()));
+    let users = config.listeners.iter().filter_map(|listener| {
+        let Destination::Outbound(outbound) = &listener.destination else {
+            return None;
+        };
+        outbound.password_file.as_deref()
+    });
+    logins
+        .map(|login| login.password_file.as_path())
+        .chain(users)
+}
+
+/// How many passwords are verified at a time: mail needs processors, too.
+fn verifications() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / 2).max(1)
+}
+
+/// Gets a next hop ready, in the time that it takes.
+///
+/// # Errors
+/// If a Maildir cannot be made.
+async fn begin_with(next_hop: &Arc<NextHop>) -> Result<(), String> {
+    match next_hop.pool() {
+        None => next_hop.prepare().await?,
+        Some(pool) => {
+            tokio::spawn(learn(next_hop.clone()));
+            tokio::spawn(Pool::sweep(Arc::downgrade(pool)));
+        }
+    }
+    Ok(())
 }
 
 /// The tenants of a configuration.
@@ -969,7 +1101,8 @@ fn partial(config: &Config) -> Partial {
             Destination::NextHop(config::NextHop::Lmtp { .. }) | Destination::Outbound(_)
         )
     };
-    if !config.listeners.iter().any(can_differ) {
+    let has_own_hops = config.tenants.iter().any(|it| it.next_hop.is_some());
+    if !has_own_hops && !config.listeners.iter().any(can_differ) {
         return Partial::forgetful();
     }
     let partial = Partial::of(config.delivery.state_folder().as_deref(), &config.path);
@@ -1012,15 +1145,30 @@ fn no_maildir(folder: &Path) -> Option<String> {
 }
 
 /// The listeners. Those for outbound mail share one way out.
-fn listeners(config: &Config, outbound: &LateOutbound) -> anyhow::Result<Vec<Arc<Listener>>> {
+fn listeners(
+    config: &Config,
+    authorities: &Authorities,
+    next_hops: &Arc<NextHops>,
+    outbound: &LateOutbound,
+) -> anyhow::Result<Vec<Arc<Listener>>> {
     let mut listeners = Vec::new();
     for (number, listener) in config.listeners.iter().enumerate() {
         let egress = match &listener.destination {
-            Destination::NextHop(hop) => Egress::NextHop(Arc::new(NextHop::new(hop, config))),
-            Destination::Outbound(admitted) => Egress::Partners {
-                relay_clients: ArcSwap::from_pointee(RelayClients::new(admitted)),
-                outbound: outbound.ready()?,
+            Destination::NextHop(hop) => Egress::NextHop {
+                // Of a listener there is one.
+                default: Arc::new(NextHop::new(hop, "", config, authorities)),
+                of_tenants: next_hops.clone(),
             },
+            Destination::Outbound(admitted) => {
+                let (clients, error) = RelayClients::new(admitted, None);
+                if let Some(error) = error {
+                    tracing::error!(%error, "nobody can log in until it is mended");
+                }
+                Egress::Partners {
+                    relay_clients: ArcSwap::from_pointee(clients),
+                    outbound: outbound.ready()?,
+                }
+            }
         };
         listeners.push(Arc::new(Listener {
             number,
@@ -1033,7 +1181,8 @@ fn listeners(config: &Config, outbound: &LateOutbound) -> anyhow::Result<Vec<Arc
 
 /// Asks a next hop what it can keep, until it answers, or has answered a session.
 async fn learn(next_hop: Arc<NextHop>) {
-    while !next_hop.is_known() {
+    // As long as somebody uses it.
+    while !next_hop.is_known() && Arc::strong_count(&next_hop) > 1 {
         if let Err(error) = next_hop.prepare().await {
             tracing::warn!("next hop {error}; less is announced to clients until it answers");
             tokio::time::sleep(HOP_PAUSE).await;

@@ -95,7 +95,7 @@ pub async fn validate(mut config: Config, server: Arc<Server>) {
         let Some(connectors) = connectors(server.asking.policies.engine(), tenant).await else {
             continue;
         };
-        let mut probe = EgressProbe::new(&config, authorities.for_tenant(&tenant.name));
+        let mut probe = EgressProbe::new(&config, &authorities, Some(&tenant.name));
         let outbound = connectors
             .iter()
             .filter(|it| it.direction == Direction::Outbound && it.mode != Mode::Disabled);

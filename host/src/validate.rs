@@ -10,11 +10,11 @@ use time::format_description::well_known::Rfc2822;
 
 use crate::config::{Config, Timeouts};
 use crate::decisions::Recorder;
-use crate::egress::client::Sender;
+use crate::egress::client::{Recipient, Sender};
 use crate::egress::partner::probe::{Check, Report, Status};
 use crate::egress::partner::{Outbound, OutboundResources, PartnerPath};
 use crate::smtp::address::{Address, ReversePath};
-use crate::smtp::command::MailParameters;
+use crate::smtp::command::{MailParameters, RcptParameters};
 use portcullis::tls::Authorities;
 use portcullis::{Connector, Context, Delivery, Policy, Route as VerdictRoute, Verdict};
 
@@ -59,15 +59,20 @@ impl Followed {
 pub struct EgressProbe<'a> {
     config: &'a Config,
     authorities: Authorities,
+    tenant: Option<Arc<str>>,
     outbound: Option<Arc<Outbound>>,
 }
 
 impl<'a> EgressProbe<'a> {
-    /// Not ready yet.
-    pub fn new(config: &'a Config, authorities: Authorities) -> Self {
+    /// For a tenant's rules, if they are one's; not ready yet.
+    pub fn new(config: &'a Config, authorities: &Authorities, tenant: Option<&str>) -> Self {
         EgressProbe {
             config,
-            authorities,
+            authorities: match tenant {
+                Some(tenant) => authorities.for_tenant(tenant),
+                None => authorities.clone(),
+            },
+            tenant: tenant.map(Arc::from),
             outbound: None,
         }
     }
@@ -118,6 +123,10 @@ impl<'a> EgressProbe<'a> {
             let Some(path) = PartnerPath::new(delivery.clone(), &domain) else {
                 bail!("connector {:?} has no way to {domain}", connector.name);
             };
+            let path = match &self.tenant {
+                Some(tenant) => path.of_tenant(tenant),
+                None => path,
+            };
             let report = outbound.probe(&path, &mut progress).await;
             let message = match to {
                 Some(to) if report.valid => {
@@ -153,10 +162,13 @@ impl<'a> EgressProbe<'a> {
         let envelope = Sender {
             from: &sender,
             parameters: &parameters,
-            first: to,
+            first: Recipient {
+                to,
+                parameters: &RcptParameters::default(),
+            },
         };
         let content = message(&self.config.hostname, &sender, to)?;
-        Ok(match outbound.send(path, envelope, to, &content).await {
+        Ok(match outbound.send(path, envelope, &content).await {
             Ok(reply) if reply.is_positive() => {
                 let detail = format!("{} {}", reply.code(), reply.text());
                 Check::new("message", Status::Ok, detail)

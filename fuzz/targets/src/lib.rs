@@ -16,7 +16,9 @@ mod mta_sts;
 mod packed;
 mod proxy_protocol;
 mod rules;
+mod sasl;
 mod session;
+mod seven_bit;
 mod wire;
 
 pub use certificates::certificates;
@@ -31,14 +33,16 @@ pub use mta_sts::mta_sts;
 pub use packed::packed;
 pub use proxy_protocol::proxy_protocol;
 pub use rules::rules;
+pub use sasl::sasl;
 pub use session::session;
+pub use seven_bit::seven_bit;
 pub use wire::{commands, data, headers, replies};
 
 /// A target.
 pub type Target = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 19] = [
     ("certificates", certificates),
     ("commands", commands),
     ("configuration", configuration),
@@ -55,7 +59,9 @@ pub const TARGETS: [(&str, Target); 17] = [
     ("proxy_protocol", proxy_protocol),
     ("replies", replies),
     ("rules", rules),
+    ("sasl", sasl),
     ("session", session),
+    ("seven_bit", seven_bit),
 ];
 
 /// What the input is made of; nothing, if there is too little of it.

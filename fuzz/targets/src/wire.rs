@@ -12,7 +12,7 @@ use smtp_proto::request::receiver::RequestReceiver;
 pub fn commands(line: &[u8]) {
     match Command::parse(line) {
         Err(error) => assert!(error.reply().is_permanent()),
-        Ok(Command::Rcpt { to }) => {
+        Ok(Command::Rcpt { to, .. }) => {
             assert!(!to.as_str().contains(['\r', '\n', '\0']));
             // Source routes, bare Postmaster and UTF-8 are read differently elsewhere.
             if to.is_ascii() && to.domain().is_some() && !line.contains(&b'"') {

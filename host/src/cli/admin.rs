@@ -1,5 +1,6 @@
 //! `portcullis admin`: who may use the API and the page.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,9 +12,10 @@ use super::output::{self, Format};
 use super::paint::printable;
 use crate::admin::tokens::{self, Scope, Token, default_place};
 use crate::config::Config;
+use crate::egress::users;
 use crate::socket;
 
-/// Make and revoke tokens, which let people and programs use the API and the page
+/// Make and revoke tokens, which let people and programs use the API and the page; hash passwords of mail clients
 #[derive(Args)]
 pub struct AdminCommand {
     #[command(subcommand)]
@@ -25,6 +27,7 @@ enum What {
     Token(NewToken),
     List(ListTokens),
     Revoke(Revoke),
+    Password(NewPassword),
 }
 
 /// Make a token, and print it: only its digest is kept
@@ -68,6 +71,16 @@ struct Revoke {
     id: String,
 }
 
+/// Read a password from standard input, and print a line for the password-file of a listener: only its hash is kept
+#[derive(Args)]
+#[command(after_help = "Examples:
+  portcullis admin password app@contoso.com >> /etc/portcullis/users
+  openssl rand -base64 18 | tee secret | portcullis admin password app@contoso.com")]
+struct NewPassword {
+    /// The name by which the client logs in
+    name: String,
+}
+
 #[derive(Args)]
 struct Place {
     /// The configuration of the server
@@ -101,7 +114,34 @@ impl AdminCommand {
             What::Token(command) => command.run(),
             What::List(command) => command.run(),
             What::Revoke(command) => command.run(),
+            What::Password(command) => command.run(),
         }
+    }
+}
+
+impl NewPassword {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        if self.name.is_empty()
+            || self.name.starts_with('#')
+            || self.name.contains(char::is_control)
+        {
+            bail!("{:?} is no name to log in by", printable(&self.name));
+        }
+        let stdin = std::io::stdin();
+        if stdin.is_terminal() {
+            output::tell("The password, and Enter (it is shown as you type): ");
+        }
+        let mut line = String::new();
+        stdin
+            .read_line(&mut line)
+            .context("the password cannot be read")?;
+        let password = line.trim_end_matches(['\r', '\n']);
+        if password.is_empty() || password.contains('\0') {
+            bail!("there is no password on the first line of standard input");
+        }
+        let hash = users::hash(password).map_err(anyhow::Error::msg)?;
+        output::result(&format!("{}:{hash}\n", self.name))?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 

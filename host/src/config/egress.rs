@@ -1,16 +1,19 @@
 //! How mail leaves for partners: addresses, name servers, connections.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::folders::default_state_folder;
-use super::problem::Key::Name;
+use super::next_hop::{Login, RawLogin};
+use super::problem::Key::{Name, Number};
 use super::problem::{Outcome, Wrong, wrong};
+use super::tenant::Tenant;
 use super::values::{self, CertificateFiles};
+use portcullis::{Host, host_name};
 
 /// How mail leaves for partners.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -35,6 +38,35 @@ pub(super) struct RawDelivery {
     #[serde(with = "values::networks")]
     #[cfg_attr(test, schemars(with = "super::schema::Networks"))]
     pub private_networks: Vec<IpNet>,
+    /// The socket of `tlsrpt-collectd`, which is told what became of TLS (RFC 8460).
+    pub tlsrpt_socket: Option<PathBuf>,
+    /// The domains and smart hosts towards which cipher suites are used that are no good ones any more.
+    pub legacy_ciphers: Vec<String>,
+    /// Where we log in, of the smart hosts that rules name.
+    #[serde(rename = "smart-host")]
+    pub smart_hosts: Vec<RawSmartHost>,
+}
+
+/// How a smart host is spoken with that rules name.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct RawSmartHost {
+    /// Its name or address as in the rules, with its port.
+    pub address: String,
+    /// Whether TLS begins with the first octet (RFC 8314 §3.3); by default at port 465.
+    pub implicit_tls: Option<bool>,
+    /// The name by which we log in.
+    pub username: Option<String>,
+    /// The file of the password.
+    pub password_file: Option<PathBuf>,
+    /// The name that its certificate must have; by default that of its address.
+    pub certificate_name: Option<String>,
+    /// The SHA-256 of certificates, of which it must show one.
+    #[serde(default)]
+    pub certificate_fingerprints: Vec<String>,
+    /// The tenants whose mail goes there by it; all by default.
+    pub tenants: Option<Vec<String>>,
 }
 
 impl Default for RawDelivery {
@@ -48,6 +80,9 @@ impl Default for RawDelivery {
             mta_sts_port: 443,
             state_directory: None,
             private_networks: Vec::new(),
+            tlsrpt_socket: None,
+            legacy_ciphers: Vec::new(),
+            smart_hosts: Vec::new(),
         }
     }
 }
@@ -69,13 +104,32 @@ pub struct Delivery {
     pub state_directory: Option<PathBuf>,
     /// Networks that mail is sent to although they belong to this machine or its link only.
     pub private_networks: Vec<IpNet>,
+    /// The socket of `tlsrpt-collectd`, which is told what became of TLS (RFC 8460).
+    pub tlsrpt_socket: Option<PathBuf>,
+    /// The domains and smart hosts towards which cipher suites are used that are no good ones any more, in lower case.
+    pub legacy_ciphers: Vec<String>,
+    /// How smart hosts are spoken with that rules name.
+    pub smart_hosts: Vec<SmartHost>,
     /// Whether nothing is connected to but public addresses: for those who may not look around in our networks.
     pub public_only: bool,
 }
 
+/// How a smart host is spoken with that rules name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SmartHost {
+    /// Which one.
+    pub address: portcullis::SmartHost,
+    /// Whether TLS begins with the first octet; absent if the port tells.
+    pub implicit_tls: Option<bool>,
+    /// How we log in there, if we do.
+    pub login: Option<Login>,
+    /// The tenants whose mail goes there by it; all if absent.
+    pub tenants: Option<Vec<String>>,
+}
+
 impl Default for Delivery {
     fn default() -> Self {
-        Delivery::of(RawDelivery::default(), None)
+        Delivery::of(RawDelivery::default(), None, Vec::new())
     }
 }
 
@@ -104,7 +158,22 @@ impl RawDelivery {
                 return wrong(at(key), "it must be at least 1");
             }
         }
-        Ok(Delivery::of(self, identity))
+        for (number, name) in self.legacy_ciphers.iter().enumerate() {
+            if host_name(name).is_none() && name.parse::<IpAddr>().is_err() {
+                let message = format!("{name:?} is neither a domain nor an address");
+                return wrong(
+                    [Name("delivery"), Name("legacy-ciphers"), Number(number)],
+                    message,
+                );
+            }
+        }
+        let mut smart_hosts = Vec::new();
+        for (number, host) in self.smart_hosts.iter().enumerate() {
+            let below = [Name("delivery"), Name("smart-host"), Number(number)];
+            let host = host.clone().check();
+            smart_hosts.push(host.map_err(|wrong| wrong.below(&below))?);
+        }
+        Ok(Delivery::of(self, identity, smart_hosts))
     }
 
     /// The folder of what outlives the process: the configured one, systemd's, or the user's.
@@ -114,7 +183,12 @@ impl RawDelivery {
 }
 
 impl Delivery {
-    fn of(raw: RawDelivery, identity: Option<CertificateFiles>) -> Self {
+    fn of(
+        raw: RawDelivery,
+        identity: Option<CertificateFiles>,
+        smart_hosts: Vec<SmartHost>,
+    ) -> Self {
+        let plain = |name: &String| host_name(name).unwrap_or_else(|| name.clone());
         Delivery {
             identity,
             source_addresses: raw.source_addresses,
@@ -123,6 +197,9 @@ impl Delivery {
             mta_sts_port: raw.mta_sts_port,
             state_directory: raw.state_directory,
             private_networks: raw.private_networks,
+            tlsrpt_socket: raw.tlsrpt_socket,
+            legacy_ciphers: raw.legacy_ciphers.iter().map(plain).collect(),
+            smart_hosts,
             public_only: false,
         }
     }
@@ -131,6 +208,83 @@ impl Delivery {
     pub fn state_folder(&self) -> Option<PathBuf> {
         self.state_directory.clone().or_else(default_state_folder)
     }
+}
+
+impl RawSmartHost {
+    /// Makes relative paths start at a folder.
+    pub(super) fn resolve(&mut self, folder: &Path) {
+        self.password_file
+            .iter_mut()
+            .for_each(|path| *path = folder.join(&*path));
+    }
+
+    fn check(self) -> Result<SmartHost, Wrong> {
+        let Some(address) = smart_host(&self.address) else {
+            let message = format!(
+                "{:?} is not a smart host such as \"smtp.contoso.com:465\"",
+                self.address
+            );
+            return wrong([Name("address")], message);
+        };
+        let login = RawLogin {
+            username: self.username,
+            password_file: self.password_file,
+            certificate_name: self.certificate_name,
+            certificate_fingerprints: self.certificate_fingerprints,
+        };
+        let login = login.check()?;
+        let is_nameless = |login: &Login| {
+            login.certificate_name.is_none() && login.certificate_fingerprints.is_empty()
+        };
+        if matches!(address.host, Host::Address(_)) && login.as_ref().is_some_and(is_nameless) {
+            let message = "a server without a name needs certificate-name or certificate-fingerprints, by which it proves that it may have the password";
+            return wrong([Name("username")], message);
+        }
+        Ok(SmartHost {
+            address,
+            implicit_tls: self.implicit_tls,
+            login,
+            tenants: self.tenants,
+        })
+    }
+}
+
+/// Reads `name`, `name:port`, `[address]` or `[address]:port`, as rules have it.
+fn smart_host(text: &str) -> Option<portcullis::SmartHost> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+            (host, Some(port.parse().ok().filter(|port| *port > 0)?))
+        }
+        _ => (text, None),
+    };
+    let host = match host.strip_prefix('[').and_then(|it| it.strip_suffix(']')) {
+        Some(address) => Host::Address(address.parse().ok()?),
+        None => Host::Name(host_name(host)?),
+    };
+    Some(portcullis::SmartHost { host, port })
+}
+
+/// Of smart hosts: tenants that are named are known, unless they may be in files of their own.
+pub(super) fn validate_smart_hosts(
+    hosts: &[SmartHost],
+    tenants: &[Tenant],
+    has_files: bool,
+) -> Outcome {
+    for (number, host) in hosts.iter().enumerate() {
+        for (place, name) in host.tenants.iter().flatten().enumerate() {
+            if !has_files && !tenants.iter().any(|known| known.name == *name) {
+                let at = [
+                    Name("delivery"),
+                    Name("smart-host"),
+                    Number(number),
+                    Name("tenants"),
+                    Number(place),
+                ];
+                return wrong(at, format!("there is no tenant {name:?}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Which addresses are used.

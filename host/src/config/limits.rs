@@ -35,6 +35,8 @@ pub struct Limits {
     pub sessions_per_address: usize,
     /// Received fields of a message; more are a loop (RFC 5321 §6.3).
     pub hops: usize,
+    /// Wrong passwords of one address, or for one name, in a quarter of an hour.
+    pub login_failures: u32,
 }
 
 impl Default for Limits {
@@ -48,6 +50,7 @@ impl Default for Limits {
             sessions: 2000,
             sessions_per_address: 100,
             hops: 50,
+            login_failures: 10,
         }
     }
 }

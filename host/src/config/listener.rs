@@ -1,12 +1,12 @@
 //! Listeners: where mail comes in, who may send it there, and where it goes.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::next_hop::{NextHop, RawNextHop, fingerprints};
 use super::problem::Key::{Name, Number};
 use super::problem::{Outcome, Wrong, wrong};
 use super::tenant::Tenant;
@@ -40,37 +40,18 @@ pub(super) struct RawListener {
     pub allow_untrusted_routing: bool,
     /// Whether names of clients' addresses are looked up; by default if the next hop is told them.
     pub client_names: Option<bool>,
+    /// The clients whose lines may end in LF, which becomes CRLF.
+    #[serde(default, with = "values::networks")]
+    #[cfg_attr(test, schemars(with = "super::schema::Networks"))]
+    pub normalize: Vec<IpNet>,
+    /// The clients that may use cipher suites which are no good ones any more.
+    #[serde(default, with = "values::networks")]
+    #[cfg_attr(test, schemars(with = "super::schema::Networks"))]
+    pub legacy_ciphers: Vec<IpNet>,
     /// Where accepted mail goes.
     pub next_hop: Option<RawNextHop>,
     /// Instead of a next hop: the organization's own servers send their mail to partners here.
     pub outbound: Option<RawOutbound>,
-}
-
-/// Where accepted mail goes.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(super) struct RawNextHop {
-    /// An SMTP server, `host:port`.
-    pub smtp: Option<String>,
-    /// An LMTP server (RFC 2033), `host:port` or `unix:/path`.
-    pub lmtp: Option<String>,
-    /// A Maildir.
-    pub maildir: Option<PathBuf>,
-    /// Whether to use STARTTLS where the server offers it.
-    #[serde(default = "yes")]
-    pub starttls: bool,
-    /// Whether to tell an SMTP server the client's address and name by XCLIENT.
-    #[serde(default)]
-    pub xclient: bool,
-    /// Whether to tell the server the client's address by the PROXY protocol, and in which version.
-    pub proxy_protocol: Option<u8>,
-    /// How many recipients one transaction may have towards this server; as many as there are by default.
-    pub recipients: Option<usize>,
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// Who may send to partners.
@@ -88,6 +69,8 @@ pub(super) struct RawOutbound {
     /// The SHA-256 of their certificates, in hexadecimal.
     #[serde(default)]
     pub certificate_fingerprints: Vec<String>,
+    /// The file of the names and passwords with which others log in.
+    pub password_file: Option<PathBuf>,
     /// Whose policy decides where the sender's domain is no tenant's: for notifications, whose sender is
     /// `<>`, and for mail that is passed on. Not needed where there is one tenant.
     pub tenant: Option<String>,
@@ -124,6 +107,10 @@ pub struct Listener {
     pub allow_untrusted_routing: bool,
     /// Whether names of clients' addresses are looked up; absent if the next hop decides.
     pub client_names: Option<bool>,
+    /// The clients whose lines may end in LF, which becomes CRLF.
+    pub normalize: Vec<IpNet>,
+    /// The clients that may use cipher suites which are no good ones any more.
+    pub legacy_ciphers: Vec<IpNet>,
     /// Where accepted mail goes.
     pub destination: Destination,
 }
@@ -137,52 +124,6 @@ pub enum Destination {
     Outbound(Outbound),
 }
 
-/// Where accepted mail goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NextHop {
-    /// To an SMTP server.
-    Smtp {
-        /// The server.
-        server: NextHopServer,
-        /// Whether to tell it the client's address and name by XCLIENT.
-        xclient: bool,
-    },
-    /// To an LMTP server (RFC 2033).
-    Lmtp {
-        /// The server.
-        server: NextHopServer,
-    },
-    /// To a Maildir.
-    Maildir {
-        /// Its folder.
-        folder: PathBuf,
-        /// How many recipients one transaction may have; as many as there are if absent.
-        recipients: Option<NonZeroUsize>,
-    },
-}
-
-/// A server that mail is handed over to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NextHopServer {
-    /// `host:port`; for LMTP, `unix:/path` as well.
-    pub address: String,
-    /// Whether to use STARTTLS where the server offers it.
-    pub starttls: bool,
-    /// Whether to tell the server the client's address by the PROXY protocol, and in which version.
-    pub proxy_protocol: Option<ProxyVersion>,
-    /// How many recipients one transaction may have; as many as there are if absent.
-    pub recipients: Option<NonZeroUsize>,
-}
-
-/// A version of the PROXY protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxyVersion {
-    /// The line of text.
-    V1,
-    /// The binary header.
-    V2,
-}
-
 /// Who may send to partners: the organization's own servers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outbound {
@@ -192,6 +133,8 @@ pub struct Outbound {
     pub certificate_names: Vec<String>,
     /// The digests of their certificates.
     pub certificate_fingerprints: Vec<Sha256>,
+    /// The file of the names and passwords with which others log in.
+    pub password_file: Option<PathBuf>,
     /// Whose policy decides where the sender's domain is no tenant's. Absent if there is one tenant.
     pub tenant: Option<String>,
 }
@@ -202,6 +145,11 @@ impl RawListener {
         if certificates.is_empty() && self.tls == TlsMode::Implicit {
             return wrong([Name("tls")], "\"implicit\" needs a certificate");
         }
+        let has_tls = !certificates.is_empty() && self.tls != TlsMode::None;
+        if !self.legacy_ciphers.is_empty() && !has_tls {
+            let message = "there is no TLS without certificate and key";
+            return wrong([Name("legacy-ciphers")], message);
+        }
         let destination = match (self.next_hop, self.outbound) {
             (Some(hop), None) => Destination::NextHop(
                 hop.check()
@@ -209,7 +157,7 @@ impl RawListener {
             ),
             (None, Some(outbound)) => Destination::Outbound(
                 outbound
-                    .check(!certificates.is_empty())
+                    .check(has_tls)
                     .map_err(|wrong| wrong.below(&[Name("outbound")]))?,
             ),
             (None, None) => return wrong([], "a listener needs next-hop or outbound"),
@@ -227,6 +175,8 @@ impl RawListener {
             proxy_protocol: self.proxy_protocol,
             allow_untrusted_routing: self.allow_untrusted_routing,
             client_names: self.client_names,
+            normalize: self.normalize,
+            legacy_ciphers: self.legacy_ciphers,
             destination,
         })
     }
@@ -260,10 +210,16 @@ impl RawOutbound {
     fn check(self, has_certificate: bool) -> Result<Outbound, Wrong> {
         let by_certificate =
             !self.certificate_names.is_empty() || !self.certificate_fingerprints.is_empty();
-        if self.clients.is_empty() && !by_certificate {
+        if self.clients.is_empty() && !by_certificate && self.password_file.is_none() {
             return wrong(
                 [],
-                "it needs clients, certificate-names or certificate-fingerprints: it would relay for anybody",
+                "it needs clients, certificate-names, certificate-fingerprints or password-file: it would relay for anybody",
+            );
+        }
+        if self.password_file.is_some() && !has_certificate {
+            return wrong(
+                [Name("password-file")],
+                "clients log in over TLS only, which needs certificate and key",
             );
         }
         if by_certificate && !has_certificate {
@@ -278,71 +234,13 @@ impl RawOutbound {
                 return wrong([Name("certificate-names"), Number(number)], message);
             }
         }
-        let mut certificate_fingerprints = Vec::new();
-        for (number, text) in self.certificate_fingerprints.iter().enumerate() {
-            // That of nothing stands for a certificate that proves nothing.
-            let digest = Sha256::parse(text).filter(|digest| *digest != Sha256::default());
-            let Some(digest) = digest else {
-                let message = format!("{text:?} is not a SHA-256 in hexadecimal");
-                return wrong([Name("certificate-fingerprints"), Number(number)], message);
-            };
-            certificate_fingerprints.push(digest);
-        }
+        let certificate_fingerprints = fingerprints(&self.certificate_fingerprints)?;
         Ok(Outbound {
             clients: self.clients,
             certificate_names: self.certificate_names,
             certificate_fingerprints,
+            password_file: self.password_file,
             tenant: self.tenant,
-        })
-    }
-}
-
-impl RawNextHop {
-    fn check(self) -> Result<NextHop, Wrong> {
-        enum Kind {
-            Smtp(String),
-            Lmtp(String),
-            Maildir(PathBuf),
-        }
-        let kind = match (self.smtp, self.lmtp, self.maildir) {
-            (Some(smtp), None, None) => Kind::Smtp(smtp),
-            (None, Some(lmtp), None) => Kind::Lmtp(lmtp),
-            (None, None, Some(maildir)) => Kind::Maildir(maildir),
-            _ => return wrong([], "it needs exactly one of smtp, lmtp and maildir"),
-        };
-        if self.xclient && !matches!(kind, Kind::Smtp(_)) {
-            return wrong([Name("xclient")], "it is for an smtp next hop");
-        }
-        if self.proxy_protocol.is_some() && matches!(kind, Kind::Maildir(_)) {
-            let message = "it is for an smtp or lmtp next hop";
-            return wrong([Name("proxy-protocol")], message);
-        }
-        let proxy_protocol = match self.proxy_protocol {
-            None => None,
-            Some(1) => Some(ProxyVersion::V1),
-            Some(2) => Some(ProxyVersion::V2),
-            Some(_) => return wrong([Name("proxy-protocol")], "the version is 1 or 2"),
-        };
-        let recipients = match self.recipients.map(NonZeroUsize::new) {
-            Some(None) => return wrong([Name("recipients")], "it must be at least 1"),
-            Some(some) => some,
-            None => None,
-        };
-        let server = |address| NextHopServer {
-            address,
-            starttls: self.starttls,
-            proxy_protocol,
-            recipients,
-        };
-        Ok(match kind {
-            Kind::Smtp(address) => NextHop::Smtp {
-                server: server(address),
-                xclient: self.xclient,
-            },
-            Kind::Lmtp(address) => NextHop::Lmtp {
-                server: server(address),
-            },
-            Kind::Maildir(folder) => NextHop::Maildir { folder, recipients },
         })
     }
 }
@@ -355,17 +253,6 @@ impl Listener {
             Destination::NextHop(NextHop::Smtp { xclient: true, .. })
         );
         self.client_names.unwrap_or(told)
-    }
-}
-
-impl NextHop {
-    /// How many recipients one transaction may have.
-    pub fn recipients(&self) -> usize {
-        let limit = match self {
-            NextHop::Smtp { server, .. } | NextHop::Lmtp { server } => server.recipients,
-            NextHop::Maildir { recipients, .. } => *recipients,
-        };
-        limit.map_or(usize::MAX, NonZeroUsize::get)
     }
 }
 

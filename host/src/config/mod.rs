@@ -12,6 +12,7 @@ mod frontend;
 mod limits;
 mod listener;
 mod log;
+mod next_hop;
 mod problem;
 mod raw;
 #[cfg(test)]
@@ -24,15 +25,14 @@ mod values;
 use std::path::{Path, PathBuf};
 
 pub use self::admin::{Admin, Alerts, Validation};
-pub use self::egress::{AddressFamily, Connections, Delivery, Dns};
+pub use self::egress::{AddressFamily, Connections, Delivery, Dns, SmartHost};
 pub use self::error::ConfigError;
 pub use self::folders::default_cache_folder;
 pub use self::frontend::{Frontend, KnownFiles, Protocol};
 pub use self::limits::{Limits, Sandbox, Timeouts};
-pub use self::listener::{
-    Destination, Listener, NextHop, NextHopServer, Outbound, ProxyVersion, TlsMode,
-};
+pub use self::listener::{Destination, Listener, Outbound, TlsMode};
 pub use self::log::{Clients, Decisions, Log, Mailboxes, Metrics};
+pub use self::next_hop::{Login, NextHop, NextHopServer, ProxyVersion};
 pub use self::problem::Problem;
 pub use self::tenant::{Tenant, TenantError};
 pub use self::trust::{Authority, Trust};
@@ -159,16 +159,24 @@ impl Config {
                 checked.map_err(|wrong| wrong.below(&below))
             })
             .collect::<Result<_, _>>()?;
-        tenant::validate(&raw.tenants)?;
+        let tenants = raw.tenants.into_iter().enumerate();
+        let tenants: Vec<Tenant> = tenants
+            .map(|(number, tenant)| {
+                let below = [Name("tenant"), Number(number)];
+                tenant.check().map_err(|wrong| wrong.below(&below))
+            })
+            .collect::<Result<_, _>>()?;
+        tenant::validate(&tenants)?;
         let folder = raw.tenant_files.as_deref().map(tenant::folder_of);
         if folder == Some(None) {
             return wrong([Name("tenants")], "it is to be like \"tenants.d/*.toml\"");
         }
         let delivery = raw.delivery.check()?;
         raw.connections.validate()?;
-        raw.trust.validate(&raw.tenants, folder.is_some())?;
-        listener::validate_senders(&listeners, &raw.tenants, folder.is_some())?;
-        frontend::validate_tenants(&frontends, &raw.tenants, folder.is_some())?;
+        raw.trust.validate(&tenants, folder.is_some())?;
+        egress::validate_smart_hosts(&delivery.smart_hosts, &tenants, folder.is_some())?;
+        listener::validate_senders(&listeners, &tenants, folder.is_some())?;
+        frontend::validate_tenants(&frontends, &tenants, folder.is_some())?;
         frontend::validate_relays(&frontends, &listeners)?;
         raw.sandbox.validate()?;
         raw.limits.validate()?;
@@ -183,7 +191,7 @@ impl Config {
             hostname,
             listeners,
             frontends,
-            tenants: raw.tenants,
+            tenants,
             lacks_tenants: false,
             tenant_folder: folder.flatten().map(ToOwned::to_owned),
             limits: raw.limits,
@@ -266,6 +274,8 @@ mod tests {
         let server = |address: &str| NextHopServer {
             address: address.into(),
             starttls: true,
+            implicit_tls: None,
+            login: None,
             proxy_protocol: None,
             recipients: None,
         };

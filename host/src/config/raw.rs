@@ -12,7 +12,7 @@ use super::limits::{Limits, Sandbox, Timeouts};
 use super::listener::RawListener;
 use super::log::{Decisions, Log, Metrics};
 use super::problem::Problem;
-use super::tenant::Tenant;
+use super::tenant::RawTenant;
 use super::trust::Trust;
 
 /// A configuration file.
@@ -30,7 +30,7 @@ pub(super) struct RawConfig {
     pub frontends: Vec<RawFrontend>,
     /// Whose mail is taken.
     #[serde(rename = "tenant", default)]
-    pub tenants: Vec<Tenant>,
+    pub tenants: Vec<RawTenant>,
     /// Files of further tenants, one in each: `tenants.d/*.toml`.
     #[serde(rename = "tenants", skip_serializing_if = "Option::is_none")]
     pub tenant_files: Option<PathBuf>,
@@ -89,18 +89,23 @@ impl RawConfig {
             listener.certificate.iter_mut().for_each(absolute);
             listener.key.iter_mut().for_each(absolute);
             if let Some(hop) = &mut listener.next_hop {
-                hop.maildir.iter_mut().for_each(absolute);
+                hop.resolve(folder);
+            }
+            if let Some(outbound) = &mut listener.outbound {
+                outbound.password_file.iter_mut().for_each(absolute);
             }
         }
         self.delivery.certificate.iter_mut().for_each(absolute);
         self.delivery.key.iter_mut().for_each(absolute);
         self.delivery.state_directory.iter_mut().for_each(absolute);
         self.dns.trust_anchor.iter_mut().for_each(absolute);
-        self.tenants
-            .iter_mut()
-            .flat_map(|tenant| [Some(&mut tenant.policy), tenant.tests.as_mut()])
-            .flatten()
-            .for_each(absolute);
+        self.delivery.tlsrpt_socket.iter_mut().for_each(absolute);
+        for host in &mut self.delivery.smart_hosts {
+            host.resolve(folder);
+        }
+        for tenant in &mut self.tenants {
+            tenant.resolve(folder);
+        }
         self.tenant_files.iter_mut().for_each(absolute);
         let trust = &mut self.trust;
         trust

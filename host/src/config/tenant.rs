@@ -6,14 +6,53 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::ConfigError;
+use super::next_hop::{NextHop, RawNextHop};
 use super::problem::Key::{Name, Number};
 use super::problem::{Outcome, Problem, Wrong, wrong};
 use portcullis::{TenantSource, normal_domain};
 
-/// An organization.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+/// An organization, as it is written.
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) struct RawTenant {
+    /// The name, for logs and metrics.
+    pub name: String,
+    /// The recipient domains, exact or `*.domain` for the domain and all below it.
+    pub domains: Vec<String>,
+    /// The rules document (.json) or component (.wasm).
+    pub policy: PathBuf,
+    /// Cases that it must pass before it is taken, as those of a rules document's `tests`.
+    pub tests: Option<PathBuf>,
+    /// Where its accepted mail goes, if not where the listener says.
+    pub next_hop: Option<RawNextHop>,
+}
+
+impl RawTenant {
+    /// Makes relative paths start at a folder.
+    pub fn resolve(&mut self, folder: &Path) {
+        self.policy = folder.join(&self.policy);
+        self.tests
+            .iter_mut()
+            .for_each(|path| *path = folder.join(&*path));
+        self.next_hop.iter_mut().for_each(|hop| hop.resolve(folder));
+    }
+
+    pub fn check(self) -> Result<Tenant, Wrong> {
+        let next_hop = self.next_hop.map(RawNextHop::check).transpose();
+        Ok(Tenant {
+            name: self.name,
+            domains: self.domains,
+            policy: self.policy,
+            tests: self.tests,
+            next_hop: next_hop.map_err(|wrong| wrong.below(&[Name("next-hop")]))?,
+            file: None,
+        })
+    }
+}
+
+/// An organization.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tenant {
     /// The name, for logs and metrics.
     pub name: String,
@@ -23,8 +62,9 @@ pub struct Tenant {
     pub policy: PathBuf,
     /// Cases that it must pass before it is taken, as those of a rules document's `tests`.
     pub tests: Option<PathBuf>,
+    /// Where its accepted mail goes, if not where the listener says.
+    pub next_hop: Option<NextHop>,
     /// The file that it is in, if that is not the configuration itself.
-    #[serde(skip)]
     pub file: Option<PathBuf>,
 }
 
@@ -48,6 +88,7 @@ struct TenantFile {
     domains: Vec<String>,
     policy: PathBuf,
     tests: Option<PathBuf>,
+    next_hop: Option<RawNextHop>,
 }
 
 /// Names and domains belong to one tenant each.
@@ -200,12 +241,18 @@ fn read(path: &Path) -> Result<(Tenant, String), ConfigError> {
     })?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let tenant = Tenant {
+    let mut tenant = RawTenant {
         name: parsed.name.unwrap_or_else(|| stem.into_owned()),
         domains: parsed.domains,
-        policy: folder.join(parsed.policy),
-        tests: parsed.tests.map(|tests| folder.join(tests)),
-        file: Some(path.to_owned()),
+        policy: parsed.policy,
+        tests: parsed.tests,
+        next_hop: parsed.next_hop,
     };
-    Ok((tenant, text))
+    tenant.resolve(folder);
+    let tenant = tenant.check().map_err(|wrong| ConfigError::Wrong {
+        path: path.to_owned(),
+        problem: Box::new(Problem::of_value(&text, wrong)),
+    })?;
+    let file = Some(path.to_owned());
+    Ok((Tenant { file, ..tenant }, text))
 }

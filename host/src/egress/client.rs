@@ -5,19 +5,22 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use crate::config;
+use crate::egress::credentials::{Credentials, PasswordError};
 use crate::smtp::address::{Address, ReversePath};
-use crate::smtp::command::{Body, MailParameters};
+use crate::smtp::command::{Body, MailParameters, RcptParameters};
 use crate::smtp::connection::{Connection, Stream};
 use crate::smtp::data::DataEncoder;
 use crate::smtp::reply::{Capabilities, Reply, SizeLimit};
+use crate::smtp::sasl::{self, Exchange, Mechanism, SaslError};
+use crate::smtp::tls::{Connector, TlsSession};
 
 /// Content that is gathered before it is written.
 const WRITE_SIZE: usize = 32 << 10;
@@ -33,7 +36,16 @@ pub struct Sender<'a> {
     pub parameters: &'a MailParameters,
     /// The recipient that will be added first: where the server takes commands ahead of its replies
     /// (RFC 2920), both go in one packet.
-    pub first: &'a Address,
+    pub first: Recipient<'a>,
+}
+
+/// A recipient of the envelope.
+#[derive(Clone, Copy)]
+pub struct Recipient<'a> {
+    /// The forward path.
+    pub to: &'a Address,
+    /// Its parameters.
+    pub parameters: &'a RcptParameters,
 }
 
 /// The server cannot be spoken with.
@@ -122,6 +134,8 @@ impl ClientError {
 pub const HANDSHAKE: &str = "TLS handshake";
 /// The name of the step of asking for TLS, which is its command as well.
 const START_TLS: &str = "STARTTLS";
+/// The name of the step of logging in.
+const AUTH: &str = "AUTH";
 /// The name of the step of ending a message.
 const END_OF_DATA: &str = "end of data";
 /// The name of the step of connecting.
@@ -198,6 +212,42 @@ impl Finished {
             }),
         }
     }
+}
+
+/// Why we are not let in at a server.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LoginError {
+    /// Nobody who listens may hear the password.
+    #[error("there is no TLS, without which no password is sent")]
+    NoTls,
+    /// The password cannot be had.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    /// The server is not proven to be the one that may have the password.
+    #[error("no password is sent to it: {0}")]
+    Unproven(String),
+    /// The server offers nothing that we know.
+    #[error("it offers none of SCRAM-SHA-256-PLUS, SCRAM-SHA-256, PLAIN and LOGIN, but {}", offer(.0))]
+    NoMechanism(Vec<String>),
+    /// The server says no. Its text is without what we have sent.
+    #[error("it refuses the name or the password ({mechanism}): {code} {text}", mechanism = .0.name(), code = .1, text = .2)]
+    Refused(Mechanism, u16, String),
+    /// What the server says makes no sense.
+    #[error("{mechanism}: {0}", mechanism = .1.name())]
+    Sasl(SaslError, Mechanism),
+    /// The connection failed.
+    #[error("{0}")]
+    Lost(Box<ClientError>),
+}
+
+/// The mechanisms that a server offers, as far as they are worth reading.
+fn offer(mechanisms: &[String]) -> String {
+    if mechanisms.is_empty() {
+        return "no AUTH at all".into();
+    }
+    let shown = mechanisms.iter().take(10);
+    let shown: Vec<String> = shown.map(|it| it.chars().take(30).collect()).collect();
+    shown.join(" ")
 }
 
 /// What came of asking for TLS.
@@ -288,7 +338,7 @@ impl SmtpClient {
     /// Begins TLS, and says hello anew. After a failure the session is not usable.
     pub async fn start_tls(
         &mut self,
-        connector: &TlsConnector,
+        connector: &Connector,
         name: ServerName<'static>,
     ) -> Result<StartTls, ClientError> {
         let reply = self.command(START_TLS, START_TLS).await?;
@@ -300,19 +350,88 @@ impl SmtpClient {
             let error = io::Error::other("plaintext stands behind the reply to STARTTLS");
             return Err(self.broken(START_TLS, error));
         }
-        let handshake = self.connection.connect_tls(connector, name);
-        match timeout(self.client_config.timeouts.handshake, handshake).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(self.broken(HANDSHAKE, error)),
-            Err(_) => return Err(self.broken(HANDSHAKE, Cause::TimedOut)),
-        }
+        self.shake_hands(connector, name).await?;
         self.hello().await?;
         Ok(StartTls::Encrypted)
     }
 
+    /// Begins TLS before anything is said (RFC 8314 §3.3), or after the server has said that it may begin.
+    pub async fn shake_hands(
+        &mut self,
+        connector: &Connector,
+        name: ServerName<'static>,
+    ) -> Result<(), ClientError> {
+        let flushing = self.connection.flush();
+        if let Err(error) = flushing.await {
+            return Err(self.broken(HANDSHAKE, error));
+        }
+        let handshake = self.connection.connect_tls(connector, name);
+        match timeout(self.client_config.timeouts.handshake, handshake).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(self.broken(HANDSHAKE, error)),
+            Err(_) => Err(self.broken(HANDSHAKE, Cause::TimedOut)),
+        }
+    }
+
+    /// Logs in (RFC 4954). Who may have the password is for the caller to know.
+    ///
+    /// # Errors
+    /// Why we are not let in; the session is not usable then.
+    pub async fn log_in(&mut self, credentials: &Credentials) -> Result<Mechanism, LoginError> {
+        let logged_in = self.try_log_in(credentials).await;
+        self.usable &= logged_in.is_ok();
+        logged_in
+    }
+
+    async fn try_log_in(&mut self, credentials: &Credentials) -> Result<Mechanism, LoginError> {
+        let Some(session) = self.tls_session() else {
+            return Err(LoginError::NoTls);
+        };
+        let binding = session.channel_binding();
+        let offered = &self.capabilities.auth;
+        let mechanism = Mechanism::best_of(offered, binding.is_some())
+            .ok_or_else(|| LoginError::NoMechanism(offered.clone()))?;
+        let sasl = |error| LoginError::Sasl(error, mechanism);
+        let Credentials { username, password } = credentials;
+        let exchange = Exchange::new(mechanism, username, password.reveal(), binding.as_ref());
+        let mut exchange = exchange.map_err(sasl)?;
+        let mut said = vec![username.clone(), password.reveal().to_owned()];
+        said.extend([
+            sasl::encode(username.as_bytes()),
+            sasl::encode(password.reveal().as_bytes()),
+        ]);
+        let mut line = format!("AUTH {}", mechanism.name());
+        if let Some(initial) = exchange.initial() {
+            let initial = sasl::encode_initial(&initial);
+            line.push(' ');
+            line.push_str(&initial);
+            said.push(initial);
+        }
+        loop {
+            let reply = self.command(AUTH, &line).await;
+            let reply = reply.map_err(|failure| LoginError::Lost(Box::new(failure)))?;
+            if reply.is_positive() {
+                exchange.finish().map_err(sasl)?;
+                return Ok(mechanism);
+            }
+            if reply.code() != 334 {
+                let text = without(&reply, &said);
+                return Err(LoginError::Refused(mechanism, reply.code(), text));
+            }
+            let challenge = sasl::decode(reply.text().trim()).unwrap_or_default();
+            line = sasl::encode(&exchange.respond(&challenge).map_err(sasl)?);
+            said.push(line.clone());
+        }
+    }
+
     /// The TLS session, once there is one.
-    pub fn tls_session(&self) -> Option<&rustls::ClientConnection> {
-        self.connection.client_tls_session()
+    pub fn tls_session(&self) -> Option<TlsSession<'_>> {
+        self.connection.tls_session()
+    }
+
+    /// Our own address of the connection.
+    pub fn local_address(&self) -> Option<IpAddr> {
+        self.connection.local_address()
     }
 
     /// The server, for the log.
@@ -341,12 +460,8 @@ impl SmtpClient {
         self.recipients.clear();
         let mut line = format!("MAIL FROM:<{}>", sender.from.as_str());
         let parameters = sender.parameters;
-        if parameters.body == Body::EightBitMime {
-            if !self.capabilities.eight_bit_mime {
-                // RFC 6152 §3: what cannot be passed on as it is must be refused.
-                let text = "the next hop does not take 8-bit messages";
-                return Err(MailError::Refused(Reply::new(554, (5, 6, 3), text)));
-            }
+        // RFC 6152 §3: whoever sends the message sees to it that it has seven bits where the server wants them.
+        if parameters.body == Body::EightBitMime && self.capabilities.eight_bit_mime {
             line.push_str(" BODY=8BITMIME");
         }
         if parameters.smtputf8 {
@@ -356,6 +471,22 @@ impl SmtpClient {
             }
             line.push_str(" SMTPUTF8");
         }
+        if parameters.require_tls {
+            // RFC 8689 §4.2.1.
+            if !self.capabilities.require_tls || self.tls_session().is_none() {
+                let text = "the message requires TLS all the way (REQUIRETLS), and the next server does not support that";
+                return Err(MailError::Refused(Reply::new(550, (5, 7, 30), text)));
+            }
+            line.push_str(" REQUIRETLS");
+        }
+        if self.capabilities.dsn {
+            if let Some(ret) = parameters.ret {
+                line.push_str(&format!(" RET={ret}"));
+            }
+            if let Some(id) = &parameters.envelope_id {
+                line.push_str(&format!(" ENVID={id}"));
+            }
+        }
         if let Some(size) = parameters.size
             && self.capabilities.size != SizeLimit::NotOffered
         {
@@ -363,8 +494,8 @@ impl SmtpClient {
         }
         if self.capabilities.pipelining {
             line.push_str("\r\n");
-            line.push_str(&rcpt_line(sender.first));
-            self.pipelined = Some(sender.first.as_str().into());
+            line.push_str(&self.rcpt_line(sender.first));
+            self.pipelined = Some(sender.first.to.as_str().into());
         }
         let reply = self.command("MAIL", &line).await.map_err(MailError::Lost)?;
         if reply.is_positive() {
@@ -380,7 +511,8 @@ impl SmtpClient {
     }
 
     /// Adds a recipient.
-    pub async fn rcpt(&mut self, to: &Address) -> Reply {
+    pub async fn rcpt(&mut self, recipient: Recipient<'_>) -> Reply {
+        let to = recipient.to;
         let reply = match self.pipelined.take() {
             Some(named) if named == to.as_str() => {
                 self.expect_reply("RCPT", self.client_config.timeouts.reply)
@@ -391,7 +523,7 @@ impl SmtpClient {
                 let cause = io::Error::other("another recipient was named ahead");
                 Err(self.broken("RCPT", cause))
             }
-            None => self.command("RCPT", &rcpt_line(to)).await,
+            None => self.command("RCPT", &self.rcpt_line(recipient)).await,
         };
         match reply {
             Ok(reply) => {
@@ -522,6 +654,20 @@ impl SmtpClient {
         }
     }
 
+    /// A recipient with those parameters that the server knows.
+    fn rcpt_line(&self, recipient: Recipient<'_>) -> String {
+        let mut line = format!("RCPT TO:<{}>", recipient.to);
+        if self.capabilities.dsn {
+            if let Some(notify) = recipient.parameters.notify {
+                line.push_str(&format!(" NOTIFY={notify}"));
+            }
+            if let Some(original) = &recipient.parameters.original_recipient {
+                line.push_str(&format!(" ORCPT={original}"));
+            }
+        }
+        line
+    }
+
     /// Says a command line, and gives the reply.
     pub async fn command(&mut self, step: &'static str, line: &str) -> Result<Reply, ClientError> {
         self.command_within(step, line, self.client_config.timeouts.reply)
@@ -604,8 +750,16 @@ impl SmtpClient {
     }
 }
 
-fn rcpt_line(to: &Address) -> String {
-    format!("RCPT TO:<{to}>")
+/// The text of a reply, unless it repeats what it was told.
+fn without(reply: &Reply, said: &[String]) -> String {
+    let text = reply.one_line();
+    let repeats = said.iter().any(|said| text.contains(said.as_str()));
+    match (repeats, reply.enhanced()) {
+        (false, Some(enhanced)) => format!("{enhanced} {text}"),
+        (false, None) => text,
+        (true, Some(enhanced)) => enhanced.to_string(),
+        (true, None) => "it repeats what it was told".into(),
+    }
 }
 
 /// The server's reply as our own. 421 would end our session too, and 3yz belongs to no one.

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 
 use crate::egress::client::Sender;
 use crate::egress::next_hop::{Client, Delivery, Extensions, NextHop};
+use crate::egress::next_hops::NextHops;
 use crate::egress::partner::{Outbound, PartnerPath};
 use crate::egress::relay_clients::RelayClients;
 use crate::smtp::address::Address;
@@ -16,7 +17,12 @@ use portcullis::{Direction, Verdict};
 /// Where the mail of a listener leaves.
 pub enum Egress {
     /// Mail from partners goes to the next hop.
-    NextHop(Arc<NextHop>),
+    NextHop {
+        /// That of tenants which have none of their own.
+        default: Arc<NextHop>,
+        /// Those that tenants have of their own.
+        of_tenants: Arc<NextHops>,
+    },
     /// Mail from the organization goes to partners.
     Partners {
         /// Who may send. A reload of the configuration replaces it.
@@ -47,7 +53,7 @@ impl EgressPath {
     /// What two paths of one listener have in common if and only if they are the same.
     pub fn key(&self) -> &str {
         match self {
-            EgressPath::NextHop(_) => "",
+            EgressPath::NextHop(next_hop) => next_hop.key(),
             EgressPath::Partner(_, path) => path.key(),
         }
     }
@@ -60,6 +66,14 @@ impl EgressPath {
                 format!("{}\0{to}", self.key()).into()
             }
             _ => self.key().into(),
+        }
+    }
+
+    /// How many recipients one transaction may have that go this way.
+    pub fn recipients(&self) -> usize {
+        match self {
+            EgressPath::NextHop(next_hop) => next_hop.recipients(),
+            EgressPath::Partner(..) => usize::MAX,
         }
     }
 
@@ -87,12 +101,13 @@ impl Egress {
     /// The direction of the mail, as policies see it.
     pub fn direction(&self) -> Direction {
         match self {
-            Egress::NextHop(_) => Direction::Inbound,
+            Egress::NextHop { .. } => Direction::Inbound,
             Egress::Partners { .. } => Direction::Outbound,
         }
     }
 
-    /// The path that a verdict of a tenant's policy demands for a recipient's mail.
+    /// The path that a verdict of a tenant's policy demands for a recipient's mail; `requires_tls` is what its sender
+    /// demands beside (RFC 8689).
     ///
     /// # Errors
     /// Why there is none.
@@ -101,15 +116,23 @@ impl Egress {
         verdict: Verdict,
         tenant: &Arc<str>,
         to: &Address,
+        requires_tls: bool,
     ) -> Result<EgressPath, NoPath> {
         match (self, verdict) {
-            (Egress::NextHop(next_hop), Verdict::Accept(_)) => {
-                Ok(EgressPath::NextHop(next_hop.clone()))
+            (
+                Egress::NextHop {
+                    default,
+                    of_tenants,
+                },
+                Verdict::Accept(_),
+            ) => {
+                let own = of_tenants.of(tenant);
+                Ok(EgressPath::NextHop(own.unwrap_or_else(|| default.clone())))
             }
             (Egress::Partners { outbound, .. }, Verdict::Deliver(delivery)) => {
                 let path = to.domain().and_then(|to| PartnerPath::new(delivery, to));
                 let path = path.ok_or(NoPath::Domain)?;
-                let path = Box::new(path.of_tenant(tenant));
+                let path = Box::new(path.of_tenant(tenant).requiring_tls(requires_tls));
                 Ok(EgressPath::Partner(outbound.clone(), path))
             }
             _ => Err(NoPath::Direction),
@@ -120,7 +143,10 @@ impl Egress {
     /// before RCPT.
     pub fn extensions(&self) -> Extensions {
         match self {
-            Egress::NextHop(next_hop) => next_hop.extensions(),
+            Egress::NextHop {
+                default,
+                of_tenants,
+            } => of_tenants.extensions(default),
             Egress::Partners { .. } => Extensions::ALL,
         }
     }
@@ -128,16 +154,14 @@ impl Egress {
     /// Whether the server that gets the mail is told the client's address and ours.
     pub fn forwards_client(&self) -> bool {
         match self {
-            Egress::NextHop(next_hop) => next_hop.forwards_client(),
+            Egress::NextHop {
+                default,
+                of_tenants,
+            } => {
+                let forwards = |hop: &Arc<NextHop>| hop.forwards_client();
+                forwards(default) || of_tenants.all().iter().any(forwards)
+            }
             Egress::Partners { .. } => false,
-        }
-    }
-
-    /// How many recipients one transaction may have.
-    pub fn recipients(&self) -> usize {
-        match self {
-            Egress::NextHop(next_hop) => next_hop.recipients(),
-            Egress::Partners { .. } => usize::MAX,
         }
     }
 }

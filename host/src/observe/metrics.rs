@@ -109,6 +109,8 @@ pub struct Metrics {
     sessions_open: Gauge,
     connection_rejected: Family<Outcome, Counter>,
     frontend_failures: Counter,
+    logins: Family<Outcome, Counter>,
+    tls_reports: Family<Outcome, Counter>,
 }
 
 impl Default for Metrics {
@@ -129,6 +131,8 @@ impl Default for Metrics {
             sessions: Counter::default(),
             sessions_open: Gauge::default(),
             connection_rejected: Family::default(),
+            logins: Family::default(),
+            tls_reports: Family::default(),
         };
         metrics.register();
         metrics
@@ -180,6 +184,11 @@ impl Metrics {
         let failures = self.frontend_failures.clone();
         let help = "Conversations with mail servers that ended in an error";
         registry.register("frontend_failures", help, failures);
+        let help = "Attempts of clients to log in";
+        registry.register("logins", help, self.logins.clone());
+        let help =
+            "Reports of what became of TLS towards a domain, by whether the collector took them";
+        registry.register("tls_reports", help, self.tls_reports.clone());
         let lost = super::writer::lost_lines();
         registry.register("log_lines_lost", "Log lines that were not written", lost);
     }
@@ -312,6 +321,17 @@ impl Metrics {
         self.connection_rejected
             .get_or_create(&Outcome { outcome })
             .inc();
+    }
+
+    /// A client has tried to log in: `accepted`, `refused`, `limited` or `unavailable`.
+    pub fn login(&self, outcome: &'static str) {
+        self.logins.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// What became of TLS towards a domain was told to the collector of reports (RFC 8460), or was not.
+    pub fn tls_report(&self, is_told: bool) {
+        let outcome = if is_told { "told" } else { "lost" };
+        self.tls_reports.get_or_create(&Outcome { outcome }).inc();
     }
 
     /// A mail server that asks could not be answered.

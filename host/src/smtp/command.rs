@@ -1,5 +1,6 @@
-//! SMTP commands: RFC 5321 §4.1, STARTTLS (RFC 3207), BDAT (RFC 3030 §2) and the MAIL parameters
-//! SIZE (RFC 1870), BODY (RFC 6152) and SMTPUTF8 (RFC 6531).
+//! SMTP commands: RFC 5321 §4.1, STARTTLS (RFC 3207), AUTH (RFC 4954), BDAT (RFC 3030 §2), the MAIL parameters
+//! SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), AUTH (RFC 4954 §5) and REQUIRETLS (RFC 8689), and those of
+//! DSN (RFC 3461) for MAIL and RCPT.
 //!
 //! The grammar is strict. Laxer than RFC 5321 §4.1.2 are only spaces before the path of MAIL and
 //! RCPT, which senders in the field write and other servers take, and spaces at the end of the
@@ -10,6 +11,7 @@ use thiserror::Error;
 use crate::smtp::address::{
     Address, AddressError, ReversePath, find_unquoted, is_domain, is_utf8_text,
 };
+use crate::smtp::notify::{self, Notify, Return};
 use crate::smtp::reply::{Reply, parse_size};
 
 const MAX_GREETING_NAME: usize = 255;
@@ -34,6 +36,15 @@ pub enum Command {
     Rcpt {
         /// The forward path without its source route.
         to: Address,
+        /// The ESMTP parameters.
+        parameters: RcptParameters,
+    },
+    /// `AUTH`.
+    Auth {
+        /// The mechanism's name in upper case.
+        mechanism: String,
+        /// The initial response as it came, in base64.
+        initial: Option<String>,
     },
     /// `DATA`.
     Data,
@@ -59,7 +70,7 @@ pub enum Command {
 }
 
 /// The ESMTP parameters of MAIL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MailParameters {
     /// The size the client declares; `u64::MAX` for a larger number.
     pub size: Option<u64>,
@@ -67,6 +78,23 @@ pub struct MailParameters {
     pub body: Body,
     /// Whether the message or its envelope has UTF-8 in it.
     pub smtputf8: bool,
+    /// Whether the message may go over verified TLS only, all the way (RFC 8689 §3).
+    pub require_tls: bool,
+    /// Whether AUTH is there (RFC 4954 §5). Whom it names is nobody's who is not trusted for it, so it goes no further.
+    pub auth: bool,
+    /// How much of the message a notification brings back (RFC 3461 §4.3).
+    pub ret: Option<Return>,
+    /// By what the sender knows the envelope, as xtext (RFC 3461 §4.4).
+    pub envelope_id: Option<String>,
+}
+
+/// The ESMTP parameters of RCPT, which are those of DSN (RFC 3461).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RcptParameters {
+    /// Of what the sender wants to be told; absent if he has not said.
+    pub notify: Option<Notify>,
+    /// Whom the message was sent to first, as `type;xtext` (RFC 3461 §4.2).
+    pub original_recipient: Option<String>,
 }
 
 /// The BODY parameter (RFC 6152 §3).
@@ -151,6 +179,7 @@ impl Command {
             (b"HELO", name) => Ok(Self::Helo(greeting_name(name, "HELO name")?)),
             (b"MAIL", argument) => parse_mail(argument.unwrap_or_default()),
             (b"RCPT", argument) => parse_rcpt(argument.unwrap_or_default()),
+            (b"AUTH", argument) => parse_auth(argument.unwrap_or_default()),
             (b"STARTTLS", None) => Ok(Self::StartTls),
             (b"DATA", None) => Ok(Self::Data),
             (b"RSET", None) => Ok(Self::Rset),
@@ -239,16 +268,31 @@ fn parse_mail(argument: &str) -> Result<Command, CommandError> {
     Ok(Command::Mail { from, parameters })
 }
 
-/// RFC 5321 §4.1.1.3. No parameter of RCPT is offered.
+/// RFC 5321 §4.1.1.3.
 fn parse_rcpt(argument: &str) -> Result<Command, CommandError> {
-    let syntax = CommandError::Syntax("RCPT TO:<address>");
+    let syntax = CommandError::Syntax("RCPT TO:<address> [parameters]");
     let (path, rest) = split_path(argument, "TO:").ok_or(syntax.clone())?;
     let mailbox = mailbox(path).ok_or(syntax)?;
     let to = Address::parse_recipient(mailbox).map_err(CommandError::Recipient)?;
-    match Parameters(rest).next() {
-        None => Ok(Command::Rcpt { to }),
-        Some(parameter) => Err(parameter?.unknown()),
+    let parameters = RcptParameters::parse(rest)?;
+    Ok(Command::Rcpt { to, parameters })
+}
+
+/// `AUTH mechanism [initial-response]` (RFC 4954 §4), the name of RFC 4422 §3.1.
+fn parse_auth(argument: &str) -> Result<Command, CommandError> {
+    let syntax = CommandError::Syntax("AUTH mechanism [initial-response]");
+    let (mechanism, initial) = match argument.split_once(' ') {
+        Some((mechanism, initial)) => (mechanism, Some(initial.to_owned())),
+        None => (argument, None),
+    };
+    let of_name = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_');
+    if !(1..=20).contains(&mechanism.len()) || !mechanism.bytes().all(of_name) {
+        return Err(syntax);
     }
+    Ok(Command::Auth {
+        mechanism: mechanism.to_ascii_uppercase(),
+        initial,
+    })
 }
 
 /// Splits `FROM:<path> parameters` into the path without its angle brackets and what follows it.
@@ -317,31 +361,98 @@ impl<'a> Iterator for Parameters<'a> {
     }
 }
 
+/// Reads the parameters in `*(SP esmtp-param)`, each of which may be there once; `add` takes one, its keyword in upper
+/// case.
+fn each_parameter(
+    text: &str,
+    mut add: impl FnMut(&str, &Parameter<'_>) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    let mut seen = Vec::new();
+    for parameter in Parameters(text) {
+        let parameter = parameter?;
+        let keyword = parameter.keyword.to_ascii_uppercase();
+        add(&keyword, &parameter)?;
+        if seen.contains(&keyword) {
+            return Err(CommandError::Syntax("repeated parameter"));
+        }
+        seen.push(keyword);
+    }
+    Ok(())
+}
+
 impl MailParameters {
     fn parse(text: &str) -> Result<Self, CommandError> {
         let mut parameters = Self::default();
-        let mut seen = Vec::new();
-        for parameter in Parameters(text) {
-            let parameter = parameter?;
-            let keyword = parameter.keyword.to_ascii_uppercase();
-            parameters.add(&keyword, &parameter)?;
-            if seen.contains(&keyword) {
-                return Err(CommandError::Syntax("repeated parameter"));
-            }
-            seen.push(keyword);
-        }
+        each_parameter(text, |keyword, parameter| {
+            parameters.add(keyword, parameter)
+        })?;
         Ok(parameters)
     }
 
+    /// Whether it has a parameter of DSN.
+    pub fn uses_dsn(&self) -> bool {
+        self.ret.is_some() || self.envelope_id.is_some()
+    }
+
     fn add(&mut self, keyword: &str, parameter: &Parameter<'_>) -> Result<(), CommandError> {
+        let syntax = CommandError::Syntax;
         match (keyword, parameter.value) {
             ("SIZE", value) => {
                 let size = value.and_then(parse_size);
-                self.size = Some(size.ok_or(CommandError::Syntax("SIZE=octets"))?);
+                self.size = Some(size.ok_or(syntax("SIZE=octets"))?);
             }
             ("BODY", value) => self.body = Body::parse(value.unwrap_or_default())?,
             ("SMTPUTF8", None) => self.smtputf8 = true,
-            ("SMTPUTF8", Some(_)) => return Err(CommandError::Syntax("SMTPUTF8 has no value")),
+            ("SMTPUTF8", Some(_)) => return Err(syntax("SMTPUTF8 has no value")),
+            ("REQUIRETLS", None) => self.require_tls = true,
+            ("REQUIRETLS", Some(_)) => return Err(syntax("REQUIRETLS has no value")),
+            ("AUTH", value) => {
+                self.auth = value.is_some_and(notify::is_xtext);
+                if !self.auth {
+                    return Err(syntax("AUTH=xtext, or AUTH=<>"));
+                }
+            }
+            ("RET", value) => {
+                let ret = value.and_then(Return::parse);
+                self.ret = Some(ret.ok_or(syntax("RET=FULL or RET=HDRS"))?);
+            }
+            ("ENVID", value) => {
+                let id = value.filter(|id| notify::is_envelope_id(id));
+                self.envelope_id = Some(id.ok_or(syntax("ENVID=xtext"))?.to_owned());
+            }
+            _ => return Err(parameter.unknown()),
+        }
+        Ok(())
+    }
+}
+
+impl RcptParameters {
+    fn parse(text: &str) -> Result<Self, CommandError> {
+        let mut parameters = Self::default();
+        each_parameter(text, |keyword, parameter| {
+            parameters.add(keyword, parameter)
+        })?;
+        Ok(parameters)
+    }
+
+    /// Whether it has a parameter of DSN.
+    pub fn uses_dsn(&self) -> bool {
+        self.notify.is_some() || self.original_recipient.is_some()
+    }
+
+    fn add(&mut self, keyword: &str, parameter: &Parameter<'_>) -> Result<(), CommandError> {
+        let syntax = CommandError::Syntax;
+        match (keyword, parameter.value) {
+            ("NOTIFY", value) => {
+                let notify = value.and_then(Notify::parse);
+                let expected = "NOTIFY=NEVER, or a list of SUCCESS, FAILURE and DELAY";
+                self.notify = Some(notify.ok_or(syntax(expected))?);
+            }
+            ("ORCPT", value) => {
+                let address = value.filter(|it| notify::is_original_recipient(it));
+                let expected = "ORCPT=type;xtext";
+                self.original_recipient = Some(address.ok_or(syntax(expected))?.to_owned());
+            }
             _ => return Err(parameter.unknown()),
         }
         Ok(())
@@ -419,24 +530,37 @@ mod tests {
             size: Some(1000),
             body: Body::EightBitMime,
             smtputf8: true,
+            ..none.clone()
         };
         let sized = |octets| MailParameters {
             size: Some(octets),
-            ..none
+            ..none.clone()
+        };
+        let asking = MailParameters {
+            require_tls: true,
+            auth: true,
+            ret: Some(Return::Headers),
+            envelope_id: Some("QQ+2B314159".into()),
+            ..none.clone()
         };
         for (line, from, parameters) in [
-            ("MAIL FROM:<a@b.example>", "a@b.example", none),
-            ("mail from:<a@b> ", "a@b", none),
-            ("MAIL FROM:  <a@b>", "a@b", none),
-            ("MAIL FROM:<>", "", none),
-            ("MAIL FROM:<> BODY=7bit", "", none),
-            ("MAIL FROM:<@a,@b.example:c@d>", "c@d", none),
-            (r#"MAIL FROM:<"a> b"@c>"#, r#""a> b"@c"#, none),
-            (r#"MAIL FROM:<"a\">@"@c>"#, r#""a\">@"@c"#, none),
+            ("MAIL FROM:<a@b.example>", "a@b.example", none.clone()),
+            ("mail from:<a@b> ", "a@b", none.clone()),
+            ("MAIL FROM:  <a@b>", "a@b", none.clone()),
+            ("MAIL FROM:<>", "", none.clone()),
+            ("MAIL FROM:<> BODY=7bit", "", none.clone()),
+            ("MAIL FROM:<@a,@b.example:c@d>", "c@d", none.clone()),
+            (r#"MAIL FROM:<"a> b"@c>"#, r#""a> b"@c"#, none.clone()),
+            (r#"MAIL FROM:<"a\">@"@c>"#, r#""a\">@"@c"#, none.clone()),
             (
                 "MAIL FROM:<a@b> size=1000 Body=8bitmime SmtpUtf8",
                 "a@b",
-                all,
+                all.clone(),
+            ),
+            (
+                "MAIL FROM:<a@b> REQUIRETLS ret=hdrs ENVID=QQ+2B314159 AUTH=<>",
+                "a@b",
+                asking,
             ),
             (
                 "MAIL FROM:<ö@b> BODY=8BITMIME SMTPUTF8 SIZE=1000",
@@ -467,8 +591,68 @@ mod tests {
             ("RCPT TO:<@a:b@[192.0.2.1]>", "b@[192.0.2.1]"),
             ("RCPT TO:<ö@bücher.example>", "ö@bücher.example"),
         ] {
-            let expected = Command::Rcpt { to: address(to) };
+            let expected = Command::Rcpt {
+                to: address(to),
+                parameters: RcptParameters::default(),
+            };
             assert_eq!(Command::parse(line.as_bytes()), Ok(expected), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn parses_what_a_sender_wants_to_be_told() {
+        let line = b"RCPT TO:<b@c> notify=success,DELAY ORCPT=rfc822;b+2Bd@c";
+        let parameters = RcptParameters {
+            notify: Notify::parse("SUCCESS,DELAY"),
+            original_recipient: Some("rfc822;b+2Bd@c".into()),
+        };
+        let to = address("b@c");
+        assert_eq!(Command::parse(line), Ok(Command::Rcpt { to, parameters }));
+        for line in [
+            "RCPT TO:<b@c> NOTIFY",
+            "RCPT TO:<b@c> NOTIFY=NEVER,DELAY",
+            "RCPT TO:<b@c> NOTIFY=DELAY NOTIFY=DELAY",
+            "RCPT TO:<b@c> ORCPT=b@c",
+            "RCPT TO:<b@c> ORCPT=rfc822;b+2bc",
+            "RCPT TO:<b@c> ORCPT=rfc822;b=c",
+            "MAIL FROM:<> RET=ALL",
+            "MAIL FROM:<> ENVID=a+0D",
+            "MAIL FROM:<> REQUIRETLS=1",
+            "MAIL FROM:<> AUTH=a=b",
+        ] {
+            assert_eq!(
+                reply_of(line.as_bytes()).get(..9),
+                Some("501 5.5.4"),
+                "{line}"
+            );
+        }
+        let long = format!("MAIL FROM:<> ENVID={}", "x".repeat(101));
+        assert!(Command::parse(long.as_bytes()).is_err());
+        assert_eq!(reply_of(b"RCPT TO:<b@c> X=1").get(..9), Some("555 5.5.4"));
+    }
+
+    #[test]
+    fn parses_auth() {
+        let auth = |mechanism: &str, initial: Option<&str>| {
+            Ok(Command::Auth {
+                mechanism: mechanism.into(),
+                initial: initial.map(Into::into),
+            })
+        };
+        for (line, expected) in [
+            ("AUTH PLAIN", auth("PLAIN", None)),
+            ("auth plain AGIAeA==", auth("PLAIN", Some("AGIAeA=="))),
+            ("AUTH SCRAM-SHA-256 =", auth("SCRAM-SHA-256", Some("="))),
+            ("AUTH LOGIN a b", auth("LOGIN", Some("a b"))),
+        ] {
+            assert_eq!(Command::parse(line.as_bytes()), expected, "{line}");
+        }
+        for line in ["AUTH", "AUTH ", "AUTH A.B", "AUTH ABCDEFGHIJKLMNOPQRSTU"] {
+            assert_eq!(
+                reply_of(line.as_bytes()).get(..9),
+                Some("501 5.5.4"),
+                "{line}"
+            );
         }
     }
 
@@ -522,8 +706,8 @@ mod tests {
             ("MAIL FROM:<a@b> =1", "501 5.5.4"),
             ("MAIL FROM:<a@b> X=", "501 5.5.4"),
             ("MAIL FROM:<a@b> BODY=BINARYMIME", "504 5.5.4"),
-            ("MAIL FROM:<a@b> AUTH=<>", "555 5.5.4"),
-            ("MAIL FROM:<a@b> RET=FULL", "555 5.5.4"),
+            ("MAIL FROM:<a@b> X-AUTH=<>", "555 5.5.4"),
+            ("MAIL FROM:<a@b> RETURN=FULL", "555 5.5.4"),
             ("MAIL FROM:<postmaster>", "553 5.1.7"),
             ("MAIL FROM:< >", "553 5.1.7"),
             ("MAIL FROM:< a@b>", "553 5.1.7"),
@@ -533,7 +717,7 @@ mod tests {
             ("MAIL FROM:<a@bücher.example> BODY=8BITMIME", "553 5.6.7"),
             ("RCPT TO:", "501 5.5.4"),
             ("RCPT TO:<a@b> x y=", "555 5.5.4"),
-            ("RCPT TO:<a@b> NOTIFY=NEVER", "555 5.5.4"),
+            ("RCPT TO:<a@b> SIZE=1", "555 5.5.4"),
             ("RCPT TO:<a@b>NOTIFY=NEVER", "501 5.5.4"),
             ("RCPT TO:<>", "553 5.1.3"),
             ("RCPT TO:<jane>", "553 5.1.3"),
@@ -578,8 +762,8 @@ mod tests {
     fn replies_name_the_problem() {
         for (line, reply) in [
             (
-                "MAIL FROM:<a@b> auth=<>",
-                "555 5.5.4 parameter AUTH not recognized\r\n",
+                "MAIL FROM:<a@b> x-auth=<>",
+                "555 5.5.4 parameter X-AUTH not recognized\r\n",
             ),
             (
                 "RCPT TO:<jane>",
@@ -621,7 +805,7 @@ mod tests {
         #[test]
         fn agrees_with_smtp_proto(path in r"(@[a-c.]{1,4}:)?[!#-~]{1,6}@[a-c.]{1,4}[a-c]") {
             let line = format!("RCPT TO:<{path}>\r\n");
-            if let Ok(Command::Rcpt { to }) = Command::parse(line.trim_end().as_bytes()) {
+            if let Ok(Command::Rcpt { to, .. }) = Command::parse(line.trim_end().as_bytes()) {
                 let other = smtp_proto::Request::parse(&mut line.as_bytes().iter());
                 let Ok(smtp_proto::Request::Rcpt { to: other }) = other else {
                     panic!("smtp-proto refuses {line:?}: {other:?}");

@@ -1,6 +1,7 @@
 //! A connection with its buffers, on either side of the proxy.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -12,9 +13,9 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::smtp::reply::Reply;
+use crate::smtp::tls::{Acceptor, Connector, Tls, TlsSession};
 
 /// Room for what is read of a message at a time.
 const READ_SIZE: usize = 16 << 10;
@@ -35,7 +36,7 @@ pub enum Stream {
     /// A socket of this machine.
     Unix(UnixStream),
     /// TLS over TCP.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Tls),
     /// Nothing: a handshake has failed on it.
     Closed,
 }
@@ -59,7 +60,7 @@ impl Stream {
         let peeked = match self {
             Stream::Tcp(stream) => recv(stream, &mut octet, flags),
             Stream::Unix(stream) => recv(stream, &mut octet, flags),
-            Stream::Tls(stream) => recv(stream.get_ref().0, &mut octet, flags),
+            Stream::Tls(stream) => recv(stream.tcp(), &mut octet, flags),
             Stream::Closed => return true,
         };
         // Anything but "nothing yet" is something.
@@ -71,7 +72,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream.readable().await,
             Stream::Unix(stream) => stream.readable().await,
-            Stream::Tls(stream) => stream.get_ref().0.readable().await,
+            Stream::Tls(stream) => stream.tcp().readable().await,
             Stream::Closed => Err(io::ErrorKind::NotConnected.into()),
         }
     }
@@ -275,20 +276,18 @@ impl Connection {
     }
 
     /// Begins TLS as the server. The caller has seen to it that no plaintext is buffered.
-    pub async fn accept_tls(&mut self, acceptor: &TlsAcceptor) -> io::Result<()> {
-        let stream = acceptor.accept(self.take_tcp()?).await?;
-        self.stream = Stream::Tls(Box::new(stream.into()));
+    pub async fn accept_tls(&mut self, acceptor: &Acceptor) -> io::Result<()> {
+        self.stream = Stream::Tls(acceptor.accept(self.take_tcp()?).await?);
         Ok(())
     }
 
     /// Begins TLS as the client.
     pub async fn connect_tls(
         &mut self,
-        connector: &TlsConnector,
+        connector: &Connector,
         name: ServerName<'static>,
     ) -> io::Result<()> {
-        let stream = connector.connect(name, self.take_tcp()?).await?;
-        self.stream = Stream::Tls(Box::new(stream.into()));
+        self.stream = Stream::Tls(connector.connect(self.take_tcp()?, name).await?);
         Ok(())
     }
 
@@ -299,26 +298,22 @@ impl Connection {
         }
     }
 
-    /// The TLS session of a server side, once there is one.
-    pub fn tls_session(&self) -> Option<&rustls::ServerConnection> {
+    /// The TLS session, once there is one.
+    pub fn tls_session(&self) -> Option<TlsSession<'_>> {
         match &self.stream {
-            Stream::Tls(stream) => match &**stream {
-                TlsStream::Server(stream) => Some(stream.get_ref().1),
-                TlsStream::Client(_) => None,
-            },
+            Stream::Tls(stream) => Some(stream.session()),
             _ => None,
         }
     }
 
-    /// The TLS session of a client side, once there is one.
-    pub fn client_tls_session(&self) -> Option<&rustls::ClientConnection> {
-        match &self.stream {
-            Stream::Tls(stream) => match &**stream {
-                TlsStream::Client(stream) => Some(stream.get_ref().1),
-                TlsStream::Server(_) => None,
-            },
-            _ => None,
-        }
+    /// Our own address, if there is one.
+    pub fn local_address(&self) -> Option<IpAddr> {
+        let address = match &self.stream {
+            Stream::Tcp(stream) => stream.local_addr(),
+            Stream::Tls(stream) => stream.local_address(),
+            Stream::Unix(_) | Stream::Closed => return None,
+        };
+        address.ok().map(|address| address.ip().to_canonical())
     }
 
     /// Says good-bye to the transport (a TLS close_notify). A bare one ends when it is dropped.

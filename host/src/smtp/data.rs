@@ -2,9 +2,12 @@
 //! that §2.3.8 demands for DATA and that this proxy demands for BDAT (RFC 3030) too.
 //!
 //! Lines end in CRLF only. A bare CR, a bare LF and a NUL are errors and never end anything, so
-//! that no two servers can disagree about where content ends (SMTP smuggling). A line may have
+//! that no two servers can disagree about where content ends (SMTP smuggling). Where old senders are
+//! let have their way, a bare LF becomes CRLF; it still ends no content. A line may have
 //! [`MAX_TEXT_LINE`] octets with its CRLF and without a stuffed dot (§4.5.3.1.6), unless the caller
 //! sets another limit.
+
+use std::borrow::Cow;
 
 use memchr::{memchr_iter, memchr3};
 use thiserror::Error;
@@ -55,6 +58,11 @@ struct LineScanner {
     length: usize,
     longest: usize,
     error: Option<DataError>,
+    /// Whether a bare LF becomes CRLF.
+    normalizes: bool,
+    /// Whether the line before, or this one once it has ended, ends in a bare LF.
+    after_bare: bool,
+    ends_bare: bool,
 }
 
 /// What one step of the scanner found at the start of its input.
@@ -71,6 +79,9 @@ impl LineScanner {
             length: 0,
             longest: line_limit.saturating_sub(2),
             error: None,
+            normalizes: false,
+            after_bare: false,
+            ends_bare: false,
         }
     }
 
@@ -102,9 +113,19 @@ impl LineScanner {
     fn end_line(&mut self) -> Step<'static> {
         self.position = Position::Start;
         self.length = 0;
+        self.after_bare = std::mem::take(&mut self.ends_bare);
         Step {
             consumed: 1,
             content: b"\r\n",
+        }
+    }
+
+    /// A line that is a dot and not the end of the content, before its LF.
+    fn end_lone_dot(&mut self, is_bare: bool) -> Step<'static> {
+        self.ends_bare = is_bare;
+        Step {
+            content: b".\r\n",
+            ..self.end_line()
         }
     }
 
@@ -115,6 +136,15 @@ impl LineScanner {
             .split_at_checked(special.unwrap_or(input.len()))
             .unwrap_or((input, &[]));
         let content = self.text_within_limit(text);
+        if self.normalizes && rest.first() == Some(&b'\n') {
+            // As if a CR had come before it.
+            self.position = Position::AfterCr;
+            self.ends_bare = true;
+            return Step {
+                consumed: text.len(),
+                content,
+            };
+        }
         match rest.first() {
             Some(b'\r') => self.position = Position::AfterCr,
             Some(b'\n') => self.fail(DataError::BareLineFeed),
@@ -187,6 +217,12 @@ impl DataDecoder {
         }
     }
 
+    /// The same for a client whose bare LF become CRLF. What ends the content stays the same.
+    pub fn normalizing(mut self) -> Self {
+        self.lines.normalizes = true;
+        self
+    }
+
     /// The first thing wrong with the content so far.
     pub fn error(&self) -> Option<DataError> {
         self.lines.error
@@ -216,9 +252,17 @@ impl DataDecoder {
             (Dot::None, Some(b'.')) if self.lines.position == Position::Start => Dot::Alone,
             (Dot::None, _) => return self.lines.step(input),
             (Dot::Alone, Some(b'\r')) => Dot::BeforeCr,
+            (Dot::BeforeCr, Some(b'\n')) if self.lines.after_bare => {
+                self.dot = Dot::None;
+                return self.lines.end_lone_dot(false);
+            }
             (Dot::BeforeCr, Some(b'\n')) => {
                 self.finished = true;
                 Dot::None
+            }
+            (Dot::Alone, Some(b'\n')) if self.lines.normalizes => {
+                self.dot = Dot::None;
+                return self.lines.end_lone_dot(true);
             }
             (Dot::Alone, _) => return self.after_dot(input),
             (Dot::BeforeCr, _) => {
@@ -318,14 +362,29 @@ impl LineChecker {
         }
     }
 
-    /// Checks a chunk; chunks may be cut anywhere. Once there was an error it stays.
-    pub fn check(&mut self, input: &[u8]) -> Result<(), DataError> {
+    /// The same for a client whose bare LF become CRLF.
+    pub fn normalizing(mut self) -> Self {
+        self.lines.normalizes = true;
+        self
+    }
+
+    /// Checks a chunk, and gives what belongs to the content; chunks may be cut anywhere. Once there was an error it
+    /// stays.
+    pub fn check<'a>(&mut self, input: &'a [u8]) -> Result<Cow<'a, [u8]>, DataError> {
         let mut rest = input;
+        let mut content = Vec::new();
         while self.lines.error.is_none() && !rest.is_empty() {
             let step = self.lines.step(rest);
             rest = rest.get(step.consumed..).unwrap_or_default();
+            if self.lines.normalizes {
+                content.extend_from_slice(step.content);
+            }
         }
-        self.lines.error.map_or(Ok(()), Err)
+        match (self.lines.error, self.lines.normalizes) {
+            (Some(error), _) => Err(error),
+            (None, true) => Ok(content.into()),
+            (None, false) => Ok(input.into()),
+        }
     }
 
     /// Checks that the content may end here, which is not so after a CR.
@@ -395,8 +454,11 @@ mod tests {
         let mut checker = LineChecker::with_line_limit(TEST_LIMIT);
         let checked = chunks(input, sizes)
             .into_iter()
-            .try_for_each(|chunk| checker.check(chunk));
-        assert!(checked.is_ok() || checked == checker.check(b"") && checked == checker.finish());
+            .try_for_each(|chunk| checker.check(chunk).map(drop));
+        assert!(
+            checked.is_ok()
+                || checked == checker.check(b"").map(drop) && checked == checker.finish()
+        );
         checker.finish()
     }
 
@@ -590,7 +652,7 @@ mod tests {
             let mut checker = LineChecker::with_line_limit(TEST_LIMIT);
             let checked = chunks
                 .iter()
-                .try_for_each(|chunk| checker.check(chunk.as_bytes()));
+                .try_for_each(|chunk| checker.check(chunk.as_bytes()).map(drop));
             assert_eq!(checked.and(checker.finish()), expected, "{chunks:?}");
         }
     }
@@ -674,6 +736,68 @@ mod tests {
                 checked = Ok(());
             }
             prop_assert_eq!(checked.err(), decoded.error);
+        }
+    }
+
+    fn normalized(input: &[u8], sizes: &[usize]) -> (Vec<u8>, Option<DataError>, usize, bool) {
+        let mut decoder = DataDecoder::new().normalizing();
+        let (mut content, mut consumed) = (Vec::new(), 0);
+        for chunk in chunks(input, sizes) {
+            consumed += decoder.decode(chunk, &mut content).consumed;
+        }
+        (content, decoder.error(), consumed, decoder.finished)
+    }
+
+    #[test]
+    fn bare_line_feeds_become_line_ends_and_end_nothing() {
+        for (input, content, finished) in [
+            ("a\nb\r\n.\r\n", "a\r\nb\r\n", true),
+            ("a\n.\n", "a\r\n.\r\n", false),
+            ("a\n.\r\n", "a\r\n.\r\n", false),
+            ("a\r\n.\n", "a\r\n.\r\n", false),
+            ("a\n.\r\n.\r\n", "a\r\n.\r\n", true),
+            ("a\r\n.\n.\r\n", "a\r\n.\r\n.\r\n", false),
+            ("a\n..b\n.c\r\n.\r\n", "a\r\n.b\r\nc\r\n", true),
+            ("\n\n.\r\n", "\r\n\r\n.\r\n", false),
+            (".\r\n", "", true),
+        ] {
+            for sizes in [&[100][..], &[1], &[2, 1, 3]] {
+                let (found, error, consumed, is_finished) = normalized(input.as_bytes(), sizes);
+                let found = String::from_utf8(found).expect("ASCII");
+                assert_eq!((&*found, is_finished), (content, finished), "{input:?}");
+                assert_eq!(error, None, "{input:?}");
+                assert_eq!(consumed, input.len(), "{input:?}");
+            }
+        }
+        let mut bare = DataDecoder::new().normalizing();
+        bare.decode(b"a\rb\n\r\n.\r\n", &mut Vec::new());
+        assert_eq!(bare.error(), Some(DataError::BareCarriageReturn));
+    }
+
+    proptest! {
+        #[test]
+        fn content_is_the_same_normalized_by_data_and_by_bdat(
+            input in prop::collection::vec(prop::sample::select(b"a\r\n\0".to_vec()), 0..40),
+            sizes in prop::collection::vec(1_usize..5, 1..4),
+        ) {
+            let mut checker = LineChecker::new().normalizing();
+            let mut content = Vec::new();
+            let mut outcome = Ok(());
+            for chunk in chunks(&input, &sizes) {
+                match checker.check(chunk) {
+                    Ok(clean) => content.extend_from_slice(&clean),
+                    Err(error) => outcome = Err(error),
+                }
+            }
+            let outcome = outcome.and(checker.finish());
+            let (decoded, error, ..) = normalized(&input, &sizes);
+            if outcome.is_ok() {
+                prop_assert_eq!(&content, &decoded);
+                prop_assert_eq!(error, None);
+                // Nothing is left in it that is a line end to one server and none to another.
+                let mut strict = LineChecker::new();
+                prop_assert!(strict.check(&content).is_ok());
+            }
         }
     }
 }

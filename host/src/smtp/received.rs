@@ -20,6 +20,8 @@ pub struct Trace<'a> {
     pub esmtp: bool,
     /// The encryption of the session.
     pub tls: Option<&'a Tls>,
+    /// Whether the client has logged in.
+    pub is_authenticated: bool,
     /// Whether the transaction has SMTPUTF8.
     pub smtputf8: bool,
     /// Our own name.
@@ -76,14 +78,14 @@ impl Trace<'_> {
     }
 
     /// RFC 3848, and RFC 6531 §4.3 for SMTPUTF8.
-    fn protocol(&self) -> &'static str {
-        match (self.esmtp, self.smtputf8, self.tls.is_some()) {
-            (false, ..) => "SMTP",
-            (true, false, false) => "ESMTP",
-            (true, false, true) => "ESMTPS",
-            (true, true, false) => "UTF8SMTP",
-            (true, true, true) => "UTF8SMTPS",
+    fn protocol(&self) -> String {
+        if !self.esmtp {
+            return "SMTP".into();
         }
+        let name = if self.smtputf8 { "UTF8SMTP" } else { "ESMTP" };
+        let tls = if self.tls.is_some() { "S" } else { "" };
+        let login = if self.is_authenticated { "A" } else { "" };
+        format!("{name}{tls}{login}")
     }
 }
 
@@ -130,6 +132,7 @@ mod tests {
             helo: "a)\r\nSubject: x",
             esmtp: true,
             tls: None,
+            is_authenticated: true,
             smtputf8: false,
             hostname: "mx.contoso.com",
             id: "abc.1",
@@ -138,7 +141,7 @@ mod tests {
         assert_eq!(
             trace.field(OffsetDateTime::UNIX_EPOCH),
             "Received: from a???Subject:?x (a??b.test [192.0.2.1])\r\n\
-             \tby mx.contoso.com with ESMTP id abc.1\r\n\
+             \tby mx.contoso.com with ESMTPA id abc.1\r\n\
              \tfor <b@contoso.com>;\r\n\
              \tThu, 01 Jan 1970 00:00:00 +0000\r\n"
         );

@@ -5,17 +5,19 @@ use std::sync::Arc;
 use portcullis::tls::AnyPeer;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
-use tokio_rustls::TlsConnector;
 
 use super::curves;
 use super::error::TlsError;
 use super::files::Pair;
+use super::legacy;
 use crate::config::CertificateFiles;
+use crate::smtp::tls::Connector;
 
 /// What a client needs for handshakes. Any certificate completes one: what it is worth is judged afterwards.
 #[derive(Clone)]
 pub struct ClientTls {
-    connector: TlsConnector,
+    connector: Connector,
+    legacy: Connector,
     /// The certificate that is shown to servers that ask, and its key.
     identity: Option<Pair>,
 }
@@ -30,9 +32,9 @@ impl ClientTls {
     /// A client that has no certificate to show.
     ///
     /// # Errors
-    /// If the TLS provider lacks what is needed.
-    pub fn anonymous() -> Result<Self, rustls::Error> {
-        ClientTls::new(None)
+    /// If the providers of TLS lack what is needed.
+    pub fn anonymous() -> Result<Self, TlsError> {
+        ClientTls::new(None, TlsError::Provider)
     }
 
     /// A client that shows a certificate to servers that ask for one.
@@ -41,28 +43,36 @@ impl ClientTls {
     /// Names the file and what is wrong with it.
     pub fn from_files(files: &CertificateFiles) -> Result<Self, TlsError> {
         let pair = Pair::read(files)?;
-        ClientTls::new(Some(pair)).map_err(|source| TlsError::Config {
+        ClientTls::new(Some(pair), |source| TlsError::Config {
             path: files.certificate.clone(),
             source,
         })
     }
 
-    fn new(identity: Option<Pair>) -> Result<Self, rustls::Error> {
+    fn new(
+        identity: Option<Pair>,
+        wrong: impl Fn(rustls::Error) -> TlsError,
+    ) -> Result<Self, TlsError> {
         let provider = curves::provider();
         let verifier = Arc::new(AnyPeer::new(&provider));
         let builder = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(&wrong)?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
         let mut config = match identity.clone() {
-            Some(Pair { chain, key, .. }) => builder.with_client_auth_cert(chain, key)?,
+            Some(Pair { chain, key, .. }) => {
+                builder.with_client_auth_cert(chain, key).map_err(wrong)?
+            }
             None => builder.with_no_client_auth(),
         };
         // In a resumed session no certificate is shown: the one of the first handshake would be judged, however
         // long the server has had another one.
         config.resumption = Resumption::disabled();
+        let legacy = legacy::client(identity.as_ref()).map_err(TlsError::Legacy)?;
         Ok(ClientTls {
-            connector: TlsConnector::from(Arc::new(config)),
+            connector: Connector::Rustls(Arc::new(config).into()),
+            legacy: Connector::Legacy(legacy),
             identity,
         })
     }
@@ -73,7 +83,12 @@ impl ClientTls {
     }
 
     /// What the handshake is done with.
-    pub fn connector(&self) -> &TlsConnector {
+    pub fn connector(&self) -> &Connector {
         &self.connector
+    }
+
+    /// The same with a server for which suites are allowed that are no good ones any more.
+    pub fn legacy(&self) -> &Connector {
+        &self.legacy
     }
 }

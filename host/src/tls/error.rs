@@ -16,6 +16,9 @@ pub enum TlsError {
     /// The TLS provider lacks what is needed.
     #[error("TLS cannot be used: {0}")]
     Provider(rustls::Error),
+    /// OpenSSL lacks what is needed for old cipher suites, or does not take a certificate.
+    #[error("TLS cannot be used: {0}")]
+    Legacy(openssl::error::ErrorStack),
     /// The certificate and the key cannot be used.
     #[error("{}: the certificate cannot be used: {source}", path.display())]
     Config {

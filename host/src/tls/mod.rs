@@ -4,6 +4,7 @@ mod client;
 mod curves;
 mod error;
 mod files;
+mod legacy;
 mod roots;
 
 pub use client::ClientTls;
@@ -15,13 +16,15 @@ pub use roots::read_authorities;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use openssl::ssl::SslContext;
+use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, ServerConnection};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::CertificateFiles;
+use crate::smtp::tls::{Acceptor, TlsSession};
 use portcullis::tls::{self, AnyPeer, Authorities, certificate};
 use portcullis::{Tls, satisfies};
 
@@ -32,6 +35,8 @@ pub const EXPIRY_WARNING: i64 = 21;
 #[derive(Clone)]
 pub struct ServerTls {
     config: Arc<ServerConfig>,
+    /// For clients that may use suites which are no good ones any more.
+    legacy: SslContext,
     authorities: Authorities,
     pairs: Arc<[(PathBuf, Pair)]>,
 }
@@ -83,8 +88,10 @@ impl ServerTls {
         // large senders abort STARTTLS.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
+        let legacy = legacy::server(pairs.iter().map(|(_, pair)| pair));
         Ok(ServerTls {
             config: Arc::new(config),
+            legacy: legacy.map_err(TlsError::Legacy)?,
             authorities,
             pairs: pairs.into(),
         })
@@ -116,14 +123,23 @@ impl ServerTls {
         self.pairs.iter().any(is_for)
     }
 
-    /// What the handshake is done with.
-    pub fn acceptor(&self) -> tokio_rustls::TlsAcceptor {
-        self.config.clone().into()
+    /// What the handshake is done with; by a client that may use them, with suites that are no good ones any more.
+    pub fn acceptor(&self, is_legacy: bool) -> Acceptor {
+        match is_legacy {
+            true => Acceptor::Legacy(self.legacy.clone()),
+            false => Acceptor::Rustls(self.config.clone().into()),
+        }
     }
 
     /// The facts of a session whose handshake is done.
-    pub fn facts(&self, session: &ServerConnection) -> Tls {
-        tls::facts(session, &self.authorities)
+    pub fn facts(&self, session: &TlsSession) -> Tls {
+        let version = session.version().map(u16::from);
+        tls::facts_of(
+            version,
+            session.cipher(),
+            &session.chain(),
+            &self.authorities,
+        )
     }
 }
 

@@ -80,17 +80,12 @@ impl Admin {
             .is_some_and(|admin| admin.validate_private_networks);
         // Whoever administers rules may not look around in our networks by them.
         config.delivery.public_only = !is_free && !caller.is_operator();
-        let authorities = self
-            .server
-            .settings
-            .load()
-            .authorities
-            .for_tenant(&tenant.name);
+        let authorities = self.server.settings.load().authorities.clone();
         let (recorder, name) = (self.recorder().clone(), tenant.name.clone());
         let (sender, receiver) = unbounded_channel();
         tokio::spawn(async move {
             let _permit = permit;
-            let mut probe = EgressProbe::new(&config, authorities);
+            let mut probe = EgressProbe::new(&config, &authorities, Some(&name));
             let steps = sender.clone();
             let progress = |step: &str| {
                 // Whoever asked may be gone.

@@ -139,11 +139,12 @@ impl Validate {
             bail!("there is no enabled connector to validate");
         }
         let (authorities, _) = crate::tls::read_authorities(&config.trust, None)?;
-        let authorities = match self.tenant(&config) {
+        let tenant = self.tenant(&config);
+        let mut way_out = EgressProbe::new(&config, &authorities, tenant);
+        let authorities = match tenant {
             Some(tenant) => authorities.for_tenant(tenant),
-            None => authorities,
+            None => authorities.clone(),
         };
-        let mut way_out = EgressProbe::new(&config, authorities.clone());
         let mut outcomes = Vec::new();
         for connector in &connectors {
             let mut outcome = Outcome::new(connector);

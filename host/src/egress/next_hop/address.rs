@@ -51,6 +51,14 @@ impl Place {
         }
     }
 
+    /// The port, if there is one.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Place::Tcp(address) => address.rsplit_once(':')?.1.parse().ok(),
+            Place::Unix(_) => None,
+        }
+    }
+
     /// The name that a certificate could be for.
     pub fn host(&self) -> &str {
         match self {

@@ -3,7 +3,7 @@
 //! Nothing is queued here: the next hop's reply is our reply, and `250` is never said before it.
 
 mod address;
-mod client;
+pub(crate) mod client;
 mod maildir;
 pub mod server;
 
@@ -13,12 +13,13 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 
 use crate::config;
-use crate::egress::client::{Finished, MailError, Sender, SmtpClient};
+use crate::egress::client::{Finished, MailError, Recipient, Sender, SmtpClient};
+use crate::egress::credentials::PasswordError;
 use crate::egress::pool::{Pool, PooledConnection, Reuse};
-use crate::smtp::address::Address;
 use crate::smtp::reply::{Capabilities, Reply, SizeLimit};
 pub use client::{Client, ClientName};
 use maildir::{Maildir, MaildirDelivery};
+use portcullis::tls::Authorities;
 use server::{Protocol, Server};
 
 /// What EHLO may announce: what the next hop can keep.
@@ -28,6 +29,10 @@ pub struct Extensions {
     pub eight_bit_mime: bool,
     /// SMTPUTF8.
     pub smtputf8: bool,
+    /// DSN.
+    pub dsn: bool,
+    /// REQUIRETLS, to clients that are there over TLS.
+    pub require_tls: bool,
     /// The largest message, if the next hop says.
     pub size: Option<u64>,
 }
@@ -37,8 +42,27 @@ impl Extensions {
     pub const ALL: Extensions = Extensions {
         eight_bit_mime: true,
         smtputf8: true,
+        dsn: true,
+        require_tls: true,
         size: None,
     };
+
+    /// What a Maildir can keep: it is the end of the way, and sends no notifications.
+    const OF_MAILDIR: Extensions = Extensions {
+        dsn: false,
+        ..Extensions::ALL
+    };
+
+    /// What both can keep. A message may be too large for one of them, which says so itself.
+    pub fn and(self, other: Extensions) -> Extensions {
+        Extensions {
+            eight_bit_mime: self.eight_bit_mime && other.eight_bit_mime,
+            smtputf8: self.smtputf8 && other.smtputf8,
+            dsn: self.dsn && other.dsn,
+            require_tls: self.require_tls && other.require_tls,
+            size: self.size.zip(other.size).map(|(own, other)| own.max(other)),
+        }
+    }
 }
 
 impl From<&Capabilities> for Extensions {
@@ -47,6 +71,8 @@ impl From<&Capabilities> for Extensions {
             eight_bit_mime: capabilities.eight_bit_mime,
             // RFC 6531 §3.1: SMTPUTF8 needs 8BITMIME.
             smtputf8: capabilities.smtputf8 && capabilities.eight_bit_mime,
+            dsn: capabilities.dsn,
+            require_tls: capabilities.require_tls,
             size: match capabilities.size {
                 SizeLimit::Octets(octets) => Some(octets),
                 _ => None,
@@ -60,6 +86,9 @@ const NO_WAIT: Duration = Duration::from_secs(1);
 
 /// A next hop, as configured.
 pub struct NextHop {
+    config: config::NextHop,
+    /// What tells it from others.
+    key: String,
     kind: Kind,
     /// Absent until the next hop has been seen.
     extensions: ArcSwapOption<Extensions>,
@@ -67,17 +96,22 @@ pub struct NextHop {
 }
 
 enum Kind {
-    Server(Server, Arc<Pool>),
+    Server(Box<Server>, Arc<Pool>),
     Maildir(Maildir),
 }
 
 impl NextHop {
-    /// A next hop; nothing is connected or made yet.
-    pub fn new(hop: &config::NextHop, config: &config::Config) -> Self {
+    /// A next hop, told from others by its key; nothing is connected or made yet.
+    pub fn new(
+        hop: &config::NextHop,
+        key: &str,
+        config: &config::Config,
+        authorities: &Authorities,
+    ) -> Self {
         let server = |address, protocol| {
-            let server = Server::new(address, protocol, &config.hostname, &config.timeouts);
+            let server = Server::new(address, protocol, config, authorities);
             let pool = Pool::new(config.connections.clone(), None);
-            (Kind::Server(server, pool), None)
+            (Kind::Server(Box::new(server), pool), None)
         };
         let (kind, extensions) = match hop {
             config::NextHop::Smtp {
@@ -87,21 +121,54 @@ impl NextHop {
             config::NextHop::Lmtp { server: address } => server(address, Protocol::Lmtp),
             config::NextHop::Maildir { folder, .. } => (
                 Kind::Maildir(Maildir::new(folder, &config.hostname)),
-                Some(Extensions::ALL),
+                Some(Extensions::OF_MAILDIR),
             ),
         };
         NextHop {
+            config: hop.clone(),
+            key: key.to_owned(),
             kind,
             extensions: ArcSwapOption::from_pointee(extensions),
             recipients: hop.recipients(),
         }
     }
 
-    /// From now on these times hold.
-    pub fn exchange(&self, timeouts: &config::Timeouts) {
-        if let Kind::Server(server, _) = &self.kind {
-            server.exchange(timeouts);
+    /// From now on these times and authorities hold, and the password that is in its file now. Connections that were
+    /// made by what held before are let go.
+    ///
+    /// # Errors
+    /// If the password cannot be read, which stays what it was.
+    pub fn exchange(
+        &self,
+        timeouts: &config::Timeouts,
+        authorities: &Authorities,
+    ) -> Result<(), PasswordError> {
+        let Kind::Server(server, pool) = &self.kind else {
+            return Ok(());
+        };
+        let (is_same, outcome) = server.exchange(timeouts, authorities);
+        if !is_same {
+            pool.clear();
         }
+        outcome
+    }
+
+    /// What tells it from others.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The password cannot be read, if that is so.
+    pub fn password_error(&self) -> Option<PasswordError> {
+        match &self.kind {
+            Kind::Server(server, _) => server.password_error(),
+            Kind::Maildir(_) => None,
+        }
+    }
+
+    /// Whether it was configured like that.
+    pub fn is_of(&self, hop: &config::NextHop) -> bool {
+        self.config == *hop
     }
 
     /// Whether it answers for each recipient.
@@ -272,10 +339,18 @@ impl Delivery {
     }
 
     /// Adds a recipient.
-    pub async fn rcpt(&mut self, to: &Address) -> Reply {
+    pub async fn rcpt(&mut self, recipient: Recipient<'_>) -> Reply {
         match self.session() {
-            Ok(session) => session.rcpt(to).await,
-            Err(delivery) => delivery.rcpt(to),
+            Ok(session) => session.rcpt(recipient).await,
+            Err(delivery) => delivery.rcpt(recipient.to),
+        }
+    }
+
+    /// What the server can keep of a message.
+    pub fn extensions(&mut self) -> Extensions {
+        match self.session() {
+            Ok(session) => Extensions::from(session.capabilities()),
+            Err(_) => Extensions::OF_MAILDIR,
         }
     }
 

@@ -8,10 +8,17 @@ use proxy_header::{ProxiedAddress, ProxyHeader};
 use rustls::pki_types::ServerName;
 
 use super::client::{Client, ClientName};
-use crate::config::{self, ProxyVersion};
-use crate::egress::client::{Audience, CONNECT, Cause, ClientConfig, ClientError, SmtpClient};
+use crate::config::{self, Login, ProxyVersion};
+use crate::egress::client::{
+    Audience, CONNECT, Cause, ClientConfig, ClientError, LoginError, SmtpClient,
+};
+use crate::egress::credentials::{Credentials, PasswordError, SUBMISSIONS};
 use crate::egress::next_hop::address::Place;
+use crate::egress::proof::may_have_password;
+use crate::observe::redact::redact;
+use crate::smtp::notify::encode_xtext;
 use crate::tls::ClientTls;
+use portcullis::tls::Authorities;
 
 /// A server, as configured.
 pub struct Server {
@@ -19,9 +26,21 @@ pub struct Server {
     name: Arc<str>,
     hostname: Arc<str>,
     protocol: Protocol,
-    timeouts: ArcSwap<config::Timeouts>,
     proxy_protocol: Option<ProxyVersion>,
     tls: Option<ClientTls>,
+    /// Whether TLS begins with the first octet.
+    implicit_tls: bool,
+    login: Option<Login>,
+    resources: ArcSwap<Resources>,
+}
+
+/// What a reload of the configuration exchanges.
+#[derive(Clone)]
+struct Resources {
+    timeouts: Arc<config::Timeouts>,
+    authorities: Authorities,
+    /// What we log in with, if we do.
+    credentials: Option<Result<Credentials, PasswordError>>,
 }
 
 /// What a server speaks.
@@ -49,23 +68,33 @@ impl Protocol {
 impl Server {
     /// A server; nothing is connected yet.
     pub fn new(
-        config: &config::NextHopServer,
+        hop: &config::NextHopServer,
         protocol: Protocol,
-        hostname: &str,
-        timeouts: &config::Timeouts,
+        config: &config::Config,
+        authorities: &Authorities,
     ) -> Self {
-        let place = Place::parse(&config.address, protocol.port());
+        let place = Place::parse(&hop.address, protocol.port());
         // The provider has the cipher suites of both versions.
         let tls = ClientTls::anonymous()
             .inspect_err(|error| tracing::error!(%error, "no TLS towards next hops"));
+        let by_port = place.port() == Some(SUBMISSIONS);
+        let implicit_tls = hop.implicit_tls.unwrap_or(by_port);
+        let login = hop.login.clone();
+        let wants_tls = hop.starttls || implicit_tls || login.is_some();
         Server {
             name: place.to_string().into(),
             place,
-            hostname: hostname.into(),
+            hostname: config.hostname.as_str().into(),
             protocol,
-            timeouts: ArcSwap::from_pointee(timeouts.clone()),
-            proxy_protocol: config.proxy_protocol,
-            tls: tls.ok().filter(|_| config.starttls),
+            proxy_protocol: hop.proxy_protocol,
+            tls: tls.ok().filter(|_| wants_tls),
+            implicit_tls,
+            resources: ArcSwap::from_pointee(Resources {
+                timeouts: Arc::new(config.timeouts.clone()),
+                authorities: authorities.clone(),
+                credentials: login.as_ref().map(Credentials::read),
+            }),
+            login,
         }
     }
 
@@ -78,16 +107,41 @@ impl Server {
         self.protocol == Protocol::Smtp { xclient: true }
     }
 
-    /// From now on these times hold.
-    pub fn exchange(&self, timeouts: &config::Timeouts) {
-        self.timeouts.store(Arc::new(timeouts.clone()));
+    /// From now on these times and authorities hold, and the password that is in its file now. Tells whether what a
+    /// connection depends on is the same as before, and whether the password cannot be read, which stays what it was.
+    pub fn exchange(
+        &self,
+        timeouts: &config::Timeouts,
+        authorities: &Authorities,
+    ) -> (bool, Result<(), PasswordError>) {
+        let before = self.resources.load();
+        let read = self.login.as_ref().map(Credentials::read);
+        let (credentials, outcome) = match (read, &before.credentials) {
+            (Some(Err(error)), Some(Ok(known))) => (Some(Ok(known.clone())), Err(error)),
+            (Some(Err(error)), _) => (Some(Err(error.clone())), Err(error)),
+            (read, _) => (read, Ok(())),
+        };
+        let is_same = credentials == before.credentials
+            && (self.login.is_none() || *authorities == before.authorities);
+        self.resources.store(Arc::new(Resources {
+            timeouts: Arc::new(timeouts.clone()),
+            authorities: authorities.clone(),
+            credentials,
+        }));
+        (is_same, outcome)
+    }
+
+    /// The password cannot be read, if that is so.
+    pub fn password_error(&self) -> Option<PasswordError> {
+        let resources = self.resources.load();
+        resources.credentials.as_ref()?.as_ref().err().cloned()
     }
 
     fn client_config(&self) -> ClientConfig {
         ClientConfig {
             hostname: self.hostname.clone(),
             lmtp: self.is_lmtp(),
-            timeouts: self.timeouts.load_full(),
+            timeouts: self.resources.load().timeouts.clone(),
             audience: Audience::External,
         }
     }
@@ -117,18 +171,77 @@ impl Server {
             };
             written.map_err(|error| failure("PROXY", std::io::Error::other(error).into()))?;
         }
-        session.greet().await?;
-        if let (Some(tls), Place::Tcp(_)) = (&self.tls, &self.place)
-            && session.capabilities().starttls
-        {
-            let name = ServerName::try_from(self.place.host().to_owned())
-                .map_err(|error| failure("STARTTLS", std::io::Error::other(error).into()))?;
-            session.start_tls(tls.connector(), name).await?;
+        self.protect(&mut session).await?;
+        if self.login.is_some() {
+            self.log_in(&mut session).await?;
         }
         if let (true, Some(client)) = (self.uses_xclient(), client) {
             self.forward_client(&mut session, client).await?;
         }
         Ok(session)
+    }
+
+    /// Greets the server, and begins TLS where it is offered, or before anything is said.
+    async fn protect(&self, session: &mut SmtpClient) -> Result<(), ClientError> {
+        let (Some(tls), Place::Tcp(_)) = (&self.tls, &self.place) else {
+            session.greet().await?;
+            return Ok(());
+        };
+        let name = ServerName::try_from(self.place.host().to_owned()).map_err(|error| {
+            let cause = std::io::Error::other(error);
+            session
+                .client_config()
+                .failure(&self.name, "STARTTLS", cause)
+        })?;
+        if self.implicit_tls {
+            session.shake_hands(tls.connector(), name).await?;
+            session.greet().await?;
+            return Ok(());
+        }
+        session.greet().await?;
+        if session.capabilities().starttls {
+            session.start_tls(tls.connector(), name).await?;
+        }
+        Ok(())
+    }
+
+    /// Logs in, once the server has proven to be the one that may have the password.
+    async fn log_in(&self, session: &mut SmtpClient) -> Result<(), ClientError> {
+        let resources = self.resources.load_full();
+        let logged_in = match (&self.login, &resources.credentials) {
+            (Some(login), Some(Ok(credentials))) => {
+                match self.is_proven(session, login, &resources.authorities) {
+                    Ok(()) => session.log_in(credentials).await,
+                    Err(error) => Err(error),
+                }
+            }
+            (_, Some(Err(error))) => Err(error.clone().into()),
+            _ => return Ok(()),
+        };
+        match logged_in {
+            Ok(mechanism) => {
+                tracing::debug!(hop = %self.name, mechanism = mechanism.name(), "logged in");
+                Ok(())
+            }
+            Err(LoginError::Lost(failure)) => Err(*failure),
+            Err(error) => {
+                session.quit().await;
+                tracing::error!(hop = %self.name, "not logged in: {}", redact(&error.to_string()));
+                let cause = std::io::Error::other(error);
+                Err(session.client_config().failure(&self.name, "AUTH", cause))
+            }
+        }
+    }
+
+    fn is_proven(
+        &self,
+        session: &SmtpClient,
+        login: &Login,
+        authorities: &Authorities,
+    ) -> Result<(), LoginError> {
+        let tls = session.tls_session().ok_or(LoginError::NoTls)?;
+        may_have_password(login, self.place.host(), &tls.chain(), authorities)
+            .map_err(LoginError::Unproven)
     }
 
     /// Postfix's XCLIENT: only what the server says that it takes is told. One that takes nothing would see all mail
@@ -143,7 +256,7 @@ impl Server {
             IpAddr::V6(ip) => format!("IPV6:{ip}"),
         };
         let name = match &client.name {
-            ClientName::Confirmed(name) => xtext(name),
+            ClientName::Confirmed(name) => encode_xtext(name),
             ClientName::None => "[UNAVAILABLE]".to_owned(),
             ClientName::Unknown => "[TEMPUNAVAIL]".to_owned(),
         };
@@ -151,7 +264,7 @@ impl Server {
             ("ADDR", address),
             ("PORT", client.address.port().to_string()),
             ("NAME", name),
-            ("HELO", xtext(&client.helo)),
+            ("HELO", encode_xtext(&client.helo)),
             (
                 "PROTO",
                 if client.esmtp { "ESMTP" } else { "SMTP" }.to_owned(),
@@ -186,16 +299,4 @@ impl Server {
         let helo = Some(client.helo.as_str()).filter(sayable);
         session.hello_as(helo).await
     }
-}
-
-/// RFC 3461 §4.
-fn xtext(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'+' | b'=' | 0..=32 | 127.. => encoded.push_str(&format!("+{byte:02X}")),
-            _ => encoded.push(byte.into()),
-        }
-    }
-    encoded
 }

@@ -9,10 +9,13 @@ use tokio::time::Instant;
 
 use super::dane;
 use super::failure::ProtectionError;
+use super::mta_sts;
 use super::route::Candidate;
 use super::verify::Requirements;
-use portcullis::Protection;
+use crate::config;
+use crate::egress::credentials::{Credentials, PasswordError};
 use portcullis::tls::Authorities;
+use portcullis::{Host, Protection};
 
 /// A server at one of its addresses, with all that it must show.
 pub struct Endpoint {
@@ -31,9 +34,29 @@ pub struct Endpoint {
     pub(super) authorities: Authorities,
     pub(super) dane: Arc<dane::Demand>,
     pub(super) mta_sts: bool,
+    /// The MTA-STS policy of the domain, whatever its mode is.
+    pub(super) policy: Option<mta_sts::Policy>,
+    /// Why the newest policy could not be had.
+    pub(super) policy_error: Option<ProtectionError>,
     pub(super) domains: Arc<[String]>,
+    /// Whether TLS begins with the first octet.
+    pub(super) implicit_tls: bool,
+    /// Whether old cipher suites are allowed towards it.
+    pub(super) is_legacy: bool,
+    /// Where we log in.
+    pub(super) login: Option<Login>,
+    /// Whether the sender demands that its certificate is verified (RFC 8689).
+    pub(super) requires_tls: bool,
     /// What a connector in audit mode would ask for.
     pub(super) audited: Option<Arc<Audited>>,
+}
+
+/// Where we log in: the smart host, by its name in the rules, and with what.
+#[derive(Clone)]
+pub(super) struct Login {
+    pub(super) host: Host,
+    pub(super) how: config::Login,
+    pub(super) credentials: Result<Credentials, PasswordError>,
 }
 
 /// What a connector in audit mode would ask of a server, or why it would not use it.
@@ -72,6 +95,7 @@ impl Endpoint {
             mta_sts: self.mta_sts,
             host: self.candidate.name.as_deref(),
             domains: &self.domains,
+            requires_tls: self.requires_tls || self.login.is_some(),
         }
     }
 }

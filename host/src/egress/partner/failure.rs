@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::egress::client::ClientError;
+use crate::egress::client::{ClientError, LoginError};
 use crate::egress::partner::dns::DnsError;
 use crate::smtp::reply::Reply;
 
@@ -107,6 +107,20 @@ pub enum Failure {
         /// What is missing.
         why: ProtectionError,
     },
+    /// It does not let us in.
+    Login {
+        /// The server.
+        peer: Arc<str>,
+        /// Why.
+        why: LoginError,
+    },
+    /// The sender demands TLS all the way (RFC 8689), and nobody can promise that of it.
+    NoRequireTls {
+        /// The server.
+        peer: Arc<str>,
+        /// Why.
+        why: &'static str,
+    },
     /// The server is ourselves.
     Loop(Arc<str>),
     /// The server is at an address that only this machine or its link knows.
@@ -135,6 +149,13 @@ impl fmt::Display for Failure {
         match self {
             Failure::Hop(failure) => write!(f, "{failure}"),
             Failure::Unprotected { peer, why } => write!(f, "{peer}: {why}"),
+            Failure::Login { peer, why } => write!(f, "{peer}: not logged in: {why}"),
+            Failure::NoRequireTls { peer, why } => {
+                write!(
+                    f,
+                    "{peer}: the message requires TLS all the way (REQUIRETLS): {why}"
+                )
+            }
             Failure::Loop(peer) => write!(f, "mail for {peer} would loop back to this server"),
             Failure::NotPublic { peer, .. } => write!(
                 f,
@@ -159,7 +180,7 @@ impl Failure {
     /// How telling the failure is, where several servers were tried.
     fn weight(&self) -> u8 {
         match self {
-            Failure::Unprotected { .. } => 3,
+            Failure::Unprotected { .. } | Failure::Login { .. } | Failure::NoRequireTls { .. } => 3,
             Failure::Hop(_) => 2,
             Failure::Dns(_) => 1,
             _ => 0,
@@ -187,6 +208,12 @@ impl Failure {
                 ResultType::StarttlsNotSupported | ResultType::DaneRequired => (451, (4, 7, 4)),
                 _ => (451, (4, 7, 5)),
             },
+            // RFC 4954 §6, for now: what we log in with can be mended.
+            Failure::Login { why, .. } => match why {
+                LoginError::Refused(..) => (451, (4, 7, 8)),
+                _ => (451, (4, 7, 0)),
+            },
+            Failure::NoRequireTls { .. } => (550, (5, 7, 30)),
             Failure::Loop(_) => (554, (5, 4, 6)),
             // RFC 3463 §3.5: unable to route. What the administrator has named can be allowed.
             Failure::NotPublic {

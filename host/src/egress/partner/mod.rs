@@ -17,7 +17,8 @@ mod resources;
 mod route;
 mod servers;
 mod this_host;
-mod verify;
+mod tls_report;
+pub(crate) mod verify;
 
 pub use dns::Dns;
 pub use failure::{Failure, ProtectionError, ResultType};

@@ -15,18 +15,23 @@ use super::resources::OutboundResources;
 use super::route::{MAX_HOSTS, PartnerPath};
 use super::servers::Servers;
 use super::this_host::ThisHost;
+use super::tls_report::Reports;
 use super::verify::Requirements;
 use crate::config;
 use crate::decisions::{Connected, Recorder, digest_of_protection};
 use crate::egress::client::{
-    Cause, ClientError, HANDSHAKE, MailError, Sender, SmtpClient, StartTls,
+    Cause, ClientError, HANDSHAKE, LoginError, MailError, Sender, SmtpClient, StartTls,
 };
 use crate::egress::dial;
 use crate::egress::pool::{Permit, Pool, PooledConnection, Reuse};
+use crate::egress::proof::may_have_password;
 use crate::observe::metrics::Metrics;
 use crate::observe::redact;
 use crate::smtp::connection::Stream;
 use crate::smtp::reply::Reply;
+use crate::smtp::sasl::Mechanism;
+use crate::smtp::tls::TlsSession;
+use portcullis::Host;
 use portcullis::tls::certificate;
 use portcullis::tls_version_name;
 
@@ -45,6 +50,7 @@ pub struct Outbound {
     pool: Arc<Pool>,
     metrics: Arc<Metrics>,
     recorder: Arc<Recorder>,
+    pub(super) reports: Reports,
 }
 
 /// What became of the protection that was asked for.
@@ -80,6 +86,7 @@ impl Outbound {
             this_host: ThisHost::new(&config.hostname),
             resources: ArcSwap::from_pointee(resources),
             pool: Pool::new(limits, Some(at_a_time)),
+            reports: Reports::new(metrics.clone()),
             metrics,
             recorder,
         }
@@ -178,6 +185,8 @@ impl Outbound {
                 },
                 Err(failure) => {
                     self.record_failure(path, "", &failure);
+                    self.reports
+                        .unreached(resources, path, servers.policy(), &failure);
                     failure
                 }
             };
@@ -227,7 +236,19 @@ impl Outbound {
         path: &PartnerPath,
         server: &Endpoint,
     ) -> Result<SmtpClient, Failure> {
-        let (client, reached) = self.protect(resources, server).await?;
+        let (mut client, reached) = self.protect(resources, path, server).await?;
+        match self.log_in(server, &mut client).await {
+            Ok(_) => {}
+            Err(LoginError::Lost(failure)) => return Err((*failure).into()),
+            Err(why) => {
+                client.quit().await;
+                let peer = server.peer.clone();
+                return Err(Failure::Login { peer, why });
+            }
+        }
+        if path.requires_tls {
+            self.supports_require_tls(server, &mut client).await?;
+        }
         let audit = match (&path.audit, &reached.audit) {
             (None, _) => String::new(),
             (Some(_), None) => {
@@ -254,6 +275,24 @@ impl Outbound {
         Ok(client)
     }
 
+    /// RFC 8689 §4.2.1: the server says that it supports REQUIRETLS, and has proven to be the one that it should be.
+    async fn supports_require_tls(
+        &self,
+        server: &Endpoint,
+        client: &mut SmtpClient,
+    ) -> Result<(), Failure> {
+        let why = if !client.capabilities().require_tls {
+            "it does not support REQUIRETLS"
+        } else if !server.requirements().prove_identity() {
+            "nothing proves that it is the right server: neither the connector (level \"name\"), nor DANE, nor MTA-STS"
+        } else {
+            return Ok(());
+        };
+        client.quit().await;
+        let peer = server.peer.clone();
+        Err(Failure::NoRequireTls { peer, why })
+    }
+
     fn record(
         &self,
         path: &PartnerPath,
@@ -263,15 +302,16 @@ impl Outbound {
     ) {
         let Some(tenant) = path.tenant() else { return };
         self.recorder.connected(|| {
-            let session = client.tls_session();
-            let chain = session.and_then(|session| session.peer_certificates());
+            let chain = client.tls_session().map(|session| session.chain());
             Connected {
                 tenant: tenant.clone(),
                 connector: path.connector.clone(),
                 target: path.target.to_string(),
                 server: server.peer.to_string(),
                 tls: reached.version.map(|_| reached.tls()),
-                certificate: chain.map(|chain| certificate::facts(chain, &server.authorities)),
+                certificate: chain
+                    .filter(|chain| !chain.is_empty())
+                    .map(|chain| certificate::facts(&chain, &server.authorities)),
                 failure: None,
                 audit_connector: path.audited.clone(),
                 audit_requires: path.audit.as_ref().map(digest_of_protection),
@@ -301,12 +341,15 @@ impl Outbound {
     async fn protect(
         &self,
         resources: &OutboundResources,
+        path: &PartnerPath,
         server: &Endpoint,
     ) -> Result<(SmtpClient, TlsOutcome), Failure> {
         let requirements = server.requirements();
-        match self.try_tls(resources, server, &requirements).await {
+        match self.try_tls(resources, path, server, &requirements).await {
             Err(Failure::Unprotected { why, .. })
-                if !requirements.need_tls() && why.result == ResultType::ValidationFailure =>
+                if !requirements.need_tls()
+                    && !server.implicit_tls
+                    && why.result == ResultType::ValidationFailure =>
             {
                 let told = why.to_string();
                 tracing::warn!(hop = %server.peer, why = &*redact::redact(&told), "STARTTLS failed; continuing in plaintext (opportunistic)");
@@ -324,15 +367,25 @@ impl Outbound {
     async fn try_tls(
         &self,
         resources: &OutboundResources,
+        path: &PartnerPath,
         server: &Endpoint,
         requirements: &Requirements<'_>,
     ) -> Result<(SmtpClient, TlsOutcome), Failure> {
-        let mut client = self.greeted(resources, server).await?;
+        let (mut client, begun) = self.begin_tls(resources, server).await?;
+        self.reports
+            .handshake(resources, path, server, &client, &begun);
         let unprotected = |why| Failure::Unprotected {
             peer: server.peer.clone(),
             why,
         };
-        if let Err(why) = self.start_tls(resources, server, &mut client).await {
+        if let Err(why) = begun {
+            if path.requires_tls && why.result == ResultType::StarttlsNotSupported {
+                client.quit().await;
+                return Err(Failure::NoRequireTls {
+                    peer: server.peer.clone(),
+                    why: "it does not offer TLS",
+                });
+            }
             if requirements.need_tls() || why.result != ResultType::StarttlsNotSupported {
                 client.quit().await;
                 return Err(unprotected(why));
@@ -349,12 +402,10 @@ impl Outbound {
             return Ok((client, reached));
         }
         let session = client.tls_session();
-        let chain = session
-            .and_then(|session| session.peer_certificates())
-            .unwrap_or_default();
-        let version = session.and_then(|session| session.protocol_version());
+        let chain = session.as_ref().map(TlsSession::chain).unwrap_or_default();
+        let version = session.as_ref().and_then(TlsSession::version);
         let verify = |requirements: &Requirements| {
-            requirements.verify(chain, version.map(u16::from), &server.authorities)
+            requirements.verify(&chain, version.map(u16::from), &server.authorities)
         };
         let reached = TlsOutcome {
             version,
@@ -369,11 +420,32 @@ impl Outbound {
         Ok((client, reached))
     }
 
-    /// Begins TLS.
+    /// A session with a server that has been greeted, over TLS if that can be had, or why it is not.
+    pub(super) async fn begin_tls(
+        &self,
+        resources: &OutboundResources,
+        server: &Endpoint,
+    ) -> Result<(SmtpClient, Result<(), ProtectionError>), Failure> {
+        let mut client = self.connected(resources, server).await?;
+        if !server.implicit_tls {
+            self.greet(&mut client).await?;
+            let begun = self.start_tls(resources, server, &mut client).await;
+            return Ok((client, begun));
+        }
+        let connector = resources.connector(server);
+        let shaken = client.shake_hands(connector, name_for(server)).await;
+        if let Err(failure) = shaken {
+            return Ok((client, Err(handshake_failed(failure))));
+        }
+        self.greet(&mut client).await?;
+        Ok((client, Ok(())))
+    }
+
+    /// Begins TLS by STARTTLS.
     ///
     /// # Errors
     /// Why there is none.
-    pub(super) async fn start_tls(
+    async fn start_tls(
         &self,
         resources: &OutboundResources,
         server: &Endpoint,
@@ -384,32 +456,61 @@ impl Outbound {
         if !client.capabilities().starttls {
             return Err(not_supported("the server does not offer STARTTLS"));
         }
-        // RFC 7672 §8.1: where there are TLSA records, the name that they stand below.
-        let name = server.dane.base().or(server.candidate.name.as_deref());
-        let name = match name.map(|name| ServerName::try_from(name.to_owned())) {
-            Some(Ok(name)) => name,
-            // The server is there; only its name cannot be told to it.
-            Some(Err(_)) | None => ServerName::from(server.address.ip()),
-        };
-        match client.start_tls(resources.tls.connector(), name).await {
+        let connector = resources.connector(server);
+        match client.start_tls(connector, name_for(server)).await {
             Ok(StartTls::Encrypted) => Ok(()),
             Ok(StartTls::Declined(reply)) => {
                 let (code, text) = (reply.code(), reply.one_line());
                 let detail = format!("the server declines STARTTLS: {code} {text}");
                 Err(not_supported(&detail))
             }
-            Err(ClientError { step, cause, .. }) => {
-                let detail = match step {
-                    HANDSHAKE => format!("the TLS handshake failed: {cause}"),
-                    step => format!("{step}: {cause}"),
-                };
-                Err(ProtectionError::new(ResultType::ValidationFailure, detail))
-            }
+            Err(failure) => Err(handshake_failed(failure)),
         }
     }
 
+    /// Logs in, where that is configured, once the server has proven to be the one that may have the password.
+    pub(super) async fn log_in(
+        &self,
+        server: &Endpoint,
+        client: &mut SmtpClient,
+    ) -> Result<Option<Mechanism>, LoginError> {
+        let Some(login) = &server.login else {
+            return Ok(None);
+        };
+        let credentials = login.credentials.as_ref().map_err(Clone::clone)?;
+        let session = client.tls_session().ok_or(LoginError::NoTls)?;
+        let chain = session.chain();
+        // Rules may say whom they take for the server, and not who may have a password of the operator's.
+        let name = match &login.host {
+            Host::Name(name) => name.clone(),
+            Host::Address(address) => address.to_string(),
+        };
+        may_have_password(&login.how, &name, &chain, &server.authorities)
+            .map_err(LoginError::Unproven)?;
+        client.log_in(credentials).await.map(Some)
+    }
+
     /// A session that has been greeted, in plaintext.
-    pub(super) async fn greeted(
+    async fn greeted(
+        &self,
+        resources: &OutboundResources,
+        server: &Endpoint,
+    ) -> Result<SmtpClient, Failure> {
+        let mut client = self.connected(resources, server).await?;
+        self.greet(&mut client).await?;
+        Ok(client)
+    }
+
+    async fn greet(&self, client: &mut SmtpClient) -> Result<(), Failure> {
+        let name = client.greet().await?;
+        if name.eq_ignore_ascii_case(&self.this_host.name) {
+            return Err(Failure::Loop(client.peer().clone()));
+        }
+        Ok(())
+    }
+
+    /// A session on a connection that stands; nothing has been said.
+    async fn connected(
         &self,
         resources: &OutboundResources,
         server: &Endpoint,
@@ -419,16 +520,11 @@ impl Outbound {
             // It was used already: plaintext needs a connection of its own.
             None => self.connect_again(resources, server).await?,
         };
-        let mut client = SmtpClient::new(
+        Ok(SmtpClient::new(
             Stream::Tcp(stream),
             server.peer.clone(),
             self.this_host.client_config(&resources.timeouts),
-        );
-        let name = client.greet().await?;
-        if name.eq_ignore_ascii_case(&self.this_host.name) {
-            return Err(Failure::Loop(server.peer.clone()));
-        }
-        Ok(client)
+        ))
     }
 
     async fn connect_again(
@@ -448,6 +544,26 @@ impl Outbound {
             }
         }
     }
+}
+
+/// The name that a server is asked for in the handshake.
+fn name_for(server: &Endpoint) -> ServerName<'static> {
+    // RFC 7672 §8.1: where there are TLSA records, the name that they stand below.
+    let name = server.dane.base().or(server.candidate.name.as_deref());
+    match name.map(|name| ServerName::try_from(name.to_owned())) {
+        Some(Ok(name)) => name,
+        // The server is there; only its name cannot be told to it.
+        Some(Err(_)) | None => ServerName::from(server.address.ip()),
+    }
+}
+
+fn handshake_failed(failure: ClientError) -> ProtectionError {
+    let ClientError { step, cause, .. } = failure;
+    let detail = match step {
+        HANDSHAKE => format!("the TLS handshake failed: {cause}"),
+        step => format!("{step}: {cause}"),
+    };
+    ProtectionError::new(ResultType::ValidationFailure, detail)
 }
 
 /// Why a transaction has not begun with a server.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
-use crate::egress::client::{Cause, ClientError, Sender};
+use crate::egress::client::{Cause, ClientError, LoginError, Sender};
 use crate::egress::partner::dane::Demand;
 use crate::egress::partner::endpoint::Endpoint;
 use crate::egress::partner::failure::{Failure, ProtectionError, ResultType};
@@ -19,8 +19,8 @@ use crate::egress::partner::resources::OutboundResources;
 use crate::egress::partner::route::{MAX_HOSTS, PartnerPath, Target};
 use crate::egress::partner::servers::Servers;
 use crate::egress::partner::verify::Requirements;
-use crate::smtp::address::Address;
 use crate::smtp::reply::Reply;
+use crate::smtp::sasl::Mechanism;
 use crate::tls::EXPIRY_WARNING;
 use portcullis::tls::{Purpose, certificate};
 use portcullis::{Dane, MtaSts, TlsLevel, Trust, any_satisfies, tls_version_name};
@@ -183,12 +183,11 @@ impl Outbound {
         &self,
         path: &PartnerPath,
         sender: Sender<'_>,
-        to: &Address,
         content: &str,
     ) -> Result<Reply, Reply> {
         let mut lease = self.begin(path, sender, false).await?;
         let client = lease.client();
-        let accepted = client.rcpt(to).await;
+        let accepted = client.rcpt(sender.first).await;
         let outcome = if accepted.is_positive() {
             match client.data(None).await {
                 Ok(()) => match client.write(content.as_bytes()).await {
@@ -241,40 +240,41 @@ impl Outbound {
             ..ServerReport::default()
         };
         let begun = Instant::now();
-        let mut client = match self.greeted(resources, server).await {
-            Ok(client) => client,
+        let (mut client, tls) = match self.begin_tls(resources, server).await {
+            Ok(begun) => begun,
             Err(failure) => {
                 report.checks.push(of_failure("connect", &failure));
                 return report;
             }
         };
-        let detail = format!("greeted within {} ms", begun.elapsed().as_millis());
+        let way = if server.implicit_tls { " over TLS" } else { "" };
+        let detail = format!("greeted{way} within {} ms", begun.elapsed().as_millis());
         report
             .checks
             .push(Check::new("connect", Status::Ok, detail));
         let requirements = server.requirements();
-        if let Err(why) = self.start_tls(resources, server, &mut client).await {
+        if let Err(why) = tls {
             report.without_tls(&requirements, &why);
             client.quit().await;
             return report;
         }
         if let Some(session) = client.tls_session() {
-            let suite = session.negotiated_cipher_suite();
-            let version = session.protocol_version().map(u16::from);
+            let version = session.version().map(u16::from);
             let detail = format!(
                 "{} with {}",
                 version
                     .and_then(tls_version_name)
                     .unwrap_or("an unknown version"),
-                suite
-                    .and_then(|suite| suite.suite().as_str())
-                    .unwrap_or("an unknown cipher")
+                session.cipher()
             );
             report
                 .checks
                 .push(Check::new("starttls", Status::Ok, detail));
-            let chain = session.peer_certificates().unwrap_or_default();
-            report.look_at((chain, version), &requirements, server);
+            report.look_at((&session.chain(), version), &requirements, server);
+        }
+        if report.valid {
+            let logged_in = self.log_in(server, &mut client).await;
+            report.note_login(logged_in);
         }
         client.quit().await;
         report
@@ -282,6 +282,21 @@ impl Outbound {
 }
 
 impl ServerReport {
+    fn note_login(&mut self, logged_in: Result<Option<Mechanism>, LoginError>) {
+        let check = match logged_in {
+            Ok(None) => return,
+            Ok(Some(mechanism)) => {
+                let detail = format!("logged in by {}", mechanism.name());
+                Check::new("login", Status::Ok, detail)
+            }
+            Err(why) => {
+                self.valid = false;
+                Check::failed("login", &why, login_hint(&why))
+            }
+        };
+        self.checks.push(check);
+    }
+
     fn without_tls(&mut self, requirements: &Requirements, why: &ProtectionError) {
         self.reached = Some("plaintext");
         self.valid = !requirements.need_tls();
@@ -506,6 +521,8 @@ fn of_failure(check: &'static str, failure: &Failure) -> Check {
         Failure::NotPublic { .. } => {
             "if you want mail to go there, add its network to [delivery] private-networks"
         }
+        Failure::Login { why, .. } => login_hint(why),
+        Failure::NoRequireTls { .. } => "the partner's server has to support REQUIRETLS",
         Failure::Loop(_) => "the route leads back to this host: check smart-hosts and MX records",
         Failure::Dns(_) => {
             "the name server does not answer: check [dns], and whether it passes on DNSSEC"
@@ -516,6 +533,32 @@ fn of_failure(check: &'static str, failure: &Failure) -> Check {
         Failure::TimedOut(_) | Failure::Busy(_) => "try again later",
     };
     Check::failed(check, failure, hint)
+}
+
+/// The likely cause of not being let in, and the next step.
+fn login_hint(why: &LoginError) -> &'static str {
+    match why {
+        LoginError::NoTls => {
+            "the smart host has to offer STARTTLS, or TLS from the first octet (port 465, or implicit-tls = true)"
+        }
+        LoginError::Password(_) => "check password-file of [[delivery.smart-host]]",
+        LoginError::Unproven(_) => {
+            "the certificate has to be a trusted one for the name that the rules have; or give certificate-name or certificate-fingerprints of [[delivery.smart-host]]"
+        }
+        LoginError::NoMechanism(offered) if offered.is_empty() => {
+            "the server lets nobody log in at this port: submission is at 587 or 465, as a rule"
+        }
+        LoginError::NoMechanism(_) => {
+            "ask the provider for SCRAM-SHA-256, PLAIN or LOGIN; some want a password for applications instead of OAuth"
+        }
+        LoginError::Refused(..) => {
+            "check username and password-file of [[delivery.smart-host]]; the provider's log tells more"
+        }
+        LoginError::Sasl(..) => {
+            "the password is wrong, or the server is not the one that knows it; its log tells more"
+        }
+        LoginError::Lost(_) => "try again later; the provider's log tells more",
+    }
 }
 
 /// The likely cause of a result, and the next step.

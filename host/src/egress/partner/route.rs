@@ -33,6 +33,8 @@ pub struct PartnerPath {
     tenant: Option<Arc<str>>,
     /// Whether its rules name authorities, of which it may name some only.
     names_authorities: bool,
+    /// Whether the sender demands TLS all the way, verified (RFC 8689).
+    pub requires_tls: bool,
     key: Arc<str>,
 }
 
@@ -81,6 +83,7 @@ impl PartnerPath {
             connector: delivery.connector,
             tenant: None,
             names_authorities: false,
+            requires_tls: false,
             key: key.into(),
         })
     }
@@ -90,11 +93,22 @@ impl PartnerPath {
     pub fn of_tenant(mut self, tenant: &Arc<str>) -> PartnerPath {
         let audited = self.audit.as_ref();
         let named = std::iter::once(&self.protection).chain(audited);
-        if named.map(|it| it.authorities.len()).sum::<usize>() > 0 {
+        self.names_authorities = named.map(|it| it.authorities.len()).sum::<usize>() > 0;
+        // At a smart host it may have logged in.
+        if self.names_authorities || matches!(self.target, Target::SmartHosts(_)) {
             self.key = format!("{} {tenant:?}", self.key).into();
-            self.names_authorities = true;
         }
         self.tenant = Some(tenant.clone());
+        self
+    }
+
+    /// The same for a message whose sender demands TLS all the way, if he does. It goes over no connection that was made
+    /// with less care.
+    pub fn requiring_tls(mut self, requires_tls: bool) -> PartnerPath {
+        if requires_tls {
+            self.key = format!("{} requiretls", self.key).into();
+            self.requires_tls = true;
+        }
         self
     }
 
@@ -176,9 +190,9 @@ pub struct MxHost {
     secure: bool,
     /// Of a mail exchanger: how much it is preferred, and the names of what it is an exchanger for.
     exchanger: Option<(u16, Arc<[String]>)>,
-    /// Whether the rules name it, or what it is an exchanger for. Such a name will be there again: nobody's mail is
+    /// The smart host of the rules that it is, or is an exchanger for. Such a name will be there again: nobody's mail is
     /// returned for it.
-    named_by_rules: bool,
+    smart_host: Option<Arc<SmartHost>>,
 }
 
 impl MxHost {
@@ -197,7 +211,12 @@ impl MxHost {
 
     /// Whether the rules name it, and not somebody's DNS.
     pub fn is_named_by_rules(&self) -> bool {
-        self.named_by_rules
+        self.smart_host.is_some()
+    }
+
+    /// The smart host of the rules that it is, or is an exchanger for.
+    pub fn smart_host(&self) -> Option<&Arc<SmartHost>> {
+        self.smart_host.as_ref()
     }
 
     /// The names of what it is an exchanger for, if DNSSEC has proven that it is: the domain of the mail, or a smart
@@ -210,7 +229,7 @@ impl MxHost {
     }
 
     fn no_address(&self, name: &str) -> Failure {
-        match self.named_by_rules {
+        match self.is_named_by_rules() {
             true => Failure::Dns(DnsError::Failed {
                 name: name.to_owned(),
                 reason: "there is no such smart host, or it has no address".into(),
@@ -274,9 +293,9 @@ pub async fn stops(
             port,
             secure: false,
             exchanger: None,
-            named_by_rules: false,
+            smart_host: None,
         }],
-        Target::Mx(domain) => exchangers(dns, domain, port, own_name, false).await?,
+        Target::Mx(domain) => exchangers(dns, domain, port, own_name, None).await?,
         Target::SmartHosts(hosts) => {
             let mut stops = Vec::new();
             let mut last_error = None;
@@ -302,15 +321,16 @@ async fn smart_host(
     own_name: &str,
 ) -> Result<Vec<MxHost>, Failure> {
     let port = smart_host.port.unwrap_or(port);
+    let named = Some(Arc::new(smart_host.clone()));
     match &smart_host.host {
         Host::Address(_) => Ok(vec![MxHost {
             host: smart_host.host.clone(),
             port,
             secure: false,
             exchanger: None,
-            named_by_rules: true,
+            smart_host: named,
         }]),
-        Host::Name(name) => match exchangers(dns, name, port, own_name, true).await {
+        Host::Name(name) => match exchangers(dns, name, port, own_name, named).await {
             Err(Failure::Dns(DnsError::NoSuchName(name)) | Failure::NoHosts(name)) => {
                 Err(Failure::Dns(DnsError::Failed {
                     reason: "there is no such smart host".into(),
@@ -328,7 +348,7 @@ async fn exchangers(
     name: &str,
     port: u16,
     own_name: &str,
-    named_by_rules: bool,
+    smart_host: Option<Arc<SmartHost>>,
 ) -> Result<Vec<MxHost>, Failure> {
     let found = dns.mx(name).await?;
     if found.records.is_empty() {
@@ -338,7 +358,7 @@ async fn exchangers(
             port,
             secure: true,
             exchanger: None,
-            named_by_rules,
+            smart_host,
         }]);
     }
     if found.records.iter().any(|(_, exchange)| exchange == ".") {
@@ -379,7 +399,7 @@ async fn exchangers(
             port,
             secure: found.secure,
             exchanger: Some((preference, names.clone())),
-            named_by_rules,
+            smart_host: smart_host.clone(),
         })
         .collect())
 }

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
-use super::endpoint::{Audited, Endpoint};
+use super::endpoint::{Audited, Endpoint, Login};
 use super::failure::{Failure, ProtectionError, ResultType};
 use super::resources::OutboundResources;
 use super::route::{self, Candidate, PartnerPath, Target};
 use super::this_host::ThisHost;
 use super::{dane, mta_sts};
 use crate::config::AddressFamily;
+use crate::egress::credentials::SUBMISSIONS;
 use crate::egress::dial;
 use portcullis::tls::Authorities;
 use portcullis::{Dane, MtaSts, Protection};
@@ -28,6 +29,9 @@ struct Untried {
     dane: Arc<dane::Demand>,
     mta_sts: bool,
     domains: Arc<[String]>,
+    implicit_tls: bool,
+    is_legacy: bool,
+    login: Option<Login>,
     audited: Option<Arc<Audited>>,
 }
 
@@ -39,6 +43,8 @@ pub(super) struct Servers<'a> {
     deadline: Instant,
     authorities: Authorities,
     policy: Option<mta_sts::Policy>,
+    /// Why the newest policy could not be had.
+    policy_error: Option<ProtectionError>,
     /// The policy for a connector in audit mode.
     audited_policy: Result<Option<mta_sts::Policy>, ProtectionError>,
     pub(super) stops: VecDeque<route::MxHost>,
@@ -59,8 +65,8 @@ impl<'a> Servers<'a> {
         let mut stops = route::stops(&resources.dns, &path.target, port, &this_host.name).await?;
         stops.truncate(most);
         let asked = path.protection.mta_sts;
-        let policy = match policy_of(resources, &path.target, asked).await {
-            Ok(policy) => policy,
+        let (policy, policy_error) = match policy_of(resources, &path.target, asked).await {
+            Ok(found) => found,
             Err(why) => {
                 let peer = path.target.to_string().into();
                 return Err(Failure::Unprotected { peer, why });
@@ -71,6 +77,7 @@ impl<'a> Servers<'a> {
             Some(audit) => {
                 let policy = policy_of(resources, &path.target, audit.mta_sts);
                 let policy = timeout_at(half_way_to(deadline), policy).await;
+                let policy = policy.map(|found| found.map(|(policy, _)| policy));
                 policy.unwrap_or_else(|_| Err(slow_audit(ResultType::StsPolicyFetchError)))
             }
             None => Ok(None),
@@ -82,6 +89,7 @@ impl<'a> Servers<'a> {
             deadline,
             authorities: path.authorities(&resources.authorities),
             policy,
+            policy_error,
             audited_policy,
             stops: stops.into(),
             at: None,
@@ -186,7 +194,13 @@ impl<'a> Servers<'a> {
             authorities: self.authorities.clone(),
             dane: untried.dane.clone(),
             mta_sts: untried.mta_sts,
+            policy: self.policy.clone(),
+            policy_error: self.policy_error.clone(),
             domains: untried.domains.clone(),
+            implicit_tls: untried.implicit_tls,
+            is_legacy: untried.is_legacy,
+            login: untried.login.clone(),
+            requires_tls: self.path.requires_tls,
             audited: untried.audited.clone(),
         };
         let mut number = 0;
@@ -216,7 +230,16 @@ impl<'a> Servers<'a> {
             true => stop.domains().into(),
             false => Arc::default(),
         };
+        let port = candidate.addresses.first().map(SocketAddr::port);
+        let by_port = stop.smart_host().is_some() && port == Some(SUBMISSIONS);
+        let (implicit_tls, login) = self.smart_host(stop);
         Ok(Untried {
+            implicit_tls: implicit_tls.unwrap_or(by_port),
+            is_legacy: match stop.smart_host() {
+                Some(host) => self.resources.is_legacy_host(host),
+                None => self.resources.is_legacy(&self.path.target),
+            },
+            login,
             candidate: Arc::new(candidate),
             addresses,
             dane: Arc::new(dane),
@@ -224,6 +247,24 @@ impl<'a> Servers<'a> {
             domains,
             audited,
         })
+    }
+
+    /// Whether TLS begins with the first octet, if that is configured, and where we log in.
+    fn smart_host(&self, stop: &route::MxHost) -> (Option<bool>, Option<Login>) {
+        let Some(named) = stop.smart_host() else {
+            return (None, None);
+        };
+        let Some((configured, credentials)) = self.resources.smart_host(named, self.path.tenant())
+        else {
+            return (None, None);
+        };
+        let login = configured.login.as_ref().zip(credentials);
+        let login = login.map(|(how, credentials)| Login {
+            host: named.host.clone(),
+            how: how.clone(),
+            credentials: credentials.clone(),
+        });
+        (configured.implicit_tls, login)
     }
 
     /// What a connector in audit mode would ask of a server. Mail does not fail for that.
@@ -288,11 +329,7 @@ impl<'a> Servers<'a> {
             return Ok(false);
         };
         let allowed = stop.name().is_some_and(|name| policy.allows(name));
-        let not_allowed = || {
-            let domain = &self.path.target;
-            let detail = format!("the MTA-STS policy of {domain} does not name this server");
-            ProtectionError::new(ResultType::ValidationFailure, detail)
-        };
+        let not_allowed = || not_named(&self.path.target.to_string());
         match policy.mode {
             mta_sts::Mode::None => Ok(false),
             mta_sts::Mode::Testing => {
@@ -337,6 +374,12 @@ impl<'a> Servers<'a> {
     }
 }
 
+/// A domain's MTA-STS policy does not allow a server.
+pub(super) fn not_named(domain: &str) -> ProtectionError {
+    let detail = format!("the MTA-STS policy of {domain} does not name this server");
+    ProtectionError::new(ResultType::ValidationFailure, detail)
+}
+
 /// Until when something may be looked up that only a connector in audit mode asks for: the mail needs time too.
 fn half_way_to(deadline: Instant) -> Instant {
     let now = Instant::now();
@@ -347,7 +390,7 @@ fn slow_audit(result: ResultType) -> ProtectionError {
     ProtectionError::new(result, "it could not be looked up in time")
 }
 
-/// The domain's MTA-STS policy, if it is asked for.
+/// The domain's MTA-STS policy, if it is asked for and there is one, and why the newest could not be had.
 ///
 /// # Errors
 /// If it cannot be told whether there is one.
@@ -355,13 +398,13 @@ async fn policy_of(
     resources: &OutboundResources,
     target: &Target,
     asked: MtaSts,
-) -> Result<Option<mta_sts::Policy>, ProtectionError> {
+) -> Result<(Option<mta_sts::Policy>, Option<ProtectionError>), ProtectionError> {
     let (Target::Mx(domain), MtaSts::Opportunistic) = (target, asked) else {
-        return Ok(None);
+        return Ok((None, None));
     };
     let state = resources.mta_sts_of(domain).await;
     match state.last_error {
         Some(why) if state.is_undecided => Err(why),
-        _ => Ok(state.policy),
+        error => Ok((state.policy, error)),
     }
 }

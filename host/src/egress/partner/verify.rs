@@ -21,6 +21,8 @@ pub struct Requirements<'a> {
     /// The names of the domain that the mail is for, or of the smart host, where DNSSEC has proven the way from it to
     /// the server.
     pub domains: &'a [String],
+    /// Whether there is something that nobody else may have: a message whose sender says so (RFC 8689), or a password.
+    pub requires_tls: bool,
 }
 
 impl Requirements<'_> {
@@ -31,7 +33,14 @@ impl Requirements<'_> {
             && protection.min_version.is_none()
             && !self.pins()
             && protection.authorities.is_empty();
-        !opportunistic || self.mta_sts || self.dane.needs_tls()
+        !opportunistic || self.mta_sts || self.dane.needs_tls() || self.requires_tls
+    }
+
+    /// Whether who satisfies them has proven to be who he should be: by a name that somebody trusted vouches for, or a
+    /// key that was agreed on.
+    pub fn prove_identity(&self) -> bool {
+        let by_name = matches!(self.protection.level, TlsLevel::Name(_));
+        by_name || self.pins() || self.mta_sts || matches!(self.dane, dane::Demand::Records { .. })
     }
 
     /// The names that the server may have beside that of its TLSA records.
@@ -62,9 +71,7 @@ impl Requirements<'_> {
             has_name(chain, wanted)?;
         }
         if self.mta_sts {
-            let host = self.host.unwrap_or_default().to_owned();
-            is_trusted(certificate::trust_of_server(chain, authorities.public()))?;
-            has_name(chain, &[host])?;
+            server_is(chain, self.host.unwrap_or_default(), authorities)?;
         }
         Ok(())
     }
@@ -127,6 +134,19 @@ impl Requirements<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether the chain is trusted by the ordinary roots, and for this name.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn server_is(
+    chain: &[CertificateDer<'_>],
+    name: &str,
+    authorities: &Authorities,
+) -> Result<(), ProtectionError> {
+    is_trusted(certificate::trust_of_server(chain, authorities.public()))?;
+    has_name(chain, &[name.to_owned()])
 }
 
 /// Whether the chain ends at one of these authorities.

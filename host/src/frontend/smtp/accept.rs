@@ -79,7 +79,7 @@ async fn handle(
     if listener.config.tls == TlsMode::Implicit {
         let tls = settings.tls(&listener);
         let tls = tls.ok_or_else(|| io::Error::other("no certificate"))?;
-        let acceptor = tls.acceptor();
+        let acceptor = tls.acceptor(listener.is_legacy(client.ip()));
         let handshake = connection.accept_tls(&acceptor);
         timeout(settings.timeouts.handshake, handshake).await??;
     }

@@ -2,19 +2,22 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::config::{self};
+use crate::egress::next_hop::NextHop;
+use crate::egress::next_hops::NextHops;
 use crate::egress::partial::Partial;
 use crate::egress::partner::Dns;
 use crate::egress::path::Egress;
 use crate::frontend::ask::Asking;
 use crate::frontend::known_certificates::KnownCertificates;
+use crate::frontend::smtp::guesses::Guesses;
 use crate::frontend::smtp::limits::{ConnectionLimits, Room};
 use crate::tls::ServerTls;
 use portcullis::tls::Authorities;
@@ -35,6 +38,14 @@ pub struct Server {
     pub connections: Arc<ConnectionLimits>,
     /// The memory for long headers.
     pub headers: Room,
+    /// Where notifications go for senders of tenants: as all mail to them does, if it comes here.
+    pub notified: Option<Arc<NextHop>>,
+    /// The next hops that tenants have of their own.
+    pub next_hops: Arc<NextHops>,
+    /// Passwords that did not fit.
+    pub guesses: Guesses,
+    /// How many passwords are verified at a time.
+    pub verifications: Arc<Semaphore>,
     /// Whether sessions are to end.
     pub stopping: watch::Sender<bool>,
 }
@@ -85,6 +96,12 @@ pub struct ListenError {
 }
 
 impl Listener {
+    /// Whether a client may use cipher suites that are no good ones any more.
+    pub fn is_legacy(&self, client: IpAddr) -> bool {
+        let listed = &self.config.legacy_ciphers;
+        listed.iter().any(|net| net.contains(&client))
+    }
+
     /// Binds the socket.
     ///
     /// # Errors

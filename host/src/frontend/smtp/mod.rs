@@ -1,6 +1,7 @@
 //! The SMTP server.
 
 pub mod accept;
+pub mod guesses;
 pub mod limits;
 pub mod listener;
 mod receiver;

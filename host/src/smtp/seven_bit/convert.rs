@@ -5,9 +5,9 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use super::Lines;
+use super::lines::Lines;
 use super::structure::{
-    ENCODING, Encoding, Header, Kind, Sink, Structure, TYPE, VERSION, fields, is_field,
+    ENCODING, Encoding, Filler, Header, Kind, Sink, Structure, TYPE, VERSION, fields, is_field,
 };
 use super::survey::Findings;
 
@@ -182,7 +182,7 @@ impl Sink for Output {
         }
     }
 
-    fn filler(&mut self, line: &[u8]) {
+    fn filler(&mut self, line: &[u8], _: Filler) {
         let shown = line.iter().map(|octet| match octet.is_ascii() {
             true => *octet,
             false => b'?',
@@ -190,7 +190,7 @@ impl Sink for Output {
         self.content.extend(shown);
     }
 
-    fn delimiter(&mut self, line: &[u8]) {
+    fn delimiter(&mut self, line: &[u8], _: bool) {
         self.end_body(false);
         self.content.extend_from_slice(line);
     }

@@ -4,40 +4,16 @@
 //! A message is looked at as a whole before any of it is sent ([`Survey`]): what is signed cannot be changed, and what
 //! has seven bits already need not be. Then it is converted line by line ([`Converter`]).
 
+mod content_type;
 mod convert;
+mod lines;
+mod obstacle;
 mod structure;
 mod survey;
 
 pub use convert::Converter;
-pub use survey::{Findings, Obstacle, Survey};
-
-/// Cuts content into lines, their ends included.
-#[derive(Default)]
-struct Lines(Vec<u8>);
-
-impl Lines {
-    /// Takes a chunk of content, and gives each line that is whole.
-    fn push(&mut self, content: &[u8], mut each: impl FnMut(&[u8])) {
-        let mut rest = content;
-        while let Some(at) = memchr::memchr(b'\n', rest) {
-            let (line, after) = rest.split_at(at + 1);
-            match self.0.is_empty() {
-                true => each(line),
-                false => {
-                    self.0.extend_from_slice(line);
-                    each(&std::mem::take(&mut self.0));
-                }
-            }
-            rest = after;
-        }
-        self.0.extend_from_slice(rest);
-    }
-
-    /// The last line, if it has no end.
-    fn finish(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.0)
-    }
-}
+pub use obstacle::Obstacle;
+pub use survey::{Findings, Survey};
 
 #[cfg(test)]
 mod tests {
@@ -145,6 +121,12 @@ mod tests {
             Err(Obstacle::Dkim)
         );
         assert_eq!(
+            converted(&format!("Received: x\nDomainKey-Signature: a\n{text}")),
+            Err(Obstacle::Dkim)
+        );
+        let epilogue = "Content-Type: multipart/signed; boundary=o\n\n--o\nContent-Type: multipart/mixed; boundary=i\n\n--i\n\nx\n--i--\n\u{fc}\n--o--\n";
+        assert_eq!(converted(epilogue), Err(Obstacle::Signed));
+        assert_eq!(
             converted(&format!("Arc-Message-Signature: i=1\n{text}")),
             Err(Obstacle::Dkim)
         );
@@ -191,6 +173,18 @@ mod tests {
         ] {
             assert_eq!(converted(message), Err(obstacle), "{message}");
         }
+        for message in [
+            "Content-Type: multipart/mixed; boundary=o\n\nf\u{fc}ller\n",
+            "Content-Type: multipart/mixed; boundary=o\n\n--o\nContent-Type: multipart/mixed; boundary=i\n\nf\u{fc}ller\n--o--\n",
+        ] {
+            let obstacle = Obstacle::Malformed("a multipart with eight bits has no parts");
+            assert_eq!(converted(message), Err(obstacle), "{message}");
+        }
+        // A body may begin without the empty line before it.
+        becomes(
+            "Content-Type: multipart/mixed; boundary=o\n\n--o\nContent-Type: text/plain\nf\u{fc}r\n--o--\n",
+            "Content-Type: multipart/mixed; boundary=o\n\n--o\nContent-Type: text/plain\nContent-Transfer-Encoding: quoted-printable\n\nf=C3=BCr\n--o--\n",
+        );
         // What no reader sees has no bits to lose.
         becomes(
             "Content-Type: multipart/mixed; boundary=o\n\nf\u{fc}ller\n--o\n\nx\n--o--\n\u{fc}\n",

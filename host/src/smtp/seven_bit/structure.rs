@@ -1,8 +1,7 @@
 //! The parts of a message (RFC 2046 §5), line by line.
 
-use mail_parser::{MessageParser, MimeHeaders};
-
-use super::survey::Obstacle;
+use super::content_type::{ContentType, encoding_word};
+use super::obstacle::Obstacle;
 
 /// Parts within parts; what has more is no mail.
 const MAX_DEPTH: usize = 100;
@@ -19,10 +18,20 @@ pub(super) trait Sink {
     fn header(&mut self, header: Header);
     /// A line of the body of the part whose header came last.
     fn body(&mut self, line: &[u8]);
-    /// A line of what stands before, between and after parts, and which nobody reads.
-    fn filler(&mut self, line: &[u8]);
-    /// A line between two parts, or behind the last one.
-    fn delimiter(&mut self, line: &[u8]);
+    /// A line of what stands before and after parts, and which nobody reads.
+    fn filler(&mut self, line: &[u8], filler: Filler);
+    /// A line between two parts, or behind the last one. It `is_own` if it belongs to the multipart that has begun last,
+    /// and not to one around it.
+    fn delimiter(&mut self, line: &[u8], is_own: bool);
+}
+
+/// Where a line stands that nobody reads.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Filler {
+    /// Whether it is before the first part. If no part comes, it is all that there is.
+    pub is_preamble: bool,
+    /// Who has signed it.
+    pub signed: Option<Obstacle>,
 }
 
 /// What a part consists of.
@@ -105,6 +114,9 @@ struct Level {
     boundary: Vec<u8>,
     /// Whether its parts are messages where they say nothing.
     is_digest: bool,
+    /// Who has signed the whole of it.
+    outside: Option<Obstacle>,
+    /// Who has signed its parts.
     signed: Option<Obstacle>,
 }
 
@@ -113,8 +125,10 @@ enum At {
     Header { is_message: bool },
     /// In the body of a part that has no parts.
     Body,
-    /// Where nobody reads.
-    Filler,
+    /// Before the first part.
+    Preamble,
+    /// Behind the last part.
+    Epilogue,
 }
 
 /// Where in a message the next line stands.
@@ -146,16 +160,21 @@ impl Structure {
     pub fn line(&mut self, line: &[u8], sink: &mut impl Sink) {
         if let Some((level, is_last)) = self.boundary(line) {
             self.finish(sink);
+            let is_own = level + 1 == self.levels.len();
             self.levels
                 .truncate(if is_last { level } else { level + 1 });
-            sink.delimiter(line);
+            sink.delimiter(line, is_own);
             self.at = match is_last {
-                true => At::Filler,
+                true => At::Epilogue,
                 false => At::Header { is_message: false },
             };
             return;
         }
         match self.at {
+            At::Header { .. } if !matches!(line, b"\r\n" | b"\n") && !is_of_header(line) => {
+                self.end_header(sink);
+                self.line(line, sink);
+            }
             At::Header { .. } => {
                 self.header.extend_from_slice(line);
                 if matches!(line, b"\r\n" | b"\n") {
@@ -166,7 +185,28 @@ impl Structure {
                 }
             }
             At::Body => sink.body(line),
-            At::Filler => sink.filler(line),
+            At::Preamble => {
+                let signed = self.levels.last().and_then(|level| level.outside);
+                let is_preamble = true;
+                sink.filler(
+                    line,
+                    Filler {
+                        is_preamble,
+                        signed,
+                    },
+                );
+            }
+            At::Epilogue => {
+                let signed = self.levels.last().and_then(|level| level.signed);
+                let is_preamble = false;
+                sink.filler(
+                    line,
+                    Filler {
+                        is_preamble,
+                        signed,
+                    },
+                );
+            }
         }
     }
 
@@ -201,54 +241,45 @@ impl Structure {
         let raw = std::mem::take(&mut self.header);
         let is_message = matches!(self.at, At::Header { is_message: true });
         let of_digest = self.levels.last().is_some_and(|level| level.is_digest) && !is_message;
-        let read = MessageParser::new().parse_headers(&raw[..]);
-        let content_type = read.as_ref().and_then(|read| read.content_type());
-        let text = |text: Option<&str>| text.unwrap_or_default().to_ascii_lowercase();
-        let (main, sub) = match content_type {
-            Some(it) => (text(Some(it.ctype())), text(it.subtype())),
-            None if of_digest => ("message".into(), "rfc822".into()),
-            None => ("text".into(), "plain".into()),
+        let value = |name| {
+            let field = fields(&raw).find(|field| is_field(field, name))?;
+            let colon = memchr::memchr(b':', field)?;
+            field.get(colon + 1..)
         };
-        let attribute = |name: &str| content_type.and_then(|it| it.attribute(name));
-        let boundary = attribute("boundary").map(str::trim_end);
-        let boundary = boundary.filter(|boundary| !boundary.is_empty());
-        let encoding = encoding_of(
-            read.as_ref()
-                .and_then(|read| read.content_transfer_encoding()),
-        );
-        let is_as_it_is = encoding != Encoding::Encoded;
+        let content_type = match value(TYPE) {
+            Some(value) => ContentType::parse(value),
+            None if of_digest => ContentType::new("message", "rfc822"),
+            None => ContentType::new("text", "plain"),
+        };
+        let boundary = content_type.parameter("boundary").unwrap_or_default();
+        let boundary = boundary.trim_ascii_end();
+        let encoding = match value(ENCODING).map(encoding_word).as_deref() {
+            None | Some("" | "7bit") => Encoding::Seven,
+            Some("8bit" | "binary") => Encoding::Eight,
+            Some(_) => Encoding::Encoded,
+        };
         let is_too_deep = self.levels.len() >= MAX_DEPTH;
-        if main == "multipart" && is_too_deep {
-            self.give_up("its parts are nested too deep");
-        }
-        let kind = match (&*main, &*sub) {
-            ("multipart", _) if boundary.is_none() || is_too_deep => Kind::Broken,
+        let kind = match (&*content_type.main, &*content_type.sub) {
+            ("multipart", _) if boundary.is_empty() || is_too_deep => Kind::Broken,
             ("multipart", _) => Kind::Multipart,
-            ("message", "rfc822" | "news") if is_as_it_is => Kind::Message,
+            ("message", "rfc822" | "news") if encoding != Encoding::Encoded => Kind::Message,
             ("text" | "message", _) => Kind::Text,
             _ => Kind::Binary,
         };
+        if kind == Kind::Broken && is_too_deep {
+            self.give_up("its parts are nested too deep");
+        }
         let outside = self.levels.last().and_then(|level| level.signed);
-        let signed = outside.or_else(|| {
-            (main == "multipart" && sub == "signed").then(|| {
-                let protocol = text(attribute("protocol"));
-                match protocol.as_str() {
-                    "application/pgp-signature" => Obstacle::Pgp,
-                    "application/pkcs7-signature" | "application/x-pkcs7-signature" => {
-                        Obstacle::Smime
-                    }
-                    _ => Obstacle::Signed,
-                }
-            })
-        });
+        let signed = outside.or_else(|| signed_by(&content_type));
         self.at = match kind {
             Kind::Multipart => {
                 self.levels.push(Level {
-                    boundary: boundary.unwrap_or_default().into(),
-                    is_digest: sub == "digest",
+                    boundary: boundary.to_vec(),
+                    is_digest: content_type.sub == "digest",
+                    outside,
                     signed,
                 });
-                At::Filler
+                At::Preamble
             }
             Kind::Message => At::Header { is_message: true },
             Kind::Text | Kind::Binary | Kind::Broken => At::Body,
@@ -266,11 +297,31 @@ impl Structure {
     }
 }
 
-fn encoding_of(name: Option<&str>) -> Encoding {
-    let name = name.unwrap_or_default().trim().to_ascii_lowercase();
-    match name.as_str() {
-        "" | "7bit" => Encoding::Seven,
-        "8bit" | "binary" => Encoding::Eight,
-        _ => Encoding::Encoded,
+/// Who has signed the parts of a multipart (RFC 1847 §2.1).
+fn signed_by(content_type: &ContentType) -> Option<Obstacle> {
+    if (&*content_type.main, &*content_type.sub) != ("multipart", "signed") {
+        return None;
+    }
+    let protocol = content_type.parameter("protocol").unwrap_or_default();
+    let protocol = String::from_utf8_lossy(&protocol).to_ascii_lowercase();
+    Some(match protocol.as_str() {
+        "application/pgp-signature" => Obstacle::Pgp,
+        "application/pkcs7-signature" | "application/x-pkcs7-signature" => Obstacle::Smime,
+        _ => Obstacle::Signed,
+    })
+}
+
+/// Whether a line begins a field, or goes on with one (RFC 5322 §2.2). One that does neither is the first of a body
+/// whose empty line is missing.
+fn is_of_header(line: &[u8]) -> bool {
+    match line.first() {
+        Some(b' ' | b'\t') => true,
+        _ => {
+            let name = line
+                .split(|octet| *octet == b':')
+                .next()
+                .unwrap_or_default();
+            name.len() < line.len() && name.trim_ascii_end().iter().all(u8::is_ascii_graphic)
+        }
     }
 }

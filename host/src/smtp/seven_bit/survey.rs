@@ -1,34 +1,19 @@
 //! Whether a message has to be converted, which parts of it, and whether it can be.
 
-use thiserror::Error;
-
-use super::Lines;
-use super::structure::{Encoding, Header, Kind, Sink, Structure, fields, is_field};
+use super::lines::Lines;
+use super::obstacle::Obstacle;
+use super::structure::{Encoding, Filler, Header, Kind, Sink, Structure, fields, is_field};
 
 /// Parts of a message.
 const MAX_PARTS: usize = 10_000;
+/// Fields that sign the body of a message, whoever reads them.
+const SIGNATURES: [&str; 3] = [
+    "DKIM-Signature",
+    "DomainKey-Signature",
+    "ARC-Message-Signature",
+];
 /// The first line of a text that OpenPGP has signed (RFC 9580 §7).
 const PGP_SIGNED: &[u8] = b"-----BEGIN PGP SIGNED MESSAGE-----";
-
-/// Why a message with eight bits cannot become one with seven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Obstacle {
-    /// It has a signature of DKIM (RFC 6376 §5.3) or ARC.
-    #[error("conversion would break its DKIM signature")]
-    Dkim,
-    /// A part with eight bits is signed by S/MIME (RFC 8551).
-    #[error("conversion would break its S/MIME signature")]
-    Smime,
-    /// The same by OpenPGP (RFC 3156).
-    #[error("conversion would break its OpenPGP signature")]
-    Pgp,
-    /// The same in another way (RFC 1847).
-    #[error("conversion would break its signature (multipart/signed)")]
-    Signed,
-    /// Its parts cannot be told apart.
-    #[error("its MIME structure is broken: {0}")]
-    Malformed(&'static str),
-}
 
 /// A look at a message, as it comes.
 pub struct Survey {
@@ -44,6 +29,8 @@ pub struct Findings {
     parts: Vec<bool>,
     /// Whether what nobody reads has eight bits.
     filler: bool,
+    /// Whether it stands before the first part of a multipart, of which none has come yet.
+    preamble: bool,
     /// What stands in the way if something has to be converted.
     obstacle: Option<Obstacle>,
     has_dkim: bool,
@@ -83,6 +70,7 @@ impl Survey {
         }
         self.structure.finish(&mut self.findings);
         self.findings.end_part();
+        self.findings.end_preamble();
         // It says more than what comes of it.
         if let Some(obstacle) = self.structure.obstacle() {
             self.findings.obstacle = Some(obstacle);
@@ -117,6 +105,14 @@ impl Findings {
         self.parts.get(number).copied().unwrap_or(false)
     }
 
+    /// A multipart ends. Without a part, what seemed to come before the first one is the text of it.
+    fn end_preamble(&mut self) {
+        if std::mem::take(&mut self.preamble) {
+            let broken = Obstacle::Malformed("a multipart with eight bits has no parts");
+            self.obstacle.get_or_insert(broken);
+        }
+    }
+
     fn end_part(&mut self) {
         let part = std::mem::take(&mut self.part);
         if part.has_eight_bits {
@@ -129,10 +125,7 @@ impl Findings {
 impl Sink for Findings {
     fn header(&mut self, header: Header) {
         if header.is_top {
-            let mut names = ["DKIM-Signature", "DomainKey-Signature"].iter();
-            let arc = "ARC-Message-Signature";
-            let is_signature =
-                |field: &[u8]| names.any(|name| is_field(field, name)) || is_field(field, arc);
+            let is_signature = |field: &[u8]| SIGNATURES.iter().any(|name| is_field(field, name));
             self.has_dkim = fields(&header.raw).any(is_signature);
         }
         self.end_part();
@@ -168,16 +161,20 @@ impl Sink for Findings {
         }
     }
 
-    fn filler(&mut self, line: &[u8]) {
-        if !line.is_ascii() {
-            self.filler = true;
-            // Within what is signed it is signed as well.
-            self.part.has_eight_bits |= self.part.signed.is_some();
+    fn filler(&mut self, line: &[u8], filler: Filler) {
+        if line.is_ascii() {
+            return;
         }
+        self.filler = true;
+        self.preamble |= filler.is_preamble;
+        self.obstacle = self.obstacle.or(filler.signed);
     }
 
-    fn delimiter(&mut self, line: &[u8]) {
-        let _ = line;
+    fn delimiter(&mut self, _: &[u8], is_own: bool) {
         self.end_part();
+        match is_own {
+            true => self.preamble = false,
+            false => self.end_preamble(),
+        }
     }
 }

@@ -25,7 +25,7 @@ use self::error::text_of;
 pub use self::server::stripping;
 use self::server::{Ability, Server};
 use crate::config;
-use crate::egress::next_hop::ClientName;
+use crate::egress::next_hop::client::ClientName;
 
 /// Octets of answers that are kept, with what each takes beside them.
 const CACHE: u64 = 8 << 20;

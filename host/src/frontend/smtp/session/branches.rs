@@ -7,17 +7,19 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use crate::egress::client::{Cause, Finished, MailError, Sender};
+use crate::egress::client::{self, Cause, Finished, MailError, Sender};
 use crate::egress::next_hop::{Client, ClientName, Delivery};
 use crate::egress::partial::{Body, Digest, Note, State};
 use crate::egress::path::{Egress, EgressPath};
 use crate::frontend::smtp::receiver::MessageReceiver;
 use crate::frontend::smtp::session::envelope::{Reason, Rejection};
+use crate::frontend::smtp::session::notify::Relayed;
 use crate::frontend::smtp::session::{Recipient, Session, Transaction};
 use crate::frontend::smtp::spool::Spool;
 use crate::observe::redact;
-use crate::smtp::address::Address;
+use crate::smtp::command;
 use crate::smtp::reply::Reply;
+use crate::smtp::seven_bit::{Converter, Findings, Obstacle, Survey};
 
 /// How long one of several may take to let a message begin. RFC 5321 §4.5.3.2.4 has two minutes for it; others wait
 /// meanwhile, and so does the client, who gave himself no more.
@@ -33,6 +35,8 @@ pub struct Branch {
     recipients: Vec<usize>,
     /// How it has ended, before the message has.
     ended: Option<Reply>,
+    /// What makes seven bits of the message, if its server takes no more.
+    converter: Option<Box<Converter>>,
 }
 
 /// What became of a recipient, by its number.
@@ -51,7 +55,17 @@ impl Session {
             return Ok(Reply::new(250, (2, 1, 5), "recipient ok, as before"));
         }
         let (index, mut branch) = self.branch_of(transaction, &recipient).await?;
-        let reply = branch.delivery.rcpt(&recipient.address).await;
+        let is_inbound = matches!(self.listener.egress, Egress::NextHop { .. });
+        let wants_notification = recipient.parameters.notify.is_some_and(|it| it.success);
+        let reply = match is_inbound && wants_notification && !branch.delivery.extensions().dsn {
+            // It did when this session began; in the next one DSN is not offered, and the client's own server notifies.
+            true => Reply::new(
+                451,
+                (4, 3, 0),
+                "the next hop sends no notifications now, try again",
+            ),
+            false => branch.delivery.rcpt(recipient.named()).await,
+        };
         if reply.is_positive() {
             branch.recipients.push(transaction.recipients.len());
             transaction.recipients.push(recipient);
@@ -71,7 +85,7 @@ impl Session {
     /// The server that gets the mail has not accepted it.
     fn not_accepted(&self, reply: Reply) -> Rejection {
         let reason = match &self.listener.egress {
-            Egress::NextHop(_) => Reason::NextHop,
+            Egress::NextHop { .. } => Reason::NextHop,
             Egress::Partners { .. } => Reason::Partner,
         };
         Rejection { reply, reason }
@@ -101,7 +115,7 @@ impl Session {
             return Err(another_path());
         }
         let path = recipient.path.clone();
-        let sender = transaction.sender(&recipient.address);
+        let sender = transaction.sender(recipient);
         match self.begin(sender, &path, is_in_a_hurry).await {
             Ok(delivery) => {
                 let branch = Branch {
@@ -109,6 +123,7 @@ impl Session {
                     delivery,
                     recipients: Vec::new(),
                     ended: None,
+                    converter: None,
                 };
                 Ok((transaction.branches.len(), branch))
             }
@@ -129,13 +144,11 @@ impl Session {
         is_in_a_hurry: bool,
     ) -> Result<Delivery, Reply> {
         let name = self.client_name().await;
-        if let Some(mut delivery) = self.kept.take()
-            && delivery.is_usable()
-        {
+        if let Some(mut delivery) = self.take_kept(path) {
             match delivery.mail(sender).await {
                 Ok(()) => return Ok(delivery),
                 Err(MailError::Refused(reply)) => {
-                    self.kept = Some(delivery);
+                    self.kept.push((path.key().into(), delivery));
                     return Err(reply);
                 }
                 // A server may close what is idle, which costs nothing: no mail was on it.
@@ -158,6 +171,14 @@ impl Session {
         path.begin(&client, sender, is_in_a_hurry).await
     }
 
+    /// A connection that is this client's alone, by the same path, if there is one.
+    fn take_kept(&mut self, path: &EgressPath) -> Option<Delivery> {
+        let same = |(key, _): &(String, Delivery)| key == path.key();
+        let number = self.kept.iter().position(same)?;
+        let (_, delivery) = self.kept.swap_remove(number);
+        delivery.is_usable().then_some(delivery)
+    }
+
     /// What the client's address is called, once that is known.
     pub(super) async fn client_name(&mut self) -> ClientName {
         if let Some(looking) = self.looking_up.take() {
@@ -169,17 +190,18 @@ impl Session {
     /// Gives up a branch before its message is delivered.
     pub(super) async fn abort(&mut self, mut branch: Branch) {
         branch.delivery.reset().await;
-        self.release(branch.delivery);
+        self.release(&branch.path, branch.delivery);
     }
 
     /// After a transaction: a connection that is not this client's alone goes to whoever needs it next.
-    fn release(&mut self, delivery: Delivery) {
+    fn release(&mut self, path: &EgressPath, delivery: Delivery) {
         if let Some(own) = delivery.release() {
-            self.kept = Some(own);
+            self.kept.push((path.key().into(), own));
         }
     }
 
-    /// Begins the message everywhere. If a recipient may have it already, it is spooled until it is complete.
+    /// Begins the message everywhere. If a recipient may have it already, or a server takes seven bits where there may be
+    /// eight, it is spooled until it is complete.
     ///
     /// # Errors
     /// What the client is told if it cannot be spooled.
@@ -196,7 +218,9 @@ impl Session {
         let may_have_it = |recipient: &Recipient| {
             message.is_some_and(|message| partial.may_have(message, recipient.digest))
         };
-        if transaction.recipients.iter().any(may_have_it) {
+        let may_need_seven_bits = transaction.may_need_seven_bits();
+        if may_need_seven_bits || transaction.recipients.iter().any(may_have_it) {
+            transaction.survey = may_need_seven_bits.then(Survey::new);
             let file = partial.spool().map_err(|error| no_room(&error))?;
             transaction.held = Some(Spool::new(file));
             return Ok(());
@@ -232,6 +256,10 @@ impl Session {
         let outcomes = numbers.map(|number| (number, had_it.clone()));
         transaction.outcomes.extend(outcomes);
         self.begin_for_all_but(transaction, &have).await;
+        if let Some(survey) = transaction.survey.take() {
+            let is_inbound = matches!(self.listener.egress, Egress::NextHop { .. });
+            transaction.convert_where_needed(survey.finish(), is_inbound);
+        }
         loop {
             let content = held.read().await.map_err(|error| no_room(&error))?;
             if content.is_empty() {
@@ -293,27 +321,25 @@ impl Session {
             ..
         } = branch;
         delivery.reset().await;
-        self.release(delivery);
-        let address = |number: &usize| {
-            let recipient = transaction.recipients.get(*number)?;
-            Some(recipient.address.clone())
-        };
-        let addresses: Vec<Address> = recipients.iter().filter_map(address).collect();
-        let first = addresses.first()?;
+        self.release(&path, delivery);
+        let recipient = |number: &usize| transaction.recipients.get(*number).cloned();
+        let named: Vec<Recipient> = recipients.iter().filter_map(recipient).collect();
+        let first = named.first()?;
         let failed = match self.begin(transaction.sender(first), &path, true).await {
             Err(reply) => reply,
-            Ok(mut delivery) => match add_all(&mut delivery, &addresses).await {
+            Ok(mut delivery) => match add_all(&mut delivery, &named).await {
                 Ok(()) => {
                     return Some(Branch {
                         path,
                         delivery,
                         recipients,
                         ended: None,
+                        converter: None,
                     });
                 }
                 Err(reply) => {
                     delivery.reset().await;
-                    self.release(delivery);
+                    self.release(&path, delivery);
                     reply
                 }
             },
@@ -343,12 +369,16 @@ impl Session {
         let mut outcomes: Vec<Outcome> = join_all(finishing).await.into_iter().flatten().collect();
         outcomes.append(&mut transaction.outcomes);
         self.log_branches(transaction, &branches, &outcomes);
+        let relayed = relayed_without_dsn(&mut branches, transaction, &outcomes);
         for branch in branches {
             match branch.ended {
                 // It may have been in the middle of a transaction.
                 Some(_) => self.abort(branch).await,
-                None => self.release(branch.delivery),
+                None => self.release(&branch.path, branch.delivery),
             }
+        }
+        if !relayed.is_empty() {
+            self.tell_of_relaying(transaction, &relayed);
         }
         self.combine_outcomes(transaction, outcomes).await
     }
@@ -458,12 +488,39 @@ impl Session {
     }
 }
 
+/// Those who have the message, whose sender wants to hear of it, and whose server will not tell him (RFC 3461 §5.2.2).
+fn relayed_without_dsn(
+    branches: &mut [Branch],
+    transaction: &Transaction,
+    outcomes: &[Outcome],
+) -> Vec<Relayed> {
+    let mut relayed = Vec::new();
+    for branch in branches {
+        if branch.delivery.extensions().dsn {
+            continue;
+        }
+        let has_it = |number: &&usize| {
+            let mut outcomes = outcomes.iter().filter(|(of, _)| of == *number);
+            outcomes.any(|(_, reply)| reply.is_positive())
+        };
+        for number in branch.recipients.iter().filter(has_it) {
+            let recipient = transaction.recipients.get(*number);
+            let wants = |it: &&Recipient| it.parameters.notify.is_some_and(|it| it.success);
+            relayed.extend(recipient.filter(wants).map(|recipient| Relayed {
+                recipient: recipient.clone(),
+                server: branch.delivery.peer(),
+            }));
+        }
+    }
+    relayed
+}
+
 /// Names the recipients of a transaction that has begun; all of them were taken a moment ago. If one is not taken now,
 /// all end as it does.
-async fn add_all(delivery: &mut Delivery, addresses: &[Address]) -> Result<(), Reply> {
-    for address in addresses {
-        let reply = delivery.rcpt(address).await;
-        if reply.is_permanent() && addresses.len() > 1 {
+async fn add_all(delivery: &mut Delivery, recipients: &[Recipient]) -> Result<(), Reply> {
+    for recipient in recipients {
+        let reply = delivery.rcpt(recipient.named()).await;
+        if reply.is_permanent() && recipients.len() > 1 {
             // It is one recipient's, and would be the end of all.
             return Err(Reply::new(451, (4, 5, 0), reply.one_line()));
         }
@@ -509,6 +566,17 @@ fn no_room(error: &std::io::Error) -> Reply {
     Reply::new(452, (4, 3, 1), text).because(error.to_string())
 }
 
+/// A server takes seven bits, and the message cannot be made to have no more. A client that has believed in the offer of
+/// a next hop comes again, and finds the offer gone: its own server knows what to do then.
+fn cannot_convert(why: &Obstacle, is_inbound: bool) -> Reply {
+    let text =
+        format!("the next server takes no 8-bit messages, and this one stays as it is: {why}");
+    match is_inbound {
+        true => Reply::new(451, (4, 6, 3), text),
+        false => Reply::new(554, (5, 6, 3), text),
+    }
+}
+
 fn another_path() -> Rejection {
     let text = "send again for this recipient: its mail goes another way";
     Rejection {
@@ -543,14 +611,40 @@ impl Branch {
     }
 
     async fn write(&mut self, content: &[u8]) {
-        if self.ended.is_none()
-            && let Err(reply) = self.delivery.write(content).await
-        {
+        if self.ended.is_some() {
+            return;
+        }
+        let written = match &mut self.converter {
+            None => self.delivery.write(content).await,
+            Some(converter) => {
+                let mut converted = Vec::new();
+                converter.push(content, &mut converted);
+                self.delivery.write(&converted).await
+            }
+        };
+        if let Err(reply) = written {
             self.ended = Some(reply);
         }
     }
 
+    /// Writes what a conversion has held back.
+    async fn write_rest(&mut self) {
+        if let Some(mut converter) = self.converter.take()
+            && self.ended.is_none()
+        {
+            let mut rest = Vec::new();
+            converter.finish(&mut rest);
+            self.write(&rest).await;
+        }
+    }
+
+    /// Whether its server takes seven bits only.
+    fn takes_seven_bits(&mut self) -> bool {
+        !self.delivery.extensions().eight_bit_mime
+    }
+
     async fn finish(&mut self, note: &(dyn Fn(usize, &Reply) + Sync)) -> Vec<Outcome> {
+        self.write_rest().await;
         if let Some(reply) = &self.ended {
             return self
                 .recipients
@@ -579,6 +673,14 @@ impl Branch {
 }
 
 impl Recipient {
+    /// As a server is told it.
+    pub(super) fn named(&self) -> client::Recipient<'_> {
+        client::Recipient {
+            to: &self.address,
+            parameters: &self.parameters,
+        }
+    }
+
     fn note(&self, message: Digest, body: Option<Digest>, state: State) -> Note {
         Note {
             message,
@@ -599,11 +701,36 @@ impl Transaction {
     }
 
     /// Its sender, as a server is told it together with the first recipient.
-    fn sender<'a>(&'a self, first: &'a Address) -> Sender<'a> {
+    fn sender<'a>(&'a self, first: &'a Recipient) -> Sender<'a> {
         Sender {
             from: &self.from,
             parameters: &self.parameters,
-            first,
+            first: first.named(),
+        }
+    }
+
+    /// Whether the message may have eight bits, and a server takes seven.
+    fn may_need_seven_bits(&mut self) -> bool {
+        self.parameters.body == command::Body::EightBitMime
+            && self.branches.iter_mut().any(Branch::takes_seven_bits)
+    }
+
+    /// What was found in the message decides what those servers get that take seven bits: the message as it is, if it has
+    /// no more; a converted one; or none (RFC 6152 §3).
+    fn convert_where_needed(&mut self, findings: Findings, is_inbound: bool) {
+        if !findings.needs_conversion() {
+            return;
+        }
+        let obstacle = findings.obstacle();
+        let findings = Arc::new(findings);
+        for branch in &mut self.branches {
+            if branch.ended.is_some() || !branch.takes_seven_bits() {
+                continue;
+            }
+            match obstacle {
+                None => branch.converter = Some(Box::new(Converter::new(findings.clone()))),
+                Some(obstacle) => branch.ended = Some(cannot_convert(&obstacle, is_inbound)),
+            }
         }
     }
 
@@ -634,6 +761,9 @@ impl Transaction {
         }
         match &mut self.held {
             Some(held) => {
+                if let Some(survey) = &mut self.survey {
+                    survey.push(content);
+                }
                 if let Err(error) = held.write(content).await {
                     receiver.refuse(no_room(&error));
                 }

@@ -8,7 +8,7 @@ use crate::frontend::ask::{Request, refusal, tenant_of};
 use crate::frontend::header;
 use crate::frontend::smtp::session::{Recipient, Session, State, Transaction};
 use crate::smtp::address::{Address, ReversePath};
-use crate::smtp::command::MailParameters;
+use crate::smtp::command::{MailParameters, RcptParameters};
 use crate::smtp::reply::Reply;
 use portcullis::store::Tenant;
 use portcullis::{Decision, Direction};
@@ -103,8 +103,10 @@ impl Session {
             failed_paths: Vec::new(),
             turn: None,
             message: None,
+            header: None,
             body: None,
             held: None,
+            survey: None,
             outcomes: Vec::new(),
         }));
         Reply::new(250, (2, 1, 0), "sender ok")
@@ -112,27 +114,52 @@ impl Session {
 
     fn may_send(&self, parameters: &MailParameters) -> Result<(), Rejection> {
         if let Egress::Partners { relay_clients, .. } = &self.listener.egress
-            && !relay_clients
-                .load()
-                .permits(self.client.ip(), self.context.certificate())
+            && self.user.is_none()
         {
-            let text =
-                "relay access denied: neither your address nor your certificate is known here";
-            return Err(Rejection::new(Reason::RelayDenied, 550, (5, 7, 1), text));
+            let clients = relay_clients.load();
+            if !clients.permits(self.client.ip(), self.context.certificate()) {
+                let (code, enhanced, text) = match clients.lets_log_in() {
+                    // RFC 4954 §6.
+                    true => (
+                        530,
+                        (5, 7, 0),
+                        "log in first: neither your address nor your certificate is known here",
+                    ),
+                    false => (
+                        550,
+                        (5, 7, 1),
+                        "relay access denied: neither your address nor your certificate is known here",
+                    ),
+                };
+                return Err(Rejection::new(Reason::RelayDenied, code, enhanced, text));
+            }
         }
         let most = self.message_size();
         if parameters.size.is_some_and(|size| size > most) {
             let text = format!("a message has at most {most} octets");
             return Err(Rejection::new(Reason::Size, 552, (5, 3, 4), text));
         }
-        if parameters.smtputf8 && !self.listener.egress.extensions().smtputf8 {
-            let text = "SMTPUTF8 is not offered";
-            return Err(Rejection::new(Reason::Extension, 555, (5, 5, 4), text));
+        let offer = self.listener.egress.extensions();
+        let has_tls = self.context.session_tls().is_some();
+        if parameters.require_tls && !has_tls {
+            let text = "REQUIRETLS is for sessions over TLS";
+            return Err(Rejection::new(Reason::Extension, 530, (5, 7, 10), text));
+        }
+        for (name, is_used, is_offered) in [
+            ("SMTPUTF8", parameters.smtputf8, offer.smtputf8),
+            ("REQUIRETLS", parameters.require_tls, offer.require_tls),
+            ("DSN", parameters.uses_dsn(), offer.dsn),
+            ("AUTH", parameters.auth, self.offers_login()),
+        ] {
+            if is_used && !is_offered {
+                let text = format!("{name} is not offered");
+                return Err(Rejection::new(Reason::Extension, 555, (5, 5, 4), text));
+            }
         }
         Ok(())
     }
 
-    pub(super) async fn rcpt(&mut self, to: Address) -> Reply {
+    pub(super) async fn rcpt(&mut self, to: Address, parameters: RcptParameters) -> Reply {
         self.pipelines |= self.connection.has_unread();
         let mut transaction = match std::mem::replace(&mut self.state, State::Idle) {
             State::Envelope(transaction) => transaction,
@@ -143,7 +170,9 @@ impl Session {
             }
         };
         let mut tenant = None;
-        let added = self.add_recipient(&mut transaction, &to, &mut tenant).await;
+        let added = self
+            .add_recipient(&mut transaction, &to, parameters, &mut tenant)
+            .await;
         let reply = added.unwrap_or_else(|rejection| {
             let from = transaction.from.as_str();
             let tenant = tenant.as_deref();
@@ -207,19 +236,30 @@ impl Session {
         &mut self,
         transaction: &mut Transaction,
         to: &Address,
+        parameters: RcptParameters,
         tenant: &mut Option<Arc<Tenant>>,
     ) -> Result<Reply, Rejection> {
+        if parameters.uses_dsn() && !self.listener.egress.extensions().dsn {
+            let text = "DSN is not offered";
+            return Err(Rejection::new(Reason::Extension, 555, (5, 5, 4), text));
+        }
+        let original = parameters.original_recipient.as_deref();
+        if original.is_some_and(|it| !it.is_ascii()) && !transaction.parameters.smtputf8 {
+            let text = "this ORCPT needs SMTPUTF8";
+            return Err(Rejection::new(Reason::Extension, 553, (5, 6, 7), text));
+        }
         if !to.is_ascii() && !transaction.parameters.smtputf8 {
             let text = "this recipient needs SMTPUTF8";
             return Err(Rejection::new(Reason::Extension, 553, (5, 6, 7), text));
         }
         self.has_no_route(to)?;
-        let limits = &self.settings.limits;
-        if transaction.recipients.len() >= limits.recipients.min(self.listener.egress.recipients())
-        {
-            // RFC 5321 §4.5.3.1.10.
+        // RFC 5321 §4.5.3.1.10.
+        let too_many = || {
             let text = "too many recipients, send again for this one";
-            return Err(Rejection::new(Reason::TooMany, 452, (4, 5, 3), text));
+            Rejection::new(Reason::TooMany, 452, (4, 5, 3), text)
+        };
+        if transaction.recipients.len() >= self.settings.limits.recipients {
+            return Err(too_many());
         }
         let lacks_tenants = self.settings.lacks_tenants;
         let of = responsible(&self.listener.egress, transaction, to, lacks_tenants)?.clone();
@@ -235,11 +275,18 @@ impl Session {
             let reason = Reason::Policy;
             return Err(Rejection { reply, reason });
         }
-        let path = self
-            .listener
-            .egress
-            .path(decision.into_verdict(), &of.name, to)?;
+        let path = self.listener.egress.path(
+            decision.into_verdict(),
+            &of.name,
+            to,
+            transaction.parameters.require_tls,
+        )?;
+        let same_way = |other: &&Recipient| other.path.key() == path.key();
+        if transaction.recipients.iter().filter(same_way).count() >= path.recipients() {
+            return Err(too_many());
+        }
         let recipient = Recipient {
+            parameters,
             egress: Digest::of_egress(&path.outcome_key(to)),
             digest: Digest::of_recipient(transaction.from.as_str(), to.as_str()),
             address: to.clone(),
@@ -282,7 +329,7 @@ impl Session {
         if self.listener.config.allow_untrusted_routing {
             return Ok(());
         }
-        let is_local = matches!(self.listener.egress, Egress::NextHop(_));
+        let is_local = matches!(self.listener.egress, Egress::NextHop { .. });
         match to.hidden_route(is_local) {
             None => Ok(()),
             Some(sign) => Err(Rejection::new(
@@ -337,7 +384,7 @@ fn responsible<'a>(
     lacks_tenants: bool,
 ) -> Result<&'a Arc<Tenant>, Rejection> {
     match exit {
-        Egress::NextHop(_) => tenant_of(&transaction.policies, to.domain()).ok_or_else(|| {
+        Egress::NextHop { .. } => tenant_of(&transaction.policies, to.domain()).ok_or_else(|| {
             if lacks_tenants {
                 let text = "it cannot be told whose domain this is, try again later";
                 return Rejection::new(Reason::Policy, 451, (4, 3, 5), text);

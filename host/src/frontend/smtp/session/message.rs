@@ -8,7 +8,7 @@ use crate::egress::next_hop::ClientName;
 use crate::egress::partial::Digest;
 use crate::frontend::header::FromField;
 use crate::frontend::smtp::receiver::{MessageReceiver, Progress};
-use crate::frontend::smtp::session::{End, Next, Session, State, Transaction};
+use crate::frontend::smtp::session::{End, Next, Recipient, Session, State, Transaction};
 use crate::smtp::data::DataDecoder;
 use crate::smtp::header;
 use crate::smtp::received::Trace;
@@ -37,6 +37,9 @@ impl Session {
         let line_limit = self.settings.limits.text_line;
         let mut receiver = self.new_receiver();
         let mut decoder = DataDecoder::with_line_limit(line_limit);
+        if self.normalizes() {
+            decoder = decoder.normalizing();
+        }
         let mut content = Vec::new();
         loop {
             if self.connection.input.is_empty()
@@ -63,7 +66,11 @@ impl Session {
         let line_limit = self.settings.limits.text_line;
         let time = self.settings.timeouts.message;
         let held = self.server.headers.none(self.client.ip());
-        MessageReceiver::new(self.message_size(), line_limit, time, held)
+        let mut receiver = MessageReceiver::new(self.message_size(), line_limit, time, held);
+        if self.normalizes() {
+            receiver.lines = receiver.lines.normalizing();
+        }
+        receiver
     }
 
     pub(super) async fn bdat(&mut self, size: u64, last: bool) -> Next {
@@ -122,10 +129,13 @@ impl Session {
             let content = self.connection.input.split_to(available);
             missing -= available as u64;
             if let Some((transaction, receiver)) = &mut message {
-                if let Err(error) = receiver.lines.check(&content) {
-                    receiver.refuse(error.reply());
+                match receiver.lines.check(&content) {
+                    Ok(clean) => self.pass_on(transaction, receiver, &clean).await,
+                    Err(error) => {
+                        receiver.refuse(error.reply());
+                        self.pass_on(transaction, receiver, &content).await;
+                    }
                 }
-                self.pass_on(transaction, receiver, &content).await;
             }
         }
         Ok(())
@@ -193,6 +203,10 @@ impl Session {
             receiver.refuse(reply);
             return;
         }
+        let notifies = |it: &Recipient| it.parameters.notify.is_some_and(|it| it.success);
+        if transaction.recipients.iter().any(notifies) {
+            transaction.header = Some(fields.clone());
+        }
         self.client_name().await;
         let mut content = self.trace(transaction).into_bytes();
         content.extend_from_slice(&fields);
@@ -243,6 +257,7 @@ impl Session {
             helo: self.context.helo_name().unwrap_or_default(),
             esmtp: self.esmtp,
             tls: self.context.session_tls(),
+            is_authenticated: self.user.is_some(),
             smtputf8: transaction.parameters.smtputf8,
             hostname: &self.server.hostname,
             id: &transaction.id,

@@ -6,7 +6,9 @@
 
 mod branches;
 mod envelope;
+mod login;
 mod message;
+mod notify;
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,10 +28,11 @@ use crate::frontend::smtp::listener::{Listener, Server, Settings};
 use crate::frontend::smtp::receiver::MessageReceiver;
 use crate::frontend::smtp::spool::Spool;
 use crate::smtp::address::{Address, ReversePath};
-use crate::smtp::command::{Command, CommandError, MailParameters};
+use crate::smtp::command::{Command, CommandError, MailParameters, RcptParameters};
 use crate::smtp::connection::{Connection, Line};
 use crate::smtp::proxy_protocol::EndedTls;
 use crate::smtp::reply::Reply;
+use crate::smtp::seven_bit::Survey;
 use branches::Branch;
 use envelope::{Reason, Rejection};
 use portcullis::store::{Snapshot, Tenant};
@@ -102,10 +105,14 @@ struct Transaction {
     turn: Option<(Digest, Group)>,
     /// The message, once its header is there, if its recipients may end differently.
     message: Option<Digest>,
+    /// Its header, if its sender may have to be notified.
+    header: Option<Vec<u8>>,
     /// Its body as far as it has come, if it matters whether it is the same as before.
     body: Option<Body>,
     /// The message, where it is kept until it is whole.
     held: Option<Spool>,
+    /// What is found in it meanwhile, where a server takes seven bits only.
+    survey: Option<Survey>,
     /// What became of recipients whose branch has ended before the message has.
     outcomes: Vec<(usize, Reply)>,
 }
@@ -113,6 +120,7 @@ struct Transaction {
 #[derive(Clone)]
 struct Recipient {
     address: Address,
+    parameters: RcptParameters,
     tenant: Arc<Tenant>,
     path: Arc<EgressPath>,
     /// What it shares with those who get the same reply.
@@ -141,8 +149,11 @@ pub struct Session {
     context: Context,
     asker: Asker,
     state: State,
-    /// A connection to the next hop that is this client's alone, between two transactions.
-    kept: Option<Delivery>,
+    /// The name by which the client has logged in.
+    user: Option<String>,
+    /// Connections to next hops that are this client's alone, between two transactions, each with what tells its path
+    /// from others.
+    kept: Vec<(String, Delivery)>,
     /// What the client's address is called, and the look-up until that is known.
     client_name: ClientName,
     looking_up: Option<JoinHandle<ClientName>>,
@@ -196,7 +207,8 @@ impl Session {
             context,
             asker,
             state: State::Idle,
-            kept: None,
+            user: None,
+            kept: Vec::new(),
             client_name: ClientName::Unknown,
             looking_up: None,
         };
@@ -256,7 +268,7 @@ impl Session {
         if let State::Envelope(transaction) | State::Chunks(transaction, _) = &mut self.state {
             transaction.quit().await;
         }
-        if let Some(kept) = &mut self.kept {
+        for (_, kept) in &mut self.kept {
             kept.quit().await;
         }
         // A client that does not read its last reply must not keep us.
@@ -290,8 +302,25 @@ impl Session {
         self.errors >= self.settings.limits.errors
     }
 
-    /// The next line, unless the client is silent too long or the daemon stops.
+    /// The next command, unless the client is silent too long or the daemon stops.
     async fn next_line(&mut self) -> Result<Line, Next> {
+        match self.line_of_at_most(COMMAND_LINE).await {
+            // RFC 5321 §2.3.8 has no other line ends; some old senders do.
+            Ok(Line::BareLineFeed(mut line)) if self.normalizes() => {
+                line.truncate(line.len() - 1);
+                Ok(Line::Whole(line))
+            }
+            line => line,
+        }
+    }
+
+    /// Whether this client's lines may end in LF.
+    fn normalizes(&self) -> bool {
+        let normalize = &self.listener.config.normalize;
+        normalize.iter().any(|net| net.contains(&self.client.ip()))
+    }
+
+    async fn line_of_at_most(&mut self, limit: usize) -> Result<Line, Next> {
         let mut stopping = self.server.stopping.subscribe();
         let mut deadline = Instant::now() + self.settings.timeouts.command;
         if let State::Chunks(_, receiver) = &self.state {
@@ -299,7 +328,7 @@ impl Session {
             deadline = deadline.min(receiver.deadline);
         }
         let is_idle = matches!(self.state, State::Idle);
-        let reading = timeout_at(deadline, self.connection.line(COMMAND_LINE));
+        let reading = timeout_at(deadline, self.connection.line(limit));
         let outcome = tokio::select! {
             biased;
             line = reading => line,
@@ -355,7 +384,8 @@ impl Session {
             Command::Helo(name) => self.helo(name).await.into(),
             Command::StartTls => self.starttls().await,
             Command::Mail { from, parameters } => self.mail(from, parameters).await.into(),
-            Command::Rcpt { to } => self.rcpt(to).await.into(),
+            Command::Rcpt { to, parameters } => self.rcpt(to, parameters).await.into(),
+            Command::Auth { mechanism, initial } => self.auth(&mechanism, initial).await,
             Command::Data => self.data().await,
             Command::Bdat { size, last } => {
                 if size > 0 {
@@ -374,7 +404,7 @@ impl Session {
             Command::Help => Reply::new(
                 214,
                 (2, 0, 0),
-                "EHLO HELO STARTTLS MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT (RFC 5321)",
+                "EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT (RFC 5321)",
             )
             .into(),
             Command::Quit => Next::Last(Reply::new(221, (2, 0, 0), "bye"), End::Quit),
@@ -413,8 +443,19 @@ impl Session {
         if offer.smtputf8 {
             lines.push("SMTPUTF8".into());
         }
-        if self.context.session_tls().is_none() && self.settings.tls(&self.listener).is_some() {
+        if offer.dsn {
+            lines.push("DSN".into());
+        }
+        if self.context.session_tls().is_some() {
+            // RFC 8689 §3: to those who are there over TLS.
+            if offer.require_tls {
+                lines.push("REQUIRETLS".into());
+            }
+        } else if self.settings.tls(&self.listener).is_some() {
             lines.push("STARTTLS".into());
+        }
+        if self.offers_login() {
+            lines.push(login::OFFER.into());
         }
         Reply::plain(250, lines.join("\n"))
     }
@@ -427,7 +468,7 @@ impl Session {
 
     fn greet(&mut self, name: String, esmtp: bool) {
         // A next hop that was told the client's name has to be told anew.
-        self.kept = None;
+        self.kept.clear();
         self.context.set_helo(name);
         self.esmtp = esmtp;
     }
@@ -477,7 +518,8 @@ impl Session {
     async fn handshake(&mut self, tls: &crate::tls::ServerTls) -> io::Result<()> {
         let limit = self.settings.timeouts.handshake;
         timeout(limit, self.connection.flush()).await??;
-        timeout(limit, self.connection.accept_tls(&tls.acceptor())).await??;
+        let acceptor = tls.acceptor(self.listener.is_legacy(self.client.ip()));
+        timeout(limit, self.connection.accept_tls(&acceptor)).await??;
         // RFC 3207 §4.2: what was said before is forgotten.
         self.context.set_helo(None);
         self.esmtp = false;
@@ -489,7 +531,7 @@ impl Session {
         let session = self.connection.tls_session();
         let facts = session
             .zip(self.settings.tls(&self.listener))
-            .map(|(session, tls)| tls.facts(session));
+            .map(|(session, tls)| tls.facts(&session));
         self.context
             .set_security(facts.map_or(Security::Plaintext, Security::Encrypted));
     }
