@@ -47,6 +47,14 @@ need_target() {
 need_clients() {
     missing=
     command -v swaks >/dev/null || missing="$missing swaks libnet-ssleay-perl"
+    command -v msmtp >/dev/null || missing="$missing msmtp"
+    command -v argon2 >/dev/null || missing="$missing argon2"
+    # A server of the tests is made of these, with the system's Python.
+    /usr/bin/python3 -c "import OpenSSL, ctypes; ctypes.CDLL('libgsasl.so.18')" 2>/dev/null ||
+        missing="$missing python3-openssl libgsasl18"
+    # What Postfix logs in with as a client.
+    set -- /usr/lib/*/sasl2/libplain.so
+    [ -e "$1" ] || missing="$missing libsasl2-modules"
     command -v openssl >/dev/null || missing="$missing openssl"
     command -v curl >/dev/null || missing="$missing curl"
     command -v chromium >/dev/null || missing="$missing chromium"
@@ -84,6 +92,8 @@ unpack() {
 # Next hops and senders in some tests.
 need_servers() {
     command -v m4 >/dev/null || install m4
+    # Only its part that knows passwords is wanted: it has no protocol to listen for.
+    [ -x /usr/sbin/dovecot ] || install dovecot-core
     # The light one knows no PROXY protocol.
     unpack exim-heavy usr/sbin/exim4 exim4-daemon-heavy
     unpack haproxy usr/sbin/haproxy haproxy
@@ -122,6 +132,17 @@ need_schemathesis() {
         fail "schemathesis $version cannot be installed (is there a network?)"
 }
 
+# What collects outcomes of TLS, and writes reports of them.
+need_tlsrpt_reporter() {
+    version=0.6.0
+    folder=${CARGO_TARGET_DIR:-target}/tools/tlsrpt_reporter
+    [ "$("$folder/bin/pip" show tlsrpt_reporter 2>/dev/null | sed -n 's/^Version: //p')" != "$version" ] || return 0
+    python3 -c "import ensurepip" 2>/dev/null || install python3-venv
+    echo "setup: installing tlsrpt_reporter $version" >&2
+    python3 -m venv --clear "$folder" && "$folder/bin/pip" install --quiet "tlsrpt_reporter==$version" ||
+        fail "tlsrpt_reporter $version cannot be installed (is there a network?)"
+}
+
 # Node, which may be too old on this machine, with Haraka and what makes JavaScript of a component.
 need_haraka() {
     folder=${CARGO_TARGET_DIR:-target}/tools/haraka
@@ -142,6 +163,18 @@ need_haraka() {
     (cd "$folder/package" && npm install --no-audit --no-fund --loglevel=error >/dev/null) ||
         fail "Haraka cannot be installed (is there a network?)"
     cp integrations/haraka/package.json "$folder/package/installed.json"
+}
+
+# A client of Node's, which need_haraka sees to.
+need_nodemailer() {
+    version=10.6.1
+    folder=${CARGO_TARGET_DIR:-target}/tools/nodemailer
+    grep -qs "\"version\": \"$version\"" "$folder/node_modules/nodemailer/package.json" && return
+    echo "setup: installing nodemailer $version" >&2
+    mkdir -p "$folder"
+    (cd "$folder" && echo '{"private": true}' >package.json &&
+        npm install --no-audit --no-fund --loglevel=error "nodemailer@$version" >/dev/null) ||
+        fail "nodemailer $version cannot be installed (is there a network?)"
 }
 
 need_deny() {
@@ -165,7 +198,9 @@ tests)
     need_dns
     need_componentize
     need_schemathesis
+    need_tlsrpt_reporter
     need_haraka
+    need_nodemailer
     ;;
 audit) need_deny ;;
 semver) need_semver_checks ;;

@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod dns;
 #[cfg(test)]
 mod documentation;
+pub mod dovecot;
 pub mod exim;
 pub mod fan_out;
 pub mod fault_injector;
@@ -43,6 +44,7 @@ pub mod resolver;
 pub mod sendmail;
 pub mod sink;
 pub mod test_bed;
+pub mod tlsrpt;
 pub mod validate;
 
 pub use browser::Browser;
