@@ -319,7 +319,10 @@ impl Daemon {
         let mut stop = Stop::new()?;
         let mut addresses = Vec::new();
         for next_hop in self.next_hops.all() {
-            begin_with(&next_hop).await.map_err(anyhow::Error::msg)?;
+            // It concerns its tenants only.
+            if let Err(error) = begin_with(&next_hop).await {
+                tracing::error!(%error, "a tenant's next hop is not ready");
+            }
         }
         for listener in &self.listeners {
             let socket = listener.bind()?;
@@ -485,6 +488,7 @@ impl Daemon {
                 }
                 refused += errors.len() + self.exchange_way_out(&settings).await?;
                 refused += self.exchange_next_hops(&settings).await?;
+                refused += self.exchange_relay_clients().await?;
                 self.server.settings.store(Arc::new(settings));
                 self.tell_of_certificates();
             }
@@ -532,22 +536,6 @@ impl Daemon {
             }
         }
         redact::tell(&config.log);
-        for listener in &self.listeners {
-            let configured = config.listeners.get(listener.number);
-            match (&listener.egress, configured.map(|it| &it.destination)) {
-                (Egress::Partners { relay_clients, .. }, Some(Destination::Outbound(outbound)))
-                    if is_same =>
-                {
-                    let before = relay_clients.load();
-                    let (clients, error) = RelayClients::new(outbound, Some(&before));
-                    if let Some(error) = error {
-                        tracing::error!(%error, "not reloaded; previous version remains active");
-                    }
-                    relay_clients.store(Arc::new(clients));
-                }
-                _ => {}
-            }
-        }
         let has = |tenants: &[config::Tenant], name: &str| tenants.iter().any(|it| it.name == name);
         for tenant in &config.tenants {
             if !has(&self.config.tenants, &tenant.name) {
@@ -612,7 +600,12 @@ impl Daemon {
     /// Takes over the next hops of tenants that are configured now, and the passwords that are in their files; gives how
     /// many of them cannot be read.
     async fn exchange_next_hops(&self, settings: &Settings) -> anyhow::Result<usize> {
-        let new = self.next_hops.take(&self.config, &settings.authorities);
+        let (next_hops, config, authorities) = (
+            self.next_hops.clone(),
+            self.config.clone(),
+            settings.authorities.clone(),
+        );
+        let new = apart(move || next_hops.take(&config, &authorities)).await?;
         for next_hop in &new {
             if let Err(error) = begin_with(next_hop).await {
                 tracing::error!(%error, "a tenant's next hop is not ready");
@@ -632,6 +625,37 @@ impl Daemon {
             tracing::error!(%error, "not reloaded; previous version remains active");
         }
         Ok(errors.len())
+    }
+
+    /// Takes over who may send to partners, and the passwords that are in files now; gives how many files cannot be read.
+    async fn exchange_relay_clients(&self) -> anyhow::Result<usize> {
+        let mut refused = 0;
+        for listener in &self.listeners {
+            let configured = self.config.listeners.get(listener.number);
+            let (
+                Egress::Partners { relay_clients, .. },
+                Some(config::Listener {
+                    destination: Destination::Outbound(outbound),
+                    ..
+                }),
+            ) = (&listener.egress, configured)
+            else {
+                continue;
+            };
+            let (outbound, before) = (outbound.clone(), relay_clients.load_full());
+            let (clients, error) =
+                apart(move || RelayClients::new(&outbound, Some(&before))).await?;
+            if let Some(error) = error {
+                refused += 1;
+                let state = match clients.can_verify() {
+                    true => "not reloaded; previous version remains active",
+                    false => "nobody can log in until it is mended",
+                };
+                tracing::error!(%error, "{state}");
+            }
+            relay_clients.store(Arc::new(clients));
+        }
+        Ok(refused)
     }
 
     async fn reload_policies(&mut self, numbers: &BTreeSet<usize>) {
@@ -992,6 +1016,16 @@ impl Read {
                     known.map(|known| known.with_authorities(authorities.clone()))
                 }
             };
+            let found = match found {
+                Some(found) if !listener.legacy_ciphers.is_empty() => match found.with_legacy() {
+                    Ok(found) => Some(found),
+                    Err(error) => {
+                        errors.push(error);
+                        known.cloned()
+                    }
+                },
+                found => found,
+            };
             if let Some(found) = found {
                 tls.insert(number, found);
             }
@@ -1101,7 +1135,9 @@ fn partial(config: &Config) -> Partial {
             Destination::NextHop(config::NextHop::Lmtp { .. }) | Destination::Outbound(_)
         )
     };
-    let has_own_hops = config.tenants.iter().any(|it| it.next_hop.is_some());
+    // Tenants that come with files may have next hops of their own.
+    let has_own_hops =
+        config.tenant_folder.is_some() || config.tenants.iter().any(|it| it.next_hop.is_some());
     if !has_own_hops && !config.listeners.iter().any(can_differ) {
         return Partial::forgetful();
     }

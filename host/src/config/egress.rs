@@ -188,7 +188,10 @@ impl Delivery {
         identity: Option<CertificateFiles>,
         smart_hosts: Vec<SmartHost>,
     ) -> Self {
-        let plain = |name: &String| host_name(name).unwrap_or_else(|| name.clone());
+        let plain = |name: &String| match name.parse::<IpAddr>() {
+            Ok(ip) => ip.to_string(),
+            Err(_) => host_name(name).unwrap_or_else(|| name.clone()),
+        };
         Delivery {
             identity,
             source_addresses: raw.source_addresses,

@@ -232,6 +232,9 @@ pub enum LoginError {
     /// The server says no. Its text is without what we have sent.
     #[error("it refuses the name or the password ({mechanism}): {code} {text}", mechanism = .0.name(), code = .1, text = .2)]
     Refused(Mechanism, u16, String),
+    /// A server has refused them a moment ago, and would lock the account.
+    #[error("name or password were refused a moment ago; they are tried again after a minute")]
+    Pause,
     /// What the server says makes no sense.
     #[error("{mechanism}: {0}", mechanism = .1.name())]
     Sasl(SaslError, Mechanism),
@@ -378,7 +381,14 @@ impl SmtpClient {
     /// # Errors
     /// Why we are not let in; the session is not usable then.
     pub async fn log_in(&mut self, credentials: &Credentials) -> Result<Mechanism, LoginError> {
+        if credentials.were_refused() {
+            self.usable = false;
+            return Err(LoginError::Pause);
+        }
         let logged_in = self.try_log_in(credentials).await;
+        if let Err(LoginError::Refused(_, 500.., _)) = &logged_in {
+            credentials.note_refusal();
+        }
         self.usable &= logged_in.is_ok();
         logged_in
     }
@@ -392,7 +402,9 @@ impl SmtpClient {
         let mechanism = Mechanism::best_of(offered, binding.is_some())
             .ok_or_else(|| LoginError::NoMechanism(offered.clone()))?;
         let sasl = |error| LoginError::Sasl(error, mechanism);
-        let Credentials { username, password } = credentials;
+        let Credentials {
+            username, password, ..
+        } = credentials;
         let exchange = Exchange::new(mechanism, username, password.reveal(), binding.as_ref());
         let mut exchange = exchange.map_err(sasl)?;
         let mut said = vec![username.clone(), password.reveal().to_owned()];
@@ -419,7 +431,9 @@ impl SmtpClient {
                 return Err(LoginError::Refused(mechanism, reply.code(), text));
             }
             let challenge = sasl::decode(reply.text().trim()).unwrap_or_default();
-            line = sasl::encode(&exchange.respond(&challenge).map_err(sasl)?);
+            let answer;
+            (exchange, answer) = apart(exchange, challenge).await.map_err(sasl)?;
+            line = sasl::encode(&answer);
             said.push(line.clone());
         }
     }
@@ -748,6 +762,18 @@ impl SmtpClient {
         self.encoder = None;
         self.client_config.failure(&self.peer, step, cause)
     }
+}
+
+/// Answers a challenge on a thread of its own: a server may have the password hashed for a second.
+async fn apart(
+    mut exchange: Exchange,
+    challenge: Vec<u8>,
+) -> Result<(Exchange, Vec<u8>), SaslError> {
+    let answering = tokio::task::spawn_blocking(move || {
+        let answer = exchange.respond(&challenge)?;
+        Ok((exchange, answer))
+    });
+    answering.await.unwrap_or(Err(SaslError::Challenge))
 }
 
 /// The text of a reply, unless it repeats what it was told.

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::config::Login;
 
@@ -35,13 +36,24 @@ impl From<&str> for Password {
     }
 }
 
+/// How long a server that has refused a password is not told it again: it may lock the account.
+const PAUSE: Duration = Duration::from_secs(60);
+
 /// A name with its password.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Credentials {
     /// The name.
     pub username: String,
     /// The password.
     pub password: Password,
+    /// When they were refused last.
+    refused: Arc<Mutex<Option<Instant>>>,
+}
+
+impl PartialEq for Credentials {
+    fn eq(&self, other: &Self) -> bool {
+        self.username == other.username && self.password == other.password
+    }
 }
 
 /// A password cannot be had. The text names the file, and what to do.
@@ -58,7 +70,20 @@ impl Credentials {
         Ok(Credentials {
             username: login.username.clone(),
             password: password(&login.password_file)?,
+            refused: Arc::default(),
         })
+    }
+
+    /// Notes that a server has refused them.
+    pub fn note_refusal(&self) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        *refused = Some(Instant::now());
+    }
+
+    /// Whether a server has refused them a moment ago.
+    pub fn were_refused(&self) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.is_some_and(|at| at.elapsed() < PAUSE)
     }
 }
 

@@ -41,6 +41,11 @@ impl RelayClients {
         self.users.is_some()
     }
 
+    /// Whether passwords can be verified, if clients may log in.
+    pub fn can_verify(&self) -> bool {
+        !matches!(self.users, Some(Err(_)))
+    }
+
     /// Whether a claim is true, which takes a while; absent if that cannot be told now.
     pub fn verify(&self, claim: &Claim) -> Option<bool> {
         let users = self.users.as_ref()?.as_ref().ok()?;

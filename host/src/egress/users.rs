@@ -66,7 +66,11 @@ impl Users {
         let known = self.0.get(&claim.username);
         let hash = match known {
             Some(hash) => Some(hash.clone()),
-            None => PasswordHash::new(NOBODY).ok(),
+            // As dear as another one of the file.
+            None => {
+                let other = self.0.values().next().cloned();
+                other.or_else(|| PasswordHash::new(NOBODY).ok())
+            }
         };
         let password = claim.password.as_bytes();
         let fits =

@@ -613,7 +613,7 @@ mod tests {
             "RCPT TO:<b@c> NOTIFY=NEVER,DELAY",
             "RCPT TO:<b@c> NOTIFY=DELAY NOTIFY=DELAY",
             "RCPT TO:<b@c> ORCPT=b@c",
-            "RCPT TO:<b@c> ORCPT=rfc822;b+2bc",
+            "RCPT TO:<b@c> ORCPT=rfc822;b+2gc",
             "RCPT TO:<b@c> ORCPT=rfc822;b=c",
             "MAIL FROM:<> RET=ALL",
             "MAIL FROM:<> ENVID=a+0D",

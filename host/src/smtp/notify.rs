@@ -142,11 +142,12 @@ pub fn encode_xtext(text: &str) -> String {
     encoded
 }
 
-/// A digit of hexchar, which RFC 3461 §4 has in upper case.
+/// A digit of hexchar, which RFC 3461 §4 has in upper case. Some write it in lower case.
 fn hex_digit(octet: u8) -> Option<u8> {
     match octet {
         b'0'..=b'9' => Some(octet - b'0'),
         b'A'..=b'F' => Some(octet - b'A' + 10),
+        b'a'..=b'f' => Some(octet - b'a' + 10),
         _ => None,
     }
 }
@@ -181,7 +182,7 @@ mod tests {
             ("a+2Bb+3Dc", Some("a+b=c")),
             ("a+20b", Some("a b")),
             ("<>", Some("<>")),
-            ("a+2bb", None),
+            ("a+2bb", Some("a+b")),
             ("a+2", None),
             ("a+", None),
             ("a=b", None),

@@ -30,19 +30,20 @@ pub fn client(identity: Option<&Pair>) -> Result<SslContext, ErrorStack> {
     Ok(builder.build())
 }
 
-/// For a server with these certificates, of which the first of each kind of key is shown.
+/// For a server with these certificates. The first one with an RSA key is shown, whatever name is asked for, because
+/// the old suites are for that; without one, the first.
 ///
 /// # Errors
 /// If OpenSSL does not take them.
-pub fn server<'a>(
-    pairs: impl DoubleEndedIterator<Item = &'a Pair>,
-) -> Result<SslContext, ErrorStack> {
+pub fn server<'a>(pairs: impl Iterator<Item = &'a Pair> + Clone) -> Result<SslContext, ErrorStack> {
     let mut builder = builder(SslMethod::tls_server())?;
     builder.set_options(SslOptions::CIPHER_SERVER_PREFERENCE);
     // Any certificate of a client completes the handshake, and none does as well.
     builder.set_verify_callback(SslVerifyMode::PEER, |_, _| true);
-    // The last one of a kind is the one that counts.
-    for pair in pairs.rev() {
+    let is_rsa = |pair: &&Pair| {
+        PKey::private_key_from_der(pair.key.secret_der()).is_ok_and(|key| key.rsa().is_ok())
+    };
+    if let Some(pair) = pairs.clone().find(is_rsa).or_else(|| pairs.clone().next()) {
         show(&mut builder, pair)?;
     }
     Ok(builder.build())

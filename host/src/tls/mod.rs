@@ -36,7 +36,7 @@ pub const EXPIRY_WARNING: i64 = 21;
 pub struct ServerTls {
     config: Arc<ServerConfig>,
     /// For clients that may use suites which are no good ones any more.
-    legacy: SslContext,
+    legacy: Option<SslContext>,
     authorities: Authorities,
     pairs: Arc<[(PathBuf, Pair)]>,
 }
@@ -88,13 +88,22 @@ impl ServerTls {
         // large senders abort STARTTLS.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        let legacy = legacy::server(pairs.iter().map(|(_, pair)| pair));
         Ok(ServerTls {
             config: Arc::new(config),
-            legacy: legacy.map_err(TlsError::Legacy)?,
+            legacy: None,
             authorities,
             pairs: pairs.into(),
         })
+    }
+
+    /// The same for a listener some of whose clients may use suites that are no good ones any more.
+    ///
+    /// # Errors
+    /// If OpenSSL does not take the certificate.
+    pub fn with_legacy(mut self) -> Result<Self, TlsError> {
+        let pairs = self.pairs.iter().map(|(_, pair)| pair);
+        self.legacy = Some(legacy::server(pairs).map_err(TlsError::Legacy)?);
+        Ok(self)
     }
 
     /// The same certificates, with which peers are verified with these authorities.
@@ -125,9 +134,9 @@ impl ServerTls {
 
     /// What the handshake is done with; by a client that may use them, with suites that are no good ones any more.
     pub fn acceptor(&self, is_legacy: bool) -> Acceptor {
-        match is_legacy {
-            true => Acceptor::Legacy(self.legacy.clone()),
-            false => Acceptor::Rustls(self.config.clone().into()),
+        match &self.legacy {
+            Some(legacy) if is_legacy => Acceptor::Legacy(legacy.clone()),
+            _ => Acceptor::Rustls(self.config.clone().into()),
         }
     }
 

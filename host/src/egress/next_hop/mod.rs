@@ -278,7 +278,9 @@ impl NextHop {
     }
 
     fn learn(&self, session: &SmtpClient) {
-        let extensions = Extensions::from(session.capabilities());
+        let mut extensions = Extensions::from(session.capabilities());
+        // RFC 8689 §4.2.1: it counts over TLS only.
+        extensions.require_tls &= session.tls_session().is_some();
         if self.extensions.load().as_deref() != Some(&extensions) {
             self.extensions.store(Some(Arc::new(extensions)));
         }

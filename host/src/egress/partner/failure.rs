@@ -180,9 +180,10 @@ impl Failure {
     /// How telling the failure is, where several servers were tried.
     fn weight(&self) -> u8 {
         match self {
-            Failure::Unprotected { .. } | Failure::Login { .. } | Failure::NoRequireTls { .. } => 3,
+            Failure::Unprotected { .. } | Failure::Login { .. } => 3,
             Failure::Hop(_) => 2,
             Failure::Dns(_) => 1,
+            // It is for good, and counts only if it is so of all servers.
             _ => 0,
         }
     }
@@ -210,7 +211,7 @@ impl Failure {
             },
             // RFC 4954 §6, for now: what we log in with can be mended.
             Failure::Login { why, .. } => match why {
-                LoginError::Refused(..) => (451, (4, 7, 8)),
+                LoginError::Refused(..) | LoginError::Pause => (451, (4, 7, 8)),
                 _ => (451, (4, 7, 0)),
             },
             Failure::NoRequireTls { .. } => (550, (5, 7, 30)),

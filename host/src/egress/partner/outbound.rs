@@ -283,6 +283,15 @@ impl Outbound {
     ) -> Result<(), Failure> {
         let why = if !client.capabilities().require_tls {
             "it does not support REQUIRETLS"
+        } else if let (false, Some(why)) =
+            (server.requirements().prove_identity(), &server.policy_error)
+        {
+            // What cannot be had now may prove it later.
+            client.quit().await;
+            return Err(Failure::Unprotected {
+                peer: server.peer.clone(),
+                why: why.clone(),
+            });
         } else if !server.requirements().prove_identity() {
             "nothing proves that it is the right server: neither the connector (level \"name\"), nor DANE, nor MTA-STS"
         } else {
@@ -379,7 +388,7 @@ impl Outbound {
             why,
         };
         if let Err(why) = begun {
-            if path.requires_tls && why.result == ResultType::StarttlsNotSupported {
+            if path.requires_tls && client.is_usable() && !client.capabilities().starttls {
                 client.quit().await;
                 return Err(Failure::NoRequireTls {
                     peer: server.peer.clone(),

@@ -551,7 +551,7 @@ fn login_hint(why: &LoginError) -> &'static str {
         LoginError::NoMechanism(_) => {
             "ask the provider for SCRAM-SHA-256, PLAIN or LOGIN; some want a password for applications instead of OAuth"
         }
-        LoginError::Refused(..) => {
+        LoginError::Refused(..) | LoginError::Pause => {
             "check username and password-file of [[delivery.smart-host]]; the provider's log tells more"
         }
         LoginError::Sasl(..) => {

@@ -92,7 +92,8 @@ impl Guesses {
         let has_room = |wrong: Option<&Wrong>| {
             wrong.is_none_or(|wrong| wrong.count < most || !wrong.counts(now))
         };
-        let is_known = state.known.contains_key(&(address, name.clone()));
+        let known = state.known.get(&(address, name.clone()));
+        let is_known = known.is_some_and(|at| now.duration_since(*at) < KNOWN);
         has_room(state.by_address.get(&address)) && (is_known || has_room(state.by_name.get(&name)))
     }
 
@@ -110,7 +111,6 @@ impl Guesses {
     pub fn right(&self, client: IpAddr, name: &str) {
         let (address, name, now) = (client_key(client), shorten(name), Instant::now());
         let mut state = self.lock();
-        state.by_address.remove(&address);
         let State { known, .. } = &mut *state;
         make_room(known, |at| now.duration_since(*at) < KNOWN);
         known.insert((address, name), now);
@@ -181,13 +181,12 @@ mod tests {
         }
         assert!(guesses.may_try(B, "bob", 6));
         assert!(!guesses.may_try("192.0.2.3".parse().unwrap(), "bob", 6));
-        // His own wrong ones are forgotten with a right one.
+        // Who has one password does not try those of others without end.
         for _ in 0..6 {
-            guesses.wrong(B, "bob");
+            guesses.wrong(B, "alice");
+            guesses.right(B, "bob");
         }
-        assert!(!guesses.may_try(B, "bob", 6));
-        guesses.right(B, "bob");
-        assert!(guesses.may_try(B, "bob", 6));
+        assert!(!guesses.may_try(B, "carol", 6));
     }
 
     #[test]

@@ -218,15 +218,18 @@ impl Session {
         let may_have_it = |recipient: &Recipient| {
             message.is_some_and(|message| partial.may_have(message, recipient.digest))
         };
-        let may_need_seven_bits = transaction.may_need_seven_bits();
-        if may_need_seven_bits || transaction.recipients.iter().any(may_have_it) {
-            transaction.survey = may_need_seven_bits.then(Survey::new);
+        let is_held = transaction.recipients.iter().any(may_have_it);
+        if is_held || transaction.may_need_seven_bits() {
+            // Whichever server a connection that is made anew leads to.
+            let may_have_eight = transaction.parameters.body == command::Body::EightBitMime;
+            transaction.survey = may_have_eight.then(Survey::new);
             let file = partial.spool().map_err(|error| no_room(&error))?;
             transaction.held = Some(Spool::new(file));
             return Ok(());
         }
         let nobody = vec![false; transaction.recipients.len()];
         self.begin_for_all_but(transaction, &nobody).await;
+        transaction.end_where_seven_bits_are_needed();
         Ok(())
     }
 
@@ -378,7 +381,7 @@ impl Session {
             }
         }
         if !relayed.is_empty() {
-            self.tell_of_relaying(transaction, &relayed);
+            self.tell_of_relaying(transaction, &relayed).await;
         }
         self.combine_outcomes(transaction, outcomes).await
     }
@@ -713,6 +716,19 @@ impl Transaction {
     fn may_need_seven_bits(&mut self) -> bool {
         self.parameters.body == command::Body::EightBitMime
             && self.branches.iter_mut().any(Branch::takes_seven_bits)
+    }
+
+    /// A connection that was made anew has led to a server that takes seven bits, where the one before took eight.
+    fn end_where_seven_bits_are_needed(&mut self) {
+        if self.parameters.body != command::Body::EightBitMime {
+            return;
+        }
+        for branch in &mut self.branches {
+            if branch.ended.is_none() && branch.takes_seven_bits() {
+                let text = "the server takes no 8-bit messages now, try again";
+                branch.ended = Some(Reply::new(451, (4, 6, 3), text));
+            }
+        }
     }
 
     /// What was found in the message decides what those servers get that take seven bits: the message as it is, if it has

@@ -139,7 +139,7 @@ impl Session {
             let text = format!("a message has at most {most} octets");
             return Err(Rejection::new(Reason::Size, 552, (5, 3, 4), text));
         }
-        let offer = self.listener.egress.extensions();
+        let offer = self.announced.extensions;
         let has_tls = self.context.session_tls().is_some();
         if parameters.require_tls && !has_tls {
             let text = "REQUIRETLS is for sessions over TLS";
@@ -149,7 +149,7 @@ impl Session {
             ("SMTPUTF8", parameters.smtputf8, offer.smtputf8),
             ("REQUIRETLS", parameters.require_tls, offer.require_tls),
             ("DSN", parameters.uses_dsn(), offer.dsn),
-            ("AUTH", parameters.auth, self.offers_login()),
+            ("AUTH", parameters.auth, self.announced.login),
         ] {
             if is_used && !is_offered {
                 let text = format!("{name} is not offered");
@@ -239,7 +239,7 @@ impl Session {
         parameters: RcptParameters,
         tenant: &mut Option<Arc<Tenant>>,
     ) -> Result<Reply, Rejection> {
-        if parameters.uses_dsn() && !self.listener.egress.extensions().dsn {
+        if parameters.uses_dsn() && !self.announced.extensions.dsn {
             let text = "DSN is not offered";
             return Err(Rejection::new(Reason::Extension, 555, (5, 5, 4), text));
         }

@@ -14,6 +14,8 @@ use tokio::time::{sleep, timeout};
 
 /// A line of an exchange (RFC 4954 §4.6).
 const EXCHANGE_LINE: usize = 12_288;
+/// Characters of a name in the log.
+const SHOWN_NAME: usize = 100;
 /// What EHLO announces.
 pub(super) const OFFER: &str = "AUTH PLAIN LOGIN";
 
@@ -118,10 +120,12 @@ impl Session {
         let (client, name) = (self.client.ip(), claim.username.clone());
         let most = self.settings.limits.login_failures;
         let server = self.server.clone();
-        let turn = server.guesses.turn(client, &name).await;
-        let fits = match server.guesses.may_try(client, &name, most) {
-            true => self.fits(clients, claim).await.map(Some),
-            false => Some(None),
+        let patience = self.settings.timeouts.handshake;
+        let turn = timeout(patience, server.guesses.turn(client, &name)).await;
+        let fits = match (&turn, server.guesses.may_try(client, &name, most)) {
+            (Err(_), _) => None,
+            (Ok(_), true) => self.fits(clients, claim).await.map(Some),
+            (Ok(_), false) => Some(None),
         };
         let wait = (fits == Some(Some(false))).then(|| server.guesses.wrong(client, &name));
         drop(turn);
@@ -148,9 +152,10 @@ impl Session {
             }
         };
         self.server.asking.metrics.login(outcome);
+        let shown: String = name.chars().take(SHOWN_NAME).collect();
         tracing::info!(
             outcome,
-            user = &*redact::mailbox(&name),
+            user = &*redact::mailbox(&shown),
             client = %redact::client(client),
             session = self.id,
             "login"

@@ -15,6 +15,9 @@ use crate::smtp::received::Trace;
 use crate::smtp::reply::Reply;
 use portcullis::Direction;
 
+/// Octets of a header that a notification has, which is kept meanwhile.
+const NOTIFIED_HEADER: usize = 16 << 10;
+
 impl Session {
     pub(super) async fn data(&mut self) -> Next {
         let mut transaction = match std::mem::replace(&mut self.state, State::Idle) {
@@ -204,8 +207,11 @@ impl Session {
             return;
         }
         let notifies = |it: &Recipient| it.parameters.notify.is_some_and(|it| it.success);
-        if transaction.recipients.iter().any(notifies) {
-            transaction.header = Some(fields.clone());
+        if self.context.direction() == Direction::Outbound
+            && transaction.recipients.iter().any(notifies)
+        {
+            let shown = fields.len().min(NOTIFIED_HEADER);
+            transaction.header = fields.get(..shown).map(<[u8]>::to_vec);
         }
         self.client_name().await;
         let mut content = self.trace(transaction).into_bytes();

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::egress::next_hop::{ClientName, Delivery};
+use crate::egress::next_hop::{ClientName, Delivery, Extensions};
 use crate::egress::partial::{Body, Digest, Group};
 use crate::egress::path::EgressPath;
 use crate::frontend::ask::Asker;
@@ -89,6 +89,13 @@ impl State {
     }
 }
 
+/// What EHLO has announced that may change while the session lasts: nobody is refused for having believed it.
+#[derive(Clone, Copy, Default)]
+struct Announced {
+    extensions: Extensions,
+    login: bool,
+}
+
 /// A transaction, from MAIL to the end of the message.
 struct Transaction {
     /// Session and number; it stands in replies, in the log and in the Received field.
@@ -149,6 +156,8 @@ pub struct Session {
     context: Context,
     asker: Asker,
     state: State,
+    /// What the last EHLO has announced; nothing after HELO.
+    announced: Announced,
     /// The name by which the client has logged in.
     user: Option<String>,
     /// Connections to next hops that are this client's alone, between two transactions, each with what tells its path
@@ -207,6 +216,7 @@ impl Session {
             context,
             asker,
             state: State::Idle,
+            announced: Announced::default(),
             user: None,
             kept: Vec::new(),
             client_name: ClientName::Unknown,
@@ -304,14 +314,7 @@ impl Session {
 
     /// The next command, unless the client is silent too long or the daemon stops.
     async fn next_line(&mut self) -> Result<Line, Next> {
-        match self.line_of_at_most(COMMAND_LINE).await {
-            // RFC 5321 §2.3.8 has no other line ends; some old senders do.
-            Ok(Line::BareLineFeed(mut line)) if self.normalizes() => {
-                line.truncate(line.len() - 1);
-                Ok(Line::Whole(line))
-            }
-            line => line,
-        }
+        self.line_of_at_most(COMMAND_LINE).await
     }
 
     /// Whether this client's lines may end in LF.
@@ -339,6 +342,11 @@ impl Session {
             }
         };
         match outcome {
+            // RFC 5321 §2.3.8 has no other line ends; some old senders do.
+            Ok(Ok(Line::BareLineFeed(mut line))) if self.normalizes() => {
+                line.truncate(line.len() - 1);
+                Ok(Line::Whole(line))
+            }
             Ok(Ok(line)) => Ok(line),
             Ok(Err(_)) => Err(Next::Lost(End::Gone)),
             Err(_) => Err(out_of_time("no command for too long, closing")),
@@ -454,7 +462,11 @@ impl Session {
         } else if self.settings.tls(&self.listener).is_some() {
             lines.push("STARTTLS".into());
         }
-        if self.offers_login() {
+        self.announced = Announced {
+            extensions: offer,
+            login: self.offers_login(),
+        };
+        if self.announced.login {
             lines.push(login::OFFER.into());
         }
         Reply::plain(250, lines.join("\n"))
@@ -463,6 +475,7 @@ impl Session {
     async fn helo(&mut self, name: String) -> Reply {
         self.reset().await;
         self.greet(name, false);
+        self.announced = Announced::default();
         Reply::plain(250, self.server.hostname.to_string())
     }
 
@@ -522,6 +535,7 @@ impl Session {
         timeout(limit, self.connection.accept_tls(&acceptor)).await??;
         // RFC 3207 §4.2: what was said before is forgotten.
         self.context.set_helo(None);
+        self.announced = Announced::default();
         self.esmtp = false;
         self.note_tls();
         Ok(())

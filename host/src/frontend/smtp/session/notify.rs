@@ -9,15 +9,16 @@ use time::format_description::well_known::Rfc2822;
 use crate::egress::client::{self, Sender};
 use crate::egress::next_hop::{Client, ClientName, Delivery, NextHop};
 use crate::egress::partner::{Outbound, PartnerPath};
-use crate::egress::path::Egress;
-use crate::frontend::ask::tenant_of;
+use crate::egress::path::EgressPath;
+use crate::frontend::ask::{Request, tenant_of};
 use crate::frontend::smtp::session::{Recipient, Session, Transaction};
 use crate::observe::redact;
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::command::{Body, MailParameters, RcptParameters};
 use crate::smtp::notify::decode_xtext;
 use crate::smtp::reply::Reply;
-use portcullis::{Protection, Route};
+use portcullis::Context;
+use portcullis::store::Tenant;
 
 /// A recipient whose sender wants to hear of it.
 pub(super) struct Relayed {
@@ -30,7 +31,7 @@ pub(super) struct Relayed {
 enum Way {
     /// To the next hop of the sender's own organization.
     NextHop(Arc<NextHop>, Box<Client>),
-    /// To the mail exchangers of the sender's domain.
+    /// As mail of the organization goes there.
     Exchangers(Arc<Outbound>, Box<PartnerPath>),
 }
 
@@ -43,11 +44,25 @@ struct Notification {
 
 impl Session {
     /// Tells the sender that the message has gone on.
-    pub(super) fn tell_of_relaying(&self, transaction: &Transaction, relayed: &[Relayed]) {
+    pub(super) async fn tell_of_relaying(
+        &mut self,
+        transaction: &Transaction,
+        relayed: &[Relayed],
+    ) {
         let ReversePath::Address(to) = &transaction.from else {
             return;
         };
-        let Some(way) = self.way_back(transaction, to) else {
+        let Some(first) = relayed.first() else { return };
+        let Some(way) = self
+            .way_back(transaction, to, &first.recipient.tenant)
+            .await
+        else {
+            let to = redact::mailbox(to.as_str());
+            tracing::warn!(
+                to = &*to,
+                transaction = transaction.id,
+                "there is no way for a notification"
+            );
             return;
         };
         let content = content(&self.server.hostname, transaction, to, relayed);
@@ -88,10 +103,14 @@ impl Session {
         });
     }
 
-    /// The way to the sender: as mail to him comes here, if it does.
-    fn way_back(&self, transaction: &Transaction, to: &Address) -> Option<Way> {
-        let domain = to.domain()?;
-        let tenant = tenant_of(&transaction.policies, Some(domain));
+    /// The way to the sender: as mail to him comes here, if it does, else as the tenant's policy has it.
+    async fn way_back(
+        &mut self,
+        transaction: &Transaction,
+        to: &Address,
+        by: &Tenant,
+    ) -> Option<Way> {
+        let tenant = tenant_of(&transaction.policies, to.domain());
         if let (Some(tenant), Some(default)) = (tenant, &self.server.notified) {
             let own = self.server.next_hops.of(&tenant.name);
             let client = Client {
@@ -104,20 +123,24 @@ impl Session {
             let hop = own.unwrap_or_else(|| default.clone());
             return Some(Way::NextHop(hop, Box::new(client)));
         }
-        let Egress::Partners { outbound, .. } = &self.listener.egress else {
-            return None;
+        let context = Context::outbound("", to.as_str());
+        let request = Request {
+            tenant: by,
+            context: &context,
+            authorities: &self.settings.authorities,
+            session: &self.id,
+            transaction: &transaction.id,
         };
-        let by_exchangers = portcullis::Delivery {
-            connector: None,
-            route: Route::Mx,
-            tls: Protection::OPPORTUNISTIC,
-            audit_tls: None,
-            audit_connector: None,
-            audit: Vec::new(),
-        };
-        let path = PartnerPath::new(by_exchangers, domain)?;
-        let path = path.requiring_tls(transaction.parameters.require_tls);
-        Some(Way::Exchangers(outbound.clone(), Box::new(path)))
+        let verdict = self.asker.ask(request).await.into_verdict();
+        let requires_tls = transaction.parameters.require_tls;
+        match self
+            .listener
+            .egress
+            .path(verdict, &by.name, to, requires_tls)
+        {
+            Ok(EgressPath::Partner(outbound, path)) => Some(Way::Exchangers(outbound, path)),
+            _ => None,
+        }
     }
 }
 
