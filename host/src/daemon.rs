@@ -62,6 +62,8 @@ const FILES_PATIENCE: Duration = Duration::from_secs(30);
 const MOST_AUTHORITIES: usize = 10;
 /// Tenants of which the log is told at a time what servers cannot tell them.
 const MOST_TENANTS: usize = 10;
+/// Notifications that are sent at a time; each may wait for a server for minutes.
+const MOST_NOTIFICATIONS: usize = 50;
 /// How long a next hop that did not answer is left alone.
 const HOP_PAUSE: Duration = Duration::from_secs(10);
 
@@ -157,6 +159,7 @@ impl Daemon {
                     Egress::Partners { .. } => None,
                 }),
             next_hops: next_hops.clone(),
+            notifications: Arc::new(Semaphore::new(MOST_NOTIFICATIONS)),
             guesses: Guesses::default(),
             verifications: Arc::new(Semaphore::new(verifications())),
             stopping: watch::Sender::new(false),

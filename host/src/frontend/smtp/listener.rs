@@ -42,6 +42,8 @@ pub struct Server {
     pub notified: Option<Arc<NextHop>>,
     /// The next hops that tenants have of their own.
     pub next_hops: Arc<NextHops>,
+    /// Notifications that are sent at a time.
+    pub notifications: Arc<Semaphore>,
     /// Passwords that did not fit.
     pub guesses: Guesses,
     /// How many passwords are verified at a time.

@@ -1,5 +1,8 @@
 //! What a part says of itself: Content-Type (RFC 2045 §5, RFC 2231 §3) and Content-Transfer-Encoding (RFC 2045 §6).
 
+/// Parameters that are read of a field; each is looked for among all of them.
+const MAX_PARAMETERS: usize = 30;
+
 /// A Content-Type.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ContentType {
@@ -29,7 +32,7 @@ impl ContentType {
             false => String::new(),
         };
         let mut parameters = Vec::new();
-        while words.find(b';') {
+        while parameters.len() < MAX_PARAMETERS && words.find(b';') {
             let name = lower(&words.token());
             if words.eat(b'=') {
                 parameters.push((name, words.value()));

@@ -7,7 +7,8 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::lines::Lines;
 use super::structure::{
-    ENCODING, Encoding, Filler, Header, Kind, Sink, Structure, TYPE, VERSION, fields, is_field,
+    Delimiter, ENCODING, Encoding, Filler, Header, Kind, Sink, Structure, TYPE, VERSION, fields,
+    is_field,
 };
 use super::survey::Findings;
 
@@ -190,7 +191,7 @@ impl Sink for Output {
         self.content.extend(shown);
     }
 
-    fn delimiter(&mut self, line: &[u8], _: bool) {
+    fn delimiter(&mut self, line: &[u8], _: Delimiter) {
         self.end_body(false);
         self.content.extend_from_slice(line);
     }

@@ -160,7 +160,7 @@ mod tests {
         for (message, obstacle) in [
             (
                 "Content-Type: multipart/mixed\n\n\u{fc}\n",
-                Obstacle::Malformed("a multipart without a boundary has eight bits"),
+                Obstacle::Malformed("a multipart without a boundary of its own has eight bits"),
             ),
             (
                 "Content-Transfer-Encoding: base64\n\n\u{fc}\n",
@@ -175,6 +175,7 @@ mod tests {
         }
         for message in [
             "Content-Type: multipart/mixed; boundary=o\n\nf\u{fc}ller\n",
+            "Content-Type: multipart/mixed; boundary=o\n\nf\u{fc}ller\n--o--\n",
             "Content-Type: multipart/mixed; boundary=o\n\n--o\nContent-Type: multipart/mixed; boundary=i\n\nf\u{fc}ller\n--o--\n",
         ] {
             let obstacle = Obstacle::Malformed("a multipart with eight bits has no parts");

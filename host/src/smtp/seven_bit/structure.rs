@@ -20,9 +20,17 @@ pub(super) trait Sink {
     fn body(&mut self, line: &[u8]);
     /// A line of what stands before and after parts, and which nobody reads.
     fn filler(&mut self, line: &[u8], filler: Filler);
-    /// A line between two parts, or behind the last one. It `is_own` if it belongs to the multipart that has begun last,
-    /// and not to one around it.
-    fn delimiter(&mut self, line: &[u8], is_own: bool);
+    /// A line between two parts, or behind the last one.
+    fn delimiter(&mut self, line: &[u8], kind: Delimiter);
+}
+
+/// A line between two parts, or behind the last one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Delimiter {
+    /// Whether it belongs to the multipart that has begun last, and not to one around it.
+    pub is_own: bool,
+    /// Whether no part follows.
+    pub is_last: bool,
 }
 
 /// Where a line stands that nobody reads.
@@ -163,7 +171,7 @@ impl Structure {
             let is_own = level + 1 == self.levels.len();
             self.levels
                 .truncate(if is_last { level } else { level + 1 });
-            sink.delimiter(line, is_own);
+            sink.delimiter(line, Delimiter { is_own, is_last });
             self.at = match is_last {
                 true => At::Epilogue,
                 false => At::Header { is_message: false },
@@ -251,7 +259,10 @@ impl Structure {
             None if of_digest => ContentType::new("message", "rfc822"),
             None => ContentType::new("text", "plain"),
         };
-        let boundary = content_type.parameter("boundary").unwrap_or_default();
+        let boundary = match content_type.main == "multipart" {
+            true => content_type.parameter("boundary").unwrap_or_default(),
+            false => Vec::new(),
+        };
         let boundary = boundary.trim_ascii_end();
         let encoding = match value(ENCODING).map(encoding_word).as_deref() {
             None | Some("" | "7bit") => Encoding::Seven,
@@ -259,8 +270,13 @@ impl Structure {
             Some(_) => Encoding::Encoded,
         };
         let is_too_deep = self.levels.len() >= MAX_DEPTH;
+        let twice = |name| fields(&raw).filter(|field| is_field(field, name)).count() > 1;
+        let contradicts_itself = twice(TYPE) || twice(ENCODING);
+        // Readers differ about whose part begins where two have the same boundary, or one has two.
+        let is_ambiguous =
+            twice(TYPE) || self.levels.iter().any(|level| level.boundary == boundary);
         let kind = match (&*content_type.main, &*content_type.sub) {
-            ("multipart", _) if boundary.is_empty() || is_too_deep => Kind::Broken,
+            ("multipart", _) if boundary.is_empty() || is_too_deep || is_ambiguous => Kind::Broken,
             ("multipart", _) => Kind::Multipart,
             ("message", "rfc822" | "news") if encoding != Encoding::Encoded => Kind::Message,
             ("text" | "message", _) => Kind::Text,
@@ -284,9 +300,8 @@ impl Structure {
             Kind::Message => At::Header { is_message: true },
             Kind::Text | Kind::Binary | Kind::Broken => At::Body,
         };
-        let twice = |name| fields(&raw).filter(|field| is_field(field, name)).count() > 1;
         let header = Header {
-            contradicts_itself: twice(TYPE) || twice(ENCODING),
+            contradicts_itself,
             kind,
             encoding,
             is_top: std::mem::take(&mut self.is_top),

@@ -2,7 +2,9 @@
 
 use super::lines::Lines;
 use super::obstacle::Obstacle;
-use super::structure::{Encoding, Filler, Header, Kind, Sink, Structure, fields, is_field};
+use super::structure::{
+    Delimiter, Encoding, Filler, Header, Kind, Sink, Structure, fields, is_field,
+};
 
 /// Parts of a message.
 const MAX_PARTS: usize = 10_000;
@@ -136,7 +138,9 @@ impl Sink for Findings {
         self.part = Part {
             signed: header.signed,
             malformed: match (header.kind, header.encoding) {
-                (Kind::Broken, _) => Some("a multipart without a boundary has eight bits"),
+                (Kind::Broken, _) => {
+                    Some("a multipart without a boundary of its own has eight bits")
+                }
                 (_, Encoding::Encoded) => Some("a part that is said to be encoded has eight bits"),
                 _ if header.contradicts_itself => Some("a part says twice what it is"),
                 _ => None,
@@ -170,9 +174,9 @@ impl Sink for Findings {
         self.obstacle = self.obstacle.or(filler.signed);
     }
 
-    fn delimiter(&mut self, _: &[u8], is_own: bool) {
+    fn delimiter(&mut self, _: &[u8], kind: Delimiter) {
         self.end_part();
-        match is_own {
+        match kind.is_own && !kind.is_last {
             true => self.preamble = false,
             false => self.end_preamble(),
         }

@@ -65,6 +65,15 @@ impl Session {
             );
             return;
         };
+        let Ok(permit) = self.server.notifications.clone().try_acquire_owned() else {
+            let to = redact::mailbox(to.as_str());
+            tracing::warn!(
+                to = &*to,
+                transaction = transaction.id,
+                "too many notifications at a time; one was not sent"
+            );
+            return;
+        };
         let content = content(&self.server.hostname, transaction, to, relayed);
         let notification = Notification {
             to: to.clone(),
@@ -81,8 +90,23 @@ impl Session {
             content,
         };
         let id = transaction.id.clone();
+        let mut stopping = self.server.stopping.subscribe();
         tokio::spawn(async move {
-            let reply = match notification.send(way).await {
+            let _permit = permit;
+            let sent = tokio::select! {
+                sent = notification.send(way) => Some(sent),
+                _ = stopping.wait_for(|stopping| *stopping) => None,
+            };
+            let Some(sent) = sent else {
+                let told = redact::mailbox(notification.to.as_str());
+                tracing::warn!(
+                    to = &*told,
+                    transaction = id,
+                    "a notification was given up: the server is going down"
+                );
+                return;
+            };
+            let reply = match sent {
                 Ok(reply) | Err(reply) => reply,
             };
             let to = notification.to.as_str();
