@@ -159,7 +159,7 @@ fn rest() -> [(&'static str, Value); 4] {
         (
             "Outbound",
             json!({
-                "anyOf": [some("clients"), some("certificate-names"), some("certificate-fingerprints")]
+                "anyOf": [some("clients"), some("certificate-names"), some("certificate-fingerprints"), json!({"required": ["password-file"]})]
             }),
         ),
         (
