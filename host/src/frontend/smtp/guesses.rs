@@ -14,7 +14,7 @@ const WINDOW: Duration = Duration::from_secs(15 * 60);
 const KNOWN: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// The longest wait for the reply to a wrong password.
 const LONGEST: Duration = Duration::from_secs(8);
-/// What is remembered of each kind. Beyond that the oldest is forgotten.
+/// What is remembered of each kind. Beyond that what is over is forgotten, and then every other one.
 const MOST: usize = 50_000;
 /// Characters of a name that count: a client may send long ones.
 const OF_NAME: usize = 64;
