@@ -283,7 +283,9 @@ impl Session {
                 .retain(|number| !have.get(*number).copied().unwrap_or(false));
             match branch.recipients.len() {
                 0 => self.abort(branch).await,
-                left if left < all => kept.extend(self.begin_anew(transaction, branch).await),
+                left if left < all => {
+                    kept.extend(Box::pin(self.begin_anew(transaction, branch)).await);
+                }
                 _ => kept.push(branch),
             }
         }
@@ -299,7 +301,8 @@ impl Session {
             }
             // The connection was idle while others were being made, and nothing was sent on it.
             let numbers = branch.recipients.clone();
-            match timeout(BEGIN_TIMEOUT, self.begin_anew(transaction, branch)).await {
+            let anew = Box::pin(self.begin_anew(transaction, branch));
+            match timeout(BEGIN_TIMEOUT, anew).await {
                 Err(_) => transaction.end_for(numbers, &given_up()),
                 Ok(None) => {}
                 Ok(Some(mut anew)) => {
@@ -381,7 +384,7 @@ impl Session {
             }
         }
         if !relayed.is_empty() {
-            self.tell_of_relaying(transaction, &relayed).await;
+            Box::pin(self.tell_of_relaying(transaction, &relayed)).await;
         }
         self.combine_outcomes(transaction, outcomes).await
     }

@@ -393,7 +393,7 @@ impl Session {
             Command::StartTls => self.starttls().await,
             Command::Mail { from, parameters } => self.mail(from, parameters).await.into(),
             Command::Rcpt { to, parameters } => self.rcpt(to, parameters).await.into(),
-            Command::Auth { mechanism, initial } => self.auth(&mechanism, initial).await,
+            Command::Auth { mechanism, initial } => Box::pin(self.auth(&mechanism, initial)).await,
             Command::Data => self.data().await,
             Command::Bdat { size, last } => {
                 if size > 0 {
