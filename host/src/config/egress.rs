@@ -267,13 +267,36 @@ fn smart_host(text: &str) -> Option<portcullis::SmartHost> {
     Some(portcullis::SmartHost { host, port })
 }
 
-/// Of smart hosts: tenants that are named are known, unless they may be in files of their own.
+impl SmartHost {
+    /// Whether another entry is for the same smart host and one of the same tenants. One that is for all tenants stands
+    /// for those that no entry before it names.
+    fn serves_with(&self, later: &SmartHost) -> bool {
+        self.address == later.address
+            && match (&self.tenants, &later.tenants) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(own), Some(others)) => others.iter().any(|name| own.contains(name)),
+            }
+    }
+}
+
+/// Of smart hosts: none is there twice for a tenant, and tenants that are named are known, unless they may be in files of
+/// their own.
 pub(super) fn validate_smart_hosts(
     hosts: &[SmartHost],
     tenants: &[Tenant],
     has_files: bool,
 ) -> Outcome {
     for (number, host) in hosts.iter().enumerate() {
+        if hosts
+            .iter()
+            .take(number)
+            .any(|other| other.serves_with(host))
+        {
+            let at = [Name("delivery"), Name("smart-host"), Number(number)];
+            let message = "another entry is for this smart host and the same tenants";
+            return wrong(at, message);
+        }
         for (place, name) in host.tenants.iter().flatten().enumerate() {
             if !has_files && !tenants.iter().any(|known| known.name == *name) {
                 let at = [

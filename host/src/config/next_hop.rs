@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::problem::Key::{Name, Number};
-use super::problem::{Wrong, wrong};
+use super::problem::{Outcome, Wrong, wrong};
 use portcullis::{Sha256, is_well_formed};
 
 /// Where accepted mail goes.
@@ -196,9 +196,6 @@ impl RawNextHop {
         if login.is_none() {
             return Ok(None);
         }
-        if self.lmtp.as_ref().is_some_and(|it| it.starts_with("unix:")) {
-            return wrong([Name("username")], "there is no TLS on a Unix socket");
-        }
         if self.xclient {
             let message = "a server that is told its client by XCLIENT forgets who has logged in";
             return wrong([Name("xclient")], message);
@@ -206,7 +203,21 @@ impl RawNextHop {
         Ok(login)
     }
 
+    /// A Unix socket has no TLS, and nothing that needs it.
+    fn check_unix_socket(&self) -> Outcome {
+        if !self.lmtp.as_ref().is_some_and(|it| it.starts_with("unix:")) {
+            return Ok(());
+        }
+        let key = match (&self.username, self.implicit_tls) {
+            (Some(_), _) => "username",
+            (None, Some(true)) => "implicit-tls",
+            _ => return Ok(()),
+        };
+        wrong([Name(key)], "there is no TLS on a Unix socket")
+    }
+
     pub(super) fn check(mut self) -> Result<NextHop, Wrong> {
+        self.check_unix_socket()?;
         let login = self.login()?;
         enum Kind {
             Smtp(String),
