@@ -182,6 +182,7 @@ impl Daemon {
         daemon.watch().await;
         daemon.update_policies(None).await;
         daemon.tell_of_certificates();
+        daemon.tell_of_passwords();
         daemon.warn_of_trusting_next_hops();
         Ok(daemon)
     }
@@ -286,6 +287,17 @@ impl Daemon {
         }
     }
 
+    /// Says which passwords are no secrets.
+    fn tell_of_passwords(&self) {
+        let files: BTreeSet<&Path> = password_files(&self.config).collect();
+        for path in files.into_iter().filter(|path| config::is_public(path)) {
+            tracing::warn!(
+                file = %path.display(),
+                "the password can be read by everybody on this machine: chmod 600 the file, or 640 with a group of its own"
+            );
+        }
+    }
+
     /// A server that sees all mail come from our address may take it for one of its own clients.
     fn warn_of_trusting_next_hops(&self) {
         let mut told = HashSet::new();
@@ -384,6 +396,7 @@ impl Daemon {
                     News::Late(outcome) => self.enter(*outcome).await,
                     News::Day => {
                         self.tell_of_certificates();
+                        self.tell_of_passwords();
                         self.tidy();
                     }
                     News::Look => {
@@ -494,6 +507,7 @@ impl Daemon {
                 refused += self.exchange_relay_clients().await?;
                 self.server.settings.store(Arc::new(settings));
                 self.tell_of_certificates();
+                self.tell_of_passwords();
             }
             Err(error) => {
                 refused += 1;

@@ -24,6 +24,8 @@ pub enum Step {
     StartTls,
     /// At EHLO under TLS.
     EhloTls,
+    /// At AUTH, which takes any initial response.
+    Auth,
     /// At MAIL.
     Mail,
     /// At RCPT.
@@ -66,6 +68,8 @@ pub struct Behaviour {
     pub unusual: Vec<(Step, Action)>,
     /// The name in the greeting.
     pub name: Option<&'static str>,
+    /// Offers AUTH PLAIN under TLS.
+    pub offers_login: bool,
     /// Speaks LMTP, and answers at the end for each recipient.
     pub lmtp: bool,
     /// What recipients whose address contains this are told: at RCPT, or at the end in LMTP.
@@ -305,14 +309,20 @@ impl Session {
             self.ledger.said.notify_all();
             let verb = line.split([' ', ':']).next().unwrap_or_default();
             match verb.to_ascii_uppercase().as_str() {
-                "EHLO" | "LHLO" => {
+                "EHLO" | "LHLO" | "HELO" => {
                     let offered =
                         self.behaviour.identity.is_some() && !self.behaviour.hides_starttls && !tls;
                     let starttls = if offered { "250-STARTTLS\r\n" } else { "" };
+                    let login = match tls && self.behaviour.offers_login {
+                        true => "250-AUTH PLAIN\r\n",
+                        false => "",
+                    };
                     let step = if tls { Step::EhloTls } else { Step::Ehlo };
                     self.act(
                         step,
-                        &format!("250-{name}\r\n{starttls}250-8BITMIME\r\n250 SIZE 1000000\r\n"),
+                        &format!(
+                            "250-{name}\r\n{starttls}{login}250-8BITMIME\r\n250 SIZE 1000000\r\n"
+                        ),
                     )?;
                 }
                 "STARTTLS" => {
@@ -325,6 +335,9 @@ impl Session {
                     if usual {
                         self.handshake()?;
                     }
+                }
+                "AUTH" => {
+                    self.act(Step::Auth, "235 2.7.0 welcome\r\n")?;
                 }
                 "MAIL" => {
                     self.recipients.clear();

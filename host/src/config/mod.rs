@@ -36,7 +36,7 @@ pub use self::next_hop::{Login, NextHop, NextHopServer, ProxyVersion};
 pub use self::problem::Problem;
 pub use self::tenant::{Tenant, TenantError};
 pub use self::trust::{Authority, Trust};
-pub use self::values::{CertificateFiles, Paths, client_key};
+pub use self::values::{CertificateFiles, Paths, client_key, is_public};
 
 use self::problem::Key::{Name, Number};
 use self::problem::{Wrong, wrong};

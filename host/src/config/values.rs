@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +24,11 @@ pub fn client_key(ip: IpAddr) -> IpAddr {
 pub(super) fn mode(text: &str) -> Option<u32> {
     let mode = u32::from_str_radix(text, 8).ok()?;
     (mode <= 0o777).then_some(mode)
+}
+
+/// Whether everybody on this machine can read a file.
+pub fn is_public(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o004 != 0)
 }
 
 /// A file, or a list of files.

@@ -110,6 +110,11 @@ impl fmt::Display for ClientError {
 }
 
 impl ClientError {
+    /// Whether the server has said so itself.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.cause, Cause::Refused(_))
+    }
+
     /// What the client is told. It is always a reason to try again: the mail was not refused.
     pub fn reply(&self) -> Reply {
         let enhanced = match &self.cause {
@@ -133,9 +138,13 @@ impl ClientError {
 /// The name of the step of shaking hands for TLS.
 pub const HANDSHAKE: &str = "TLS handshake";
 /// The name of the step of asking for TLS, which is its command as well.
-const START_TLS: &str = "STARTTLS";
+pub const START_TLS: &str = "STARTTLS";
 /// The name of the step of logging in.
 const AUTH: &str = "AUTH";
+/// The name of the step of saying hello.
+const EHLO: &str = "EHLO";
+/// What stands for a text that has our password in it.
+const CONCEALED: &str = "(the text repeats the password)";
 /// The name of the step of ending a message.
 const END_OF_DATA: &str = "end of data";
 /// The name of the step of connecting.
@@ -273,6 +282,8 @@ pub struct SmtpClient {
     /// The recipient that was named together with the sender; the reply to it has not been read.
     pipelined: Option<String>,
     encoder: Option<DataEncoder>,
+    /// What we log in with, if we do. Nobody reads the password, wherever the server repeats it.
+    credentials: Option<Credentials>,
 }
 
 impl SmtpClient {
@@ -287,7 +298,14 @@ impl SmtpClient {
             recipients: Vec::new(),
             pipelined: None,
             encoder: None,
+            credentials: None,
         }
+    }
+
+    /// The same with what we log in with there. It is not told to the server before [`SmtpClient::log_in`].
+    pub fn with_credentials(mut self, credentials: Option<&Credentials>) -> Self {
+        self.credentials = credentials.cloned();
+        self
     }
 
     /// What goes out before the greeting is awaited, such as a PROXY header.
@@ -320,13 +338,13 @@ impl SmtpClient {
         let lmtp = self.client_config.lmtp;
         let verb = if lmtp { "LHLO" } else { "EHLO" };
         let name = name.unwrap_or(&self.client_config.hostname).to_owned();
-        let reply = self.command("EHLO", &format!("{verb} {name}")).await?;
+        let reply = self.command(EHLO, &format!("{verb} {name}")).await?;
         if reply.is_positive() {
             self.capabilities = Capabilities::from_ehlo(&reply);
             return Ok(());
         }
         if lmtp || !reply.is_permanent() {
-            return Err(self.broken("EHLO", Cause::Refused(reply)));
+            return Err(self.broken(EHLO, Cause::Refused(reply)));
         }
         // RFC 5321 §4.1.4: a server that does not know EHLO knows HELO.
         self.capabilities = Capabilities::default();
@@ -376,48 +394,33 @@ impl SmtpClient {
         }
     }
 
-    /// Logs in (RFC 4954). Who may have the password is for the caller to know.
+    /// Logs in (RFC 4954), if it has credentials. Who may have the password is for the caller to know.
     ///
     /// # Errors
     /// Why we are not let in; the session is not usable then.
-    pub async fn log_in(&mut self, credentials: &Credentials) -> Result<Mechanism, LoginError> {
+    pub async fn log_in(&mut self) -> Result<Option<Mechanism>, LoginError> {
+        let Some(credentials) = self.credentials.clone() else {
+            return Ok(None);
+        };
         if credentials.were_refused() {
             self.usable = false;
             return Err(LoginError::Pause);
         }
-        let logged_in = self.try_log_in(credentials).await;
+        let logged_in = self.try_log_in(&credentials).await;
         if let Err(LoginError::Refused(_, 500.., _)) = &logged_in {
             credentials.note_refusal();
         }
         self.usable &= logged_in.is_ok();
-        logged_in
+        logged_in.map(Some)
     }
 
     async fn try_log_in(&mut self, credentials: &Credentials) -> Result<Mechanism, LoginError> {
-        let Some(session) = self.tls_session() else {
-            return Err(LoginError::NoTls);
-        };
-        let binding = session.channel_binding();
-        let offered = &self.capabilities.auth;
-        let mechanism = Mechanism::best_of(offered, binding.is_some())
-            .ok_or_else(|| LoginError::NoMechanism(offered.clone()))?;
+        let (mechanism, mut exchange) = self.begin_exchange(credentials)?;
         let sasl = |error| LoginError::Sasl(error, mechanism);
-        let Credentials {
-            username, password, ..
-        } = credentials;
-        let exchange = Exchange::new(mechanism, username, password.reveal(), binding.as_ref());
-        let mut exchange = exchange.map_err(sasl)?;
-        let mut said = vec![username.clone(), password.reveal().to_owned()];
-        said.extend([
-            sasl::encode(username.as_bytes()),
-            sasl::encode(password.reveal().as_bytes()),
-        ]);
         let mut line = format!("AUTH {}", mechanism.name());
         if let Some(initial) = exchange.initial() {
-            let initial = sasl::encode_initial(&initial);
             line.push(' ');
-            line.push_str(&initial);
-            said.push(initial);
+            line.push_str(&sasl::encode_initial(&initial));
         }
         loop {
             let reply = self.command(AUTH, &line).await;
@@ -427,15 +430,35 @@ impl SmtpClient {
                 return Ok(mechanism);
             }
             if reply.code() != 334 {
-                let text = without(&reply, &said);
+                let text = match reply.enhanced() {
+                    Some(enhanced) => format!("{enhanced} {}", reply.one_line()),
+                    None => reply.one_line(),
+                };
                 return Err(LoginError::Refused(mechanism, reply.code(), text));
             }
             let challenge = sasl::decode(reply.text().trim()).unwrap_or_default();
             let answer;
             (exchange, answer) = apart(exchange, challenge).await.map_err(sasl)?;
             line = sasl::encode(&answer);
-            said.push(line.clone());
         }
+    }
+
+    /// The best mechanism that the server offers, and an exchange by it.
+    fn begin_exchange(
+        &self,
+        credentials: &Credentials,
+    ) -> Result<(Mechanism, Exchange), LoginError> {
+        let session = self.tls_session().ok_or(LoginError::NoTls)?;
+        let binding = session.channel_binding();
+        let offered = &self.capabilities.auth;
+        let Some(mechanism) = Mechanism::best_of(offered, binding.is_some()) else {
+            let shown = offered.iter().filter(|name| !credentials.are_in(name));
+            return Err(LoginError::NoMechanism(shown.cloned().collect()));
+        };
+        let password = credentials.password.reveal();
+        Exchange::new(mechanism, &credentials.username, password, binding.as_ref())
+            .map(|exchange| (mechanism, exchange))
+            .map_err(|error| LoginError::Sasl(error, mechanism))
     }
 
     /// The TLS session, once there is one.
@@ -719,7 +742,7 @@ impl SmtpClient {
         let cause = match Reply::parse(&self.connection.input) {
             // Most likely it gives up: it has waited too long, or is going down (RFC 5321 §3.8).
             Ok(Some((reply, _))) if reply.is_transient() || reply.is_permanent() => {
-                Cause::Refused(reply)
+                Cause::Refused(self.concealing(step, reply))
             }
             _ if self.connection.input.is_empty() => Cause::Closed,
             _ => Cause::Unasked,
@@ -748,13 +771,28 @@ impl SmtpClient {
             Ok(Ok(Some(reply))) => {
                 // 421: the server closes (RFC 5321 §3.8).
                 self.usable &= reply.code() != 421;
-                return Ok(reply);
+                return Ok(self.concealing(step, reply));
             }
             Ok(Ok(None)) => Cause::Closed,
             Ok(Err(error)) => error.into(),
             Err(_) => Cause::TimedOut,
         };
         Err(self.broken(step, cause))
+    }
+
+    /// A reply that may be shown: one that repeats the password loses its text. What is read by us alone stays as it is:
+    /// what the server can do, and its challenges.
+    fn concealing(&self, step: &'static str, reply: Reply) -> Reply {
+        let is_ours = match step {
+            EHLO => reply.is_positive(),
+            AUTH => reply.code() == 334,
+            _ => false,
+        };
+        let repeats = |credentials: &Credentials| credentials.are_in(reply.text());
+        match !is_ours && self.credentials.as_ref().is_some_and(repeats) {
+            true => reply.with_text(CONCEALED),
+            false => reply,
+        }
     }
 
     fn broken(&mut self, step: &'static str, cause: impl Into<Cause>) -> ClientError {
@@ -774,18 +812,6 @@ async fn apart(
         Ok((exchange, answer))
     });
     answering.await.unwrap_or(Err(SaslError::Challenge))
-}
-
-/// The text of a reply, unless it repeats what it was told.
-fn without(reply: &Reply, said: &[String]) -> String {
-    let text = reply.one_line();
-    let repeats = said.iter().any(|said| text.contains(said.as_str()));
-    match (repeats, reply.enhanced()) {
-        (false, Some(enhanced)) => format!("{enhanced} {text}"),
-        (false, None) => text,
-        (true, Some(enhanced)) => enhanced.to_string(),
-        (true, None) => "it repeats what it was told".into(),
-    }
 }
 
 /// The server's reply as our own. 421 would end our session too, and 3yz belongs to no one.

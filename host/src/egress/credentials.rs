@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::Login;
+use crate::smtp::sasl;
 
 /// The port at which TLS begins with the first octet (RFC 8314 §3.3).
 pub const SUBMISSIONS: u16 = 465;
@@ -40,14 +41,24 @@ impl From<&str> for Password {
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// A name with its password.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Credentials {
     /// The name.
     pub username: String,
     /// The password.
     pub password: Password,
+    /// The password as it may stand in what a server says.
+    written: Arc<[String]>,
     /// When they were refused last.
     refused: Arc<Mutex<Option<Instant>>>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let mut shown = f.debug_struct("Credentials");
+        shown.field("username", &self.username);
+        shown.finish_non_exhaustive()
+    }
 }
 
 impl PartialEq for Credentials {
@@ -67,11 +78,30 @@ impl Credentials {
     /// # Errors
     /// If the file cannot be read, or holds no password.
     pub fn read(login: &Login) -> Result<Self, PasswordError> {
-        Ok(Credentials {
-            username: login.username.clone(),
-            password: password(&login.password_file)?,
+        let password = password(&login.password_file)?;
+        Ok(Credentials::new(&login.username, password))
+    }
+
+    fn new(username: &str, password: Password) -> Self {
+        let plain = format!("\0{username}\0{}", password.reveal());
+        let written = [
+            password.reveal().to_owned(),
+            sasl::encode(password.reveal().as_bytes()),
+            sasl::encode(plain.as_bytes()),
+        ];
+        let written = written.iter().map(|it| without_space(it));
+        Credentials {
+            username: username.to_owned(),
+            password,
+            written: written.filter(|it| !it.is_empty()).collect(),
             refused: Arc::default(),
-        })
+        }
+    }
+
+    /// Whether a text has the password in it, plainly or in base64. A line of it may be wrapped.
+    pub fn are_in(&self, text: &str) -> bool {
+        let text = without_space(text);
+        self.written.iter().any(|it| text.contains(it))
     }
 
     /// Notes that a server has refused them.
@@ -85,6 +115,10 @@ impl Credentials {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         refused.is_some_and(|at| at.elapsed() < PAUSE)
     }
+}
+
+fn without_space(text: &str) -> String {
+    text.split_whitespace().collect()
 }
 
 fn password(path: &Path) -> Result<Password, PasswordError> {
@@ -136,6 +170,25 @@ mod tests {
             }
         }
         assert!(password(&folder.path().join("none")).is_err());
+        let credentials = Credentials::new("bob", "pass word".into());
+        assert!(!format!("{credentials:?}").contains("pass"));
         assert_eq!(format!("{:?}", Password::from("secret")), "…");
+    }
+
+    #[test]
+    fn a_password_is_found_however_it_is_repeated() {
+        let credentials = Credentials::new("bob", "pass word".into());
+        for (text, is_there) in [
+            ("bad login: pass word", true),
+            ("bad login: pass\nword", true),
+            ("cGFzcyB3b3Jk", true),
+            ("what is AUTH PLAIN AGJvYgBwYXNzIHdvcmQ=?", true),
+            ("what is AGJvYgBw\nYXNzIHdvcmQ=?", true),
+            ("bob does not get in", false),
+            ("", false),
+        ] {
+            assert_eq!(credentials.are_in(text), is_there, "{text}");
+        }
+        assert!(!Credentials::new("bob", "  ".into()).are_in("a text"));
     }
 }

@@ -65,6 +65,14 @@ impl Reply {
         self
     }
 
+    /// The same with another text.
+    pub fn with_text(self, text: impl Into<String>) -> Self {
+        Reply {
+            text: text.into(),
+            ..self
+        }
+    }
+
     /// The same with another code of its class.
     pub fn with_code(mut self, code: u16) -> Self {
         self.code = code;

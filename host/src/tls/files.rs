@@ -1,8 +1,6 @@
 //! Certificates and keys as files. What is wrong with one is told in a sentence, with what to do about it.
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustls::pki_types::pem::PemObject;
@@ -62,7 +60,7 @@ impl Pair {
                 certificate.display()
             ));
         }
-        if mode_of(key).is_some_and(|mode| mode & 0o004 != 0) {
+        if crate::config::is_public(key) {
             warnings.push(format!(
                 "{}: the key can be read by everybody on this machine: chmod 600 it, or 640 with a group of its own",
                 key.display()
@@ -81,10 +79,6 @@ impl Pair {
         let now = time::OffsetDateTime::now_utc().unix_timestamp();
         (self.not_after - now).div_euclid(24 * 60 * 60)
     }
-}
-
-fn mode_of(path: &Path) -> Option<u32> {
-    Some(fs::metadata(path).ok()?.permissions().mode())
 }
 
 /// The certificate that the key belongs to, which must be the first one.

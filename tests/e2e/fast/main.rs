@@ -25,6 +25,7 @@ mod modules;
 mod next_hops;
 mod outbound;
 mod page;
+mod passwords;
 mod pins;
 mod reload;
 mod remembered;

@@ -117,6 +117,65 @@ fn what_smtp_sink_refuses_the_client_is_refused() {
     }
 }
 
+/// A client that has believed in 8BITMIME is not refused for good; in its next session it is not offered.
+#[test]
+fn a_next_hop_that_takes_seven_bits_all_at_once() {
+    let server = MockServer::start(Behaviour::default());
+    let daemon = start(&format!("smtp = \"{}\"", server.address));
+    // It has been asked what it takes.
+    server.wait_for_command("QUIT");
+    let mut client = greeted(&daemon);
+    let offered = client.expect("EHLO client.example", 250).text();
+    assert!(offered.contains("8BITMIME"), "{offered}");
+    let seven_bits = Action::Say("250 mx.partner.test\r\n");
+    server.behave(Behaviour::default().but(Step::Ehlo, seven_bits));
+    server.hang_up();
+    let header = "Subject: x\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                  Content-Transfer-Encoding: 8bit\r\n";
+    let mut send = |header: &str| {
+        client.expect("MAIL FROM:<a@example.org> BODY=8BITMIME", 250);
+        client.expect("RCPT TO:<b@contoso.com>", 250);
+        client.data(&format!("{header}\r\n\u{e4}\r\n"))
+    };
+    let reply = send(&format!("DKIM-Signature: v=1; a=rsa-sha256\r\n{header}"));
+    assert_eq!(reply.code, 451, "{reply:?}");
+    assert!(reply.text().starts_with("4.6.3 "), "{reply:?}");
+    assert_eq!(send(header).code, 250);
+    let taken = server.taken();
+    assert_eq!(taken.len(), 1);
+    assert!(taken[0].content.contains("\r\n\r\n=C3=A4\r\n"), "{taken:?}");
+    let offered = greeted(&daemon).expect("EHLO client.example", 250).text();
+    assert!(!offered.contains("8BITMIME"), "{offered}");
+}
+
+/// RFC 8689: it is announced over TLS if the next hop announces it over TLS, and goes on.
+#[test]
+fn a_next_hop_is_told_that_tls_is_required() {
+    let identity = Pki::new().trusted(&["mx.partner.test"]);
+    let offer = Action::Say("250-mx.partner.test\r\n250 REQUIRETLS\r\n");
+    let server = MockServer::start(Behaviour::with(&identity).but(Step::EhloTls, offer));
+    let daemon = start(&format!("smtp = \"{}\"", server.address));
+    server.wait_for_command("TLS QUIT");
+    let mut client = greeted(&daemon);
+    let offered = client.expect("EHLO client.example", 250).text();
+    assert!(!offered.contains("REQUIRETLS"), "{offered}");
+    client.expect("MAIL FROM:<a@example.org> REQUIRETLS", 530);
+    client.starttls(None);
+    let offered = client.expect("EHLO client.example", 250).text();
+    assert!(offered.contains("REQUIRETLS"), "{offered}");
+    client.expect("MAIL FROM:<a@example.org> REQUIRETLS", 250);
+    client.expect("RCPT TO:<b@contoso.com>", 250);
+    assert_eq!(client.data("Subject: x\r\n\r\nx").code, 250);
+    server.wait_for_command("TLS MAIL FROM:<a@example.org> REQUIRETLS");
+    // One that cannot promise it any more does not get the message.
+    server.behave(Behaviour::with(&identity));
+    server.hang_up();
+    client.expect("MAIL FROM:<a@example.org> REQUIRETLS", 250);
+    let reply = client.expect("RCPT TO:<b@contoso.com>", 550);
+    assert!(reply.text().starts_with("5.7.30 "), "{reply:?}");
+    assert_eq!(server.taken().len(), 1);
+}
+
 #[test]
 fn a_next_hop_that_is_down_defers() {
     let address = free_address();

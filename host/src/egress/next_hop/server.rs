@@ -17,6 +17,7 @@ use crate::egress::next_hop::address::Place;
 use crate::egress::proof::may_have_password;
 use crate::observe::redact::redact;
 use crate::smtp::notify::encode_xtext;
+use crate::smtp::sasl::Mechanism;
 use crate::tls::ClientTls;
 use portcullis::tls::Authorities;
 
@@ -158,7 +159,10 @@ impl Server {
         let failure = |step, cause: Cause| client_config.failure(&self.name, step, cause);
         let connecting = self.place.connect(client_config.timeouts.connect).await;
         let stream = connecting.map_err(|cause| failure(CONNECT, cause))?;
-        let mut session = SmtpClient::new(stream, self.name.clone(), client_config.clone());
+        let resources = self.resources.load_full();
+        let credentials = resources.credentials.as_ref();
+        let mut session = SmtpClient::new(stream, self.name.clone(), client_config.clone())
+            .with_credentials(credentials.and_then(|read| read.as_ref().ok()));
         if let Some(version) = self.proxy_protocol {
             // A server that demands a header demands it of those who ask for nobody, too.
             let header = client.map_or_else(ProxyHeader::with_local, |client| {
@@ -173,7 +177,7 @@ impl Server {
         }
         self.protect(&mut session).await?;
         if self.login.is_some() {
-            self.log_in(&mut session).await?;
+            self.log_in(&mut session, &resources).await?;
         }
         if let (true, Some(client)) = (self.uses_xclient(), client) {
             self.forward_client(&mut session, client).await?;
@@ -206,21 +210,24 @@ impl Server {
     }
 
     /// Logs in, once the server has proven to be the one that may have the password.
-    async fn log_in(&self, session: &mut SmtpClient) -> Result<(), ClientError> {
-        let resources = self.resources.load_full();
-        let logged_in = match (&self.login, &resources.credentials) {
-            (Some(login), Some(Ok(credentials))) => {
-                match self.is_proven(session, login, &resources.authorities) {
-                    Ok(()) => session.log_in(credentials).await,
-                    Err(error) => Err(error),
-                }
-            }
+    async fn log_in(
+        &self,
+        session: &mut SmtpClient,
+        resources: &Resources,
+    ) -> Result<(), ClientError> {
+        let is_ready = match (&self.login, &resources.credentials) {
+            (Some(login), Some(Ok(_))) => self.is_proven(session, login, &resources.authorities),
             (_, Some(Err(error))) => Err(error.clone().into()),
             _ => return Ok(()),
         };
+        let logged_in = match is_ready {
+            Ok(()) => session.log_in().await,
+            Err(error) => Err(error),
+        };
         match logged_in {
             Ok(mechanism) => {
-                tracing::debug!(hop = %self.name, mechanism = mechanism.name(), "logged in");
+                let mechanism = mechanism.map(Mechanism::name);
+                tracing::debug!(hop = %self.name, mechanism, "logged in");
                 Ok(())
             }
             Err(LoginError::Lost(failure)) => Err(*failure),

@@ -20,7 +20,7 @@ use super::verify::Requirements;
 use crate::config;
 use crate::decisions::{Connected, Recorder, digest_of_protection};
 use crate::egress::client::{
-    Cause, ClientError, HANDSHAKE, LoginError, MailError, Sender, SmtpClient, StartTls,
+    Cause, ClientError, HANDSHAKE, LoginError, MailError, START_TLS, Sender, SmtpClient, StartTls,
 };
 use crate::egress::dial;
 use crate::egress::pool::{Permit, Pool, PooledConnection, Reuse};
@@ -438,7 +438,7 @@ impl Outbound {
         let mut client = self.connected(resources, server).await?;
         if !server.implicit_tls {
             self.greet(&mut client).await?;
-            let begun = self.start_tls(resources, server, &mut client).await;
+            let begun = self.start_tls(resources, server, &mut client).await?;
             return Ok((client, begun));
         }
         let connector = resources.connector(server);
@@ -450,30 +450,34 @@ impl Outbound {
         Ok((client, Ok(())))
     }
 
-    /// Begins TLS by STARTTLS.
+    /// Begins TLS by STARTTLS, or says why there is none.
     ///
     /// # Errors
-    /// Why there is none.
+    /// If the server says over TLS that it wants nothing of us.
     async fn start_tls(
         &self,
         resources: &OutboundResources,
         server: &Endpoint,
         client: &mut SmtpClient,
-    ) -> Result<(), ProtectionError> {
+    ) -> Result<Result<(), ProtectionError>, Failure> {
         let not_supported =
             |detail: &str| ProtectionError::new(ResultType::StarttlsNotSupported, detail);
         if !client.capabilities().starttls {
-            return Err(not_supported("the server does not offer STARTTLS"));
+            return Ok(Err(not_supported("the server does not offer STARTTLS")));
         }
         let connector = resources.connector(server);
         match client.start_tls(connector, name_for(server)).await {
-            Ok(StartTls::Encrypted) => Ok(()),
+            Ok(StartTls::Encrypted) => Ok(Ok(())),
             Ok(StartTls::Declined(reply)) => {
                 let (code, text) = (reply.code(), reply.one_line());
                 let detail = format!("the server declines STARTTLS: {code} {text}");
-                Err(not_supported(&detail))
+                Ok(Err(not_supported(&detail)))
             }
-            Err(failure) => Err(handshake_failed(failure)),
+            // TLS works. An error of the connection may be the alert that ends a handshake of TLS 1.3.
+            Err(failure) if failure.step != START_TLS && failure.is_refusal() => {
+                Err(failure.into())
+            }
+            Err(failure) => Ok(Err(handshake_failed(failure))),
         }
     }
 
@@ -486,7 +490,9 @@ impl Outbound {
         let Some(login) = &server.login else {
             return Ok(None);
         };
-        let credentials = login.credentials.as_ref().map_err(Clone::clone)?;
+        if let Err(error) = &login.credentials {
+            return Err(error.clone().into());
+        }
         let session = client.tls_session().ok_or(LoginError::NoTls)?;
         let chain = session.chain();
         // Rules may say whom they take for the server, and not who may have a password of the operator's.
@@ -496,7 +502,7 @@ impl Outbound {
         };
         may_have_password(&login.how, &name, &chain, &server.authorities)
             .map_err(LoginError::Unproven)?;
-        client.log_in(credentials).await.map(Some)
+        client.log_in().await
     }
 
     /// A session that has been greeted, in plaintext.
@@ -529,11 +535,11 @@ impl Outbound {
             // It was used already: plaintext needs a connection of its own.
             None => self.connect_again(resources, server).await?,
         };
-        Ok(SmtpClient::new(
-            Stream::Tcp(stream),
-            server.peer.clone(),
-            self.this_host.client_config(&resources.timeouts),
-        ))
+        let client_config = self.this_host.client_config(&resources.timeouts);
+        let login = server.login.as_ref();
+        let credentials = login.and_then(|login| login.credentials.as_ref().ok());
+        let client = SmtpClient::new(Stream::Tcp(stream), server.peer.clone(), client_config);
+        Ok(client.with_credentials(credentials))
     }
 
     async fn connect_again(
