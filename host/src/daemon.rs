@@ -50,7 +50,7 @@ use crate::tls::{EXPIRY_WARNING, Pair, ServerTls, TlsError, read_authorities};
 use crate::watch::{Changed, Files, Subject, Watch};
 use portcullis::store::{LoadResult, Store, TenantSource, Update};
 use portcullis::tls::Authorities;
-use portcullis::{Compiler, Engine, EngineError};
+use portcullis::{Compiler, Engine, EngineError, cases_beside};
 
 /// How often certificates are looked at.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -1106,9 +1106,10 @@ fn files_of_tenant(
     number: usize,
     tenant: &config::Tenant,
 ) -> impl Iterator<Item = (PathBuf, Subject)> {
-    let files = [Some(&tenant.policy), tenant.tests.as_ref()];
-    let files = files.into_iter().flatten();
-    files.map(move |file| (file.clone(), Subject::Policy(number)))
+    let tests = tenant.tests.clone();
+    let tests = tests.or_else(|| cases_beside(&tenant.policy));
+    let files = [Some(tenant.policy.clone()), tests].into_iter().flatten();
+    files.map(move |file| (file, Subject::Policy(number)))
 }
 
 /// Whether a folder is there, and belongs to our user.

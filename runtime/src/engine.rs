@@ -8,6 +8,7 @@ use tokio::task::spawn_blocking;
 
 use portcullis_types::{Connector, Description, Explanation, Summary};
 
+use crate::cases::{Cases, FailedCase};
 use crate::context::Context;
 use crate::decision::Decision;
 use crate::description_size;
@@ -255,6 +256,12 @@ impl Policy {
             }
         }
         Ok(connectors)
+    }
+
+    /// Holds the policy against cases, and gives those that it does not pass.
+    pub async fn run_cases(&self, cases: &Cases) -> Vec<FailedCase> {
+        let loader = &self.engine.loader;
+        cases.run_all(loader, &self.loaded).await
     }
 
     /// A session: one for each SMTP session, so that nothing can pass from one sender to another.

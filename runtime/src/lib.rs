@@ -39,6 +39,7 @@
 #![deny(missing_docs)]
 
 mod bindings;
+mod cases;
 mod context;
 mod decision;
 mod description_size;
@@ -64,6 +65,7 @@ pub use portcullis_types::{
     TlsLevel, Trust, Verdict, mailbox, tls_version, tls_version_name,
 };
 
+pub use cases::{Cases, FailedCase, cases_beside};
 pub use context::Context;
 pub use decision::{Decision, POLICY_UNAVAILABLE, RefusalReply};
 pub use domain::{host_name, normal_domain};

@@ -1,7 +1,6 @@
 //! Which policy decides about whose mail: tenants, their policies in force, and their replacement while
 //! mail flows.
 
-mod cases;
 mod error;
 mod places;
 mod tenant;
@@ -25,13 +24,13 @@ use tokio::sync::mpsc::error::SendError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore};
 
-use self::cases::Cases;
-pub use self::cases::CasesError;
 pub use self::error::{Cause, PolicyError};
 use self::places::Places;
 pub use self::tenant::{InForce, Snapshot, Tenant, TenantSession, TenantSource};
 use self::tenant::{Source, Versions};
 use self::turns::{Turn, Turns};
+pub use crate::cases::CasesError;
+use crate::cases::{self, Cases, cases_beside};
 use crate::engine::{Engine, QUICK};
 use crate::file;
 pub use crate::file::FileVersion;
@@ -186,7 +185,8 @@ impl Store {
             let path = tenant.policy.clone();
             return Err(wrong(Cause::Kind { path, reason }));
         }
-        let tests = match &tenant.tests {
+        let tests = self.with_cases_beside(tenant.clone()).await.tests;
+        let tests = match &tests {
             Some(path) => {
                 let read = self.read(path, MAX_TESTS).await.map_err(wrong)?;
                 Some((path.as_path(), read))
@@ -382,6 +382,7 @@ impl Store {
         loop {
             again.asked.store(false, Ordering::Release);
             let order = self.begun.fetch_add(1, Ordering::Relaxed);
+            let tenant = self.with_cases_beside(tenant.clone()).await;
             let versions = self.versions(&tenant).await;
             let begun = versions.as_ref().ok().cloned();
             let loading = self.load(&tenant, versions, known.clone(), replaces);
@@ -392,7 +393,8 @@ impl Store {
                     loaded = &mut loading => break Some(loaded),
                     () = again.notify.notified() => {
                         again.asked.store(false, Ordering::Release);
-                        let now = self.versions(&tenant).await.ok();
+                        let now = self.with_cases_beside(tenant.clone()).await;
+                        let now = self.versions(&now).await.ok();
                         match (&begun, &now) {
                             (None, None) => {}
                             (Some(begun), Some(now)) if begun.look_like(now) => {
@@ -424,6 +426,16 @@ impl Store {
                 loaded: loaded.unwrap_or_else(panicked),
             };
         }
+    }
+
+    /// The tenant with the cases that stand beside its component, unless it has others. What cannot be told is found
+    /// when they are read.
+    async fn with_cases_beside(&self, mut tenant: TenantSource) -> TenantSource {
+        if let (None, Some(beside)) = (&tenant.tests, cases_beside(&tenant.policy)) {
+            let is_there = self.with_file(&beside, Path::try_exists).await;
+            tenant.tests = is_there.unwrap_or(true).then_some(beside);
+        }
+        tenant
     }
 
     /// What the file system tells of a tenant's files.

@@ -54,6 +54,11 @@ impl Module {
         self.component_of(&[], include_str!("../../wit/policy.wit"), "0.1.0")
     }
 
+    /// The core module, as a compiler makes it.
+    pub fn core(&self) -> Vec<u8> {
+        wat::parse_str(self.text("0.1.0")).expect("WebAssembly")
+    }
+
     /// The component with these imports in its world, of these packages (WIT).
     pub fn component_with(&self, packages: &[&str], imports: &[&str]) -> Vec<u8> {
         let wit = include_str!("../../wit/policy.wit");

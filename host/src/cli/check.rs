@@ -1,4 +1,6 @@
-//! `portcullis check`: the problems of a rules document.
+//! `portcullis check`: the problems of a rules document, or of a component.
+
+mod component;
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -17,16 +19,16 @@ use crate::frontend::ways::{Lacking, Way};
 use crate::postfix::next_hops::{Gap, gaps};
 use portcullis::{Connector, DocumentError, Engine, Fact};
 
-/// Show the problems of a rules document
+/// Show the problems of a rules document, or of a component
 ///
-/// Exits with 0 if there are none or only warnings, with 1 if there are errors, with 2 if the file
+/// A component is loaded, asked in both directions, and held against NAME.tests.json beside it. Exits with 0 if there are none or only warnings, with 1 if there are errors, with 2 if the file
 /// cannot be read.
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  portcullis check rules.json\n  portcullis check rules.json --for postfix"
 )]
 pub struct Check {
-    /// The rules document
+    /// The rules document (.json), or the component (.wasm)
     rules: PathBuf,
     /// Also show each connector that reads a fact which another server that asks cannot tell
     #[arg(long = "for", value_enum, value_name = "WAY")]
@@ -39,6 +41,9 @@ pub struct Check {
 impl Check {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
+        if self.rules.extension().is_some_and(|it| it == "wasm") {
+            return self.component().await;
+        }
         let document = policy::read_document(&self.rules)?;
         let engine = policy::engine(policy::limits())?;
         let (problems, code) = match engine.check(document.clone()).await {

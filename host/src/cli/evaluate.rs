@@ -1,6 +1,6 @@
 //! `portcullis evaluate`: contexts in, verdicts out, a line each.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -20,7 +20,8 @@ mod logged;
 
 /// Evaluate contexts: one JSON object a line in, one verdict a line out
 ///
-/// A line that is no context gives {"error": …, "line": N} in its place, and exit code 1 at the end.
+/// A line that is no context gives {"error": …, "line": N} in its place, and exit code 1 at the end. Each line is answered
+/// before the next one is waited for, so that a program can ask one question after another.
 #[derive(Args)]
 #[command(after_help = "Examples:
   portcullis evaluate rules.json < contexts.jsonl > verdicts.jsonl
@@ -54,11 +55,15 @@ impl Evaluate {
             let tenant = self.tenant.as_deref();
             return logged::evaluate(path, tenant, self.diff, &mut session).await;
         }
-        let mut input = io::stdin().lock();
+        let mut input = BufReader::new(io::stdin().lock());
         let mut output = BufWriter::new(io::stdout().lock());
         let mut line = Vec::new();
         let mut code = ExitCode::SUCCESS;
         for number in 1.. {
+            // Whoever asks line by line waits for the answer to the last one.
+            if !input.buffer().contains(&b'\n') {
+                output.flush().context(output::UNWRITABLE)?;
+            }
             match read_line(&mut input, &mut line)? {
                 Line::End => break,
                 Line::Blank => continue,
@@ -106,7 +111,9 @@ async fn evaluate(
 ) -> anyhow::Result<()> {
     match session.try_decide(context).await {
         Ok(decision) => write_line(output, decision.verdict()),
-        Err(error) => {
+        Err(mut error) => {
+            // It was shown when it was written.
+            error.wrote.clear();
             output::tell(&format!("{}\n", printable_lines(&error.to_string())));
             write_line(output, Decision::unavailable(error).verdict())
         }

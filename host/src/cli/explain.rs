@@ -157,7 +157,12 @@ impl Explain {
             Some(context) => context,
             None => self.context_of_options(self.direction(accepted))?,
         };
-        let mut explanation = policy.session().explain(&context).await?;
+        let explanation = policy.session().explain(&context).await;
+        let mut explanation = explanation.map_err(|mut error| {
+            // It was shown when it was written.
+            error.wrote.clear();
+            error
+        })?;
         let verdict = explanation.verdict.clone();
         if let Err(reason) = Decision::new(verdict, context.direction()) {
             output::tell(&format!(

@@ -23,6 +23,7 @@ mod run;
 mod schema;
 mod setup;
 mod suggest;
+mod test;
 mod validate;
 
 use std::os::unix::net::UnixStream;
@@ -52,6 +53,7 @@ pub struct Cli {
 enum Command {
     Run(Box<run::Run>),
     Check(check::Check),
+    Test(test::Test),
     Build(build::Build),
     /// What the sandbox has done in a process of its own
     #[command(hide = true)]
@@ -91,6 +93,7 @@ impl Cli {
             match self.command {
                 Command::Run(command) => command.run().await,
                 Command::Check(command) => command.run().await,
+                Command::Test(command) => command.run().await,
                 Command::Build(command) => command.run().await,
                 Command::Compile(command) => command.run(),
                 Command::Evaluate(command) => command.run().await,

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -9,7 +10,8 @@ use clap::{Args, value_parser};
 
 use super::{output, paint, report};
 use portcullis::{
-    CompileLimits, Compiler, DocumentError, Engine, Limits, Policy, Priority, Rules, Subprocess,
+    CompileLimits, Compiler, DocumentError, Engine, Limits, Observer, Policy, Priority, Rules,
+    Subprocess,
 };
 
 /// For an evaluation, as in a session, in milliseconds.
@@ -47,12 +49,28 @@ impl PolicyArgs {
     }
 }
 
-enum Kind {
+/// Whoever runs a command reads what a policy writes.
+struct Author;
+
+impl Observer for Author {
+    fn printed(&self, policy: &str, text: &str) {
+        let lines = text.lines().map(|line| {
+            let (policy, line) = (paint::printable(policy), paint::printable(line));
+            format!("{policy} | {line}\n")
+        });
+        output::tell(&lines.collect::<String>());
+    }
+}
+
+/// What a POLICY is, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
     Document,
     Component,
 }
 
-fn extension(path: &Path) -> anyhow::Result<Kind> {
+/// What a file is, by its name.
+pub fn extension(path: &Path) -> anyhow::Result<Kind> {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("json") => Ok(Kind::Document),
         Some("wasm") => Ok(Kind::Component),
@@ -99,7 +117,8 @@ pub fn read_document(path: &Path) -> anyhow::Result<String> {
     })
 }
 
-async fn read_rules(path: &Path, engine: &Engine) -> anyhow::Result<Rules> {
+/// Reads a rules document, and runs its tests; problems are told.
+pub async fn read_rules(path: &Path, engine: &Engine) -> anyhow::Result<Rules> {
     let document = read_document(path)?;
     match engine.read(document.clone()).await {
         Ok(rules) => Ok(rules),
@@ -136,6 +155,7 @@ pub fn engine(limits: Limits) -> anyhow::Result<Engine> {
             .limits(limits.clone())
             .compiler(compiler(CompileLimits::default()))
             .priority(Priority::Normal)
+            .observer(Arc::new(Author))
     };
     // The compile cache of this user. Without one it only takes longer.
     if let Some(folder) = crate::config::default_cache_folder() {

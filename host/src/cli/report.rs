@@ -29,7 +29,7 @@ pub fn problems(path: &str, document: &str, problems: &[Problem], colour: bool) 
         ));
         text.push_str("\n\n");
     }
-    text.push_str(&summary(path, problems));
+    text.push_str(&summary(path, problems.iter().map(|it| it.severity)));
     text.push('\n');
     text
 }
@@ -121,20 +121,17 @@ fn cut(line: &str, span: Range<usize>) -> (&str, Range<usize>) {
     )
 }
 
-fn summary(path: &str, problems: &[Problem]) -> String {
-    let errors = problems
-        .iter()
-        .filter(|problem| problem.severity == Severity::Error)
-        .count();
-    let warnings = problems.len() - errors;
+/// How many problems of each severity there are.
+pub fn summary(path: &str, severities: impl Iterator<Item = Severity>) -> String {
+    let (errors, warnings): (Vec<_>, Vec<_>) = severities.partition(|it| *it == Severity::Error);
     let count = |count: usize, what: &str| match count {
         1 => format!("1 {what}"),
         _ => format!("{count} {what}s"),
     };
     format!(
         "{path}: {}, {}",
-        count(errors, "error"),
-        count(warnings, "warning")
+        count(errors.len(), "error"),
+        count(warnings.len(), "warning")
     )
 }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use wasmtime::component::HasData;
-use wasmtime::{PoolConcurrencyLimitError, ResourceLimiter, Trap, UpdateDeadline};
+use wasmtime::{
+    FrameInfo, PoolConcurrencyLimitError, ResourceLimiter, Trap, UpdateDeadline, WasmBacktrace,
+};
 use wasmtime_wasi::{WasiCtxView, WasiView};
 
 use super::limits::{Limits, TICKS};
@@ -12,6 +14,12 @@ use super::wasi::WasiState;
 use crate::failure::{EvaluationError, Failure};
 use crate::observer::Observer;
 use crate::text::one_line;
+
+/// Functions that are named where a policy has trapped, and characters of a name.
+const MOST_NAMES: usize = 6;
+const MOST_OF_NAME: usize = 100;
+/// What wasmtime's list of functions begins with.
+const PLACE: &str = "error while executing at wasm backtrace";
 
 /// What the store of an instance holds.
 pub struct State {
@@ -187,7 +195,33 @@ fn classify(error: wasmtime::Error, state: &State) -> Failure {
         Some(Trap::StackOverflow) => Failure::StackOverflow(limits.stack),
         Some(Trap::Interrupt) => Failure::TimedOut(limits.evaluation),
         _ if state.denied => Failure::OutOfMemory(limits.memory),
-        Some(trap) => Failure::Trapped(trap.to_string()),
-        None => Failure::Invalid(one_line(&format!("{error:#}")).into()),
+        Some(trap) => Failure::Trapped(format!("{trap}{}", place_of(&error))),
+        None => Failure::Invalid(without_place(&error)),
     }
+}
+
+/// The functions in which a policy has trapped, from the inside out, if it has names for them.
+fn place_of(error: &wasmtime::Error) -> String {
+    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else {
+        return String::new();
+    };
+    let names = backtrace.frames().iter().filter_map(FrameInfo::func_name);
+    let names: Vec<String> = names.take(MOST_NAMES).map(harmless_name).collect();
+    match names.is_empty() {
+        true => String::new(),
+        false => format!(" in {}", names.join(", called by ")),
+    }
+}
+
+/// The policy has chosen it.
+fn harmless_name(name: &str) -> String {
+    let name = format!("{:#}", rustc_demangle::demangle(name));
+    one_line(&name).chars().take(MOST_OF_NAME).collect()
+}
+
+/// What went wrong, without the functions in which it did.
+fn without_place(error: &wasmtime::Error) -> String {
+    let causes = error.chain().map(ToString::to_string);
+    let causes: Vec<String> = causes.filter(|it| !it.starts_with(PLACE)).collect();
+    one_line(&causes.join(": ")).into()
 }

@@ -334,6 +334,38 @@ fn a_policy_that_does_not_do_what_it_must_is_not_taken() {
     assert_eq!(version_now(&daemon), "B");
 }
 
+/// Nobody has to name the cases that stand beside a component.
+#[test]
+fn a_component_has_to_pass_the_cases_beside_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+    for version in ["A", "B"] {
+        fs::write(path("rules.json"), rules(version)).expect("a file");
+        let output = path(&format!("{version}.wasm"));
+        let built = run(&["build", &path("rules.json"), "-o", &output], b"");
+        assert!(built.status.success());
+    }
+    fs::copy(path("A.wasm"), path("policy.wasm")).expect("a copy");
+    let daemon = TestBed::start_in(folder, config("policy.wasm"));
+    assert_eq!(version_now(&daemon), "A");
+    let case = r#"[{"name": "from nowhere",
+        "context": {"direction": "inbound", "mail-from": "a@example.org", "rcpt-to": "x@one.contoso.com"},
+        "expect": {"verdict": "reject", "connector": "B one"}}]"#;
+    // The one in force does not pass what is new.
+    daemon.replace("policy.tests.json", case.as_bytes());
+    let line = daemon.wait_for_log("new policy rejected");
+    let told = "policy.tests.json:2: the test \"from nowhere\" fails: connector is \"A one\"";
+    assert!(line.contains(told), "{line}");
+    assert_eq!(version_now(&daemon), "A");
+    let read = |name: &str| fs::read(daemon.folder().join(name)).expect("a component");
+    swap(&daemon, || daemon.replace("policy.wasm", &read("B.wasm")));
+    assert_eq!(version_now(&daemon), "B");
+    // Without cases any policy is taken.
+    fs::remove_file(daemon.folder().join("policy.tests.json")).expect("removed");
+    swap(&daemon, || daemon.replace("policy.wasm", &read("A.wasm")));
+    assert_eq!(version_now(&daemon), "A");
+}
+
 /// What answers nothing is no better than what replaces it, even if its file could not be read meanwhile.
 #[test]
 fn a_policy_that_answers_nothing_is_replaced_by_any_other() {

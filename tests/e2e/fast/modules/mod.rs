@@ -1,5 +1,6 @@
 //! Modules that misbehave: their own mail is deferred, and nobody else notices.
 
+mod authoring;
 mod deciding;
 mod loading;
 mod metrics;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_types::{VERDICT_FIELDS, Verdict, is_part_of, write_defaults};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
@@ -35,21 +35,32 @@ pub enum CasesError {
         reason: String,
     },
     /// A case has another outcome, or none.
-    #[error("{}: the test {name:?} fails: {what}", path.display())]
+    #[error("{}:{}: {failed}", path.display(), failed.line)]
     Fails {
         /// The file.
         path: PathBuf,
         /// The case.
-        name: String,
-        /// What it is instead.
-        what: String,
+        failed: FailedCase,
     },
     /// The policy answers nobody.
     #[error("it answers no question: {0}")]
     Mute(EvaluationError),
 }
 
-/// A file of cases.
+/// A case that a policy does not pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("the test {name:?} fails: {what}")]
+#[non_exhaustive]
+pub struct FailedCase {
+    /// The case.
+    pub name: String,
+    /// The line of its context in the file.
+    pub line: usize,
+    /// What it is instead, or why there is no verdict.
+    pub what: String,
+}
+
+/// A file of cases that policies can be held against.
 pub struct Cases {
     path: PathBuf,
     cases: Vec<Case>,
@@ -57,16 +68,25 @@ pub struct Cases {
 
 struct Case {
     name: String,
+    line: usize,
     context: Context,
     expect: Map<String, Value>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct Written<'a> {
     name: String,
-    context: Box<RawValue>,
+    #[serde(borrow)]
+    context: &'a RawValue,
     expect: Map<String, Value>,
+}
+
+/// Where the cases of a component stand if nothing else is said: `NAME.tests.json` beside `NAME.wasm`. The tests of a
+/// rules document are in it.
+pub fn cases_beside(policy: &Path) -> Option<PathBuf> {
+    let is_component = policy.extension().is_some_and(|it| it == "wasm");
+    is_component.then(|| policy.with_extension("tests.json"))
 }
 
 impl Cases {
@@ -80,66 +100,123 @@ impl Cases {
             reason,
         };
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        let written: Vec<Written> = serde_json::from_slice(bytes)
+        let text = std::str::from_utf8(bytes)
+            .map_err(|error| malformed(format!("these are no tests: {error}")))?;
+        let written: Vec<Written> = serde_json::from_str(text)
             .map_err(|error| malformed(format!("these are no tests: {error}")))?;
         if written.len() > MOST_CASES {
             return Err(malformed(format!("there are more than {MOST_CASES} tests")));
         }
-        let case = |written: Written| {
-            let Written {
-                name,
-                context,
-                expect,
-            } = written;
-            let wrong = |reason: String| malformed(format!("the test {name:?}: {reason}"));
-            let context = Context::from_json(context.get())
-                .map_err(|error| wrong(format!("context: {error}")))?;
-            if let Some(unknown) = expect
-                .keys()
-                .find(|key| !VERDICT_FIELDS.contains(&key.as_str()))
-            {
-                return Err(wrong(format!("no verdict has a field {unknown:?}")));
-            }
-            if !expect.contains_key("verdict") {
-                return Err(wrong("expect names no verdict".into()));
-            }
-            Ok(Case {
-                context,
-                name,
-                expect,
-            })
-        };
-        let cases = written.into_iter().map(case);
+        let cases = written.into_iter().map(|written| {
+            let (name, line) = (written.name.clone(), line_of(text, written.context.get()));
+            let wrong = |reason| malformed(format!("line {line}: the test {name:?}: {reason}"));
+            Case::of(written, line).map_err(wrong)
+        });
         Ok(Cases {
             path: path.to_owned(),
             cases: cases.collect::<Result<_, _>>()?,
         })
     }
 
+    /// How many they are.
+    pub fn len(&self) -> usize {
+        self.cases.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.cases.is_empty()
+    }
+
     /// Holds a policy against the cases.
     ///
     /// # Errors
     /// Names the first that it does not pass.
-    pub async fn run(&self, loader: &Loader, policy: &Arc<LoadedPolicy>) -> Result<(), CasesError> {
+    pub(crate) async fn run(
+        &self,
+        loader: &Loader,
+        policy: &Arc<LoadedPolicy>,
+    ) -> Result<(), CasesError> {
         for case in &self.cases {
-            let fails = |what: String| CasesError::Fails {
+            let tried = case.run(loader, policy, true).await;
+            tried.map_err(|failed| CasesError::Fails {
                 path: self.path.clone(),
-                name: case.name.clone(),
-                what,
-            };
-            let verdict = ask(loader, policy, &case.context, true).await;
-            let verdict = verdict.map_err(|error| fails(error.to_string()))?;
-            let mut verdict = serde_json::to_value(&verdict).unwrap_or_default();
-            write_defaults(&mut verdict);
-            for (field, expected) in &case.expect {
-                let found = verdict.get(field).unwrap_or(&Value::Null);
-                if !is_part_of(expected, found) {
-                    let told = |value: &Value| -> String {
-                        value.to_string().chars().take(MOST_TOLD).collect()
-                    };
-                    let (found, expected) = (told(found), told(expected));
-                    return Err(fails(format!("{field} is {found}, not {expected}")));
-                }
+                failed,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Holds a policy against the cases, and gives all that it does not pass.
+    pub(crate) async fn run_all(
+        &self,
+        loader: &Loader,
+        policy: &Arc<LoadedPolicy>,
+    ) -> Vec<FailedCase> {
+        let mut failed = Vec::new();
+        for case in &self.cases {
+            failed.extend(case.run(loader, policy, false).await.err());
+        }
+        failed
+    }
+}
+
+/// The line on which a part of a text begins.
+fn line_of(text: &str, part: &str) -> usize {
+    let offset = part.as_ptr().addr().saturating_sub(text.as_ptr().addr());
+    let before = text.as_bytes().get(..offset).unwrap_or_default();
+    memchr::memchr_iter(b'\n', before).count() + 1
+}
+
+impl Case {
+    fn of(written: Written, line: usize) -> Result<Case, String> {
+        let Written {
+            name,
+            context,
+            expect,
+        } = written;
+        let context =
+            Context::from_json(context.get()).map_err(|error| format!("context: {error}"))?;
+        let mut fields = expect.keys();
+        if let Some(unknown) = fields.find(|key| !VERDICT_FIELDS.contains(&key.as_str())) {
+            return Err(format!("no verdict has a field {unknown:?}"));
+        }
+        if !expect.contains_key("verdict") {
+            return Err("expect names no verdict".into());
+        }
+        Ok(Case {
+            name,
+            line,
+            context,
+            expect,
+        })
+    }
+
+    async fn run(
+        &self,
+        loader: &Loader,
+        policy: &Arc<LoadedPolicy>,
+        patiently: bool,
+    ) -> Result<(), FailedCase> {
+        let fails = |what: String| FailedCase {
+            name: self.name.clone(),
+            line: self.line,
+            what,
+        };
+        let verdict = ask(loader, policy, &self.context, patiently).await;
+        let verdict = verdict.map_err(|error| fails(error.to_string()))?;
+        let mut verdict = serde_json::to_value(&verdict).unwrap_or_default();
+        write_defaults(&mut verdict);
+        // Of another verdict the other fields say nothing.
+        let first = self.expect.get_key_value("verdict");
+        for (field, expected) in first.into_iter().chain(&self.expect) {
+            let found = verdict.get(field).unwrap_or(&Value::Null);
+            if !is_part_of(expected, found) {
+                let told = |value: &Value| -> String {
+                    value.to_string().chars().take(MOST_TOLD).collect()
+                };
+                let (found, expected) = (told(found), told(expected));
+                return Err(fails(format!("{field} is {found}, not {expected}")));
             }
         }
         Ok(())
@@ -206,15 +283,15 @@ mod tests {
             ("{}".to_owned(), "cases.json: these are no tests: "),
             (
                 case(r#""expect": {}"#),
-                "cases.json: the test \"one\": expect names no verdict",
+                "cases.json: line 1: the test \"one\": expect names no verdict",
             ),
             (
                 case(r#""expect": {"verdict": "accept", "verdcit": 1}"#),
-                "cases.json: the test \"one\": no verdict has a field \"verdcit\"",
+                "cases.json: line 1: the test \"one\": no verdict has a field \"verdcit\"",
             ),
             (
                 case(r#""expect": {"verdict": "accept"}"#).replace("inbound", "sideways"),
-                "cases.json: the test \"one\": context: ",
+                "cases.json: line 1: the test \"one\": context: ",
             ),
         ] {
             let found = read(&text).err().unwrap_or_default();

@@ -1,0 +1,263 @@
+//! What somebody who writes a policy is shown of it.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::Stdio;
+
+use portcullis_tests::daemon::portcullis;
+use portcullis_tests::modules::Module;
+use portcullis_tests::run;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{CONTEXT, accepting};
+
+/// Cases, the second of which nothing passes that accepts.
+const CASES: &str = r#"[
+  {"name": "anybody", "context": CONTEXT, "expect": {"verdict": "accept"}},
+  {"name": "a stranger",
+   "context": CONTEXT,
+   "expect": {"verdict": "reject", "code": 550}}
+]"#;
+
+/// Files in a folder of their own.
+fn folder(files: &[(&str, &[u8])]) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, content) in files {
+        fs::write(folder.path().join(name), content).expect("a file");
+    }
+    folder
+}
+
+/// A command in a folder: its code, and what it says on standard output and on standard error.
+fn said(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = portcullis(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs");
+    let text = |octets| String::from_utf8(octets).expect("UTF-8");
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+fn cases() -> String {
+    CASES.replace("CONTEXT", CONTEXT)
+}
+
+#[test]
+fn a_component_is_held_against_the_cases_beside_it() {
+    let component = accepting().component();
+    let cases = cases();
+    let folder = folder(&[
+        ("p.wasm", &component),
+        ("p.tests.json", cases.as_bytes()),
+        (
+            "good.json",
+            json!([serde_json::from_str::<Value>(&cases).expect("JSON")[0]])
+                .to_string()
+                .as_bytes(),
+        ),
+        ("broken.json", b"[\n  {\"name\": \"x\"}]"),
+        ("none.json", b"[]"),
+    ]);
+    let said = |arguments: &[&str]| said(folder.path(), arguments);
+    let failed =
+        "p.tests.json:4: the test \"a stranger\" fails: verdict is \"accept\", not \"reject\"\n";
+    let (code, told, _) = said(&["test", "p.wasm"]);
+    assert_eq!(
+        (code, told),
+        (Some(1), format!("{failed}p.wasm: 1 of 2 tests failed\n"))
+    );
+    let (code, told, _) = said(&["test", "p.wasm", "good.json"]);
+    assert_eq!((code, &*told), (Some(0), "p.wasm: 1 tests passed\n"));
+    let (code, told, _) = said(&["test", "p.wasm", "--format", "json"]);
+    let told: Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(code, Some(1));
+    let expected = json!({"passed": 1, "failed": [
+        {"name": "a stranger", "line": 4, "what": "verdict is \"accept\", not \"reject\""}]});
+    assert_eq!(told, expected);
+    for (arguments, reason) in [
+        (
+            &["test", "p.wasm", "broken.json"][..],
+            "broken.json: these are no tests: missing field `context` at line 2",
+        ),
+        (
+            &["test", "p.wasm", "none.json"],
+            "p.wasm: there are no tests",
+        ),
+        (
+            &["test", "p.wasm", "absent.json"],
+            "cannot read the tests absent.json",
+        ),
+        (
+            &["test", "absent.wasm", "good.json"],
+            "cannot read absent.wasm",
+        ),
+    ] {
+        let (code, _, told) = said(arguments);
+        assert_eq!(code, Some(2), "{told}");
+        assert!(told.contains(reason), "{told}");
+    }
+    let (code, told, _) = said(&["check", "p.wasm"]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains(&format!("\nerror: {failed}")), "{told}");
+    assert!(told.ends_with("p.wasm: 1 error, 1 warning\n"), "{told}");
+}
+
+/// A document has tests of its own, and can be held against others.
+#[test]
+fn documents_are_tested_as_components_are() {
+    let rules = format!(
+        r#"{{"connectors": [], "tests": [{{"name": "all", "context": {CONTEXT}, "expect": {{"verdict": "accept"}}}}]}}"#
+    );
+    let folder = folder(&[("r.json", rules.as_bytes()), ("c.json", cases().as_bytes())]);
+    let (code, told, _) = said(folder.path(), &["test", "r.json"]);
+    assert_eq!((code, &*told), (Some(0), "r.json: 1 tests passed\n"));
+    let (code, told, _) = said(folder.path(), &["test", "r.json", "c.json"]);
+    assert_eq!(code, Some(1));
+    assert!(told.contains("c.json:4: the test"), "{told}");
+    assert!(told.ends_with("r.json: 1 of 3 tests failed\n"), "{told}");
+}
+
+/// Whoever asks question by question has each answer before the next question.
+#[test]
+fn each_line_is_answered_at_once() {
+    let folder = folder(&[("r.json", b"{\"connectors\": []}")]);
+    let mut child = portcullis(&["evaluate", "r.json"])
+        .current_dir(folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut questions = child.stdin.take().expect("its input");
+    let mut answers = BufReader::new(child.stdout.take().expect("its output"));
+    for question in [CONTEXT, "nonsense", CONTEXT] {
+        // In two pieces, the first of which is no question yet.
+        let (first, second) = question.split_at(4);
+        questions.write_all(first.as_bytes()).expect("it reads");
+        questions.flush().expect("it reads");
+        writeln!(questions, "{second}").expect("it reads");
+        let mut answer = String::new();
+        answers.read_line(&mut answer).expect("it answers");
+        let is_context = question == CONTEXT;
+        assert_eq!(answer.contains("accept"), is_context, "{answer}");
+    }
+    drop(questions);
+    assert_eq!(child.wait().expect("it ends").code(), Some(1));
+}
+
+#[test]
+fn a_trap_is_told_with_its_functions() {
+    let inner = "(func $decide_about_senders unreachable)";
+    let module = Module::new("(call $decide_about_senders) (i32.const 0)").with(inner);
+    let folder = folder(&[("p.wasm", &module.component())]);
+    let output = run(
+        &["evaluate", &folder.path().join("p.wasm").to_string_lossy()],
+        CONTEXT.as_bytes(),
+    );
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let place = "instruction executed in decide_about_senders, called by evaluate\n";
+    assert!(told.ends_with(place), "{told}");
+    let (code, told, _) = said(folder.path(), &["check", "p.wasm"]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(
+        told.starts_with("error: it does not decide inbound mail: "),
+        "{told}"
+    );
+    assert!(told.contains("in decide_about_senders"), "{told}");
+}
+
+/// The names are the policy's own: they are short, and nothing in them steers a terminal.
+#[test]
+fn names_of_functions_are_harmless() {
+    let name = format!("$\"\\1b[31m{}\"", "x".repeat(10_000));
+    let inner = format!("(func {name} (export \"f\") unreachable)");
+    let module = Module::new(&format!("(call {name}) (i32.const 0)")).with(&inner);
+    let folder = folder(&[("p.wasm", &module.component())]);
+    let output = run(
+        &["evaluate", &folder.path().join("p.wasm").to_string_lossy()],
+        CONTEXT.as_bytes(),
+    );
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("executed in "), "{told}");
+    assert!(!told.contains('\u{1b}') && told.len() < 600, "{told}");
+}
+
+#[test]
+fn core_modules_become_components() {
+    let folder = folder(&[
+        ("p.core.wasm", &accepting().core()),
+        ("component.wasm", &accepting().component()),
+        ("empty.wasm", b"\0asm\x01\0\0\0"),
+        ("text.wasm", b"(module)"),
+        ("cut.wasm", accepting().core().get(..200).expect("more")),
+        ("failing.tests.json", cases().as_bytes()),
+    ]);
+    let said = |arguments: &[&str]| said(folder.path(), arguments);
+    let (code, _, told) = said(&["build", "p.core.wasm", "-o", "p.wasm"]);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.starts_with("p.wasm: 0 tests passed, "), "{told}");
+    let (code, told, _) = said(&["check", "p.wasm"]);
+    assert_eq!(code, Some(0), "{told}");
+    let expected = "warning: it does not decide outbound mail: policy p.wasm: the policy answers outbound mail with an inbound verdict\np.wasm: 0 errors, 1 warning\n";
+    assert_eq!(told, expected);
+    for (input, output, code, reason) in [
+        (
+            "component.wasm",
+            "x.wasm",
+            2,
+            "component.wasm: this is a component already",
+        ),
+        (
+            "empty.wasm",
+            "x.wasm",
+            2,
+            "empty.wasm: no component can be made of it",
+        ),
+        (
+            "text.wasm",
+            "x.wasm",
+            2,
+            "text.wasm: this is not WebAssembly",
+        ),
+        ("cut.wasm", "x.wasm", 2, "cut.wasm: this is damaged"),
+        (
+            "p.core.wasm",
+            "failing.wasm",
+            1,
+            "failing.tests.json:4: the test \"a stranger\" fails",
+        ),
+        (
+            "p.core.wasm",
+            "p.core.wasm",
+            2,
+            "it would overwrite what it is made of",
+        ),
+    ] {
+        let (found, _, told) = said(&["build", input, "-o", output]);
+        assert_eq!(found, Some(code), "{input}: {told}");
+        assert!(told.contains(reason), "{input}: {told}");
+        assert!(input == output || !folder.path().join(output).exists());
+    }
+}
+
+/// A policy that writes something, and answers.
+#[test]
+fn what_a_policy_writes_is_shown() {
+    let words = b"seen\x1b[31m alice";
+    let module = super::wasi::writing(words, "(i32.const 0)");
+    let folder = folder(&[("p.wasm", &module)]);
+    let output = run(
+        &["evaluate", &folder.path().join("p.wasm").to_string_lossy()],
+        CONTEXT.as_bytes(),
+    );
+    assert!(output.status.success(), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("p.wasm | seen"), "{told}");
+    assert!(!told.contains('\u{1b}'), "{told}");
+}
