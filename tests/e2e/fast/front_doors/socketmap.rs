@@ -1,7 +1,5 @@
 //! Socketmap, as Postfix asks for the policy of a destination and for the route of a recipient.
 
-use std::fs;
-
 use portcullis_tests::front_door::{self, Asking};
 use portcullis_tests::outbound::{SHORT_TIMEOUTS, Setting};
 use portcullis_tests::{Config, Https, Listener, Pki, TestBed};
@@ -271,11 +269,12 @@ fn a_change_of_the_rules_is_told_at_once() {
     let mut asking = Asking::connect(setting.daemon.folder());
     assert_eq!(asking.map("tls", "[192.0.2.50]:25"), "NOTFOUND ");
     assert_eq!(asking.map("tls", "[2001:db8::1]:26"), "OK encrypt");
-    setting.daemon.change(|daemon| {
-        let rules = r#"{"connectors": [{"name": "New", "direction": "outbound", "to": {"recipient-domains": ["bank.test"]},
-            "route": {"smart-hosts": ["[192.0.2.50]:25"]}, "tls": {"level": "name", "names": ["new.test"]}}]}"#;
-        fs::write(daemon.folder().join("rules.json"), rules).expect("a file");
-    });
+    let rules = r#"{"connectors": [{"name": "New", "direction": "outbound", "to": {"recipient-domains": ["bank.test"]},
+        "route": {"smart-hosts": ["[192.0.2.50]:25"]}, "tls": {"level": "name", "names": ["new.test"]}}]}"#;
+    let before = setting.daemon.count_log("policy loaded");
+    setting.daemon.replace("rules.json", rules.as_bytes());
+    let loaded = before + 1;
+    setting.daemon.wait_for_log_times("policy loaded", loaded);
     assert_eq!(
         asking.map("route", "b@bank.test"),
         "OK smtp:[192.0.2.50]:25"
