@@ -70,7 +70,7 @@ struct File {
 
 fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests")
+        .join("..")
         .join(name)
 }
 
@@ -99,7 +99,10 @@ fn corpus() -> Vec<File> {
             cases: file["cases"].as_array().expect("cases").clone(),
         }
     };
-    json_files("verdicts").into_iter().map(read).collect()
+    json_files("conformance/cases")
+        .into_iter()
+        .map(read)
+        .collect()
 }
 
 /// A verdict with all that its JSON may leave out.
@@ -703,7 +706,7 @@ fn problems(document: &str) -> Vec<Problem> {
 fn what_is_wrong_with_a_document_is_told_as_on_the_command_line() {
     let mut found = Vec::new();
     let mut expected = Vec::new();
-    for (name, path) in json_files("bad-rules") {
+    for (name, path) in json_files("tests/bad-rules") {
         let document = fs::read_to_string(&path).expect("a document");
         let output = fs::read_to_string(path.with_extension("expected")).expect("what is printed");
         found.extend(

@@ -10,7 +10,7 @@ const { Haraka, ownConfig } = require('./helpers/haraka')
 const { Pki } = require('./helpers/pki')
 const { send } = require('./helpers/smtp')
 
-const FOLDER = process.env.PORTCULLIS_VERDICTS ?? path.join(__dirname, '../../../tests/verdicts')
+const FOLDER = process.env.PORTCULLIS_CASES ?? path.join(__dirname, '../../../conformance/cases')
 // Clients say by PROXY who they are.
 const PROXY = ownConfig('connection.ini').replace('[haproxy]\n', '[haproxy]\nhosts[] = 127.0.0.1\n')
 

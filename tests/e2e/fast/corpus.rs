@@ -1,5 +1,5 @@
 //! One corpus of verdicts, three ways: natively, through the component, and over SMTP. A new case is
-//! a new entry in a file of `verdicts/`.
+//! a new entry in a file of `conformance/cases/`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ pub(crate) struct File {
 }
 
 pub(crate) fn corpus() -> Vec<File> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("verdicts");
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../conformance/cases");
     let mut paths: Vec<PathBuf> = fs::read_dir(folder)
         .expect("the corpus")
         .map(|entry| entry.expect("an entry").path())

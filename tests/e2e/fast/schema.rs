@@ -56,7 +56,7 @@ fn corpus() -> Vec<Value> {
         document["tests"] = cases.iter().map(test).collect();
         document
     };
-    json_files("tests/verdicts")
+    json_files("conformance/cases")
         .into_iter()
         .map(read_one)
         .collect()

@@ -12,7 +12,7 @@ const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../integrations/harak
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Copies the package, without what was made there by hand.
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder");
     for entry in fs::read_dir(from).expect("a folder") {
         let entry = entry.expect("an entry");
@@ -26,7 +26,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// The evaluator as a component, made as the package's README says.
-fn evaluator(target: &Path) -> PathBuf {
+pub fn evaluator(target: &Path) -> PathBuf {
     let status = Command::new(env!("CARGO"))
         .args([
             "build",
@@ -66,8 +66,8 @@ fn the_package_passes_its_tests_in_a_real_haraka() {
             .env("PORTCULLIS_BIN", binary())
             .env("PORTCULLIS_WIT", Path::new(ROOT).join("wit/policy.wit"))
             .env(
-                "PORTCULLIS_VERDICTS",
-                Path::new(ROOT).join("tests/verdicts"),
+                "PORTCULLIS_CASES",
+                Path::new(ROOT).join("conformance/cases"),
             )
             .output()
             .expect("npm runs: `make setup-tests`");

@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""Holds a host of Portcullis policies against the cases: `run.py -- COMMAND ...`.
+
+README.md says what COMMAND has to do. Needs Python 3.9, and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import Any
+
+HERE = pathlib.Path(__file__).resolve().parent
+# Seconds for an answer: a host may have to compile first.
+PATIENCE = 120
+
+
+class Broken(Exception):
+    """The host does not do what the protocol says."""
+
+
+class Host:
+    """A program that speaks the protocol."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", errors="replace"
+        )
+        self.answers: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self.child.stdout is not None
+        for line in self.child.stdout:
+            self.answers.put(line)
+        self.answers.put("")
+
+    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Says a line, and gives the answer to it."""
+        assert self.child.stdin is not None
+        try:
+            self.child.stdin.write(json.dumps(question) + "\n")
+            self.child.stdin.flush()
+        except OSError as error:
+            raise Broken(f"it does not read: {error}") from error
+        try:
+            line = self.answers.get(timeout=PATIENCE)
+        except queue.Empty:
+            raise Broken(f"no answer within {PATIENCE} s to {json.dumps(question)[:200]}") from None
+        if not line:
+            raise Broken(f"it ended instead of answering {json.dumps(question)[:200]}")
+        try:
+            answer = json.loads(line)
+        except ValueError as error:
+            raise Broken(f"an answer is not JSON ({error}): {line[:200]!r}") from None
+        if not isinstance(answer, dict):
+            raise Broken(f"an answer is no object: {line[:200]!r}")
+        return answer
+
+    def end(self) -> None:
+        """Waits for its end, which has to be a good one."""
+        assert self.child.stdin is not None
+        self.child.stdin.close()
+        try:
+            code = self.child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            raise Broken("it goes on after its input has ended") from None
+        if code != 0:
+            raise Broken(f"it ended with {code}")
+
+    def kill(self) -> None:
+        self.child.kill()
+        self.child.wait()
+
+
+class Report:
+    """What came of the cases."""
+
+    def __init__(self) -> None:
+        self.passed = 0
+        self.failed: list[dict[str, Any]] = []
+        self.skipped: list[dict[str, str]] = []
+
+    def note(self, file: str, case: str, answer: dict[str, Any], expected: dict[str, Any] | None) -> None:
+        """`expected` is a verdict; without one the context is none, and an error is the right answer."""
+        if "skip" in answer:
+            self.skipped.append({"file": file, "case": case, "reason": str(answer["skip"])})
+            return
+        verdict = answer.get("verdict")
+        if isinstance(verdict, dict):
+            # How a refusal is worded is for the policy.
+            verdict = {name: value for name, value in verdict.items() if name != "text"}
+        is_right = "error" in answer if expected is None else verdict == expected
+        if is_right:
+            self.passed += 1
+        else:
+            expects = {"error": "…"} if expected is None else {"verdict": expected}
+            self.failed.append({"file": file, "case": case, "expected": expects, "found": answer})
+
+
+def load(host: Host, name: str, rules: dict[str, Any], portcullis: str | None) -> dict[str, Any]:
+    """Has the host load a policy: the document, and the component that is built of it if there is a builder."""
+    question: dict[str, Any] = {"load": name, "rules": rules}
+    if portcullis is None:
+        return host.ask(question)
+    with tempfile.TemporaryDirectory() as folder:
+        document, component = pathlib.Path(folder, "rules.json"), pathlib.Path(folder, "policy.wasm")
+        document.write_text(json.dumps(rules), encoding="utf-8")
+        command = [portcullis, "build", str(document), "-o", str(component)]
+        built = subprocess.run(command, capture_output=True, text=True)
+        if built.returncode != 0:
+            raise Broken(f"{name} cannot be built: {built.stderr.strip()}")
+        return host.ask({**question, "component": str(component)})
+
+
+def run(host: Host, arguments: argparse.Namespace) -> tuple[dict[str, Any], Report]:
+    about = json.loads((HERE / "conformance.json").read_text(encoding="utf-8"))
+    hello = host.ask({"conformance": about["version"], "interface": about["interface"]})
+    report = Report()
+    for path in sorted((HERE / "cases").glob("*.json")):
+        file = json.loads(path.read_text(encoding="utf-8"))
+        loaded = load(host, path.stem, file["rules"], arguments.portcullis)
+        for case in file["cases"]:
+            answer = host.ask({"context": case["context"]}) if loaded.get("loaded") is True else loaded
+            report.note(path.stem, case["name"], answer, case["verdict"])
+    # Any policy will do.
+    for case in json.loads((HERE / "contexts.json").read_text(encoding="utf-8")):
+        report.note("contexts", case["name"], host.ask({"context": case["context"]}), None)
+    host.end()
+    return hello, report
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--portcullis", metavar="PROGRAM", help="builds a component of each document for the host")
+    parser.add_argument("--format", choices=["text", "json"], default="text")
+    parser.add_argument("command", nargs="+", metavar="COMMAND")
+    arguments = parser.parse_args()
+    host = Host(arguments.command)
+    try:
+        hello, report = run(host, arguments)
+    except Broken as error:
+        host.kill()
+        print(f"{arguments.command[0]}: {error}", file=sys.stderr)
+        return 2
+    name = f"{hello.get('name', arguments.command[0])} {hello.get('version', '')}".strip()
+    if arguments.format == "json":
+        print(json.dumps({"host": name, **vars(report)}, indent=2, ensure_ascii=False))
+    else:
+        for it in report.failed:
+            print(f"{it['file']}: {it['case']}\n  expected {it['expected']}\n  found    {it['found']}")
+        skipped = {it["reason"] for it in report.skipped}
+        for reason in sorted(skipped):
+            number = sum(it["reason"] == reason for it in report.skipped)
+            print(f"skipped {number}: {reason}")
+        print(f"{name}: {report.passed} passed, {len(report.failed)} failed, {len(report.skipped)} skipped")
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
