@@ -143,6 +143,19 @@ need_tlsrpt_reporter() {
         fail "tlsrpt_reporter $version cannot be installed (is there a network?)"
 }
 
+# What the package for Python runs on, is made with, and is tried out in.
+need_python_binding() {
+    version=$(sed -n 's/^dependencies = \["wasmtime>=\([0-9.]*\),.*/\1/p' bindings/python/pyproject.toml)
+    [ -n "$version" ] || fail "bindings/python/pyproject.toml names no version of wasmtime"
+    folder=${CARGO_TARGET_DIR:-target}/tools/python-binding
+    [ "$("$folder/bin/pip" show wasmtime 2>/dev/null | sed -n 's/^Version: //p')" != "$version" ] || return 0
+    python3 -c "import ensurepip" 2>/dev/null || install python3-venv
+    echo "setup: installing wasmtime $version for Python" >&2
+    python3 -m venv --clear "$folder" &&
+        "$folder/bin/pip" install --quiet "wasmtime==$version" "setuptools>=77" wheel aiosmtpd ||
+        fail "wasmtime $version cannot be installed for Python (is there a network?)"
+}
+
 # Node, which may be too old on this machine, with Haraka and what makes JavaScript of a component.
 need_haraka() {
     folder=${CARGO_TARGET_DIR:-target}/tools/haraka
@@ -199,6 +212,7 @@ tests)
     need_componentize
     need_schemathesis
     need_tlsrpt_reporter
+    need_python_binding
     need_haraka
     need_nodemailer
     ;;

@@ -2,6 +2,7 @@
 
 mod admin_api;
 mod auth;
+mod bindings;
 mod clients;
 mod eight_bit;
 mod embedding;

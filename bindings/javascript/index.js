@@ -1,0 +1,80 @@
+// Policies in JavaScript: load one, ask it.
+
+import { coreModule } from './lib/component.js'
+import { PolicyError } from './lib/errors.js'
+import { InProcess } from './lib/in_process.js'
+import { InWorker } from './lib/in_worker.js'
+import { context, verdict } from './lib/words.js'
+
+export { VERSION as INTERFACE_VERSION } from './lib/component.js'
+export { PolicyError, RulesError } from './lib/errors.js'
+
+/** Bytes of memory that a component may have, if nothing else is said. */
+const MEMORY = 64 * 1024 * 1024
+
+/** A policy that is loaded. */
+export class Policy {
+  #instances
+
+  /** @private */
+  constructor(instances) {
+    this.#instances = instances
+  }
+
+  /** The verdict about a context, both as JSON (docs/spec.md). Throws a PolicyError, which is no verdict. */
+  async evaluate(json) {
+    return verdict(await this.#instances.call('evaluate', context(json)))
+  }
+
+  /** The verdict, and the connectors that were considered. */
+  async explain(json) {
+    const { verdict: decided, considered, others } = await this.#instances.call('explain', context(json))
+    return { verdict: verdict(decided), considered, others }
+  }
+
+  /** What the policy says of itself, with at most `limit` connectors from number `first` on. */
+  async describe(first = 0, limit = 1000) {
+    return this.#instances.call('describe', first, limit)
+  }
+
+  /** Ends what it runs in. */
+  async close() {
+    await this.#instances.close()
+  }
+}
+
+/**
+ * Loads a policy: a rules document, as text or as an object; or the bytes of a component of one core module without
+ * imports, as `portcullis build` makes them.
+ *
+ * With a `timeout` in milliseconds it runs in a worker, and an evaluation that takes longer ends: for policies of others.
+ * A component has at most `memory` bytes.
+ */
+export async function load(source, { timeout, memory = MEMORY } = {}) {
+  const what = source instanceof ArrayBuffer || ArrayBuffer.isView(source)
+    ? { module: await coreModule(octets(source), memory) }
+    : { document: typeof source === 'string' ? source : JSON.stringify(source) }
+  const instances = timeout === undefined ? InProcess.of(what) : new InWorker(what, timeout)
+  // What cannot run is no policy.
+  await instances.begin()
+  return new Policy(instances)
+}
+
+function octets(source) {
+  if (source instanceof ArrayBuffer) return new Uint8Array(source)
+  return new Uint8Array(source.buffer, source.byteOffset, source.byteLength)
+}
+
+/**
+ * A policy of what `jco transpile --instantiation async` has made of a component: its `instantiate`, the function that
+ * gets a core module by its name, and what the component imports.
+ */
+export async function ofTranspiled(instantiate, getCoreModule, imports = {}) {
+  const instances = new InProcess(async () => {
+    const { evaluation } = await instantiate(getCoreModule, imports)
+    if (!evaluation) throw new PolicyError('component', 'this is not a policy: it exports no evaluation')
+    return evaluation
+  })
+  await instances.begin()
+  return new Policy(instances)
+}

@@ -1,0 +1,93 @@
+// Instances of a policy in a worker, which can be ended.
+
+import { PolicyError, RulesError } from './errors.js'
+
+/** Milliseconds for compiling and for the first instance. */
+const BEGINNING = 10_000
+
+export class InWorker {
+  #what
+  #timeout
+  #worker
+  /** Questions go one after another: an instance answers one at a time. */
+  #last = Promise.resolve()
+
+  constructor(what, timeout) {
+    this.#what = what
+    this.#timeout = timeout
+  }
+
+  async begin() {
+    this.#worker = await Child.start()
+    await this.#ask(BEGINNING, { begin: this.#what })
+  }
+
+  call(name, ...args) {
+    const answer = this.#last.then(async () => {
+      if (!this.#worker) await this.begin()
+      return this.#ask(this.#timeout, { name, args })
+    })
+    // Whoever asked hears of a failure.
+    this.#last = answer.catch(() => {})
+    return answer
+  }
+
+  async close() {
+    const worker = this.#worker
+    this.#worker = undefined
+    await worker?.end()
+  }
+
+  async #ask(timeout, question) {
+    let timer
+    const late = new Promise((resolve, reject) => {
+      const error = new PolicyError('timeout', `the policy did not answer within ${timeout} ms`)
+      timer = setTimeout(reject, timeout, error)
+    })
+    try {
+      const { answer, error } = await Promise.race([this.#worker.ask(question), late])
+      if (!error) return answer
+      throw error.problems ? new RulesError(error.problems) : new PolicyError(error.code, error.message)
+    } catch (error) {
+      await this.close()
+      throw error
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+}
+
+/** A worker, of Node or of a browser. */
+class Child {
+  static async start() {
+    const script = new URL('./worker.js', import.meta.url)
+    const child = new Child()
+    if (globalThis.Worker) {
+      child.worker = new globalThis.Worker(script, { type: 'module' })
+      child.worker.onmessage = ({ data }) => child.heard?.(data)
+      child.worker.onerror = (event) => child.lost?.(event.message)
+    } else {
+      const { Worker } = await import('node:worker_threads')
+      child.worker = new Worker(script)
+      child.worker.on('message', (data) => child.heard?.(data))
+      child.worker.on('error', (error) => child.lost?.(error.message))
+      // A program ends although a policy is loaded.
+      child.worker.unref()
+    }
+    return child
+  }
+
+  ask(question) {
+    this.worker.ref?.()
+    const answer = new Promise((resolve, reject) => {
+      this.heard = resolve
+      this.lost = (why) => reject(new PolicyError('trap', `the worker of the policy is lost: ${why}`))
+    })
+    this.worker.postMessage(question)
+    return answer.finally(() => this.worker.unref?.())
+  }
+
+  async end() {
+    await this.worker.terminate()
+  }
+}

@@ -1,0 +1,203 @@
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, describe, it } from 'node:test'
+
+import { PolicyError, RulesError, load } from '../index.js'
+
+// A `portcullis` that builds components, and the cases of the conformance kit.
+const PORTCULLIS = process.env.PORTCULLIS_BIN
+const CASES = process.env.PORTCULLIS_CASES ?? new URL('../../../conformance/cases', import.meta.url).pathname
+
+const folder = mkdtempSync(join(tmpdir(), 'portcullis-'))
+after(() => rmSync(folder, { recursive: true }))
+
+const rules = {
+  connectors: [
+    { name: 'bank', direction: 'inbound', from: { 'sender-domains': ['bank.test'] }, require: { tls: true } },
+  ],
+}
+const context = { direction: 'inbound', 'client-ip': '192.0.2.1', 'mail-from': 'a@bank.test', 'rcpt-to': 'b@c.test' }
+
+function built(document) {
+  const [from, to] = [join(folder, 'rules.json'), join(folder, 'policy.wasm')]
+  writeFileSync(from, JSON.stringify(document))
+  execFileSync(PORTCULLIS, ['build', from, '-o', to], { stdio: 'ignore' })
+  return readFileSync(to)
+}
+
+// Policies that `evaluate` in their own ways: the octets of their function bodies. All else is the smallest policy there is.
+const BODIES = {
+  trap: [0x00], // unreachable
+  loop: [0x03, 0x40, 0x0c, 0x00, 0x0b, 0x00], // loop br 0 end unreachable
+  recursion: [0x20, 0x00, 0x10, 0x01], // local.get 0, call evaluate
+  // loop, while memory.grow (1 page) succeeds: br; end; unreachable
+  memory: [0x03, 0x40, 0x41, 0x01, 0x40, 0x00, 0x41, 0x7f, 0x47, 0x0d, 0x00, 0x0b, 0x00],
+  garbage: [0x41, 0xff, 0xff, 0xff, 0xff, 0x07], // i32.const 0x7fffffff: no verdict is there
+}
+
+/** A component whose `evaluate` has such a body. */
+function hostile(body) {
+  const name = (text) => [text.length, ...Buffer.from(text)]
+  const section = (kind, contents) => {
+    const length = contents.length
+    return [kind, (length & 0x7f) | 0x80, length >> 7, ...contents]
+  }
+  const code = (octets) => [octets.length + 2, 0x00, ...octets, 0x0b]
+  const of = 'portcullis:policy/evaluation@0.1.0#'
+  const exported = [
+    [...name('cabi_realloc'), 0, 0], [...name(`${of}evaluate`), 0, 1], [...name(`${of}explain`), 0, 1],
+    [...name(`${of}describe`), 0, 2], [...name('memory'), 2, 0],
+  ]
+  const module = [
+    0, 0x61, 0x73, 0x6d, 1, 0, 0, 0,
+    // (i32 i32 i32 i32) -> i32, (i32) -> i32, (i32 i32) -> i32
+    ...section(1, [3, 0x60, 4, 0x7f, 0x7f, 0x7f, 0x7f, 1, 0x7f, 0x60, 1, 0x7f, 1, 0x7f, 0x60, 2, 0x7f, 0x7f, 1, 0x7f]),
+    ...section(3, [3, 0, 1, 2]),
+    ...section(5, [1, 0, 1]),
+    ...section(7, [exported.length, ...exported.flat()]),
+    ...section(10, [3, ...code([0x41, 0x80, 0x20]), ...code(body), ...code([0x41, 0x00])]),
+  ]
+  return new Uint8Array([0, 0x61, 0x73, 0x6d, 13, 0, 1, 0, ...section(1, module)])
+}
+
+const failsWith = (code, text) => (error) => {
+  assert.ok(error instanceof PolicyError, error)
+  assert.equal(error.code, code, error.message)
+  assert.match(error.message, text)
+  return true
+}
+
+describe('a policy', () => {
+  it('decides as documents and components say', async () => {
+    for (const source of [rules, JSON.stringify(rules), built(rules)]) {
+      const policy = await load(source)
+      const { verdict, connector, failed, code, text } = await policy.evaluate(context)
+      assert.deepEqual([verdict, connector, failed, code], ['reject', 'bank', 'tls', 550])
+      assert.match(text, /the session is not encrypted/)
+      const { considered, others } = await policy.explain(context)
+      assert.deepEqual([considered[0].connector, considered[0].matched, others], ['bank', 'yes', 0])
+      assert.deepEqual((await policy.describe()).reads, ['mail-from', 'tls'])
+    }
+  })
+
+  it('gives the verdicts of all cases', async () => {
+    let asked = 0
+    for (const name of readdirSync(CASES)) {
+      const { rules, cases } = JSON.parse(readFileSync(join(CASES, name), 'utf8'))
+      for (const policy of [await load(rules), await load(built(rules))]) {
+        for (const { name: title, context, verdict: expected } of cases) {
+          const { text, ...found } = await policy.evaluate(context)
+          assert.deepEqual(found, expected, `${name}: ${title}`)
+          asked++
+        }
+      }
+    }
+    assert.ok(asked > 1400, `${asked} were asked`)
+  })
+
+  it('says what is wrong with rules', async () => {
+    await assert.rejects(load('{"connectors": [{}]}'), (error) => {
+      assert.ok(error instanceof RulesError)
+      assert.equal(error.problems[0].code, 'missing-field')
+      return failsWith('rules', /^1:17: the field "name" is missing/)(error)
+    })
+  })
+
+  it('says what is no component', async () => {
+    const octets = built(rules)
+    await assert.rejects(load(new Uint8Array(0)), failsWith('component', /not a WebAssembly component/))
+    await assert.rejects(load(octets.subarray(0, 1000)), failsWith('component', /cut off/))
+    const core = new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0])
+    await assert.rejects(load(core), failsWith('component', /this is a core module/))
+    const empty = new Uint8Array([0, 0x61, 0x73, 0x6d, 13, 0, 1, 0])
+    await assert.rejects(load(empty), failsWith('import', /it has 0 core modules/))
+    const other = new Uint8Array([...empty, 1, core.length, ...core])
+    await assert.rejects(load(other), failsWith('component', /it does not export portcullis:policy/))
+    const importing = new Uint8Array([...empty, 10, 1, 0])
+    await assert.rejects(load(importing), failsWith('import', /it imports something/))
+    for (let at = 0; at < 300; at++) {
+      const damaged = octets.slice()
+      damaged[Math.floor(at * octets.length / 300)] ^= 0xff
+      await load(damaged).catch((error) => assert.ok(error instanceof PolicyError, error))
+    }
+  })
+
+  it('that fails is told of by one kind of error, and nobody else notices', async () => {
+    const good = await load(rules, { timeout: 5000 })
+    for (const [name, body] of Object.entries(BODIES)) {
+      const bad = await load(hostile(body), { timeout: 300 })
+      const code = name === 'loop' ? 'timeout' : 'trap'
+      for (let time = 0; time < 2; time++) {
+        await assert.rejects(bad.evaluate(context), failsWith(code, /./), name)
+        assert.equal((await good.evaluate(context)).verdict, 'reject')
+      }
+      // Each time with a fresh instance, that answers what it can.
+      assert.deepEqual((await bad.describe()).reads, [])
+      await bad.close()
+    }
+    await good.close()
+    for (const name of ['trap', 'recursion', 'memory', 'garbage']) {
+      const bad = await load(hostile(BODIES[name]))
+      await assert.rejects(bad.evaluate(context), failsWith('trap', /./), name)
+    }
+    await assert.rejects(load(hostile(BODIES.trap), { memory: 1000 }), failsWith('memory', /0 are allowed/))
+  })
+
+  it('answers one question after another in its worker', async () => {
+    const policy = await load(built(rules), { timeout: 5000 })
+    const questions = Array.from({ length: 50 }, (_, number) => ({ ...context, 'mail-from': `a@${number % 2 ? 'bank' : 'c'}.test` }))
+    const verdicts = await Promise.all(questions.map((question) => policy.evaluate(question)))
+    assert.deepEqual(verdicts.map(({ verdict }) => verdict), questions.map((_, number) => number % 2 ? 'reject' : 'accept'))
+    await assert.rejects(load('{"connectors": [{}]}', { timeout: 5000 }), RulesError)
+    await policy.close()
+    assert.equal((await policy.evaluate(context)).verdict, 'reject')
+  })
+
+  it('refuses contexts that are none', async () => {
+    const policy = await load(rules)
+    const tls = (certificate) => ({ version: 'TLSv1.3', certificate })
+    for (const [change, text] of [
+      [{ direction: 'sideways' }, /^direction is one of inbound, outbound/],
+      [{ 'rcpt-to': undefined }, /^rcpt-to: null is no fact/],
+      [{ helo: null }, /^helo: null is no fact/],
+      [{ more: 1 }, /^more: there is no such field/],
+      [{ 'mail-from': 'a@b.test, c@d.test' }, /^mail-from: .* is not an address/],
+      [{ 'mail-from': 7 }, /^mail-from is a text/],
+      [{ 'client-ip': '192.0.2.256' }, /^client-ip: "192.0.2.256" is no IP address/],
+      [{ 'client-ip': '1::2::3' }, /is no IP address/],
+      [{ 'client-ip': '1:2:3:4:5:6:7' }, /is no IP address/],
+      [{ tls: {} }, /^tls.version is missing/],
+      [{ tls: [] }, /^tls is an object/],
+      [{ tls: tls({}) }, /^tls.certificate.trust is missing/],
+      [{ tls: tls({ trust: 'perhaps' }) }, /^tls.certificate.trust is one of/],
+      [{ tls: tls({ trust: 'trusted', sha256: 'ab' }) }, /^tls.certificate.sha256 is no SHA-256/],
+      [{ tls: tls({ trust: 'trusted', 'not-after': 'tomorrow' }) }, /is no time such as/],
+      [{ tls: tls({ trust: 'trusted', unknown: ['helo'] }) }, /^tls.certificate.unknown is one of/],
+      [{ 'header-from': 'a@b.test' }, /^header-from is a list/],
+    ]) {
+      await assert.rejects(policy.evaluate({ ...context, ...change }), failsWith('context', text))
+    }
+    for (const value of [null, [], 'text', undefined]) await assert.rejects(policy.evaluate(value), PolicyError)
+    // And goes on.
+    assert.equal((await policy.evaluate(context)).verdict, 'reject')
+  })
+
+  it('reads addresses as people write them', async () => {
+    const policy = await load({
+      connectors: [{ name: 'six', direction: 'inbound', from: { 'sender-ips': ['2001:db8::/32', '192.0.2.0/24'] } }],
+    })
+    for (const [ip, connectors] of [
+      ['2001:db8::1', ['six']],
+      ['2001:DB8:0:0:0:0:0:1', ['six']],
+      ['2001:db8::192.0.2.1', ['six']],
+      ['::ffff:192.0.2.7', ['six']],
+      ['::', []],
+      ['2001:db9::', []],
+    ]) {
+      assert.deepEqual((await policy.evaluate({ ...context, 'client-ip': ip })).connectors, connectors, ip)
+    }
+  })
+})

@@ -1,0 +1,220 @@
+//! `bindings/`: the packages for other languages, made and installed as others do, against the conformance kit.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use portcullis_tests::daemon::binary;
+use portcullis_tests::programs::unpacked;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::haraka::{copy, evaluator};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// A file of the project.
+fn project(path: &str) -> PathBuf {
+    Path::new(ROOT).join(path)
+}
+
+/// The tools of the tests, and the evaluator made of the project.
+fn tools() -> (PathBuf, PathBuf) {
+    let package = unpacked("Haraka", "haraka/package/installed.json");
+    let tools = package.ancestors().nth(2).expect("a folder").to_owned();
+    let component = evaluator(&tools.join("target"));
+    (tools, component)
+}
+
+/// Runs a command to its end, which is a good one; gives what it wrote.
+#[track_caller]
+fn succeed(command: &mut Command) -> String {
+    command
+        .env("PORTCULLIS_BIN", binary())
+        .env("PORTCULLIS_CASES", project("conformance/cases"));
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}: run `make setup-tests`"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command:?}:\n{text}{error}");
+    text
+}
+
+/// Holds a host against the conformance kit: with documents, and with the components that are built of them.
+fn conforms(command: &[&str], variables: &[(&str, &Path)]) {
+    let builder = binary().to_string_lossy().into_owned();
+    for options in [
+        &["--format", "json"][..],
+        &["--format", "json", "--portcullis", &builder],
+    ] {
+        let mut runner = Command::new("python3");
+        runner.arg(project("conformance/run.py")).args(options);
+        runner
+            .arg("--")
+            .args(command)
+            .envs(variables.iter().copied());
+        let report: Value = serde_json::from_str(&succeed(&mut runner)).expect("a report");
+        assert!(report["passed"].as_u64() > Some(700), "{report}");
+        assert_eq!(report["skipped"], Value::Array(Vec::new()));
+    }
+}
+
+/// The path of programs with the tools of Node in front.
+fn path(tools: &Path) -> String {
+    let folders =
+        ["node/bin", "package/node_modules/.bin"].map(|it| tools.join(it).display().to_string());
+    format!(
+        "{}:{}",
+        folders.join(":"),
+        env::var("PATH").expect("a PATH")
+    )
+}
+
+/// The program of a package's README, in a folder where it finds rules by which its mail is refused.
+fn program(readme: &str, language: &str, folder: &Path) -> PathBuf {
+    let text = fs::read_to_string(project(readme)).expect("the README");
+    let start = format!("```{language}\n");
+    let (_, block) = text.split_once(&start).expect("a program");
+    let (program, _) = block.split_once("```").expect("its end");
+    let rules = r#"{"connectors": [{"name": "Contoso Bank", "direction": "inbound",
+        "from": {"sender-domains": ["contosobank.com"]}, "require": {"tls": true}}]}"#;
+    fs::write(folder.join("rules.json"), rules).expect("a file");
+    let path = folder.join(format!("program.{}", language.replace("js", "mjs")));
+    fs::write(&path, program).expect("a file");
+    path
+}
+
+#[test]
+fn the_package_for_javascript_is_made_installed_and_conforms() {
+    let (tools, component) = tools();
+    let made = TempDir::new().expect("a folder");
+    copy(&project("bindings/javascript"), made.path());
+    let npm = |folder: &Path, arguments: &[&str]| {
+        let mut npm = Command::new("npm");
+        npm.args(arguments)
+            .current_dir(folder)
+            .env("PATH", path(&tools));
+        succeed(&mut npm)
+    };
+    npm(
+        made.path(),
+        &["run", "build", "--", &component.to_string_lossy()],
+    );
+    let told = npm(made.path(), &["test"]);
+    assert!(
+        told.contains("fail 0") && told.contains("skipped 0"),
+        "{told}"
+    );
+    npm(made.path(), &["pack", "--silent"]);
+    let packed = made.path().join("portcullis-policy-0.1.0.tgz");
+
+    let user = TempDir::new().expect("a folder");
+    fs::write(user.path().join("package.json"), "{\"private\": true}").expect("a file");
+    npm(
+        user.path(),
+        &[
+            "install",
+            "--offline",
+            "--silent",
+            &packed.to_string_lossy(),
+        ],
+    );
+    let way = user.path().join("way.mjs");
+    fs::copy(project("conformance/ways/javascript.mjs"), &way).expect("a file is copied");
+    let search = PathBuf::from(path(&tools));
+    conforms(&["node", &way.to_string_lossy()], &[("PATH", &search)]);
+
+    let program = program("bindings/javascript/README.md", "js", user.path());
+    let mut node = Command::new("node");
+    let told = succeed(
+        node.arg(program)
+            .current_dir(user.path())
+            .env("PATH", path(&tools)),
+    );
+    assert_eq!(told, "reject\n");
+
+    fs::copy(
+        project("bindings/javascript/test/types.ts"),
+        user.path().join("types.ts"),
+    )
+    .expect("a file is copied");
+    let mut tsc = Command::new("tsc");
+    tsc.args([
+        "--noEmit",
+        "--strict",
+        "--module",
+        "nodenext",
+        "--lib",
+        "es2022,dom",
+        "--types",
+        "",
+        "types.ts",
+    ]);
+    succeed(tsc.current_dir(user.path()).env("PATH", path(&tools)));
+}
+
+#[test]
+fn the_package_for_python_is_made_installed_and_conforms() {
+    let (tools, component) = tools();
+    let python = tools.join("../python-binding/bin/python");
+    let made = TempDir::new().expect("a folder");
+    copy(&project("bindings/python"), made.path());
+    // What it is made with was installed before: there may be no network.
+    let mut build = Command::new(&python);
+    build
+        .arg("build.py")
+        .arg(&component)
+        .args(["--wheel-dir", "dist"]);
+    succeed(
+        build
+            .current_dir(made.path())
+            .env("PIP_NO_BUILD_ISOLATION", "0"),
+    );
+    let wheel = made
+        .path()
+        .join("dist/portcullis_policy-0.1.0-py3-none-any.whl");
+
+    let user = TempDir::new().expect("a folder");
+    let mut install = Command::new(&python);
+    install.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--target",
+    ]);
+    succeed(install.arg(user.path()).arg(&wheel));
+    let mut tests = Command::new(&python);
+    tests
+        .args(["-m", "unittest", "discover", "-s"])
+        .arg(made.path().join("tests"));
+    succeed(
+        tests
+            .current_dir(user.path())
+            .env("PYTHONPATH", user.path()),
+    );
+    let way = project("conformance/ways/python.py");
+    let command = [&*python.to_string_lossy(), &way.to_string_lossy()];
+    conforms(&command, &[("PYTHONPATH", user.path())]);
+
+    let program = program("bindings/python/README.md", "python", user.path());
+    let mut readme = Command::new(&python);
+    readme.arg(program).current_dir(user.path());
+    assert_eq!(succeed(readme.env("PYTHONPATH", user.path())), "reject\n");
+
+    let mut example = Command::new(&python);
+    example.arg(project("bindings/python/tests/example.py"));
+    let example = example.arg(project("bindings/python/examples/aiosmtpd_host.py"));
+    succeed(example.env("PYTHONPATH", user.path()));
+}
+
+#[test]
+fn the_command_line_conforms() {
+    let way = project("conformance/ways/cli.py");
+    let program = binary().to_string_lossy().into_owned();
+    conforms(&["python3", &way.to_string_lossy(), &program], &[]);
+}
