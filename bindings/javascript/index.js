@@ -12,6 +12,9 @@ export { PolicyError, RulesError } from './lib/errors.js'
 /** Bytes of memory that a component may have, if nothing else is said. */
 const MEMORY = 64 * 1024 * 1024
 
+/** Milliseconds that a timer can wait. */
+const LONGEST = 2 ** 31 - 1
+
 /** A policy that is loaded. */
 export class Policy {
   #instances
@@ -23,18 +26,20 @@ export class Policy {
 
   /** The verdict about a context, both as JSON (docs/spec.md). Throws a PolicyError, which is no verdict. */
   async evaluate(json) {
-    return verdict(await this.#instances.call('evaluate', context(json)))
+    const asked = context(json)
+    return verdict(await this.#instances.call('evaluate', asked), asked.direction)
   }
 
   /** The verdict, and the connectors that were considered. */
   async explain(json) {
-    const { verdict: decided, considered, others } = await this.#instances.call('explain', context(json))
-    return { verdict: verdict(decided), considered, others }
+    const asked = context(json)
+    const { verdict: decided, considered, others } = await this.#instances.call('explain', asked)
+    return { verdict: verdict(decided, asked.direction), considered, others }
   }
 
   /** What the policy says of itself, with at most `limit` connectors from number `first` on. */
   async describe(first = 0, limit = 1000) {
-    return this.#instances.call('describe', first, limit)
+    return this.#instances.call('describe', Number(first), Number(limit))
   }
 
   /** Ends what it runs in. */
@@ -51,6 +56,8 @@ export class Policy {
  * A component has at most `memory` bytes.
  */
 export async function load(source, { timeout, memory = MEMORY } = {}) {
+  if (timeout !== undefined && !(timeout >= 1 && timeout <= LONGEST)) throw new RangeError(`timeout is between 1 and ${LONGEST} ms`)
+  if (!(memory >= 65536 && memory <= 2 ** 32)) throw new RangeError('memory is between 64 KiB and 4 GiB')
   const what = source instanceof ArrayBuffer || ArrayBuffer.isView(source)
     ? { module: await coreModule(octets(source), memory) }
     : { document: typeof source === 'string' ? source : JSON.stringify(source) }

@@ -14,9 +14,11 @@ const MOST_NESTED = 100
 const MAGIC = [0x00, 0x61, 0x73, 0x6d]
 // A core module has version 1 and layer 0, a component version 13 and layer 1.
 const [CORE, COMPONENT] = ['1,0,0,0', '13,0,1,0']
-const [CORE_MODULE, NESTED, IMPORT] = [1, 4, 10]
-// The section of memories in a core module, and the octets of a page.
-const [MEMORY, PAGE] = [5, 65536]
+const [CORE_MODULE, NESTED, ALIAS, CANON, IMPORT, EXPORT] = [1, 4, 6, 8, 10, 11]
+// The sections of tables and memories in a core module, and the octets of a page.
+const [TABLE, MEMORY, PAGE] = [4, 5, 65536]
+// funcref and externref; as many tables with as many elements as `portcullis run` allows.
+const [REFERENCES, MOST_TABLES, MOST_ELEMENTS] = [[0x70, 0x6f], 4, 100_000]
 
 /** A number in LEB128 of at most 32 bits, and where it ends. */
 function number(octets, at) {
@@ -50,14 +52,113 @@ export async function coreModule(octets, memory) {
   if (kind === CORE) {
     throw new PolicyError('component', 'this is a core module: `portcullis build` makes a component of it')
   }
-  for (const [kind] of sections(octets)) {
-    if (kind === IMPORT) throw transpiled('it imports something')
-  }
+  const outer = [...sections(octets)]
+  if (outer.some(([kind]) => kind === IMPORT)) throw transpiled('it imports something')
   const modules = modulesIn(octets, 0)
   if (modules.length !== 1) throw transpiled(`it has ${modules.length} core modules`)
-  const module = await compile(withMemory(modules[0], Math.floor(memory / PAGE)))
+  if (!outer.some(([kind]) => kind === CORE_MODULE)) throw transpiled('its core module is not its own')
+  checkShape(outer)
+  const module = await compile(limited(modules[0], Math.floor(memory / PAGE)))
   check(module)
   return module
+}
+
+/**
+ * What a component exports must be the functions of its core module of the same names: the bindings call these, whatever
+ * the component says.
+ */
+function checkShape(outer) {
+  const of = (wanted) => outer.filter(([kind]) => kind === wanted).map(([, contents]) => new Reader(contents))
+  const exported = of(EXPORT).flatMap((reader) => reader.list(() => reader.exported()))
+  const versions = exported.filter((name) => name.startsWith(`${INTERFACE}@`))
+  if (versions.length === 0) {
+    throw new PolicyError('component', `this is not a policy: it does not export ${INTERFACE}@${VERSION}`)
+  }
+  if (!versions.includes(`${INTERFACE}@${VERSION}`)) {
+    throw new PolicyError('version', `the policy exports ${versions[0]}, and this package speaks ${INTERFACE}@${VERSION}`)
+  }
+  // Core functions are numbered in the order of their aliases: nothing else makes any here.
+  const functions = of(ALIAS).flatMap((reader) => reader.list(() => reader.alias())).filter((name) => name !== undefined)
+  const lifted = of(CANON).flatMap((reader) => reader.list(() => functions[reader.lift()]))
+  for (const name of FUNCTIONS) {
+    if (lifted.filter((it) => it === name).length !== 1) throw transpiled(`it does not lift ${name} from its core module`)
+  }
+}
+
+/** Reads the sections of a component, as far as those of one core module go. */
+class Reader {
+  constructor(octets) {
+    Object.assign(this, { octets, at: 0 })
+  }
+
+  octet() {
+    if (this.at >= this.octets.length) throw new PolicyError('component', 'the component is cut off')
+    return this.octets[this.at++]
+  }
+
+  number() {
+    const [value, at] = number(this.octets, this.at)
+    this.at = at
+    return value
+  }
+
+  name() {
+    const length = this.number()
+    if (this.at + length > this.octets.length) throw new PolicyError('component', 'the component is cut off')
+    const octets = this.octets.subarray(this.at, this.at + length)
+    this.at += length
+    return new TextDecoder().decode(octets)
+  }
+
+  list(read) {
+    const found = []
+    for (let left = this.number(); left > 0; left--) found.push(read())
+    if (this.at !== this.octets.length) throw new PolicyError('component', 'a section has something behind its end')
+    return found
+  }
+
+  /** A sort: the first octet, and the second one if it is of the core. */
+  sort() {
+    const sort = this.octet()
+    return sort === 0x00 ? [sort, this.octet()] : [sort]
+  }
+
+  /** The name of a core function that is aliased; undefined for anything else. */
+  alias() {
+    const [sort, core] = this.sort()
+    const target = this.octet()
+    this.number()
+    if (target === 0x02) this.number()
+    const name = target === 0x02 ? undefined : this.name()
+    return sort === 0x00 && core === 0x00 && target === 0x01 ? name ?? '' : undefined
+  }
+
+  /** The number of the core function that becomes one of the component. */
+  lift() {
+    if (this.octet() !== 0x00 || this.octet() !== 0x00) throw transpiled('it lowers functions')
+    const lifted = this.number()
+    for (let left = this.number(); left > 0; left--) {
+      const option = this.octet()
+      // UTF-8; memory, realloc and post-return with a number.
+      if (![0x00, 0x03, 0x04, 0x05].includes(option)) throw transpiled('its functions are of an unusual kind')
+      if (option !== 0x00) this.number()
+    }
+    this.number()
+    return lifted
+  }
+
+  /** The name of an export. */
+  exported() {
+    if (this.octet() > 0x01) throw transpiled('its exports have attributes')
+    const name = this.name()
+    this.sort()
+    this.number()
+    if (this.octet() !== 0x00) {
+      this.octet()
+      this.number()
+    }
+    return name
+  }
 }
 
 /** The core modules, also those of components within. Those that only name types for an export have none. */
@@ -74,34 +175,44 @@ function transpiled(why) {
   return new PolicyError('import', `${text} \`jco transpile --instantiation async\`, and pass that to ofTranspiled`)
 }
 
-/** A core module whose memories grow to so many pages. */
-function withMemory(module, pages) {
+/** A core module whose memory grows to so many pages, and whose tables to so many elements. */
+function limited(module, pages) {
   const parts = [module.subarray(0, 8)]
   for (const [kind, contents] of sections(module)) {
-    const limited = kind === MEMORY ? memories(contents, pages) : contents
-    parts.push([kind], leb(limited.length), limited)
+    const changed = kind === MEMORY ? memories(contents, pages) : kind === TABLE ? tables(contents) : contents
+    parts.push([kind], leb(changed.length), changed)
   }
   const octets = new Uint8Array(parts.reduce((length, part) => length + part.length, 0))
   parts.reduce((at, part) => (octets.set(part, at), at + part.length), 0)
   return octets
 }
 
-/** The limits of memories: a flag whether there is a maximum, the minimum, the maximum. */
+/** Limits: a flag whether there is a maximum, the minimum, the maximum. Shared ones, and those of 64 bits, no policy has. */
+function limits(reader, most, what) {
+  const flags = reader.octet()
+  if (flags > 1) throw new PolicyError('component', `the core module has a ${what} of an unusual kind`)
+  const least = reader.number()
+  const own = flags === 1 ? reader.number() : most
+  if (least > most) throw new PolicyError('memory', `the policy begins with a ${what} of ${least}; ${most} are allowed`)
+  return [1, ...leb(least), ...leb(Math.min(own, most))]
+}
+
 function memories(contents, pages) {
-  let [count, at] = number(contents, 0)
-  const limited = [...leb(count)]
-  while (count-- > 0) {
-    const flags = contents[at++]
-    // Shared ones, and those of 64 bits, no policy has.
-    if (flags > 1) throw new PolicyError('component', 'the core module has a memory of an unusual kind')
-    let least
-    let most = pages
-    ;[least, at] = number(contents, at)
-    if (flags === 1) [most, at] = number(contents, at)
-    if (least > pages) throw new PolicyError('memory', `the policy begins with ${least} pages of memory; ${pages} are allowed`)
-    limited.push(1, ...leb(least), ...leb(Math.min(most, pages)))
-  }
-  return limited
+  const reader = new Reader(contents)
+  const all = reader.list(() => limits(reader, pages, 'memory'))
+  if (all.length > 1) throw new PolicyError('memory', 'the policy has more than one memory')
+  return [...leb(all.length), ...all.flat()]
+}
+
+function tables(contents) {
+  const reader = new Reader(contents)
+  const all = reader.list(() => {
+    const kind = reader.octet()
+    if (!REFERENCES.includes(kind)) throw new PolicyError('component', 'the core module has a table of an unusual kind')
+    return [kind, ...limits(reader, MOST_ELEMENTS, 'table')]
+  })
+  if (all.length > MOST_TABLES) throw new PolicyError('memory', `the policy has ${all.length} tables; ${MOST_TABLES} are allowed`)
+  return [...leb(all.length), ...all.flat()]
 }
 
 function leb(value) {
@@ -124,12 +235,4 @@ async function compile(octets) {
 function check(module) {
   const imported = WebAssembly.Module.imports(module)
   if (imported.length > 0) throw transpiled(`its core module imports ${imported[0].module} ${imported[0].name}`)
-  const exported = new Set(WebAssembly.Module.exports(module).map(({ name }) => name))
-  if (FUNCTIONS.every((name) => exported.has(name))) return
-  const other = [...exported].find((name) => name.startsWith(`${INTERFACE}@`))
-  if (other && !other.startsWith(`${INTERFACE}@${VERSION}#`)) {
-    const found = other.slice(0, other.indexOf('#'))
-    throw new PolicyError('version', `the policy exports ${found}, and this package speaks ${INTERFACE}@${VERSION}`)
-  }
-  throw new PolicyError('component', `this is not a policy: it does not export ${INTERFACE}@${VERSION}`)
 }

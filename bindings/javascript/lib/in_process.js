@@ -32,7 +32,8 @@ export class InProcess {
     const instance = this.#instance ?? await this.#make()
     this.#instance = undefined
     try {
-      const answer = instance[name](...args)
+      // Bindings may be asynchronous (JSPI).
+      const answer = await instance[name](...args)
       this.#instance = instance
       return answer
     } catch (error) {

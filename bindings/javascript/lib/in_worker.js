@@ -2,13 +2,16 @@
 
 import { PolicyError, RulesError } from './errors.js'
 
-/** Milliseconds for compiling and for the first instance. */
-const BEGINNING = 10_000
+/** Milliseconds for a worker to start, and for rules to be read. A component is instantiated in the time of an answer. */
+const BEGINNING = 30_000
+
+const closed = () => new PolicyError('trap', 'the policy is closed')
 
 export class InWorker {
   #what
   #timeout
   #worker
+  #isClosed = false
   /** Questions go one after another: an instance answers one at a time. */
   #last = Promise.resolve()
 
@@ -19,11 +22,13 @@ export class InWorker {
 
   async begin() {
     this.#worker = await Child.start()
-    await this.#ask(BEGINNING, { begin: this.#what })
+    await this.#ask(BEGINNING, { name: 'nothing' })
+    await this.#ask(this.#what.module ? this.#timeout : BEGINNING, { begin: this.#what })
   }
 
   call(name, ...args) {
     const answer = this.#last.then(async () => {
+      if (this.#isClosed) throw closed()
       if (!this.#worker) await this.begin()
       return this.#ask(this.#timeout, { name, args })
     })
@@ -33,23 +38,31 @@ export class InWorker {
   }
 
   async close() {
+    this.#isClosed = true
+    await this.#end(closed())
+  }
+
+  async #end(why) {
     const worker = this.#worker
     this.#worker = undefined
-    await worker?.end()
+    await worker?.end(why)
   }
 
   async #ask(timeout, question) {
+    const worker = this.#worker
+    if (!worker) throw closed()
     let timer
     const late = new Promise((resolve, reject) => {
       const error = new PolicyError('timeout', `the policy did not answer within ${timeout} ms`)
       timer = setTimeout(reject, timeout, error)
     })
     try {
-      const { answer, error } = await Promise.race([this.#worker.ask(question), late])
+      const { answer, error } = await Promise.race([worker.ask(question), late])
       if (!error) return answer
       throw error.problems ? new RulesError(error.problems) : new PolicyError(error.code, error.message)
     } catch (error) {
-      await this.close()
+      // Whoever asked does not wait for its end: what the engine does at once, such as filling a table, cannot be stopped.
+      this.#end(error)
       throw error
     } finally {
       clearTimeout(timer)
@@ -71,6 +84,7 @@ class Child {
       child.worker = new Worker(script)
       child.worker.on('message', (data) => child.heard?.(data))
       child.worker.on('error', (error) => child.lost?.(error.message))
+      child.worker.on('exit', (code) => child.lost?.(`it ended with ${code}`))
       // A program ends although a policy is loaded.
       child.worker.unref()
     }
@@ -81,13 +95,15 @@ class Child {
     this.worker.ref?.()
     const answer = new Promise((resolve, reject) => {
       this.heard = resolve
+      this.fail = reject
       this.lost = (why) => reject(new PolicyError('trap', `the worker of the policy is lost: ${why}`))
+      this.worker.postMessage(question)
     })
-    this.worker.postMessage(question)
     return answer.finally(() => this.worker.unref?.())
   }
 
-  async end() {
+  async end(why) {
+    this.fail?.(why)
     await this.worker.terminate()
   }
 }

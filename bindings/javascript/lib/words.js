@@ -10,6 +10,8 @@ const CERTIFICATE = ['dns-names', 'subject', 'issuer', 'sha256', 'key-sha256', '
 const FACTS = ['dns-names', 'sha256', 'key-sha256', 'not-after', 'trust', 'anchor']
 const CONTEXT = ['direction', 'client-ip', 'helo', 'tls', 'mail-from', 'rcpt-to', 'header-from', 'certificate-common-name']
 
+const HALF = /\p{Surrogate}/u
+
 const wrong = (what) => new PolicyError('context', what)
 
 /** A JSON object that has no other fields; `null` is no fact. */
@@ -25,25 +27,34 @@ function fields(value, known, where) {
 
 function text(value, where) {
   if (typeof value !== 'string') throw wrong(`${where} is a text`)
-  // Half of a surrogate pair has no UTF-8.
-  return value.toWellFormed?.() ?? value
+  // Half of a surrogate pair has no UTF-8. Another character in its place would be another name.
+  if (HALF.test(value)) throw wrong(`${where} has half of a surrogate pair`)
+  return value
 }
 
 function texts(value, where) {
   if (!Array.isArray(value)) throw wrong(`${where} is a list of texts`)
-  return value.map((each, number) => text(each, `${where}[${number}]`))
+  return Array.from(value, (each, number) => text(each, `${where}[${number}]`))
 }
 
-const SPACE_AROUND = /^\p{White_Space}+|\p{White_Space}+$/gu
+const SPACE = /\p{White_Space}/u
 const FOREIGN = /[\p{White_Space}\p{Cc}<>,;"()\u200b-\u200f\ufeff]/u
 const QUOTED = /^"(?:[^"\\]|\\[^])*"$/u
+
+/** Without white space around it. `trim` takes U+FEFF for that; an expression for both ends takes quadratic time. */
+function trimmed(written) {
+  let [start, end] = [0, written.length]
+  while (start < end && SPACE.test(written[start])) start++
+  while (start < end && SPACE.test(written[end - 1])) end--
+  return written.slice(start, end)
+}
 
 /**
  * The address in a text that people write for one: alone, in angle brackets, or behind a name. A text that could be read
  * as an address of another domain is none.
  */
 function mailbox(value, where) {
-  let inside = text(value, where).replace(SPACE_AROUND, '')
+  let inside = trimmed(text(value, where))
   if (inside.endsWith('>')) {
     const start = inside.lastIndexOf('<')
     const before = inside.slice(0, Math.max(start, 0))
@@ -60,7 +71,7 @@ function mailbox(value, where) {
 
 function mailboxes(value) {
   if (!Array.isArray(value)) throw wrong('header-from is a list of addresses')
-  return value.map((each, number) => mailbox(each, `header-from[${number}]`))
+  return Array.from(value, (each, number) => mailbox(each, `header-from[${number}]`))
 }
 
 function oneOf(value, words, where) {
@@ -142,16 +153,25 @@ function digest(value, where) {
   return [0, 16, 32, 48].map((at) => BigInt(`0x${digits.slice(at, at + 16)}`))
 }
 
-const MOMENT = /^(\d{4})-(\d\d)-(\d\d)[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)$/
+const MOMENT = /^(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))$/
 
-/** A time of RFC 3339 in seconds. JavaScript reads a day that a month does not have as one of the next month. */
+/** A time of RFC 3339 in seconds. `Date.parse` takes more, and reads days that a month does not have. */
 function moment(value, where) {
-  const [, ...date] = MOMENT.exec(text(value, where)) ?? []
-  const [year, month, day] = date.map(Number)
-  const isDay = new Date(Date.UTC(year, month - 1, day)).getUTCDate() === day
-  const milliseconds = isDay ? Date.parse(value.toUpperCase().replace(' ', 'T')) : NaN
-  if (Number.isNaN(milliseconds)) throw wrong(`${where} is no time such as 2027-01-01T00:00:00Z`)
-  return BigInt(Math.floor(milliseconds / 1000))
+  const found = MOMENT.exec(text(value, where))
+  const seconds = found && secondsOf(found)
+  if (seconds === null || Number.isNaN(seconds)) throw wrong(`${where} is no time such as 2027-01-01T00:00:00Z`)
+  return BigInt(seconds)
+}
+
+function secondsOf([, year, month, day, hour, minute, second, sign, hours = '0', minutes = '0']) {
+  const date = new Date(0)
+  // `Date.UTC` takes the first hundred years for those of the twentieth century.
+  date.setUTCFullYear(Number(year), Number(month) - 1, Number(day))
+  const isDay = date.getUTCDate() === Number(day) && date.getUTCMonth() === Number(month) - 1
+  const isTime = hour < 24 && minute < 60 && second < 60 && hours < 24 && minutes < 60
+  if (!isDay || !isTime) return NaN
+  const offset = (Number(hours) * 60 + Number(minutes)) * (sign === '-' ? -60 : 60)
+  return date.getTime() / 1000 + Number(hour) * 3600 + Number(minute) * 60 + Number(second) - offset
 }
 
 /** An address as the interface has it. */
@@ -191,26 +211,46 @@ function v6(written) {
   return length <= 14 ? [...parts[0], ...Array(16 - length).fill(0), ...parts[1]] : undefined
 }
 
-/** A verdict as JSON. */
-export function verdict({ tag, val }) {
+/** A verdict on mail of that direction, as JSON: one that can be carried out. */
+export function verdict({ tag, val }, direction) {
   switch (tag) {
-    case 'accept': return { verdict: tag, connectors: val.connectors, audit: val.audit }
-    case 'reject':
-    case 'defer': return refusal(tag, val)
-    case 'deliver': return { verdict: tag, ...delivery(val) }
+    case 'accept':
+      if (direction !== 'inbound') throw new PolicyError('verdict', 'the policy answers outbound mail with an inbound verdict')
+      return { verdict: tag, connectors: val.connectors.map(line), audit: audit(val.audit) }
+    case 'reject': return refusal(tag, val, 5, [550, '5.7.1'])
+    case 'defer': return refusal(tag, val, 4, [451, '4.7.1'])
+    case 'deliver':
+      if (direction !== 'outbound') throw new PolicyError('verdict', 'the policy answers inbound mail with an outbound verdict')
+      return { verdict: tag, ...delivery(val) }
     default: throw new PolicyError('verdict', `${tag} is no verdict`)
   }
 }
+
+// What controls a terminal or ends a line, and what turns the direction of writing.
+const STEERING = /[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu
+const line = (text) => text.replace(STEERING, ' ')
+const audit = (findings) => findings.map(({ connector, failed }) => ({ connector: line(connector), failed: line(failed) }))
 
 const optional = (name, value) => value === undefined ? {} : { [name]: value }
 const unlessEmpty = (name, list) => list.length === 0 ? {} : { [name]: list }
 const unlessUsual = (name, value) => value === 'opportunistic' ? {} : { [name]: value }
 
-function refusal(tag, { connector, failed, code, enhanced, text, audit }) {
-  return { verdict: tag, ...optional('connector', connector), failed, code, enhanced, text, ...unlessEmpty('audit', audit) }
+/** The code is of the class of the verdict: a host sends it as it is. */
+function refusal(tag, { connector, failed, code, enhanced, text, audit: findings }, kind, [usualCode, usualEnhanced]) {
+  const isCode = code >= 100 * kind && code < 100 * kind + 60
+  const isEnhanced = new RegExp(`^${kind}\\.(0|[1-9]\\d{0,2})\\.(0|[1-9]\\d{0,2})$`).test(enhanced)
+  return {
+    verdict: tag,
+    ...optional('connector', connector === undefined ? undefined : line(connector)),
+    failed: line(failed),
+    code: isCode ? code : usualCode,
+    enhanced: isEnhanced ? enhanced : usualEnhanced,
+    text: line(text),
+    ...unlessEmpty('audit', audit(findings)),
+  }
 }
 
-function delivery({ connector, route, tls, auditTls, auditConnector, audit }) {
+function delivery({ connector, route, tls, auditTls, auditConnector, audit: findings }) {
   return {
     ...optional('connector', connector),
     route: route.tag === 'mx' ? 'mx' : { 'smart-hosts': route.val.map(smartHost) },
@@ -218,7 +258,7 @@ function delivery({ connector, route, tls, auditTls, auditConnector, audit }) {
     ...published(tls),
     ...(auditTls ? { 'audit-tls': { ...level(auditTls), ...published(auditTls) } } : {}),
     ...optional('audit-connector', auditConnector),
-    audit,
+    audit: audit(findings),
   }
 }
 

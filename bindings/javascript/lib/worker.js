@@ -5,6 +5,8 @@ import { InProcess } from './in_process.js'
 let instances
 
 async function answer({ begin, name, args }) {
+  // Whether it has started.
+  if (name === 'nothing') return {}
   try {
     if (!begin) return { answer: await instances.call(name, ...args) }
     instances = InProcess.of(begin)

@@ -1,6 +1,6 @@
 // Makes evaluator/ from the evaluator's component. `--check` says whether it is there.
 import { execFileSync } from 'node:child_process'
-import { copyFileSync, existsSync, readdirSync, rmSync } from 'node:fs'
+import { copyFileSync, existsSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -27,6 +27,12 @@ or name another file: npm run build -- FILE`)
 rmSync(target, { recursive: true, force: true })
 const to = ['--out-dir', target, '--name', 'evaluator', '--instantiation', 'async']
 execFileSync('jco', ['transpile', component, ...to, '--quiet'], { stdio: 'inherit' })
+// The interface has strings of UTF-8 only: what is none is no answer, and nothing of a text is left out.
+const script = join(target, 'evaluator.js')
+const bindings = readFileSync(script, 'utf8')
+const [loose, strict] = ['new TextDecoder()', "new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })"]
+if (bindings.split(loose).length !== 2) throw new Error(`the bindings have another decoder than ${loose}`)
+writeFileSync(script, bindings.replace(loose, strict))
 // The types of the package are index.d.ts.
 for (const name of readdirSync(target)) {
   if (!/\.(js|wasm)$/.test(name)) rmSync(join(target, name), { recursive: true })

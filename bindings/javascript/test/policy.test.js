@@ -21,9 +21,11 @@ const rules = {
 }
 const context = { direction: 'inbound', 'client-ip': '192.0.2.1', 'mail-from': 'a@bank.test', 'rcpt-to': 'b@c.test' }
 
-function built(document) {
-  const [from, to] = [join(folder, 'rules.json'), join(folder, 'policy.wasm')]
-  writeFileSync(from, JSON.stringify(document))
+/** What `portcullis build` makes of rules, or of the octets of a core module. */
+function built(source) {
+  const isModule = source instanceof Uint8Array
+  const [from, to] = [join(folder, isModule ? 'in.core.wasm' : 'rules.json'), join(folder, 'policy.wasm')]
+  writeFileSync(from, isModule ? source : JSON.stringify(source))
   execFileSync(PORTCULLIS, ['build', from, '-o', to], { stdio: 'ignore' })
   return readFileSync(to)
 }
@@ -38,6 +40,9 @@ const BODIES = {
   garbage: [0x41, 0xff, 0xff, 0xff, 0xff, 0x07], // i32.const 0x7fffffff: no verdict is there
 }
 
+/** A small number as i32.const has it. */
+const sleb = (value) => [(value & 0x7f) | 0x80, value >> 7]
+
 /** A component whose `evaluate` has such a body. */
 function hostile(body) {
   const name = (text) => [text.length, ...Buffer.from(text)]
@@ -45,7 +50,8 @@ function hostile(body) {
     const length = contents.length
     return [kind, (length & 0x7f) | 0x80, length >> 7, ...contents]
   }
-  const code = (octets) => [octets.length + 2, 0x00, ...octets, 0x0b]
+  const size = (length) => [(length & 0x7f) | 0x80, length >> 7]
+  const code = (octets) => [...size(octets.length + 2), 0x00, ...octets, 0x0b]
   const of = 'portcullis:policy/evaluation@0.1.0#'
   const exported = [
     [...name('cabi_realloc'), 0, 0], [...name(`${of}evaluate`), 0, 1], [...name(`${of}explain`), 0, 1],
@@ -60,7 +66,7 @@ function hostile(body) {
     ...section(7, [exported.length, ...exported.flat()]),
     ...section(10, [3, ...code([0x41, 0x80, 0x20]), ...code(body), ...code([0x41, 0x00])]),
   ]
-  return new Uint8Array([0, 0x61, 0x73, 0x6d, 13, 0, 1, 0, ...section(1, module)])
+  return built(new Uint8Array(module))
 }
 
 const failsWith = (code, text) => (error) => {
@@ -116,6 +122,14 @@ describe('a policy', () => {
     await assert.rejects(load(empty), failsWith('import', /it has 0 core modules/))
     const other = new Uint8Array([...empty, 1, core.length, ...core])
     await assert.rejects(load(other), failsWith('component', /it does not export portcullis:policy/))
+    // The functions of the component are not those of its core module with their names.
+    const name = Buffer.from('portcullis:policy/evaluation@0.1.0#evaluate')
+    const places = []
+    for (let at = octets.indexOf(name); at >= 0; at = octets.indexOf(name, at + 1)) places.push(at)
+    const aliased = places.find((at) => octets[at - 1] === name.length && octets[at - 3] === 0x01 && octets[at - 4] === 0x00 && octets[at - 5] === 0x00)
+    const renamed = Uint8Array.from(octets)
+    renamed.set(Buffer.from('X'), aliased + name.length - 1)
+    await assert.rejects(load(renamed), failsWith('import', /it does not lift/))
     const importing = new Uint8Array([...empty, 10, 1, 0])
     await assert.rejects(load(importing), failsWith('import', /it imports something/))
     for (let at = 0; at < 300; at++) {
@@ -143,7 +157,26 @@ describe('a policy', () => {
       const bad = await load(hostile(BODIES[name]))
       await assert.rejects(bad.evaluate(context), failsWith('trap', /./), name)
     }
-    await assert.rejects(load(hostile(BODIES.trap), { memory: 1000 }), failsWith('memory', /0 are allowed/))
+    for (const options of [{ timeout: 0 }, { timeout: Infinity }, { memory: 1000 }, { memory: Infinity }, { memory: NaN }]) {
+      await assert.rejects(load(rules, options), RangeError)
+    }
+  })
+
+  it('gives only verdicts that can be carried out', async () => {
+    // The octets of a verdict: the case, two strings and the code.
+    const refusal = (kind, code) => [kind, ...Array(23).fill(0), code & 255, code >> 8]
+    for (const [octets, expected] of [
+      [refusal(1, 250), { verdict: 'reject', code: 550, enhanced: '5.7.1' }],
+      [refusal(1, 554), { verdict: 'reject', code: 554, enhanced: '5.7.1' }],
+      [refusal(2, 550), { verdict: 'defer', code: 451, enhanced: '4.7.1' }],
+    ]) {
+      const stores = octets.flatMap((octet, at) => [0x41, ...sleb(64 + at), 0x41, ...sleb(octet), 0x3a, 0, 0])
+      const { verdict, code, enhanced } = await (await load(hostile([...stores, 0x41, ...sleb(64)]))).evaluate(context)
+      assert.deepEqual({ verdict, code, enhanced }, expected)
+    }
+    const accepting = await load(hostile([0x41, ...sleb(64)]))
+    assert.equal((await accepting.evaluate(context)).verdict, 'accept')
+    await assert.rejects(accepting.evaluate({ ...context, direction: 'outbound' }), failsWith('verdict', /inbound verdict/))
   })
 
   it('answers one question after another in its worker', async () => {
@@ -152,8 +185,10 @@ describe('a policy', () => {
     const verdicts = await Promise.all(questions.map((question) => policy.evaluate(question)))
     assert.deepEqual(verdicts.map(({ verdict }) => verdict), questions.map((_, number) => number % 2 ? 'reject' : 'accept'))
     await assert.rejects(load('{"connectors": [{}]}', { timeout: 5000 }), RulesError)
+    const late = assert.rejects(policy.evaluate(context), failsWith('trap', /is closed/))
     await policy.close()
-    assert.equal((await policy.evaluate(context)).verdict, 'reject')
+    await late
+    await assert.rejects(policy.evaluate(context), failsWith('trap', /is closed/))
   })
 
   it('refuses contexts that are none', async () => {
@@ -176,7 +211,11 @@ describe('a policy', () => {
       [{ tls: tls({ trust: 'trusted', sha256: 'ab' }) }, /^tls.certificate.sha256 is no SHA-256/],
       [{ tls: tls({ trust: 'trusted', 'not-after': 'tomorrow' }) }, /is no time such as/],
       [{ tls: tls({ trust: 'trusted', unknown: ['helo'] }) }, /^tls.certificate.unknown is one of/],
+      [{ tls: tls({ trust: 'trusted', 'not-after': '2027-02-29T00:00:00Z' }) }, /is no time such as/],
+      [{ tls: tls({ trust: 'trusted', 'not-after': '2027-01-01T24:00:00Z' }) }, /is no time such as/],
       [{ 'header-from': 'a@b.test' }, /^header-from is a list/],
+      [{ 'header-from': [, 'a@b.test'] }, /^header-from\[0\] is a text/],
+      [{ helo: '\ud800' }, /^helo has half of a surrogate pair/],
     ]) {
       await assert.rejects(policy.evaluate({ ...context, ...change }), failsWith('context', text))
     }

@@ -57,7 +57,8 @@ def hostile(body: list[int]) -> bytes:
         return [kind, (len(contents) & 0x7F) | 0x80, len(contents) >> 7, *contents]
 
     def code(octets: list[int]) -> list[int]:
-        return [len(octets) + 2, 0x00, *octets, 0x0B]
+        length = len(octets) + 2
+        return [(length & 0x7F) | 0x80, length >> 7, 0x00, *octets, 0x0B]
 
     of = "portcullis:policy/evaluation@0.1.0#"
     functions = {"cabi_realloc": 0, f"{of}evaluate": 1, f"{of}explain": 1, f"{of}describe": 2}
@@ -148,8 +149,42 @@ class PolicyTest(unittest.TestCase):
                 self.assertEqual(good.evaluate(CONTEXT)["verdict"], "reject")
             # Each time with a fresh instance, that answers what it can.
             self.assertEqual(bad.reads, [])
-        with self.assertRaises(PolicyError):
-            Engine(memory=1000).load(hostile(BODIES["trap"]))
+        for arguments in ({"timeout": 0}, {"timeout": float("inf")}, {"timeout": float("nan")}, {"memory": 1000}):
+            with self.assertRaises(ValueError):
+                Engine(**arguments)
+
+    def test_it_ends_in_a_child_as_well(self) -> None:
+        engine = Engine(timeout=0.2)
+        policy = engine.load(hostile(BODIES["loop"]))
+        child = os.fork()
+        if child == 0:
+            try:
+                policy.evaluate(CONTEXT)
+            except TimeoutError:
+                os._exit(7)
+            os._exit(1)
+        self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 7)
+
+    def test_it_gives_only_verdicts_that_can_be_carried_out(self) -> None:
+        def sleb(value: int) -> list[int]:
+            return [(value & 0x7F) | 0x80, value >> 7]
+
+        for kind, code, expected in (
+            (1, 250, ("reject", 550, "5.7.1")),
+            (1, 554, ("reject", 554, "5.7.1")),
+            (2, 550, ("defer", 451, "4.7.1")),
+        ):
+            # The octets of a verdict: the case, two strings and the code.
+            octets = [kind, *[0] * 23, code & 255, code >> 8]
+            body = []
+            for at, octet in enumerate(octets):
+                body += [0x41, *sleb(64 + at), 0x41, *sleb(octet), 0x3A, 0, 0]
+            verdict = self.engine.load(hostile([*body, 0x41, *sleb(64)])).evaluate(CONTEXT)
+            self.assertEqual((verdict["verdict"], verdict["code"], verdict["enhanced"]), expected)
+        accepting = self.engine.load(hostile([0x41, *sleb(64)]))
+        self.assertEqual(accepting.evaluate(CONTEXT)["verdict"], "accept")
+        with self.assertRaisesRegex(ComponentError, "inbound verdict"):
+            accepting.evaluate({**CONTEXT, "direction": "outbound"})
 
     def test_it_refuses_contexts_that_are_none(self) -> None:
         policy = self.engine.load(RULES)
@@ -173,14 +208,18 @@ class PolicyTest(unittest.TestCase):
             ({"tls": tls({"trust": "trusted", "sha256": "ab"})}, "^tls.certificate.sha256 is no SHA-256"),
             ({"tls": tls({"trust": "trusted", "not-after": "tomorrow"})}, "is no time such as"),
             ({"tls": tls({"trust": "trusted", "unknown": ["helo"]})}, "^tls.certificate.unknown is one of"),
+            ({"tls": tls({"trust": "trusted", "not-after": "2027-02-29T00:00:00Z"})}, "is no time such as"),
+            ({"tls": tls({"trust": "trusted", "not-after": "2027-01-01T00:00:00+00:60"})}, "is no time such as"),
             ({"header-from": "a@b.test"}, "^header-from is a list"),
+            ({"mail-from": "\x1ca@b.test"}, "^mail-from: .* is not an address"),
+            ({"helo": "\ud800"}, "^helo has half of a surrogate pair"),
         ):
             with self.assertRaisesRegex(ContextError, text):
                 policy.evaluate({**CONTEXT, **change})
         for value in (None, [], "text"):
             with self.assertRaises(ContextError):
                 policy.evaluate(value)  # type: ignore[arg-type]
-        self.assertEqual(policy.evaluate({**CONTEXT, "helo": "\ud800"})["verdict"], "reject")
+        self.assertEqual(policy.evaluate(CONTEXT)["verdict"], "reject")
 
     def test_threads_share_an_engine(self) -> None:
         found: list[str] = []

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import threading
+import time
 import weakref
 from typing import Any, Callable
 
@@ -22,9 +23,14 @@ EVALUATION = f"portcullis:policy/evaluation@{VERSION}"
 RULES = f"portcullis:policy/rules@{VERSION}"
 
 # An evaluation ends at the last tick of its time.
-TICKS = 10
-# Compiling is not measured, instantiating is; rules of ten thousand connectors take seconds.
+TICKS = 4
+# For reading rules: those of ten thousand connectors take seconds. A component is instantiated in the time of an answer.
 BEGINNING = 30.0
+# Milliseconds more than a timer can wait, and bytes more than 32 bits can address, mean no limit.
+LONGEST = 24 * 60 * 60
+LARGEST = 1 << 32
+# What `portcullis run` allows as well.
+LIMITS = {"table_elements": 100_000, "instances": 64, "tables": 4 * 64, "memories": 3}
 # What is left of Python's own stack is more.
 STACK = 512 << 10
 
@@ -36,39 +42,47 @@ class Engine:
     """
 
     def __init__(self, timeout: float = 0.05, memory: int = 64 << 20) -> None:
-        if timeout <= 0 or memory <= 0:
-            raise ValueError("timeout and memory are more than nothing")
+        if not 0.001 <= timeout <= LONGEST:
+            raise ValueError("timeout is between 0.001 and 86400 seconds")
+        if not 1 << 16 <= memory <= LARGEST:
+            raise ValueError("memory is between 64 KiB and 4 GiB")
         self.timeout = timeout
-        self.memory = memory
+        self.memory = int(memory)
         config = wasmtime.Config()
         config.epoch_interruption = True
         config.max_wasm_stack = STACK
         self._engine = wasmtime.Engine(config)
         self._linker = component.Linker(self._engine)
-        self._stopped = threading.Event()
-        tick = threading.Thread(
-            target=_tick, args=(self._engine, timeout / TICKS, self._stopped), name="policy-clock", daemon=True
-        )
-        tick.start()
-        weakref.finalize(self, self._stopped.set)
+        self._start_clock()
+        _engines.add(self)
 
-    def load(self, source: str | os.PathLike[str] | bytes | dict[str, Any]) -> Policy:
+    def _start_clock(self) -> None:
+        stopped = threading.Event()
+        arguments = (self._engine, self.timeout / TICKS, stopped)
+        threading.Thread(target=_tick, args=arguments, name="policy-clock", daemon=True).start()
+        weakref.finalize(self, stopped.set)
+
+    def load(self, source: str | os.PathLike[str] | bytes | bytearray | dict[str, Any]) -> Policy:
         """Loads a policy: the bytes of a component, rules as a dictionary, or a file of either (.wasm, .json).
 
         Raises a PolicyError, or OSError if a file cannot be read.
         """
         if isinstance(source, dict):
-            return self._rules(json.dumps(source))
-        if isinstance(source, bytes):
-            return self._component(source)
-        with open(source, "rb") as file:
+            try:
+                return self._rules(json.dumps(source, allow_nan=False))
+            except (TypeError, ValueError) as error:
+                raise PolicyError(f"the rules are not JSON: {error}") from None
+        if isinstance(source, (bytes, bytearray)):
+            return self._component(bytes(source))
+        path = os.fsdecode(source)
+        with open(path, "rb") as file:
             octets = file.read()
-        if os.fspath(source).endswith(".wasm"):
+        if path.endswith(".wasm"):
             return self._component(octets)
         try:
             return self._rules(octets.decode("utf-8"))
         except UnicodeDecodeError as error:
-            raise PolicyError(f"{os.fspath(source)} is not UTF-8: {error}") from None
+            raise PolicyError(f"{path} is not UTF-8: {error}") from None
 
     def _component(self, octets: bytes) -> Policy:
         return Policy(self, self._compiled(octets), None)
@@ -93,9 +107,27 @@ class Engine:
             raise ComponentError(f"this is not a WebAssembly component: {_reason(error)}") from error
 
 
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _restart_clocks() -> None:
+    """Threads do not survive a fork, and without a clock nothing ends."""
+    for engine in list(_engines):
+        engine._start_clock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_restart_clocks)
+
+
 def _tick(engine: wasmtime.Engine, seconds: float, stopped: threading.Event) -> None:
+    before = time.monotonic()
     while not stopped.wait(seconds):
-        engine.increment_epoch()
+        # Other threads may keep this one waiting.
+        ticks = max(1, int((time.monotonic() - before) / seconds))
+        for _ in range(min(ticks, TICKS)):
+            engine.increment_epoch()
+        before = time.monotonic()
 
 
 def _reason(error: Exception) -> str:
@@ -120,32 +152,34 @@ class Policy:
 
     def evaluate(self, context: dict[str, Any]) -> dict[str, Any]:
         """The verdict about a context, both as JSON (docs/spec.md). Raises a PolicyError, which is no verdict."""
-        return words.verdict(self._call("evaluate", words.context(context)))
+        asked = words.context(context)
+        return self._call("evaluate", lambda it: words.verdict(it, context["direction"]), asked)
 
     def explain(self, context: dict[str, Any]) -> dict[str, Any]:
         """The verdict, and the connectors that were considered."""
-        fields = vars(self._call("explain", words.context(context)))
-        return {
-            "verdict": words.verdict(fields["verdict"]),
-            "considered": words.plain(fields["considered"]),
-            "others": fields["others"],
-        }
+        asked = words.context(context)
+        return self._call("explain", lambda it: words.explanation(it, context["direction"]), asked)
 
     @property
     def reads(self) -> list[str]:
         """The facts that it reads; with `header-from` among them it is asked again when the header is there."""
-        return list(vars(self._call("describe", 0, 0))["reads"])
+        return self._call("describe", lambda it: list(vars(it)["reads"]), 0, 0)
 
     def _begin(self) -> _Instance:
         return _Instance(self._engine, self._component, self._document)
 
-    def _call(self, name: str, *arguments: Any) -> Any:
+    def _call(self, name: str, read: Callable[[Any], Any], *arguments: Any) -> Any:
         with self._lock:
             instance = self._instance or self._begin()
             self._instance = None
             answer = instance.call(name, self._engine.timeout, *arguments)
+            try:
+                told = read(answer)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                # An export of another type answers with something else.
+                raise ComponentError(f"the policy does not speak {EVALUATION}: {error}") from error
             self._instance = instance
-            return answer
+            return told
 
 
 class _Instance:
@@ -154,15 +188,20 @@ class _Instance:
     def __init__(self, engine: Engine, compiled: component.Component, document: str | None) -> None:
         self._engine = engine
         self._store = wasmtime.Store(engine._engine)
-        self._store.set_limits(memory_size=engine.memory)
-        self._instance = self._timed(BEGINNING, lambda: self._made(compiled))
+        self._store.set_limits(memory_size=engine.memory, **LIMITS)
+        seconds = engine.timeout if document is None else BEGINNING
+        self._instance = self._timed(seconds, lambda: self._made(compiled))
         if document is not None:
             self._configure(document)
 
     def _made(self, compiled: component.Component) -> component.Instance:
         instance = self._engine._linker.instantiate(self._store, compiled)
-        if instance.get_export_index(self._store, EVALUATION) is None:
+        of = instance.get_export_index(self._store, EVALUATION)
+        if of is None:
             raise ComponentError(f"this is not a policy: it does not export {EVALUATION}")
+        for name in ("evaluate", "explain", "describe"):
+            if instance.get_export_index(self._store, name, of) is None:
+                raise ComponentError(f"this is not a policy: {EVALUATION} has no {name}")
         return instance
 
     def _configure(self, document: str) -> None:

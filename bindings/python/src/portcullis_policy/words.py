@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 from wasmtime.component import Record, Variant
 
-from .errors import ContextError
+from .errors import ComponentError, ContextError
 
 UNKNOWN = "unknown"
 # The first name of a version is the one that is written.
@@ -46,8 +46,10 @@ def _object(value: Any, known: tuple[str, ...], where: str) -> dict[str, Any]:
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise ContextError(f"{where} is a text")
-    # Half of a surrogate pair has no UTF-8.
-    return value.encode("utf-8", "replace").decode("utf-8")
+    # Half of a surrogate pair has no UTF-8. Another character in its place would be another name.
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ContextError(f"{where} has half of a surrogate pair")
+    return value
 
 
 def _texts(value: Any, where: str) -> list[str]:
@@ -155,17 +157,27 @@ def _digest(value: Any, where: str) -> tuple[int, ...]:
     return tuple(int(digits[at:at + 16], 16) for at in (0, 16, 32, 48))
 
 
+MOMENT = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII
+)
+
+
 def _moment(value: Any, where: str) -> int:
-    written = _text(value, where)
-    form = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)"
-    try:
-        if not re.fullmatch(form, written, re.ASCII):
-            raise ValueError
-        # Python before 3.11 reads no Z, and fractions of some lengths only, which do not matter.
-        plain = re.sub(r"\.\d+", "", written.upper().replace("Z", "+00:00"))
-        return int(datetime.datetime.fromisoformat(plain).timestamp())
-    except (ValueError, OverflowError):
-        raise ContextError(f"{where} is no time such as 2027-01-01T00:00:00Z") from None
+    """A time of RFC 3339 in seconds."""
+    found = MOMENT.fullmatch(_text(value, where))
+    if found:
+        year, month, day, hour, minute, second = map(int, found.groups()[:6])
+        sign, hours, minutes = found[7], int(found[8] or 0), int(found[9] or 0)
+        if 1 <= month <= 12 and hour < 24 and minute < 60 and second < 60 and hours < 24 and minutes < 60:
+            # The calendar repeats after 400 years, and begins at year 1 here.
+            try:
+                days = datetime.date(year + 400, month, day).toordinal() - 146_097 - 719_163
+            except ValueError:
+                days = None
+            if days is not None:
+                offset = (hours * 60 + minutes) * (-60 if sign == "-" else 60)
+                return days * 86_400 + hour * 3600 + minute * 60 + second - offset
+    raise ContextError(f"{where} is no time such as 2027-01-01T00:00:00Z")
 
 
 def _address(value: Any) -> int | tuple[int, int]:
@@ -184,9 +196,13 @@ def _address(value: Any) -> int | tuple[int, int]:
     return int(mapped or ip)
 
 
+# White_Space of Unicode; Python takes the separators of ASCII for it as well.
+SPACE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+
+
 def _is_foreign(character: str) -> bool:
     return (
-        character.isspace()
+        character in SPACE
         or unicodedata.category(character) == "Cc"
         or character in '<>,;"()\u200b\u200c\u200d\u200e\u200f\ufeff'
     )
@@ -196,7 +212,7 @@ def _mailbox(value: Any, where: str) -> str:
     """The address in a text that people write for one: alone, in angle brackets, or behind a name. A text that could
     be read as an address of another domain is none.
     """
-    inside = _text(value, where).strip()
+    inside = _text(value, where).strip(SPACE)
     wrong = ContextError(f'{where}: {value!r} is not an address such as "alice@contosobank.com"')
     if inside.endswith(">"):
         before, bracket, inside = inside[:-1].rpartition("<")
@@ -227,17 +243,57 @@ def plain(value: Any) -> Any:
     return value
 
 
-def verdict(value: Variant) -> dict[str, Any]:
-    """A verdict as JSON."""
+STEERING = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
+
+
+def line(text: str) -> str:
+    """A text on one line, without what controls a terminal or turns the direction of writing."""
+    return STEERING.sub(" ", text)
+
+
+def _audit(findings: list[Record]) -> list[dict[str, str]]:
+    return [{name: line(text) for name, text in vars(finding).items()} for finding in findings]
+
+
+def verdict(value: Variant, direction: str) -> dict[str, Any]:
+    """A verdict on mail of that direction, as JSON: one that can be carried out."""
     fields = vars(value.payload)
     if value.tag == "accept":
-        return {"verdict": value.tag, **plain(value.payload)}
+        if direction != "inbound":
+            raise ComponentError("the policy answers outbound mail with an inbound verdict")
+        connectors = [line(name) for name in fields["connectors"]]
+        return {"verdict": value.tag, "connectors": connectors, "audit": _audit(fields["audit"])}
     if value.tag == "deliver":
+        if direction != "outbound":
+            raise ComponentError("the policy answers inbound mail with an outbound verdict")
         return {"verdict": value.tag, **_delivery(fields)}
-    told = {name: plain(found) for name, found in fields.items() if found is not None}
-    if not told["audit"]:
-        del told["audit"]
-    return {"verdict": value.tag, **told}
+    return {"verdict": value.tag, **_refusal(fields, *((5, 550, "5.7.1") if value.tag == "reject" else (4, 451, "4.7.1")))}
+
+
+def _refusal(fields: dict[str, Any], kind: int, code: int, enhanced: str) -> dict[str, Any]:
+    """The code is of the class of the verdict: a host sends it as it is."""
+    is_enhanced = re.fullmatch(rf"{kind}(\.(0|[1-9][0-9]{{0,2}})){{2}}", fields["enhanced"])
+    told: dict[str, Any] = {
+        "failed": line(fields["failed"]),
+        "code": fields["code"] if 100 * kind <= fields["code"] < 100 * kind + 60 else code,
+        "enhanced": fields["enhanced"] if is_enhanced else enhanced,
+        "text": line(fields["text"]),
+    }
+    if fields["connector"] is not None:
+        told["connector"] = line(fields["connector"])
+    if fields["audit"]:
+        told["audit"] = _audit(fields["audit"])
+    return told
+
+
+def explanation(value: Record, direction: str) -> dict[str, Any]:
+    """A verdict, and the connectors that were considered."""
+    fields = vars(value)
+    return {
+        "verdict": verdict(fields["verdict"], direction),
+        "considered": plain(fields["considered"]),
+        "others": fields["others"],
+    }
 
 
 def _delivery(fields: dict[str, Any]) -> dict[str, Any]:
@@ -246,7 +302,7 @@ def _delivery(fields: dict[str, Any]) -> dict[str, Any]:
         "route": "mx" if route is None else {"smart-hosts": [_smart_host(host) for host in route]},
         "tls": _level(fields["tls"]),
         **_published(fields["tls"]),
-        "audit": plain(fields["audit"]),
+        "audit": _audit(fields["audit"]),
     }
     for name in ("connector", "audit-connector"):
         if fields[name] is not None:
