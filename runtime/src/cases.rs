@@ -215,8 +215,12 @@ impl Case {
                 let told = |value: &Value| -> String {
                     value.to_string().chars().take(MOST_TOLD).collect()
                 };
+                let why = match (field.as_str(), verdict.get("failed")) {
+                    ("verdict", Some(failed)) => format!(" (failed: {})", told(failed)),
+                    _ => String::new(),
+                };
                 let (found, expected) = (told(found), told(expected));
-                return Err(fails(format!("{field} is {found}, not {expected}")));
+                return Err(fails(format!("{field} is {found}{why}, not {expected}")));
             }
         }
         Ok(())

@@ -14,6 +14,7 @@ mod filter;
 mod import;
 mod lines;
 mod list;
+mod new;
 pub mod output;
 mod paint;
 mod policy;
@@ -54,6 +55,7 @@ enum Command {
     Run(Box<run::Run>),
     Check(check::Check),
     Test(test::Test),
+    New(new::New),
     Build(build::Build),
     /// What the sandbox has done in a process of its own
     #[command(hide = true)]
@@ -94,6 +96,7 @@ impl Cli {
                 Command::Run(command) => command.run().await,
                 Command::Check(command) => command.run().await,
                 Command::Test(command) => command.run().await,
+                Command::New(command) => command.run(),
                 Command::Build(command) => command.run().await,
                 Command::Compile(command) => command.run(),
                 Command::Evaluate(command) => command.run().await,

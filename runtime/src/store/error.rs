@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use portcullis_types::{Problem, Severity};
 
-use super::cases::CasesError;
+use crate::cases::CasesError;
 use crate::sandbox::documents::DocumentError;
 use crate::sandbox::policy::LoadError;
 

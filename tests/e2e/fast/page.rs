@@ -458,7 +458,11 @@ fn a_partner_is_tried_out_live() {
         }
         go(&mut browser, "#/contoso/connector/to%20name");
         // What comes late moves the button, under the mouse as well.
-        for late in ["No problems.", "Nothing is remembered yet to try it on.", "Nothing."] {
+        for late in [
+            "No problems.",
+            "Nothing is remembered yet to try it on.",
+            "Nothing.",
+        ] {
             browser.wait_for_text(late);
         }
         browser.click_text("button", "Try it out");

@@ -20,4 +20,5 @@ mod postfix_docs;
 mod postfix_outbound;
 mod python_policy;
 mod source_routes;
+mod templates;
 mod tls_reports;

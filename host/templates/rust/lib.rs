@@ -1,0 +1,22 @@
+//! Who may send mail to whom. README.md says how it is built and tried.
+
+mod interface;
+
+use interface::{Context, Direction, Fact, TlsLevel, Verdict, domain};
+
+/// The facts that it reads.
+const READS: &[Fact] = &[Fact::MailFrom];
+
+const BLOCKED: &[&str] = &["blocked.example"];
+
+/// Decides about one recipient of one message.
+fn evaluate(context: &Context) -> Verdict {
+    if BLOCKED.contains(&&*domain(&context.mail_from)) {
+        return Verdict::reject("blocked", "not from there");
+    }
+    match context.direction {
+        Direction::Inbound => Verdict::accept(),
+        // Mail that the organization sends needs a route, and what the next hop must show.
+        Direction::Outbound => Verdict::deliver(TlsLevel::Opportunistic),
+    }
+}
