@@ -43,6 +43,17 @@ need_target() {
         fail "the Rust target $1 cannot be had (is there a network?); then: rustup target add $1"
 }
 
+# The crates of policies in Rust that `portcullis new` makes: tests build one without a network.
+need_template_crates() {
+    folder=$(mktemp -d)
+    mkdir "$folder/src"
+    touch "$folder/src/lib.rs"
+    cp host/templates/rust/Cargo.toml.in "$folder/Cargo.toml"
+    (cd "$folder" && { cargo fetch --quiet --offline 2>/dev/null || cargo fetch --quiet; }) ||
+        fail "the crates of host/templates/rust/Cargo.toml.in cannot be had (is there a network?)"
+    rm -r "$folder"
+}
+
 need_clients() {
     missing=
     command -v swaks >/dev/null || missing="$missing swaks libnet-ssleay-perl"
@@ -207,6 +218,7 @@ case ${1-} in
 tests)
     # Policies in Rust that import nothing are built for it.
     need_target wasm32-unknown-unknown
+    need_template_crates
     need_clients
     need_servers
     need_dns
