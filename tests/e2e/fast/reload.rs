@@ -11,6 +11,7 @@ use std::thread;
 use portcullis_tests::load::Stop;
 use portcullis_tests::modules::{Module, Refusal};
 use portcullis_tests::{Client, Config, Daemon, Listener, NO_RULES, Pki, TestBed, portcullis, run};
+use tempfile::TempDir;
 
 /// The tenant's policy is in this file.
 fn config(policy: &str) -> Config {
@@ -278,8 +279,8 @@ fn components_and_documents_replace_each_other() {
     assert_eq!(version_now(&daemon), "C");
 }
 
-#[test]
-fn a_policy_that_does_not_do_what_it_must_is_not_taken() {
+/// A folder with the components of two versions of the rules, the first of which is the policy.
+fn components() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
     for version in ["A", "B"] {
@@ -289,6 +290,12 @@ fn a_policy_that_does_not_do_what_it_must_is_not_taken() {
         assert!(built.status.success());
     }
     fs::copy(path("A.wasm"), path("policy.wasm")).expect("a copy");
+    folder
+}
+
+#[test]
+fn a_policy_that_does_not_do_what_it_must_is_not_taken() {
+    let folder = components();
     let case = |connector: &str| {
         format!(
             r#"[{{"name": "who comes from nowhere",
@@ -296,7 +303,7 @@ fn a_policy_that_does_not_do_what_it_must_is_not_taken() {
                 "expect": {{"verdict": "reject", "connector": "{connector} one"}}}}]"#
         )
     };
-    fs::write(path("cases.json"), case("A")).expect("a file");
+    fs::write(folder.path().join("cases.json"), case("A")).expect("a file");
     let config = Config::new().listener(Listener::maildir()).with(
         "[[tenant]]
         name = \"contoso\"
@@ -337,15 +344,7 @@ fn a_policy_that_does_not_do_what_it_must_is_not_taken() {
 /// Nobody has to name the cases that stand beside a component.
 #[test]
 fn a_component_has_to_pass_the_cases_beside_it() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
-    for version in ["A", "B"] {
-        fs::write(path("rules.json"), rules(version)).expect("a file");
-        let output = path(&format!("{version}.wasm"));
-        let built = run(&["build", &path("rules.json"), "-o", &output], b"");
-        assert!(built.status.success());
-    }
-    fs::copy(path("A.wasm"), path("policy.wasm")).expect("a copy");
+    let folder = components();
     let daemon = TestBed::start_in(folder, config("policy.wasm"));
     assert_eq!(version_now(&daemon), "A");
     let case = r#"[{"name": "from nowhere",
