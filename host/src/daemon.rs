@@ -553,6 +553,14 @@ impl Daemon {
             }
         }
         redact::tell(&config.log);
+        match (&self.config.before, &config.before) {
+            (None, Some(_)) => tracing::info!("[policy] before added"),
+            (Some(before), None) => {
+                tracing::info!("[policy] before removed");
+                self.server.asking.metrics.forget(&before.name);
+            }
+            _ => {}
+        }
         let has = |tenants: &[config::Tenant], name: &str| tenants.iter().any(|it| it.name == name);
         for tenant in &config.tenants {
             if !has(&self.config.tenants, &tenant.name) {
@@ -677,7 +685,7 @@ impl Daemon {
 
     async fn reload_policies(&mut self, numbers: &BTreeSet<usize>) {
         let tenants = numbers.iter().filter_map(|number| {
-            let tenant = self.config.tenants.get(*number)?;
+            let tenant = self.config.askable().nth(*number)?;
             Some(files_of_tenant(*number, tenant))
         });
         let files = Files {
@@ -782,9 +790,10 @@ impl Daemon {
             tracing::error!(
                 tenant = error.tenant,
                 "new policy rejected; {}: {}",
-                match stays {
-                    true => "previous version remains active",
-                    false => "there is no previous version, so its mail is deferred",
+                match (stays, error.tenant == config::OPERATOR) {
+                    (true, _) => "previous version remains active",
+                    (false, true) => "there is no previous version, so all mail is deferred",
+                    (false, false) => "there is no previous version, so its mail is deferred",
                 },
                 crate::observe::redact::redact(&cause)
             );
@@ -831,7 +840,7 @@ impl Daemon {
         let settings = settings
             .into_iter()
             .map(|file| (file.to_owned(), Subject::Settings));
-        let tenants = self.config.tenants.iter().enumerate();
+        let tenants = self.config.askable().enumerate();
         let policies = tenants.flat_map(|(number, tenant)| files_of_tenant(number, tenant));
         let known_folders = known().filter_map(|files| match files {
             KnownFiles::File(_) => None,
@@ -933,7 +942,12 @@ async fn begin_with(next_hop: &Arc<NextHop>) -> Result<(), String> {
 
 /// The tenants of a configuration.
 fn sources(config: &Config) -> Vec<TenantSource> {
-    config.tenants.iter().map(TenantSource::from).collect()
+    let before = config.before.iter().map(|before| TenantSource {
+        before_all: true,
+        ..TenantSource::from(before)
+    });
+    let tenants = config.tenants.iter().map(TenantSource::from);
+    tenants.chain(before).collect()
 }
 
 /// What policies run on. A cache that nobody has asked for is not worth failing for.

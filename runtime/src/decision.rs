@@ -17,6 +17,7 @@ pub const POLICY_UNAVAILABLE: &str = "policy-unavailable";
 pub struct Decision {
     verdict: Verdict,
     error: Option<EvaluationError>,
+    is_made_before: bool,
 }
 
 /// The reply to mail that is refused.
@@ -36,6 +37,7 @@ impl Decision {
     pub fn unavailable(error: impl Into<Option<EvaluationError>>) -> Self {
         Decision {
             error: error.into(),
+            is_made_before: false,
             verdict: Verdict::Defer(Refusal {
                 connector: None,
                 failed: POLICY_UNAVAILABLE.into(),
@@ -54,23 +56,19 @@ impl Decision {
     pub fn new(mut verdict: Verdict, asked: Direction) -> Result<Self, String> {
         match (&mut verdict, asked) {
             (Verdict::Accept(_), Direction::Outbound) => {
-                Err("the policy answers outbound mail with an inbound verdict".into())
+                return Err("the policy answers outbound mail with an inbound verdict".into());
             }
             (Verdict::Deliver(_), Direction::Inbound) => {
-                Err("the policy answers inbound mail with an outbound verdict".into())
+                return Err("the policy answers inbound mail with an outbound verdict".into());
             }
-            (Verdict::Deliver(delivery), _) => {
-                check_delivery(delivery)?;
-                Ok(Decision {
-                    verdict,
-                    error: None,
-                })
-            }
-            _ => Ok(Decision {
-                verdict,
-                error: None,
-            }),
+            (Verdict::Deliver(delivery), _) => check_delivery(delivery)?,
+            _ => {}
         }
+        Ok(Decision {
+            verdict,
+            error: None,
+            is_made_before: false,
+        })
     }
 
     /// The verdict.
@@ -81,6 +79,21 @@ impl Decision {
     /// The verdict itself.
     pub fn into_verdict(self) -> Verdict {
         self.verdict
+    }
+
+    pub(crate) fn verdict_mut(&mut self) -> &mut Verdict {
+        &mut self.verdict
+    }
+
+    /// The same, made by the policy that is asked before the tenant's own.
+    pub(crate) fn made_before(mut self) -> Self {
+        self.is_made_before = true;
+        self
+    }
+
+    /// Whether the policy that is asked before the tenant's own has made it.
+    pub fn is_made_before(&self) -> bool {
+        self.is_made_before
     }
 
     /// Why the policy gave no answer, if it gave none.

@@ -1,6 +1,7 @@
 //! Which policy decides about whose mail: tenants, their policies in force, and their replacement while
 //! mail flows.
 
+mod before;
 mod error;
 mod places;
 mod tenant;
@@ -679,6 +680,7 @@ impl Swap {
             policy: old.and_then(|old| old.policy.clone()),
             source: None,
             order: old.map_or(0, |old| old.order),
+            before: None,
         };
         let newer = |outcome: &LoadResult| old.is_none_or(|old| outcome.order >= old.order);
         let Some(outcome) = outcome.filter(newer) else {
@@ -724,6 +726,7 @@ mod tests {
             domains: vec![domain.into()],
             policy,
             tests: None,
+            before_all: false,
         }
     }
 

@@ -160,6 +160,15 @@ impl Verdict {
         }
     }
 
+    /// The same, to change it.
+    pub fn audit_mut(&mut self) -> &mut Vec<Finding> {
+        match self {
+            Verdict::Accept(acceptance) => &mut acceptance.audit,
+            Verdict::Reject(refusal) | Verdict::Defer(refusal) => &mut refusal.audit,
+            Verdict::Deliver(delivery) => &mut delivery.audit,
+        }
+    }
+
     /// All texts in it, to make them harmless.
     pub fn texts_mut(&mut self, each: &mut dyn FnMut(&mut String)) {
         let audit = match self {

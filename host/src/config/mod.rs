@@ -34,7 +34,7 @@ pub use self::listener::{Destination, Listener, Outbound, TlsMode};
 pub use self::log::{Clients, Decisions, Log, Mailboxes, Metrics};
 pub use self::next_hop::{Login, NextHop, NextHopServer, ProxyVersion};
 pub use self::problem::Problem;
-pub use self::tenant::{Tenant, TenantError};
+pub use self::tenant::{OPERATOR, Tenant, TenantError};
 pub use self::trust::{Authority, Trust};
 pub use self::values::{CertificateFiles, Paths, client_key, is_public};
 
@@ -63,6 +63,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long to wait.
     pub timeouts: Timeouts,
+    /// What is asked about the mail of all tenants before their own policies, like a tenant without domains.
+    pub before: Option<Tenant>,
     /// What a policy may use.
     pub sandbox: Sandbox,
     /// Whose certificates are trusted.
@@ -88,6 +90,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// All whose policies are asked: the tenants, and then what is asked before them.
+    pub fn askable(&self) -> impl Iterator<Item = &Tenant> {
+        self.tenants.iter().chain(&self.before)
+    }
+
     /// Reads a configuration file. Relative paths in it are relative to its folder.
     ///
     /// # Errors
@@ -114,7 +121,7 @@ impl Config {
         let Some(pattern) = &raw.tenant_files else {
             return Ok((config, Vec::new()));
         };
-        let taken = tenant::validate(&config.tenants).unwrap_or_default();
+        let taken = tenant::validate(&config.tenants, config.before.as_ref()).unwrap_or_default();
         let before = before.map_or(&[][..], |before| &before.tenants);
         let included = tenant::include(pattern, taken, before)?;
         config.tenants.extend(included.tenants);
@@ -166,7 +173,8 @@ impl Config {
                 tenant.check().map_err(|wrong| wrong.below(&below))
             })
             .collect::<Result<_, _>>()?;
-        tenant::validate(&tenants)?;
+        let before = raw.policy.check();
+        tenant::validate(&tenants, before.as_ref())?;
         let folder = raw.tenant_files.as_deref().map(tenant::folder_of);
         if folder == Some(None) {
             return wrong([Name("tenants")], "it is to be like \"tenants.d/*.toml\"");
@@ -196,6 +204,7 @@ impl Config {
             tenant_folder: folder.flatten().map(ToOwned::to_owned),
             limits: raw.limits,
             timeouts: raw.timeouts,
+            before,
             sandbox: raw.sandbox,
             trust: raw.trust,
             delivery,

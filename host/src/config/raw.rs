@@ -12,7 +12,7 @@ use super::limits::{Limits, Sandbox, Timeouts};
 use super::listener::RawListener;
 use super::log::{Decisions, Log, Metrics};
 use super::problem::Problem;
-use super::tenant::RawTenant;
+use super::tenant::{Policy, RawTenant};
 use super::trust::Trust;
 
 /// A configuration file.
@@ -40,6 +40,9 @@ pub(super) struct RawConfig {
     /// How long to wait.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// What is asked beside the tenants' own policies.
+    #[serde(default)]
+    pub policy: Policy,
     /// What a policy may use.
     #[serde(default)]
     pub sandbox: Sandbox,
@@ -107,6 +110,7 @@ impl RawConfig {
             tenant.resolve(folder);
         }
         self.tenant_files.iter_mut().for_each(absolute);
+        self.policy.before.iter_mut().for_each(absolute);
         let trust = &mut self.trust;
         trust
             .roots

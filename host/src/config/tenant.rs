@@ -11,6 +11,34 @@ use super::problem::Key::{Name, Number};
 use super::problem::{Outcome, Problem, Wrong, wrong};
 use portcullis::{TenantSource, normal_domain};
 
+/// The name of [`Policy::before`] in logs, metrics and verdicts.
+pub const OPERATOR: &str = "operator";
+
+/// What is asked beside the tenants' own policies.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(super) struct Policy {
+    /// The rules document (.json) or component (.wasm) that is asked about the mail of all tenants, before each one's
+    /// own policy. It can only refuse.
+    pub before: Option<PathBuf>,
+}
+
+impl Policy {
+    /// What is asked first, like a tenant without domains.
+    pub fn check(self) -> Option<Tenant> {
+        let tenant = |policy| Tenant {
+            name: OPERATOR.into(),
+            domains: Vec::new(),
+            policy,
+            tests: None,
+            next_hop: None,
+            file: None,
+        };
+        self.before.map(tenant)
+    }
+}
+
 /// An organization, as it is written.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -75,6 +103,7 @@ impl From<&Tenant> for TenantSource {
             domains: tenant.domains.clone(),
             policy: tenant.policy.clone(),
             tests: tenant.tests.clone(),
+            before_all: false,
         }
     }
 }
@@ -91,9 +120,12 @@ struct TenantFile {
     next_hop: Option<RawNextHop>,
 }
 
-/// Names and domains belong to one tenant each.
-pub(super) fn validate(tenants: &[Tenant]) -> Result<Taken, Wrong> {
-    let mut taken = Taken::default();
+/// Names and domains belong to one tenant each, and none has the name of what is asked before all.
+pub(super) fn validate(tenants: &[Tenant], before: Option<&Tenant>) -> Result<Taken, Wrong> {
+    let mut taken = Taken {
+        before: before.map(|before| before.name.clone()),
+        ..Taken::default()
+    };
     for (number, tenant) in tenants.iter().enumerate() {
         let below = [Name("tenant"), Number(number)];
         taken.take(tenant).map_err(|wrong| wrong.below(&below))?;
@@ -104,6 +136,7 @@ pub(super) fn validate(tenants: &[Tenant]) -> Result<Taken, Wrong> {
 /// Names and domains that tenants have.
 #[derive(Default)]
 pub(super) struct Taken {
+    before: Option<String>,
     names: HashSet<String>,
     domains: HashMap<String, String>,
 }
@@ -113,6 +146,10 @@ impl Taken {
     fn take(&mut self, tenant: &Tenant) -> Outcome {
         if tenant.name.is_empty() {
             return wrong([Name("name")], "the name is empty");
+        }
+        if self.before.as_ref() == Some(&tenant.name) {
+            let message = format!("the name {:?} is that of [policy] before", tenant.name);
+            return wrong([Name("name")], message);
         }
         if self.names.contains(&tenant.name) {
             let message = format!("the name {:?} is taken by another tenant", tenant.name);

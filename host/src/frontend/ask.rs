@@ -85,7 +85,7 @@ impl Asker {
         if is_news(&context, decision.verdict()) {
             self.asking.recorder.decided(&Told {
                 tenant: &request.tenant.name,
-                policy: request.tenant.in_force.map(|it| it.digest),
+                policy: decider(&request, &decision).in_force.map(|it| it.digest),
                 session: request.session,
                 transaction: request.transaction,
                 context: &context,
@@ -116,7 +116,8 @@ impl Asker {
             transaction: request.transaction,
         };
         if let Some(error) = decision.error() {
-            metrics.policy_failed(tenant, error.failure.name());
+            let failed = &decider(request, &decision).name;
+            metrics.policy_failed(failed, error.failure.name());
             decisions::log_failure(&asked, error);
         }
         metrics.decided(tenant, decision.verdict());
@@ -124,6 +125,13 @@ impl Asker {
         expiring.look(request.tenant, &context, decision.verdict());
         (decision, context)
     }
+}
+
+/// Whose policy has made a decision.
+fn decider<'a>(request: &Request<'a>, decision: &Decision) -> &'a Tenant {
+    let before = request.tenant.before();
+    let before = before.filter(|_| decision.is_made_before());
+    before.unwrap_or(request.tenant)
 }
 
 /// The reply to mail that a policy refuses.

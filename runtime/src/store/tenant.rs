@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use portcullis_types::{Description, Explanation, Fact, Sha256};
 
+use super::before;
 use super::error::{Cause, PolicyError};
 use crate::context::Context;
 use crate::decision::Decision;
@@ -28,6 +29,9 @@ pub struct TenantSource {
     pub policy: PathBuf,
     /// Cases that a policy has to pass before it is taken.
     pub tests: Option<PathBuf>,
+    /// Whether it is asked about the mail of all tenants, before each one's own policy, and only to refuse: mail that
+    /// it accepts, or would deliver, is decided by the tenant's policy. One of all can be.
+    pub before_all: bool,
 }
 
 /// Which policy is in force.
@@ -55,6 +59,8 @@ pub struct Tenant {
     pub(super) source: Option<Source>,
     /// When the reading of that file was begun, as they are counted.
     pub(super) order: u64,
+    /// Whose policy is asked first.
+    pub(super) before: Option<Arc<Tenant>>,
 }
 
 /// The files that a policy was taken from, as they were then.
@@ -109,16 +115,24 @@ impl Tenant {
         self.policy.as_ref().map(|policy| &policy.description)
     }
 
-    /// Whether the policy decides alike about all recipients of a domain, as rules do.
-    pub fn decides_by_domain(&self) -> bool {
-        let policy = self.policy.as_ref();
-        policy.is_some_and(|policy| policy.is_built_in)
+    /// Whose policy is asked before this tenant's own.
+    pub fn before(&self) -> Option<&Tenant> {
+        self.before.as_deref()
     }
 
-    /// Whether the policy's verdict can depend on the From header.
+    /// Whether all recipients of a domain are decided about alike, as rules do.
+    pub fn decides_by_domain(&self) -> bool {
+        let by_domain = |it: &Tenant| it.policy.as_ref().is_some_and(|policy| policy.is_built_in);
+        by_domain(self) && self.before().is_none_or(by_domain)
+    }
+
+    /// Whether the verdict can depend on the From header.
     pub fn reads_header(&self) -> bool {
-        let policy = self.policy.as_ref();
-        policy.is_some_and(|policy| policy.description.reads.contains(&Fact::HeaderFrom))
+        let reads = |it: &Tenant| {
+            let description = it.description();
+            description.is_some_and(|it| it.reads.contains(&Fact::HeaderFrom))
+        };
+        reads(self) || self.before().is_some_and(reads)
     }
 }
 
@@ -129,31 +143,55 @@ impl TenantSession {
     /// Drops what belongs to policies that are no longer active.
     pub fn retain_active(&mut self, tenants: &Snapshot) {
         self.0.retain_active(|tenant, policy| {
-            let active = tenants.by_name.get(tenant);
+            let active = tenants.named(tenant);
             let active = active.and_then(|tenant| tenant.policy.as_ref());
             active.is_some_and(|active| Arc::ptr_eq(active, policy))
         });
     }
 
-    /// Decides by the policy of a tenant. If it gives no answer, the decision defers the mail, and the observer hears
-    /// why.
+    /// Decides by the policy of a tenant, unless the one before it refuses. If one gives no answer, the decision defers
+    /// the mail, and the observer hears why.
     pub async fn decide(&mut self, tenant: &Tenant, context: &Context) -> Decision {
+        let Some(before) = tenant.before() else {
+            return self.decide_alone(tenant, context).await;
+        };
+        let mut first = self.decide_alone(before, context).await;
+        before::name_connectors(&before.name, first.verdict_mut());
+        if !before::passes(first.verdict()) {
+            return first.made_before();
+        }
+        let mut own = self.decide_alone(tenant, context).await;
+        before::add_findings(own.verdict_mut(), first.verdict_mut());
+        own
+    }
+
+    async fn decide_alone(&mut self, tenant: &Tenant, context: &Context) -> Decision {
         let policy = tenant.policy.as_ref();
         self.0.decide(&tenant.name, policy, context).await
     }
-}
 
-impl TenantSession {
-    /// Decides by the policy of a tenant, and gives the reasons.
+    /// Decides by the policy of a tenant, unless the one before it refuses, and gives the reasons.
     ///
     /// # Errors
-    /// If the policy does not answer, or there is none.
+    /// If one does not answer, or there is none.
     pub async fn explain(
         &mut self,
         tenant: &Tenant,
         context: &Context,
     ) -> Result<Explanation, EvaluationError> {
-        self.0.explain(tenant.policy.as_ref(), context).await
+        let Some(before) = tenant.before() else {
+            return self.0.explain(tenant.policy.as_ref(), context).await;
+        };
+        let mut first = self.0.explain(before.policy.as_ref(), context).await?;
+        before::name_considered(&before.name, &mut first);
+        if !before::passes(&first.verdict) {
+            return Ok(first);
+        }
+        let mut own = self.0.explain(tenant.policy.as_ref(), context).await?;
+        before::add_findings(&mut own.verdict, &mut first.verdict);
+        own.considered.splice(..0, first.considered);
+        own.others = own.others.saturating_add(first.others);
+        Ok(own)
     }
 }
 
@@ -163,8 +201,10 @@ pub struct Snapshot {
     by_domain: HashMap<Box<str>, Arc<Tenant>>,
     /// Of `*.name`, by the name.
     below: HashMap<Box<str>, Arc<Tenant>>,
-    pub(super) by_name: HashMap<Arc<str>, Arc<Tenant>>,
+    by_name: HashMap<Arc<str>, Arc<Tenant>>,
     first: Option<Arc<Tenant>>,
+    /// The one that is asked before all others. It is none of the tenants, but has a name.
+    before: Option<Arc<Tenant>>,
 }
 
 impl Snapshot {
@@ -183,7 +223,16 @@ impl Snapshot {
     }
 
     /// Enters a tenant. A domain that is another one's stays that one's; tells what is wrong with the domains.
-    pub(super) fn enter(&mut self, tenant: Tenant, configured: &TenantSource) -> Vec<PolicyError> {
+    pub(super) fn enter(
+        &mut self,
+        mut tenant: Tenant,
+        configured: &TenantSource,
+    ) -> Vec<PolicyError> {
+        if configured.before_all {
+            self.put_before_all(Arc::new(tenant));
+            return Vec::new();
+        }
+        tenant.before = self.before.clone();
         let tenant = Arc::new(tenant);
         let mut wrong = Vec::new();
         for domain in &configured.domains {
@@ -222,9 +271,27 @@ impl Snapshot {
         wrong.into_iter().map(of_tenant).collect()
     }
 
+    /// Has all tenants' mail decided by this one's policy first.
+    fn put_before_all(&mut self, before: Arc<Tenant>) {
+        self.before = Some(before.clone());
+        for tenant in self.by_name.values_mut() {
+            *tenant = Arc::new(Tenant {
+                before: Some(before.clone()),
+                ..Tenant::clone(tenant)
+            });
+        }
+        let of_domains = self.by_domain.values_mut().chain(self.below.values_mut());
+        for tenant in of_domains.chain(&mut self.first) {
+            if let Some(same) = self.by_name.get(&tenant.name) {
+                *tenant = same.clone();
+            }
+        }
+    }
+
     /// Whether the policy of each tenant is the one in its file.
     pub fn is_complete(&self) -> bool {
-        self.by_name.values().all(|tenant| tenant.source.is_some())
+        let mut all = self.tenants().chain(&self.before);
+        all.all(|tenant| tenant.source.is_some())
     }
 
     /// All tenants, in no particular order.
@@ -232,9 +299,10 @@ impl Snapshot {
         self.by_name.values()
     }
 
-    /// The tenant of that name.
+    /// The tenant of that name, or the one that is asked before all.
     pub fn named(&self, name: &str) -> Option<&Arc<Tenant>> {
-        self.by_name.get(name)
+        let before = self.before.as_ref().filter(|it| &*it.name == name);
+        before.or_else(|| self.by_name.get(name))
     }
 
     /// The first tenant: the one of the bare `Postmaster`, whom every server must know (RFC 5321
@@ -258,6 +326,7 @@ mod tests {
                 policy: None,
                 source: None,
                 order: 0,
+                before: None,
             })
         };
         let snapshot = Snapshot {

@@ -1,0 +1,40 @@
+//! A policy that is asked before the tenant's own.
+
+use portcullis_types::{Explanation, Verdict};
+
+/// Who has decided what is the connector that a verdict names: `operator: Blocked`; `operator` if it names none.
+pub fn name_connectors(before: &str, verdict: &mut Verdict) {
+    for finding in verdict.audit_mut() {
+        finding.connector = name_of(before, &finding.connector);
+    }
+    if let Verdict::Reject(refusal) | Verdict::Defer(refusal) = verdict {
+        refusal.connector = Some(match &refusal.connector {
+            Some(connector) => name_of(before, connector),
+            None => before.to_owned(),
+        });
+    }
+}
+
+/// The same of an explanation.
+pub fn name_considered(before: &str, explanation: &mut Explanation) {
+    name_connectors(before, &mut explanation.verdict);
+    for consideration in &mut explanation.considered {
+        consideration.connector = name_of(before, &consideration.connector);
+    }
+}
+
+/// Whether the first policy leaves the mail to the one after it.
+pub fn passes(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Accept(_) | Verdict::Deliver(_))
+}
+
+/// The verdict of the second policy, after the first one has passed the mail: what that one has found in audit mode is
+/// told too. How it would deliver is not.
+pub fn add_findings(verdict: &mut Verdict, first: &mut Verdict) {
+    let findings = std::mem::take(first.audit_mut());
+    verdict.audit_mut().splice(..0, findings);
+}
+
+fn name_of(before: &str, connector: &str) -> String {
+    format!("{before}: {connector}")
+}
