@@ -47,6 +47,11 @@ pub enum Rejection {
         "this module imports {0}, which this host does not give (docs/policies.md says what it does; of Python, `componentize-py --stub-wasi` makes a module without it)"
     )]
     Import(String),
+    /// It asks for a policy inside.
+    #[error(
+        "this module is a middleware: it imports {EVALUATION}, a policy inside it, which `portcullis build --around` gives it"
+    )]
+    Middleware,
     /// It is for another version of the interface.
     #[error("this module exports {found}, and this host speaks {EVALUATION}")]
     Version {
@@ -69,6 +74,9 @@ pub struct Inspected {
 /// and very much memory.
 pub fn inspect(bytes: &[u8]) -> Result<Inspected, Rejection> {
     let (imports, exports) = names(bytes)?;
+    if imports.iter().any(|import| import == EVALUATION) {
+        return Err(Rejection::Middleware);
+    }
     if let Some(import) = imports.iter().find(|import| !is_given(import)) {
         return Err(Rejection::Import(one_line(import).into()));
     }
@@ -178,6 +186,10 @@ mod tests {
                 Err(Rejection::Version {
                     found: "portcullis:policy/evaluation@0.2.0".into(),
                 }),
+            ),
+            (
+                format!(r#"(component (import "portcullis:policy/evaluation@0.1.0" (instance)) {policy})"#),
+                Err(Rejection::Middleware),
             ),
             ("(component)".into(), Err(Rejection::NoPolicy)),
             ("(module)".into(), Err(Rejection::CoreModule)),

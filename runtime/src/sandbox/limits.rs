@@ -16,9 +16,9 @@ const HOST_STACK: usize = 512 << 10;
 
 /// Core instances, memories and tables of a component. Python comes as some forty core modules that share
 /// one memory; JavaScript by QuickJS, where its imports are stubs, as an engine, an adapter and a script with a memory
-/// each.
+/// each; and a middleware has a policy inside, with one more.
 const CORE_INSTANCES: u32 = 64;
-const MEMORIES: u32 = 3;
+const MEMORIES: u32 = 4;
 const TABLES: u32 = 4;
 
 /// What a policy may use.

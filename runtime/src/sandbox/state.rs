@@ -196,7 +196,10 @@ fn classify(error: wasmtime::Error, state: &State) -> Failure {
         Some(Trap::Interrupt) => Failure::TimedOut(limits.evaluation),
         _ if state.denied => Failure::OutOfMemory(limits.memory),
         Some(trap) => Failure::Trapped(format!("{trap}{}", place_of(&error))),
-        None => Failure::Invalid(without_place(&error)),
+        None => Failure::Invalid(format!(
+            "the policy does not do what the interface says: {}",
+            without_place(&error)
+        )),
     }
 }
 

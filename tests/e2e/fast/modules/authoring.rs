@@ -246,6 +246,154 @@ fn core_modules_become_components() {
     }
 }
 
+/// A middleware that asks the policy inside, and refuses what that one accepts if `harsh`.
+fn middleware(harsh: bool) -> Vec<u8> {
+    const INSIDE: &str = "portcullis:policy/evaluation@0.1.0";
+    let harsh = match harsh {
+        // The variant's case: what it accepts becomes a refusal of nobody.
+        true => {
+            "(if (i32.eqz (i32.load8_u (i32.const 0))) (then (i32.store8 (i32.const 0) (i32.const 2))))"
+        }
+        false => "",
+    };
+    let text = format!(
+        r#"(module
+            (import "{INSIDE}" "evaluate" (func $evaluate (param i32 i32)))
+            (import "{INSIDE}" "explain" (func $explain (param i32 i32)))
+            (import "{INSIDE}" "describe" (func $describe (param i32 i32 i32)))
+            (memory (export "memory") 64)
+            (global $next (mut i32) (i32.const 4096))
+            (func (export "cabi_realloc") (param i32 i32 i32) (param $size i32) (result i32) (local $at i32)
+                (local.set $at (global.get $next))
+                (global.set $next (i32.and
+                    (i32.add (i32.add (global.get $next) (local.get $size)) (i32.const 7)) (i32.const -8)))
+                (local.get $at))
+            (func (export "{INSIDE}#evaluate") (param i32) (result i32)
+                (call $evaluate (local.get 0) (i32.const 0)) {harsh} (i32.const 0))
+            (func (export "{INSIDE}#explain") (param i32) (result i32)
+                (call $explain (local.get 0) (i32.const 0)) (i32.const 0))
+            (func (export "{INSIDE}#describe") (param i32 i32) (result i32)
+                (call $describe (local.get 0) (local.get 1) (i32.const 0)) (i32.const 0)))"#
+    );
+    wat::parse_str(text).expect("WebAssembly")
+}
+
+const RULES: &str = r#"{"connectors": [{"name": "Bank", "direction": "inbound", "from": {"sender-domains": ["bank.test"]},
+    "require": {"tls": true}}]}"#;
+
+#[test]
+fn a_middleware_is_put_around_a_policy() {
+    let bank = r#"[{"name": "bank", "context": {"direction": "inbound", "mail-from": "a@bank.test",
+        "rcpt-to": "b@contoso.com"}, "expect": {"verdict": "accept"}}]"#;
+    let folder = folder(&[
+        ("through.wasm", &middleware(false)),
+        ("harsh.wasm", &middleware(true)),
+        ("rules.json", RULES.as_bytes()),
+        ("wrong.json", b"{\"connectors\": [{}]}"),
+        ("text.wasm", b"(component)"),
+        ("other.wasm", &accepting().component()),
+        ("failing.tests.json", bank.as_bytes()),
+    ]);
+    let said = |arguments: &[&str]| said(folder.path(), arguments);
+    let (code, _, told) = said(&[
+        "build",
+        "through.wasm",
+        "--around",
+        "rules.json",
+        "-o",
+        "p.wasm",
+    ]);
+    assert_eq!(code, Some(0), "{told}");
+    let (code, listed, _) = said(&["list", "p.wasm"]);
+    assert_eq!(code, Some(0));
+    assert!(listed.starts_with("Bank  inbound"), "{listed}");
+    let mail = [
+        "--from",
+        "a@bank.test",
+        "--to",
+        "b@contoso.com",
+        "--ip",
+        "192.0.2.1",
+    ];
+    let (_, told, _) = said(&[&["explain", "p.wasm"], &mail[..]].concat());
+    assert!(
+        told.contains("refused by connector \"Bank\" (tls)"),
+        "{told}"
+    );
+    // What is composed can be composed again.
+    let (code, _, told) = said(&["build", "harsh.wasm", "--around", "p.wasm", "-o", "q.wasm"]);
+    assert_eq!(code, Some(0), "{told}");
+    let context =
+        r#"{"direction": "inbound", "mail-from": "a@other.test", "rcpt-to": "b@contoso.com"}"#;
+    let verdict = |policy: &str| {
+        let path = folder.path().join(policy);
+        let output = run(&["evaluate", &path.to_string_lossy()], context.as_bytes());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(verdict("p.wasm").contains("\"accept\""));
+    assert!(verdict("q.wasm").contains("\"defer\""));
+
+    for (arguments, reason) in [
+        (
+            &["through.wasm"][..],
+            "this module is a middleware: it imports portcullis:policy/evaluation@0.1.0",
+        ),
+        (
+            &["other.wasm", "--around", "rules.json"],
+            "other.wasm: this imports no portcullis:policy/evaluation@",
+        ),
+        (
+            &["rules.json", "--around", "rules.json"],
+            "rules.json: rules ask no policy inside",
+        ),
+        (&["through.wasm", "--around", "wrong.json"], "wrong.json:1:"),
+        (
+            &["through.wasm", "--around", "text.wasm"],
+            "text.wasm: this is not WebAssembly",
+        ),
+        (
+            &["through.wasm", "--around", "through.wasm"],
+            "this module is a middleware",
+        ),
+        (
+            &["through.wasm", "--around", "missing.json"],
+            "missing.json",
+        ),
+    ] {
+        let (code, _, told) = said(&[&["build"], arguments, &["-o", "x.wasm"]].concat());
+        assert!(matches!(code, Some(1 | 2)), "{arguments:?}: {told}");
+        assert!(told.contains(reason), "{arguments:?}: {told}");
+        assert!(!folder.path().join("x.wasm").exists());
+    }
+    let (code, _, told) = said(&[
+        "build",
+        "through.wasm",
+        "--around",
+        "rules.json",
+        "-o",
+        "failing.wasm",
+    ]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("the test \"bank\" fails"), "{told}");
+    let (code, _, told) = said(&[
+        "build",
+        "through.wasm",
+        "--around",
+        "rules.json",
+        "-o",
+        "rules.json",
+    ]);
+    assert_eq!(code, Some(2));
+    assert!(
+        told.contains("it would overwrite what it is made of"),
+        "{told}"
+    );
+    let (code, _, told) = said(&["build", "rules.json", "--http", "-o", "server.wasm"]);
+    assert_eq!(code, Some(0), "{told}");
+    let (code, told, _) = said(&["check", "server.wasm"]);
+    assert_ne!(code, Some(0), "{told}");
+}
+
 /// A policy that writes something, and answers.
 #[test]
 fn what_a_policy_writes_is_shown() {
