@@ -43,6 +43,7 @@ enum Language {
     Rust,
     Javascript,
     Python,
+    C,
 }
 
 /// A file of a folder: its name, and what is in it.
@@ -57,7 +58,6 @@ macro_rules! files {
 /// The files of all languages.
 const COMMON: &[File] = files! {
     "my-policy.tests.json": "my-policy.tests.json",
-    "wit/policy.wit": "../../wit/policy.wit",
 };
 
 impl Language {
@@ -66,13 +66,17 @@ impl Language {
             Language::Rust => files! {
                 "Cargo.toml": "rust/Cargo.toml.in",
                 "src/lib.rs": "rust/lib.rs",
-                "src/interface.rs": "rust/interface.rs",
+                "portcullis-policy/Cargo.toml": "../../bindings/rust/Cargo.toml",
+                "portcullis-policy/src/lib.rs": "../../bindings/rust/src/lib.rs",
+                "portcullis-policy/wit/policy.wit": "../../wit/policy.wit",
+                "portcullis-policy/wit/middleware.wit": "../../wit/middleware/middleware.wit",
                 "Makefile": "rust/Makefile",
                 "README.md": "rust/README.md",
                 ".gitignore": "rust/gitignore",
             },
             Language::Javascript => files! {
                 "package.json": "javascript/package.json",
+                "wit/policy.wit": "../../wit/policy.wit",
                 "policy.js": "javascript/policy.js",
                 "Makefile": "javascript/Makefile",
                 "README.md": "javascript/README.md",
@@ -80,10 +84,20 @@ impl Language {
             },
             Language::Python => files! {
                 "requirements.txt": "python/requirements.txt",
+                "wit/policy.wit": "../../wit/policy.wit",
                 "policy.py": "python/policy.py",
                 "Makefile": "python/Makefile",
                 "README.md": "python/README.md",
                 ".gitignore": "python/gitignore",
+            },
+            Language::C => files! {
+                "wit/policy.wit": "../../wit/policy.wit",
+                "policy.c": "c/policy.c",
+                "interface.c": "c/interface.c",
+                "interface.h": "c/interface.h",
+                "Makefile": "c/Makefile",
+                "README.md": "c/README.md",
+                ".gitignore": "c/gitignore",
             },
         }
     }

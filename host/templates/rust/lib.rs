@@ -1,11 +1,8 @@
 //! Who may send mail to whom. README.md says how it is built and tried.
 
-mod interface;
+use portcullis_policy::{Context, Direction, Fact, TlsLevel, Verdict, domain, policy};
 
-use interface::{Context, Direction, Fact, TlsLevel, Verdict, domain};
-
-/// The facts that it reads.
-const READS: &[Fact] = &[Fact::MailFrom];
+policy!(evaluate, reads: [Fact::MailFrom]);
 
 const BLOCKED: &[&str] = &["blocked.example"];
 

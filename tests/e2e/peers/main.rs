@@ -3,7 +3,9 @@
 mod admin_api;
 mod auth;
 mod bindings;
+mod c_interface;
 mod clients;
+mod components;
 mod eight_bit;
 mod embedding;
 mod exim_outbound;

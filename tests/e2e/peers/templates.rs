@@ -4,12 +4,18 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use portcullis_tests::daemon::{binary, run};
 use portcullis_tests::programs::unpacked;
 use portcullis_tests::{Client, Config, Listener, TestBed};
+use serde_json::json;
 use tempfile::TempDir;
 use wasmparser::{Parser, Payload};
+
+/// Between two transactions of a client.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A folder that `portcullis new` has made, with the tools that its README installs.
 struct Made {
@@ -41,6 +47,7 @@ impl Made {
                 let path = env::var("PATH").expect("a PATH");
                 variables.push(("PATH", format!("{}:{path}", node.display())));
             }
+            "c" => {}
             _ => {
                 let tool = unpacked("componentize-py", "componentize-py/bin/componentize-py");
                 variables.push(("COMPONENTIZE", tool.display().to_string()));
@@ -96,8 +103,8 @@ fn told(output: &Output) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// The component decides about mail, and is replaced by another one while it does.
-fn decides_in_a_server(component: &[u8], other: &[u8]) {
+/// The component decides about mail, and is replaced by another one, again and again, while it does.
+fn decides_in_a_server(component: &[u8], other: &[u8], swaps: usize) {
     let config = Config::new()
         .listener(Listener::maildir())
         .tenant_with("contoso", &["contoso.com"], "bouncer.wasm")
@@ -105,12 +112,42 @@ fn decides_in_a_server(component: &[u8], other: &[u8]) {
     let bed = TestBed::start(config);
     bed.wait_for_log("policy loaded tenant=contoso");
     let code = |from: &str| Client::recipient(bed.address(), from, "bob@contoso.com");
-    assert_eq!(code("eve@blocked.example"), 550);
-    assert_eq!(code("alice@example.org"), 250);
-    bed.replace("bouncer.wasm", other);
-    bed.wait_for_log_times("policy loaded tenant=contoso", 2);
-    assert_eq!(code("eve@blocked.example"), 250);
-    assert_eq!(code("alice@example.org"), 250);
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        // Even if this thread panics: the others are waited for.
+        let _end = Ending(&ended);
+        for _ in 0..2 {
+            threads.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    assert_eq!(code("alice@example.org"), 250);
+                    let blocked = code("eve@blocked.example");
+                    assert!([250, 550].contains(&blocked), "{blocked}");
+                    // What compiles components has to have its turn, on two processors.
+                    std::thread::sleep(PAUSE);
+                }
+            });
+        }
+        let mut policies = [(component, 550), (other, 250)].into_iter().cycle();
+        for swap in 0..=swaps {
+            let Some((policy, expected)) = policies.next() else {
+                unreachable!("they come again and again");
+            };
+            if swap > 0 {
+                bed.replace("bouncer.wasm", policy);
+            }
+            bed.wait_for_log_times("policy loaded tenant=contoso", swap + 1);
+            assert_eq!(code("eve@blocked.example"), expected, "after {swap}");
+        }
+    });
+}
+
+/// Tells when it is dropped.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// One that blocks nobody, and does not pass the tests beside it.
@@ -151,7 +188,7 @@ fn a_policy_in_rust() {
     let made = Made::new("rust");
     let component = made.passes();
     imports_nothing(&made.component());
-    decides_in_a_server(&component, &harmless(&made, "src/lib.rs"));
+    decides_in_a_server(&component, &harmless(&made, "src/lib.rs"), 20);
     let beginning = "    if BLOCKED";
     for (instead, expected) in [
         (
@@ -181,7 +218,7 @@ fn a_policy_in_javascript() {
     let made = Made::new("javascript");
     let component = made.passes();
     imports_nothing(&made.component());
-    decides_in_a_server(&component, &harmless(&made, "policy.js"));
+    decides_in_a_server(&component, &harmless(&made, "policy.js"), 3);
     let beginning = "  const domain";
     for (instead, expected) in [
         (
@@ -214,14 +251,88 @@ fn a_policy_in_javascript() {
 fn a_policy_in_python() {
     let made = Made::new("python");
     let component = made.passes();
-    decides_in_a_server(&component, &harmless(&made, "policy.py"));
+    decides_in_a_server(&component, &harmless(&made, "policy.py"), 1);
+    // It takes long to build, so one is hostile in each way.
     let beginning = "        domain =";
-    let instead = "        raise KeyError(\"no such word\")\n        domain =";
+    let instead = r#"        way = context.mail_from
+        if way == "exception":
+            raise KeyError("no such word")
+        if way == "recursion":
+            again = lambda number: again(number + 1) + 1
+            again(0)
+        while way == "loop":
+            pass
+        held = []
+        while way == "memory":
+            held.append(bytearray(1 << 20))
+        if way == "text":
+            return reject("blocked", "x" * (50 << 20))
+        domain ="#;
+    let expected = [
+        (
+            "exception",
+            "(failed: \"exception: KeyError('no such word')\")",
+        ),
+        ("recursion", "(failed: \"exception: RecursionError("),
+        ("loop", "the policy did not answer within 50 ms"),
+        ("memory", "the test \"memory\" fails"),
+        ("text", "the test \"text\" fails"),
+    ];
+    let cases = expected.map(|(way, _)| {
+        json!({
+            "name": way,
+            "context": {"direction": "inbound", "mail-from": way, "rcpt-to": "bob@contoso.com"},
+            "expect": {"verdict": "accept"}
+        })
+    });
+    let tests = made.folder.join("bouncer.tests.json");
+    fs::write(tests, json!(cases).to_string()).expect("a file");
     let told = made.worse("policy.py", beginning, instead);
-    assert!(
-        told.contains("(failed: \"exception: KeyError('no such word')\")"),
-        "{told}"
-    );
+    for (way, expected) in expected {
+        assert!(told.contains(expected), "{way}: {told}");
+    }
+}
+
+#[test]
+fn a_policy_in_c() {
+    let made = Made::new("c");
+    let component = made.passes();
+    imports_nothing(&made.component());
+    decides_in_a_server(&component, &harmless(&made, "policy.c"), 20);
+    let beginning = "    if (is_blocked";
+    for (instead, expected) in [
+        (
+            "    return defer(joined(string(\"no such word: \"), decimal(1)));\n    if (is_blocked",
+            "verdict is \"defer\" (failed: \"no such word: 1\"), not \"reject\"",
+        ),
+        (
+            "    abort();\n    if (is_blocked",
+            "instruction executed in abort, called by evaluate",
+        ),
+        (
+            "    for (volatile int i = 0;; i++) {}\n    if (is_blocked",
+            "the policy did not answer within 50 ms",
+        ),
+        (
+            "    volatile char all[2 << 20];\n    all[context->mail_from.length] = 1;\n    if (is_blocked",
+            "out of bounds memory access in evaluate",
+        ),
+        (
+            "    while (context) *(volatile char *)allocate(1 << 20) = 1;\n    if (is_blocked",
+            "the policy asked for more than the 65536 KiB of memory",
+        ),
+        (
+            "    return reject(string(\"blocked\"), (struct string){allocate(50 << 20), 50 << 20});\n    if (is_blocked",
+            "too much data is being copied between the host and the guest",
+        ),
+        (
+            "    struct verdict verdict;\n    verdict.tag = VERDICT_ACCEPT;\n    return verdict;\n    if (is_blocked",
+            "out of bounds of memory",
+        ),
+    ] {
+        let told = made.worse("policy.c", beginning, instead);
+        assert!(told.contains(expected), "{instead}: {told}");
+    }
 }
 
 #[test]
