@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use portcullis_tests::conformance::{Kind, conforms_wholly, file};
 use portcullis_tests::daemon::binary;
 use portcullis_tests::programs::unpacked;
-use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::haraka::{copy, evaluator};
@@ -44,20 +44,8 @@ fn succeed(command: &mut Command) -> String {
 
 /// Holds a host against the conformance kit: with documents, and with the components that are built of them.
 fn conforms(command: &[&str], variables: &[(&str, &Path)]) {
-    let builder = binary().to_string_lossy().into_owned();
-    for options in [
-        &["--format", "json"][..],
-        &["--format", "json", "--portcullis", &builder],
-    ] {
-        let mut runner = Command::new("python3");
-        runner.arg(project("conformance/run.py")).args(options);
-        runner
-            .arg("--")
-            .args(command)
-            .envs(variables.iter().copied());
-        let report: Value = serde_json::from_str(&succeed(&mut runner)).expect("a report");
-        assert!(report["passed"].as_u64() > Some(700), "{report}");
-        assert_eq!(report["skipped"], Value::Array(Vec::new()));
+    for kind in [Kind::Documents, Kind::Components] {
+        conforms_wholly(kind, command, variables);
     }
 }
 
@@ -213,8 +201,56 @@ fn the_package_for_python_is_made_installed_and_conforms() {
 }
 
 #[test]
-fn the_command_line_conforms() {
-    let way = project("conformance/ways/cli.py");
-    let program = binary().to_string_lossy().into_owned();
-    conforms(&["python3", &way.to_string_lossy(), &program], &[]);
+fn the_library_for_c_is_made_and_conforms() {
+    let (tools, _) = tools();
+    let python = tools.join("../python-binding/bin/python");
+    let wasmtime = unpacked("wasmtime for C", "wasmtime-c/lib/libwasmtime.so");
+    let wasmtime = wasmtime.ancestors().nth(2).expect("a folder");
+    let made = TempDir::new().expect("a folder");
+    copy(&project("bindings/c"), made.path());
+    let make = |target: &str| {
+        let mut make = Command::new("make");
+        make.arg(target)
+            .arg(format!("WASMTIME={}", wasmtime.display()))
+            .arg(format!("PORTCULLIS={}", binary().display()))
+            .arg(format!("PYTHON={}", python.display()))
+            .current_dir(made.path())
+            .env_remove("MAKEFLAGS");
+        succeed(&mut make)
+    };
+    make("all");
+    make("test");
+    make("sanitize");
+    let library = made.path().join("build/libportcullis_policy.so");
+    let way = file("ways/c.py");
+    let command = [
+        &*python.to_string_lossy(),
+        &way.to_string_lossy(),
+        &library.to_string_lossy(),
+    ];
+    let package = project("bindings/python/src");
+    conforms_wholly(Kind::Components, &command, &[("PYTHONPATH", &package)]);
+
+    let folder = made.path();
+    let program = program("bindings/c/README.md", "c", folder);
+    let policy = folder.join("policy.wasm");
+    let rules = folder.join("rules.json");
+    let mut build = Command::new(binary());
+    succeed(build.arg("build").arg(rules).arg("-o").arg(policy));
+    let mut compile = Command::new("cc");
+    compile
+        .arg(program)
+        .arg("-Iinclude")
+        .args(["-o", "build/program"]);
+    let libraries = ["build/libportcullis_policy.a", "-lwasmtime", "-pthread"];
+    compile
+        .args(libraries)
+        .arg(format!("-L{}", wasmtime.join("lib").display()));
+    compile.arg(format!("-Wl,-rpath,{}", wasmtime.join("lib").display()));
+    succeed(compile.current_dir(folder));
+    let told = succeed(Command::new(folder.join("build/program")).current_dir(folder));
+    assert!(
+        told.starts_with("550 5.7.1 refused by connector \"Contoso Bank\" (tls)"),
+        "{told}"
+    );
 }
