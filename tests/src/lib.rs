@@ -8,6 +8,7 @@ mod bindings;
 pub mod browser;
 pub mod client;
 pub mod config;
+pub mod conformance;
 pub mod daemon;
 pub mod dns;
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub mod sink;
 pub mod test_bed;
 pub mod tlsrpt;
 pub mod validate;
+pub mod ways;
 
 pub use browser::Browser;
 pub use client::{Client, Reply};

@@ -3,9 +3,10 @@
 mod admin_api;
 mod audit;
 mod authorities;
+mod before;
 mod certificates;
 mod cli;
-mod corpus;
+mod conformance;
 mod dane_and_mta_sts;
 mod dialogs;
 mod dnssec;

@@ -4,7 +4,7 @@ mod commands;
 mod corpus;
 mod dialogs;
 mod failing;
-mod http;
+pub(crate) mod http;
 mod milter;
 mod policy;
 mod socket;

@@ -1,0 +1,59 @@
+//! The ways to a verdict, each against the cases of the conformance kit.
+
+use std::path::{Path, PathBuf};
+
+use portcullis_tests::conformance::{Kind, Report, conforms, conforms_wholly, file};
+use portcullis_tests::daemon::binary;
+use portcullis_tests::ways::{NO_CONTEXT, OUTBOUND};
+
+/// The program of the tests that is all ways which are no packages.
+pub(crate) const WAY: &str = env!("CARGO_BIN_EXE_conformance-way");
+
+#[test]
+fn natively() {
+    conforms_wholly(Kind::Documents, &[WAY, "native"], &[]);
+}
+
+#[test]
+fn by_the_command_line() {
+    let (way, program) = (file("ways/cli.py"), binary().to_string_lossy());
+    let command = ["python3", &way.to_string_lossy(), &program];
+    for kind in [Kind::Documents, Kind::Components] {
+        conforms_wholly(kind, &command, &[]);
+    }
+}
+
+#[test]
+fn by_the_library() {
+    let program = example();
+    let command = [&*program.to_string_lossy()];
+    for kind in [Kind::Documents, Kind::Components] {
+        conforms_wholly(kind, &command, &[]);
+    }
+}
+
+/// An example of the library, which is built with the tests.
+fn example() -> PathBuf {
+    let folder = Path::new(WAY).parent().expect("a folder");
+    let program = folder.join("examples/conformance");
+    assert!(
+        program.is_file(),
+        "{} is not built: cargo build --release --package portcullis --examples",
+        program.display()
+    );
+    program
+}
+
+#[test]
+fn over_smtp() {
+    for kind in [Kind::Documents, Kind::Components] {
+        let Report { passed, skipped } = conforms(kind, &[WAY, "smtp"], &[]);
+        // A case that is left out has to say so itself, but for mail that sessions of a listener are not about.
+        let skipped: Vec<&String> = skipped.keys().collect();
+        assert_eq!(
+            skipped,
+            ["a fact that no SMTP session has", OUTBOUND, NO_CONTEXT]
+        );
+        assert!(passed > 300, "only {passed} cases were asked");
+    }
+}
