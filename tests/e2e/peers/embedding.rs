@@ -1,4 +1,4 @@
-//! The program of docs/embedding.md: built outside this workspace, it answers SMTP by what a policy decides.
+//! The programs of docs/embedding.md: built outside this workspace, they answer SMTP by what a policy decides.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -10,7 +10,8 @@ use portcullis_tests::daemon::binary;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/embedding");
 
-/// Builds the program in a folder of its own, where the next build finds what this one has compiled.
+/// Builds the programs in a folder of their own, where the next build finds what this one has compiled; gives their
+/// folder.
 fn build() -> PathBuf {
     let target = binary().ancestors().nth(2).expect("a target folder");
     let target = target.join("embedding");
@@ -21,7 +22,7 @@ fn build() -> PathBuf {
         .status()
         .expect("cargo runs");
     assert!(status.success(), "examples/embedding is built: {status}");
-    target.join("debug/embedding")
+    target.join("debug")
 }
 
 /// The program, which ends with this.
@@ -51,14 +52,21 @@ fn start(program: &Path, rules: &Path) -> (Responder, String) {
 }
 
 #[test]
-fn a_program_outside_the_workspace_answers_by_a_policy() {
+fn programs_outside_the_workspace_answer_by_a_policy() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let rules = folder.path().join("rules.json");
     let document = r#"{"connectors": [{"name": "Contoso Bank", "direction": "inbound",
         "from": {"sender-domains": ["contosobank.com"], "recipient-domains": ["contoso.com"]},
         "require": {"tls": true}}]}"#;
     fs::write(&rules, document).expect("a file");
-    let (_responder, line) = start(&build(), &rules);
+    let programs = build();
+    for name in ["embedding", "mailin-server"] {
+        answers(&programs.join(name), &rules);
+    }
+}
+
+fn answers(program: &Path, rules: &Path) {
+    let (_responder, line) = start(program, rules);
     let address = line.trim_end().strip_prefix("listening on ");
     let address = address.unwrap_or_else(|| panic!("{line:?}"));
 
