@@ -393,8 +393,13 @@ fn session(security: &Security) -> String {
 
 fn verdict_line(verdict: &Verdict, lists: bool, paint: Painter) -> String {
     let refused = |word: &str, refusal: &Refusal| {
+        // A policy of its own may say there, and nowhere else, what has happened.
+        let failed = match refusal.text.contains(&refusal.failed) {
+            true => String::new(),
+            false => format!(" (failed: {})", refusal.failed),
+        };
         format!(
-            "{} {} {} {}",
+            "{} {} {} {}{failed}",
             paint.bad(word),
             refusal.code,
             refusal.enhanced,
