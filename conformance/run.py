@@ -19,6 +19,8 @@ from typing import Any
 HERE = pathlib.Path(__file__).resolve().parent
 # Seconds for an answer: a host may have to compile first.
 PATIENCE = 120
+# Characters of an answer.
+LONGEST = 1 << 20
 
 
 class Broken(Exception):
@@ -29,15 +31,17 @@ class Host:
     """A program that speaks the protocol."""
 
     def __init__(self, command: list[str]) -> None:
-        self.child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", errors="replace"
-        )
+        pipe = subprocess.PIPE
+        try:
+            self.child = subprocess.Popen(command, stdin=pipe, stdout=pipe, encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise Broken(f"it cannot be started: {error}") from error
         self.answers: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
         assert self.child.stdout is not None
-        for line in self.child.stdout:
+        while line := self.child.stdout.readline(LONGEST):
             self.answers.put(line)
         self.answers.put("")
 
@@ -57,7 +61,7 @@ class Host:
             raise Broken(f"it ended instead of answering {json.dumps(question)[:200]}")
         try:
             answer = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Broken(f"an answer is not JSON ({error}): {line[:200]!r}") from None
         if not isinstance(answer, dict):
             raise Broken(f"an answer is no object: {line[:200]!r}")
@@ -74,6 +78,8 @@ class Host:
             raise Broken("it goes on after its input has ended") from None
         if code != 0:
             raise Broken(f"it ended with {code}")
+        if more := self.answers.get(timeout=PATIENCE):
+            raise Broken(f"it says more than it was asked: {more[:200]!r}")
 
     def kill(self) -> None:
         self.child.kill()
@@ -165,11 +171,15 @@ def main() -> int:
     parser.add_argument("--format", choices=["text", "json"], default="text")
     parser.add_argument("command", nargs="+", metavar="COMMAND")
     arguments = parser.parse_args()
-    host = Host(arguments.command)
+    # A host may answer with what no terminal can show.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    host = None
     try:
+        host = Host(arguments.command)
         hello, report = run(host, arguments)
     except Broken as error:
-        host.kill()
+        if host is not None:
+            host.kill()
         print(f"{arguments.command[0]}: {error}", file=sys.stderr)
         return 2
     name = f"{hello.get('name', arguments.command[0])} {hello.get('version', '')}".strip()

@@ -43,7 +43,8 @@ need_target() {
         fail "the Rust target $1 cannot be had (is there a network?); then: rustup target add $1"
 }
 
-# The crates of policies in Rust that `portcullis new` makes: tests build one without a network.
+# The crates of policies in Rust, of those that `portcullis new` makes and of the example: tests build them without a
+# network.
 need_template_crates() {
     folder=$(mktemp -d)
     mkdir "$folder/src"
@@ -53,6 +54,8 @@ need_template_crates() {
     (cd "$folder" && { cargo fetch --quiet --offline 2>/dev/null || cargo fetch --quiet; }) ||
         fail "the crates of host/templates/rust/Cargo.toml.in cannot be had (is there a network?)"
     rm -r "$folder"
+    (cd examples/middleware && cargo fetch --quiet --locked) ||
+        fail "the crates of examples/middleware cannot be had (is there a network?)"
 }
 
 # What compiles policies in C.

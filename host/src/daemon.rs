@@ -478,6 +478,7 @@ impl Daemon {
     /// answer holds up this, and not the end of the program.
     async fn reload(&mut self) -> anyhow::Result<()> {
         let mut refused = 0;
+        let operator = self.config.before.clone();
         if let Some(path) = self.path.clone() {
             let before = self.config.clone();
             match apart(move || Config::load_after(&path, Some(&before))).await? {
@@ -519,6 +520,10 @@ impl Daemon {
             refused => tracing::warn!(refused, "configuration reloaded in part"),
         }
         self.update_policies(None).await;
+        if let (Some(operator), None) = (operator, &self.config.before) {
+            tracing::info!("[policy] before is no longer asked");
+            self.server.asking.metrics.forget(&operator.name);
+        }
         Ok(())
     }
 
@@ -553,14 +558,6 @@ impl Daemon {
             }
         }
         redact::tell(&config.log);
-        match (&self.config.before, &config.before) {
-            (None, Some(_)) => tracing::info!("[policy] before added"),
-            (Some(before), None) => {
-                tracing::info!("[policy] before removed");
-                self.server.asking.metrics.forget(&before.name);
-            }
-            _ => {}
-        }
         let has = |tenants: &[config::Tenant], name: &str| tenants.iter().any(|it| it.name == name);
         for tenant in &config.tenants {
             if !has(&self.config.tenants, &tenant.name) {

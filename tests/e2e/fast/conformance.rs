@@ -1,6 +1,7 @@
 //! The ways to a verdict, each against the cases of the conformance kit.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use portcullis_tests::conformance::{Kind, Report, conforms, conforms_wholly, file};
 use portcullis_tests::daemon::binary;
@@ -55,5 +56,40 @@ fn over_smtp() {
             ["a fact that no SMTP session has", OUTBOUND, NO_CONTEXT]
         );
         assert!(passed > 300, "only {passed} cases were asked");
+    }
+}
+
+/// The judge tells who differs, and who does not follow the protocol.
+#[test]
+fn others_do_not_conform() {
+    let host = |answer: &str| {
+        let program = format!(
+            "import sys\nfor line in sys.stdin:\n    print({answer:?} if '\"context\"' in line[:12] else '{{\"loaded\": true}}', flush=True)"
+        );
+        let runner = Command::new("python3")
+            .arg(file("run.py"))
+            .args(["--", "python3", "-c", &program])
+            .output();
+        let output = runner.expect("python3 can be run");
+        let told = [&output.stdout[..], &output.stderr].concat();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&told).into_owned(),
+        )
+    };
+    for (answer, code, reason) in [
+        (r#"{"reply": {"code": 250}}"#, 1, " failed, 0 skipped"),
+        (r#"{"verdict": {"verdict": "\ud800"}}"#, 1, "0 passed, "),
+        (r#"{"error": "no"}"#, 1, "32 passed, "),
+        ("[]", 2, "an answer is no object"),
+        (
+            "{\"skip\": \"no\"}\n{}",
+            2,
+            "it says more than it was asked",
+        ),
+    ] {
+        let (found, told) = host(answer);
+        assert_eq!(found, Some(code), "{answer}: {told}");
+        assert!(told.contains(reason), "{answer}: {told}");
     }
 }
