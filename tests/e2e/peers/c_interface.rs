@@ -107,7 +107,7 @@ impl Layout {
     }
 
     /// An expression of a type.
-    fn expression(&mut self, expression: &str, ty: &Type) -> () {
+    fn expression(&mut self, expression: &str, ty: &Type) {
         let (size, align) = (
             self.sizes.size(ty).size_wasm32(),
             self.sizes.align(ty).align_wasm32(),
@@ -151,7 +151,7 @@ impl Layout {
         self.holds(format!("offsetof({of}, {field}) == {offset}"));
     }
 
-    fn named(&mut self, name: &str, id: TypeId) -> () {
+    fn named(&mut self, name: &str, id: TypeId) {
         let ty = Type::Id(id);
         let c_type = self.c_type(&ty).expect("a name");
         let (size, align) = (
