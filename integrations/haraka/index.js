@@ -16,8 +16,8 @@ const { filesUsed, loadSettings, warningsOf } = require('./lib/settings')
 const [STOP, DENY, DENYSOFT] = [901, 902, 903]
 // Before all others: a plugin that answers OK ends the hook.
 const FIRST = -100
-// Milliseconds between two looks at the files.
-const POLL = 1000
+// Milliseconds between two looks at the files, and until a policy is loaded again that took too long.
+const [POLL, AGAIN] = [1000, 5000]
 
 exports.register = function () {
   this.envelopes = new WeakMap()
@@ -27,10 +27,12 @@ exports.register = function () {
   this.register_hook('rcpt', 'ask_for_recipient', FIRST)
   this.register_hook('data_post', 'ask_for_header', FIRST)
   this.register_hook('deny', 'keep_refusal', FIRST)
+  this.register_hook('reset_transaction', 'end_transaction', FIRST)
 }
 
 exports.shutdown = function () {
   for (const file of this.watched) fs.unwatchFile(file)
+  clearTimeout(this.again)
 }
 
 exports.ask_for_recipient = closed(async function (connection, [recipient]) {
@@ -68,10 +70,18 @@ exports.keep_refusal = function (next, connection, params) {
   next(params[2] === this.name ? STOP : undefined)
 }
 
+/** What the policy of a transaction runs in may end with it. */
+exports.end_transaction = function (next, { transaction }) {
+  const envelope = this.envelopes.get(transaction)
+  if (envelope && !envelope.isOwn) envelope.settings.policy.release()
+  this.envelopes.delete(transaction)
+  next()
+}
+
 /** The reply that refuses the mail, or undefined. */
 exports.ask = async function (connection, envelope, to, header) {
-  const context = { ...envelope.facts, rcptTo: to }
-  if (header) context.headerFrom = header.fact
+  const context = { ...envelope.facts, 'rcpt-to': to }
+  if (header) context['header-from'] = header.fact
   const verdict = await envelope.settings.policy.evaluate(context)
   const note = header && !header.isClear ? 'the From field is ambiguous, and read so this is ' : ''
   const reply = refusal(verdict, connection.transaction?.uuid, note)
@@ -88,26 +98,33 @@ exports.envelope_of = async function (connection, transaction) {
   const isOwn = connection.relaying
   await this.loaded
   if (!this.settings && !isOwn) throw new Error('no policy is loaded')
+  // The client may have gone meanwhile, and then nothing ends the transaction again.
+  if (transaction.resetting) throw new Error('the transaction is over')
   const facts = isOwn ? undefined : sessionFacts(connection, this.settings)
-  const envelope = new Envelope(isOwn, this.settings, { ...facts, mailFrom: addressText(transaction.mail_from) })
+  const envelope = new Envelope(isOwn, this.settings, { ...facts, 'mail-from': addressText(transaction.mail_from) })
+  if (!isOwn) this.settings.policy.hold()
   this.envelopes.set(transaction, envelope)
   return envelope
 }
 
 /** Loads settings and policy. What is in force stays if the new ones are not accepted. Never rejects. */
 exports.reload = async function () {
+  clearTimeout(this.again)
   try {
     const options = { booleans: ['+main.certificates-requested'] }
     const ini = this.config.get('portcullis.ini', options, () => this.changed())
     const folder = this.config.overrides_path ?? this.config.root_path
-    this.watch(await filesUsed(ini, folder))
+    this.watch(filesUsed(ini, folder))
     const settings = await loadSettings(ini, folder)
+    this.settings?.policy.replace()
     this.settings = settings
     this.lognotice(`the policy is in force; connectors: ${settings.policy.description.total}`)
     for (const warning of warningsOf(settings)) this.logwarn(warning)
   } catch (error) {
     const meanwhile = this.settings ? 'the one before stays in force' : 'all mail is deferred'
     this.logerror(`the policy cannot be loaded, ${meanwhile}: ${error?.message ?? error}`)
+    // The machine may have been busy.
+    if (error?.code === 'timeout') this.again = setTimeout(() => this.changed(), AGAIN).unref()
   }
 }
 

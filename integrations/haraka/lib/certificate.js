@@ -125,4 +125,4 @@ function extensions(field) {
 
 const text = ({ contents }) => contents.toString('utf8')
 
-module.exports = { Certificate, sha256 }
+module.exports = { Certificate, hex, sha256 }

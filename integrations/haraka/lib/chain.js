@@ -7,7 +7,7 @@
 const fs = require('node:fs')
 const tls = require('node:tls')
 
-const { Certificate, sha256 } = require('./certificate')
+const { Certificate, hex, sha256 } = require('./certificate')
 
 /** The name of the ordinary roots among the authorities. */
 const PUBLIC = 'public'
@@ -17,6 +17,9 @@ const MOST_CERTIFICATES = 10
 const MOST_SIGNATURES = 20
 const LONGEST_PATH = 10
 const LONGEST_TEXT = 1000
+
+// What a context says of a certificate, or says to be unknown.
+const FACTS = ['dns-names', 'key-sha256', 'not-after', 'trust', 'anchor']
 
 // Key usage bits (RFC 5280 section 4.2.1.3).
 const [DIGITAL_SIGNATURE, KEY_ENCIPHERMENT, KEY_AGREEMENT, CERTIFICATE_SIGNING] = [0, 2, 4, 5]
@@ -166,15 +169,10 @@ function judgeAll(own, others, authorities, now) {
   const results = [...authorities].map(([name, anchors]) => [name, judge(own, others, anchors, now)])
   const isUnknown = results.some(([, result]) => result === undefined)
   const anchors = results.filter(([, result]) => result === 'trusted').map(([name]) => name)
-  if (anchors.length > 0) return { trust: 'trusted', anchors: isUnknown ? undefined : anchors }
+  if (anchors.length > 0) return { trust: 'trusted', anchor: isUnknown ? undefined : anchors }
   if (isUnknown) return {}
   const reasons = results.map(([, result]) => result)
-  return { trust: reasons.find((reason) => reason !== 'unknown-issuer') ?? 'unknown-issuer', anchors: [] }
-}
-
-/** The digest as the policy takes it: four words of 64 bits. */
-function words(digest) {
-  return [0, 8, 16, 24].map((at) => digest.readBigUInt64BE(at))
+  return { trust: reasons.find((reason) => reason !== 'unknown-issuer') ?? 'unknown-issuer', anchor: [] }
 }
 
 const oneLine = (name = '') => name.replaceAll('\n', ', ').slice(0, LONGEST_TEXT).toWellFormed()
@@ -184,25 +182,31 @@ const oneLine = (name = '') => name.replaceAll('\n', ', ').slice(0, LONGEST_TEXT
  * has the client's own certificate only. Never throws: what cannot be read is unknown.
  */
 function certificateFacts(chain, authorities, { isResumed = false, now = Date.now() } = {}) {
-  const facts = { subject: '', issuer: '', sha256: words(sha256(chain[0])) }
+  const facts = { sha256: hex(sha256(chain[0])) }
   try {
     const own = new Certificate(chain[0])
     const others = readable(chain.slice(1, 1 + MOST_CERTIFICATES))
-    const { trust, anchors } = judgeAll(own, others, authorities, now)
+    const { trust, anchor } = judgeAll(own, others, authorities, now)
     const isCut = isResumed && trust === 'unknown-issuer'
-    return {
+    return withUnknown({
       ...facts,
-      dnsNames: own.names,
+      'dns-names': own.names,
       subject: oneLine(own.x509.subject),
       issuer: oneLine(own.x509.issuer),
-      keySha256: words(sha256(own.key)),
-      notAfter: Number.isNaN(own.notAfter) ? undefined : BigInt(own.notAfter / 1000),
+      'key-sha256': hex(sha256(own.key)),
+      'not-after': Number.isNaN(own.notAfter) ? undefined : new Date(own.notAfter).toISOString(),
       trust: isCut ? undefined : trust,
-      anchors: isCut ? undefined : anchors,
-    }
+      anchor: isCut ? undefined : anchor,
+    })
   } catch {
-    return facts
+    return withUnknown(facts)
   }
+}
+
+/** The facts that are known, and the names of the others. */
+function withUnknown(facts) {
+  const known = Object.entries(facts).filter(([, fact]) => fact !== undefined)
+  return { ...Object.fromEntries(known), unknown: FACTS.filter((name) => facts[name] === undefined) }
 }
 
 /** One that cannot be read is part of no path. */

@@ -9,21 +9,19 @@ const MOST_ADDRESSES = 200
 // What a list of mailboxes consists of, each piece tried where the one before ended: no text takes long.
 const SIGNS = "\\w!#$%&'*+/=?^`{|}~\\u00a1-\\ufeff-"
 const TOKEN = new RegExp(` +|"(?:[^"\\\\]|\\\\.)*"|[${SIGNS}.@]+|[<>,]`, 'uy')
-// What follows an @, or a sign that looks like one.
-const DOMAIN = /[@\uff20\ufe6b]\s*([\w.\u0080-\uffff-]+)/g
+// What follows an @, or a sign that looks like one, up to a white space or a sign that no domain has.
+const DOMAIN = /[@\uff20\ufe6b]\s*((?:(?![\s\u0080-\u009f\u200b-\u200f])[\w.\u0080-\uffff-])+)/g
 const LABEL = '[\\w\\u00a1-\\ufeff-]+'
 const ADDRESS = new RegExp(`^[${SIGNS}]+(?:\\.[${SIGNS}]+)*@${LABEL}(?:\\.${LABEL})*$`, 'u')
 
-/** The fact for a policy, and whether the field is clear. `lines` are Haraka's: each field with its line ends. */
+/** The fact for a context, and whether the field is clear. `lines` are Haraka's: each field with its line ends. */
 function headerFrom(lines, isBinary) {
   const joined = lines.map((field) => (/\n$/.test(field) ? field : `${field}\n`)).join('')
-  if (joined.length > LONGEST_HEADER) return { fact: { tag: 'unknown' }, isClear: false }
+  if (joined.length > LONGEST_HEADER) return { fact: 'unknown', isClear: false }
   const text = isBinary ? Buffer.from(joined, 'latin1').toString('utf8') : joined
   const exact = clearAddresses(text)
-  if (exact) return { fact: { tag: 'addresses', val: exact }, isClear: true }
-  const possible = possibleAddresses(text)
-  const fact = possible ? { tag: 'addresses', val: possible } : { tag: 'unknown' }
-  return { fact, isClear: false }
+  if (exact) return { fact: exact, isClear: true }
+  return { fact: possibleAddresses(text) ?? 'unknown', isClear: false }
 }
 
 /** The addresses of the only From field, if all readers find the same; otherwise undefined. */
@@ -130,6 +128,6 @@ function withoutComments(text) {
   return kept
 }
 
-const withoutSigns = (text) => text.replace(/[\s\p{Cc}"\\<>()[\]{}]/gu, '')
+const withoutSigns = (text) => text.replace(/[\s\p{Cc}\p{Cf}"\\<>()[\]{}]/gu, '')
 
 module.exports = { headerFrom }

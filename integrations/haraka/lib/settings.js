@@ -4,17 +4,17 @@
 const path = require('node:path')
 
 const { Anchors, PUBLIC } = require('./chain')
-const { Policy, filesOf } = require('./policy')
+const { Policy } = require('./policy')
 
-const KEYS = /^(rules|policy|trusted|certificates-requested|authority\..+)$/
+const KEYS = /^(rules|policy|timeout|trusted|certificates-requested|authority\..+)$/
 const RULES = 'portcullis.json'
+// Milliseconds of an answer, as `portcullis run` has them. Rules always end, so they run in Haraka's thread.
+const [TIMEOUT_OF_POLICY, TIMEOUT_OF_RULES] = [50, 0]
 
 /** The files that the settings depend on. */
-async function filesUsed({ main }, folder) {
-  const named = (name) => path.resolve(folder, String(name))
+function filesUsed({ main }, folder) {
   const files = [main.policy ?? main.rules ?? RULES, main.trusted, ...authoritiesOf(main).map(([, file]) => file)]
-  const inPolicy = main.policy ? await filesOf(named(main.policy)).catch(() => []) : []
-  return [...files.filter(Boolean).map(named), ...inPolicy]
+  return files.filter(Boolean).map((name) => path.resolve(folder, String(name)))
 }
 
 /** Loads the policy and the authorities. Throws if a setting or a file is not accepted. */
@@ -26,12 +26,17 @@ async function loadSettings({ main, ...sections }, folder) {
   const authorities = new Map(authoritiesOf(main).map(([name, file]) => [name, Anchors.ofFile(named(file))]))
   if (authorities.has(PUBLIC)) throw new Error(`portcullis.ini: the authority "${PUBLIC}" is "trusted"`)
   authorities.set(PUBLIC, main.trusted ? Anchors.ofFile(named(main.trusted)) : Anchors.ofNode())
-  const policy = main.policy ? Policy.ofFolder(named(main.policy)) : Policy.ofRules(named(main.rules ?? RULES))
-  return {
-    policy: await policy,
-    authorities,
-    certificatesRequested: main['certificates-requested'] !== false,
-  }
+  // Last, since it may have a worker, which nothing ends if anything else is not accepted.
+  const policy = main.policy
+    ? await Policy.ofComponent(named(main.policy), timeoutIn(main, TIMEOUT_OF_POLICY))
+    : await Policy.ofRules(named(main.rules ?? RULES), timeoutIn(main, TIMEOUT_OF_RULES))
+  return { policy, authorities, certificatesRequested: main['certificates-requested'] !== false }
+}
+
+function timeoutIn({ timeout = '' }, usual) {
+  if (timeout === '') return usual
+  if (!/^\d{1,9}$/.test(timeout)) throw new Error('portcullis.ini: "timeout" is a number of milliseconds')
+  return Number(timeout)
 }
 
 function authoritiesOf(main) {

@@ -2,18 +2,15 @@
 // A real Haraka with the plugin, and a client.
 
 const assert = require('node:assert/strict')
-const { execFileSync } = require('node:child_process')
 const { createHash } = require('node:crypto')
 const fs = require('node:fs')
 const path = require('node:path')
 const { after, before, describe, it } = require('node:test')
 
-const { Haraka, policyOf, transpiled } = require('./helpers/haraka')
+const { BODIES, coreModule, ofBody, ofRules } = require('./helpers/component')
+const { Haraka } = require('./helpers/haraka')
 const { Pki } = require('./helpers/pki')
 const { Client, send, transaction } = require('./helpers/smtp')
-
-const PORTCULLIS = process.env.PORTCULLIS_BIN ?? path.join(__dirname, '../../../target/release/portcullis')
-const WIT = process.env.PORTCULLIS_WIT ?? path.join(__dirname, '../../../wit/policy.wit')
 
 const UNAVAILABLE = /^451 4\.3\.0 the policy cannot be asked now, try again later \[[-\w]+\.\d\]$/
 
@@ -302,10 +299,11 @@ describe('without a policy', () => {
       'portcullis.json': rules(), 'portcullis.ini': 'trusted = portcullis.json\n',
     }, 'has no certificate'],
     ['two policies', { 'portcullis.ini': 'rules = a\npolicy = b\n' }, 'exclude each other'],
-    ['an empty folder', { 'portcullis.ini': 'policy = policy\n', 'policy/x': '' }, 'must have one .js file'],
-    ['a component of another form', {
-      'portcullis.ini': 'policy = policy\n', 'policy/policy.js': 'export const evaluation = {}',
-    }, 'was made without --instantiation async'],
+    ['a folder', { 'portcullis.ini': 'policy = policy\n', 'policy/x': '' }, 'EISDIR'],
+    ['a core module', {
+      'portcullis.ini': 'policy = policy.wasm\n', 'policy.wasm': coreModule(BODIES.accepting),
+    }, 'policy.wasm: this is a core module'],
+    ['no timeout', { 'portcullis.json': rules(), 'portcullis.ini': 'timeout = soon\n' }, '"timeout" is a number'],
   ]) {
     haraka(`for ${title}`, () => ({ files }), (given) => {
       it('defers all mail, and says why', async () => {
@@ -374,59 +372,123 @@ haraka('when rules change', () => ({ files: { 'portcullis.json': rules(encrypted
   })
 })
 
-describe('with a built policy', () => {
-  const ini = { 'portcullis.ini': 'policy = policy\n' }
-  const build = () => {
-    const folder = fs.mkdtempSync(path.join(pki.folder, 'built-'))
-    const [document, component] = ['rules.json', 'policy.wasm'].map((name) => path.join(folder, name))
-    fs.writeFileSync(document, rules(encrypted('Built')))
-    execFileSync(PORTCULLIS, ['build', document, '-o', component], { stdio: 'pipe' })
-    return transpiled(component, path.join(folder, 'out'))
+describe('with a component', () => {
+  // Of octets; with much time, since the machine may be busy.
+  const files = (octets, timeout = 5000) => ({
+    'portcullis.ini': `policy = policy.wasm\ntimeout = ${timeout}\n`, 'policy.wasm': octets,
+  })
+
+  for (const [where, timeout] of [['in a worker', 5000], ["in Haraka's thread", 0]]) {
+    haraka(where, () => ({ files: files(ofRules(rules(encrypted('Built'))), timeout) }), (given) => {
+      it('decides', async () => {
+        assert.match(await recipient(given, {}), /^550 5\.7\.1 .*"Built" \(tls\)/)
+        assert.match(await recipient(given, { tls: {} }), /^250 /)
+      })
+    })
   }
-  haraka('Haraka', () => ({ files: { ...ini, ...build() } }), (given) => {
-    it('decides', async () => {
-      assert.match(await recipient(given, {}), /"Built" \(tls\)/)
-      assert.match(await recipient(given, { tls: {} }), /^250 /)
+
+  haraka('that reads the header', () => {
+    const header = inbound('Header', 'contosobank.com', { tls: true }, { 'match-header-from': true })
+    return { files: files(ofRules(rules(header))) }
+  }, (given) => {
+    it('takes one recipient', async () => {
+      const { recipients, message } = await send(given.haraka.port, { to: ['a@contoso.com', 'b@contoso.com'], tls: {} })
+      assert.deepEqual(recipients.map((reply) => reply.slice(0, 9)), ['250 recip', '452 4.5.3'])
+      assert.match(message, /^250 /)
+      assert.match(await recipient(given, { from: 'a@example.org', header: 'From: a@contosobank.com' }), /^550 5\.7\.1/)
     })
   })
-})
 
-describe('with a policy that fails', () => {
-  const ini = { 'portcullis.ini': 'policy = policy\n' }
-  const text = (file) => fs.readFileSync(file, 'utf8')
-  const trapping = () => {
-    const folder = fs.mkdtempSync(path.join(pki.folder, 'counting-'))
-    return policyOf(text(path.join(__dirname, 'helpers', 'counting.wat')), text(WIT), folder)
-  }
-  haraka('by a trap', async () => ({ files: { ...ini, ...await trapping() } }), (given) => {
+  haraka('that traps', () => ({ files: files(ofBody(BODIES.trapping)) }), (given) => {
     it('defers the mail, and asks another instance about the next', async () => {
       assert.match(await recipient(given, {}), /^250 /)
       assert.match(await recipient(given, {}), UNAVAILABLE)
       assert.match(await given.haraka.logged('the policy failed, and the mail is deferred'), /\[ERROR\] .{1,1200}$/)
-      await given.haraka.logged('RuntimeError: wasm trap: wasm `unreachable` instruction executed     at wasm')
-      await given.haraka.logged('(policy.js:')
+      assert.match(await given.haraka.logged('the policy gives no answer: '), /unreachable/)
       assert.match(await recipient(given, {}), /^250 /)
       assert.equal(given.haraka.accepted.length, 2)
     })
   })
 
-  const policy = (evaluate) => `
-    const describe = () => ({ reads: [], authorities: [], total: 0 })
-    export const instantiate = () => ({ evaluation: { describe, evaluate() { ${evaluate} } } })`
-  const first = policy('throw new Error("first")')
-  haraka('in JavaScript', () => ({ files: { ...ini, 'policy/policy.js': first } }), (given) => {
+  haraka('that answers nonsense', () => ({ files: files(ofBody(BODIES.babbling)) }), (given) => {
     it('defers the mail', async () => {
-      for (const body of [
-        'throw "text"', 'throw undefined', 'return', 'return null', 'return { tag: "deliver", val: {} }',
-        'return { tag: "accept" }', 'return { tag: "other", val: {} }', 'return { tag: "reject", val: {} }',
-        'return Promise.reject(new Error("late"))',
-      ]) {
-        const before = given.haraka.log.length
-        given.haraka.write('policy/policy.js', policy(body))
-        await given.haraka.logged('the policy is in force', before)
-        assert.match(await recipient(given, {}), UNAVAILABLE, body)
-      }
+      assert.match(await recipient(given, {}), UNAVAILABLE)
       assert.deepEqual(given.haraka.accepted, [])
+    })
+  })
+
+  haraka('that loops', () => ({ files: files(ofBody(BODIES.looping), 2000) }), (given) => {
+    it('defers the mail in its time, and Haraka answers others meanwhile', async () => {
+      assert.match(await recipient(given, {}), /^250 /)
+      const begin = Date.now()
+      let isOver = false
+      const late = recipient(given, {}).finally(() => (isOver = true))
+      const client = await Client.connect(given.haraka.port)
+      await client.greet()
+      assert.match(await client.command('MAIL FROM:<alice@contosobank.com>'), /^250 /)
+      assert.equal(isOver, false)
+      assert.match(await late, UNAVAILABLE)
+      const taken = Date.now() - begin
+      assert.ok(taken >= 1900 && taken < 10_000, `${taken} ms`)
+      await given.haraka.logged('the policy did not answer within 2000 ms')
+      assert.match(await client.command('RCPT TO:<bob@contoso.com>'), /^250 /)
+      client.close()
+    })
+  })
+
+  haraka('that does not begin in its time', () => ({ files: files(ofRules(rules(encrypted('Late'))), 1) }), (given) => {
+    it('is tried again', async () => {
+      const failed = 'the policy cannot be loaded, all mail is deferred'
+      assert.match(await recipient(given, { tls: {} }), UNAVAILABLE)
+      assert.match(await given.haraka.logged(failed), /policy\.wasm: the policy did not answer within 1 ms/)
+      await given.haraka.logged(failed, given.haraka.log.length)
+      given.haraka.write('portcullis.ini', files('')['portcullis.ini'])
+      await given.haraka.logged('the policy is in force')
+      assert.match(await recipient(given, {}), /"Late"/)
+    })
+  })
+
+  haraka('that is replaced', () => ({
+    files: files(ofBody(BODIES.accepting)),
+    plugins: ['workers', 'tls', 'portcullis'],
+    scripts: {
+      workers: `
+        let workers = 0
+        exports.register = function () {
+          process.on('worker', (worker) => {
+            const number = ++workers
+            worker.on('exit', () => this.lognotice('worker ' + number + ' has ended'))
+          })
+        }`,
+    },
+  }), (given) => {
+    it('ends with the last transaction that it began with', async () => {
+      const client = await Client.connect(given.haraka.port)
+      await client.greet()
+      await client.command('MAIL FROM:<alice@contosobank.com>')
+      assert.match(await client.command('RCPT TO:<a@contoso.com>'), /^250 /)
+      for (const name of ['Second', 'Third']) {
+        const before = given.haraka.log.length
+        given.haraka.write('policy.wasm', ofRules(rules(encrypted(name))))
+        await given.haraka.logged('the policy is in force; connectors: 1', before)
+        assert.match(await recipient(given, {}), new RegExp(`"${name}"`))
+      }
+      await given.haraka.logged('worker 2 has ended')
+      assert.doesNotMatch(given.haraka.log, /worker [13] has ended/)
+      assert.match(await client.command('RCPT TO:<b@contoso.com>'), /^250 /)
+      await client.command('RSET')
+      await given.haraka.logged('worker 1 has ended')
+      await client.command('MAIL FROM:<alice@contosobank.com>')
+      assert.match(await client.command('RCPT TO:<b@contoso.com>'), /"Third"/)
+      client.close()
+      assert.doesNotMatch(given.haraka.log, /worker 3 has ended/)
+    })
+
+    it('by what is none stays in force', async () => {
+      const before = given.haraka.log.length
+      given.haraka.write('policy.wasm', 'nothing')
+      await given.haraka.logged('the one before stays in force', before)
+      assert.match(await recipient(given, {}), /"Third"/)
     })
   })
 })

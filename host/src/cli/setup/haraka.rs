@@ -23,7 +23,7 @@ pub fn lines(folder: Option<&Path>, config: &Config) -> String {
     let is_installed = haraka.version_of(PLUGIN).is_some();
     if !is_installed {
         wanted.push(format!(
-            "npm install {PLUGIN}-*.tgz    # integrations/haraka/README.md makes it"
+            "npm install {PLUGIN}-*.tgz portcullis-policy-*.tgz    # integrations/haraka/README.md makes them"
         ));
     }
     if !haraka.path("config/portcullis.json").exists()

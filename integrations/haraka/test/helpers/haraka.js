@@ -1,7 +1,7 @@
 'use strict'
 // A Haraka of its own, with the plugin, and a plugin behind it that accepts all recipients and keeps all mail.
 
-const { execFileSync, spawn } = require('node:child_process')
+const { spawn } = require('node:child_process')
 const fs = require('node:fs')
 const net = require('node:net')
 const os = require('node:os')
@@ -27,17 +27,28 @@ exports.hook_queue = function (next, connection) {
 
 class Haraka {
   /** Starts it, and waits until it listens. `files` are in its config folder; `plugins` stand around ours. */
-  static async start({ pki, files = {}, plugins = ['tls', 'portcullis'], scripts = {}, implicit = false }) {
-    const haraka = new Haraka()
-    haraka.folder = fs.mkdtempSync(path.join(os.tmpdir(), 'portcullis-haraka-'))
-    haraka.port = await freePort()
-    haraka.log = ''
-    haraka.mail = path.join(haraka.folder, 'mail')
-    fs.writeFileSync(haraka.mail, '')
-    haraka.layOut(pki, files, plugins, { accept: ACCEPT, ...scripts }, implicit)
-    haraka.run()
-    await haraka.logged(`Listening on 127.0.0.1:${haraka.port}`)
-    return haraka
+  static async start(options) {
+    for (;;) {
+      const haraka = new Haraka(await freePort(), options)
+      haraka.run()
+      try {
+        await haraka.logged(`Listening on 127.0.0.1:${haraka.port}`)
+        return haraka
+      } catch (error) {
+        await haraka.stop()
+        // Another program may have taken the port meanwhile.
+        if (!haraka.log.includes('EADDRINUSE')) throw error
+      }
+    }
+  }
+
+  constructor(port, { pki, files = {}, plugins = ['tls', 'portcullis'], scripts = {}, implicit = false }) {
+    this.folder = fs.mkdtempSync(path.join(os.tmpdir(), 'portcullis-haraka-'))
+    this.port = port
+    this.log = ''
+    this.mail = path.join(this.folder, 'mail')
+    fs.writeFileSync(this.mail, '')
+    this.layOut(pki, files, plugins, { accept: ACCEPT, ...scripts }, implicit)
   }
 
   layOut(pki, files, plugins, scripts, implicit) {
@@ -125,21 +136,4 @@ async function freePort() {
   return port
 }
 
-/** The files of a policy from a core module in WebAssembly text that implements the world `policy`. */
-async function policyOf(text, wit, folder) {
-  const { componentEmbed, componentNew, parse } = await import('@bytecodealliance/jco')
-  const embedded = await componentEmbed({ binary: await parse(text), witSource: wit, world: 'policy' })
-  const component = path.join(folder, 'policy.wasm')
-  fs.writeFileSync(component, await componentNew(embedded, []))
-  return transpiled(component, path.join(folder, 'transpiled'))
-}
-
-/** The files of a component's folder, by name. */
-function transpiled(component, folder) {
-  const jco = path.join(PACKAGE, 'node_modules', '.bin', 'jco')
-  execFileSync(jco, ['transpile', component, '-o', folder, '--name', 'policy', '--instantiation', 'async', '-q'])
-  const names = fs.readdirSync(folder).filter((name) => /\.(js|wasm)$/.test(name))
-  return Object.fromEntries(names.map((name) => [`policy/${name}`, fs.readFileSync(path.join(folder, name))]))
-}
-
-module.exports = { Haraka, ownConfig, policyOf, transpiled }
+module.exports = { Haraka, ownConfig }
