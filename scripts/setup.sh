@@ -169,13 +169,18 @@ need_haraka() {
         fi
         PATH=$(cd "$folder/node/bin" && pwd):$PATH
     fi
-    cmp -s integrations/haraka/package.json "$folder/package/installed.json" && return
-    echo "setup: installing Haraka" >&2
+    # What the plugin and the package that it asks by are developed with.
+    wanted=$(node -p '["integrations/haraka", "bindings/javascript"].flatMap((folder) =>
+        Object.entries(require(`./${folder}/package.json`).devDependencies).map((it) => it.join("@"))).join(" ")')
+    [ "$(cat "$folder/package/installed.json" 2>/dev/null)" != "$wanted" ] || return 0
+    echo "setup: installing $wanted" >&2
+    rm -rf "$folder/package"
     mkdir -p "$folder/package"
-    cp integrations/haraka/package.json "$folder/package/"
-    (cd "$folder/package" && npm install --no-audit --no-fund --loglevel=error >/dev/null) ||
-        fail "Haraka cannot be installed (is there a network?)"
-    cp integrations/haraka/package.json "$folder/package/installed.json"
+    echo '{"private": true}' >"$folder/package/package.json"
+    # shellcheck disable=SC2086 # Several packages.
+    (cd "$folder/package" && npm install --no-audit --no-fund --loglevel=error $wanted >/dev/null) ||
+        fail "$wanted cannot be installed (is there a network?)"
+    echo "$wanted" >"$folder/package/installed.json"
 }
 
 # A client of Node's, which need_haraka sees to.
