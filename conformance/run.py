@@ -36,7 +36,8 @@ class Host:
             self.child = subprocess.Popen(command, stdin=pipe, stdout=pipe, encoding="utf-8", errors="replace")
         except OSError as error:
             raise Broken(f"it cannot be started: {error}") from error
-        self.answers: queue.Queue[str] = queue.Queue()
+        # One that says more waits, instead of filling the memory.
+        self.answers: queue.Queue[str] = queue.Queue(maxsize=4)
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -78,7 +79,11 @@ class Host:
             raise Broken("it goes on after its input has ended") from None
         if code != 0:
             raise Broken(f"it ended with {code}")
-        if more := self.answers.get(timeout=PATIENCE):
+        try:
+            more = self.answers.get(timeout=PATIENCE)
+        except queue.Empty:
+            raise Broken("it has ended, and something that it has begun has not") from None
+        if more:
             raise Broken(f"it says more than it was asked: {more[:200]!r}")
 
     def kill(self) -> None:

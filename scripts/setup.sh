@@ -152,7 +152,8 @@ need_wasmtime_for_c() {
     folder=${CARGO_TARGET_DIR:-target}/tools/wasmtime-c
     cmp -s bindings/c/get-wasmtime.sh "$folder/installed" && return
     echo "setup: fetching wasmtime for C" >&2
-    bindings/c/get-wasmtime.sh "$folder" || fail "wasmtime for C cannot be had (is there a network?)"
+    # Debian's Python may have no pip.
+    PYTHON=${CARGO_TARGET_DIR:-target}/tools/python-binding/bin/python bindings/c/get-wasmtime.sh "$folder" || fail "wasmtime for C cannot be had (is there a network?)"
     cp bindings/c/get-wasmtime.sh "$folder/installed"
 }
 

@@ -48,7 +48,7 @@ use crate::periodic;
 use crate::socket::{self, Bound, Place};
 use crate::tls::{EXPIRY_WARNING, Pair, ServerTls, TlsError, read_authorities};
 use crate::watch::{Changed, Files, Subject, Watch};
-use portcullis::store::{LoadResult, Store, TenantSource, Update};
+use portcullis::store::{LoadResult, Snapshot, Store, Tenant, TenantSource, Update};
 use portcullis::tls::Authorities;
 use portcullis::{Compiler, Engine, EngineError, cases_beside};
 
@@ -725,7 +725,7 @@ impl Daemon {
     fn warn_of_unknown_authorities<'a>(&self, tenants: impl Iterator<Item = &'a str>) {
         let policies = self.server.asking.policies.snapshot();
         let settings = self.server.settings.load();
-        for tenant in tenants.filter_map(|name| policies.named(name)) {
+        for tenant in tenants.filter_map(|name| whose(&policies, name)) {
             let named = tenant.description().map(|it| &it.authorities[..]);
             let named = named.unwrap_or_default().iter();
             let mut unknown = named.filter(|it| !settings.authorities.has(&it.name, &tenant.name));
@@ -749,9 +749,7 @@ impl Daemon {
         let policies = self.server.asking.policies.snapshot();
         let frontends = &self.config.frontends;
         for named in tenants.iter().take(MOST_TENANTS) {
-            let Some(description) = policies
-                .named(named)
-                .and_then(|tenant| tenant.description())
+            let Some(description) = whose(&policies, named).and_then(|tenant| tenant.description())
             else {
                 continue;
             };
@@ -781,7 +779,7 @@ impl Daemon {
                 .asking
                 .metrics
                 .policy_updated(&error.tenant, false);
-            let tenant = policies.named(&error.tenant);
+            let tenant = whose(&policies, &error.tenant);
             let stays = tenant.is_some_and(|tenant| tenant.has_policy());
             let cause = error.cause.to_string();
             tracing::error!(
@@ -935,6 +933,12 @@ async fn begin_with(next_hop: &Arc<NextHop>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Whose policy goes by a name in the log: a tenant's, or the one that is asked before all.
+fn whose<'a>(policies: &'a Snapshot, name: &str) -> Option<&'a Arc<Tenant>> {
+    let before = policies.before().filter(|it| *it.name == *name);
+    before.or_else(|| policies.named(name))
 }
 
 /// The tenants of a configuration.

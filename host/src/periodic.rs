@@ -7,7 +7,7 @@ use portcullis::{Connector, Direction, Engine, Mode};
 
 use crate::advice::{Mail, Notice, notices};
 use crate::alerts::{self, Alert};
-use crate::config::{Config, Tenant};
+use crate::config::{Config, OPERATOR, Tenant};
 use crate::decisions::{DatabaseError, Decisions, Recorder, milliseconds};
 use crate::frontend::smtp::listener::Server;
 use crate::validate::EgressProbe;
@@ -21,9 +21,13 @@ pub async fn look(config: Config, server: Arc<Server>) {
     let authorities = server.settings.load().authorities.clone();
     let mut alerts = Vec::new();
     let mut told = Vec::new();
-    for tenant in &config.tenants {
+    for tenant in config.askable() {
         let name: Arc<str> = tenant.name.as_str().into();
-        let notices = of_tenant(tenant, &server, recorder).await;
+        let notices = match tenant.name == OPERATOR && config.before.is_some() {
+            // No mail is its own.
+            true => rejected(server.asking.policies.snapshot().before(), tenant),
+            false => of_tenant(tenant, &server, recorder).await,
+        };
         let keys: Vec<String> = notices.iter().map(Notice::key).collect();
         let untold = recorder.untold(&name, keys.clone(), AGAIN).await;
         let new = notices.into_iter().zip(keys).zip(untold);
@@ -45,16 +49,16 @@ pub async fn look(config: Config, server: Arc<Server>) {
     }
 }
 
+/// That the policy's file as it is now was not taken.
+fn rejected(known: Option<&Arc<portcullis::Tenant>>, tenant: &Tenant) -> Vec<Notice> {
+    let why = known.and_then(|known| known.rejected.as_ref());
+    let notice = why.map(|why| Notice::rejected(&tenant.policy, why));
+    notice.into_iter().collect()
+}
+
 async fn of_tenant(tenant: &Tenant, server: &Server, recorder: &Recorder) -> Vec<Notice> {
     let policies = &server.asking.policies;
-    let mut found = Vec::new();
-    let snapshot = policies.snapshot();
-    if let Some(why) = snapshot
-        .named(&tenant.name)
-        .and_then(|it| it.rejected.clone())
-    {
-        found.push(Notice::rejected(&tenant.policy, &why));
-    }
+    let mut found = rejected(policies.snapshot().named(&tenant.name), tenant);
     let Some(place) = recorder.path().map(ToOwned::to_owned) else {
         return found;
     };

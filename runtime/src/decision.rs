@@ -71,6 +71,18 @@ impl Decision {
         })
     }
 
+    /// A verdict of which only a refusal is carried out.
+    ///
+    /// # Errors
+    /// None.
+    pub(crate) fn objection(verdict: Verdict, _asked: Direction) -> Result<Self, String> {
+        Ok(Decision {
+            verdict,
+            error: None,
+            is_made_before: false,
+        })
+    }
+
     /// The verdict.
     pub fn verdict(&self) -> &Verdict {
         &self.verdict

@@ -285,7 +285,9 @@ impl PolicySession {
     /// Decides. If the policy gives no answer, the decision defers the mail, and the observer hears why.
     pub async fn decide(&mut self, context: &Context) -> Decision {
         let policy = Some(&self.policy.loaded);
-        self.session.decide(&self.name, policy, context).await
+        self.session
+            .decide(&self.name, policy, context, Decision::new)
+            .await
     }
 
     /// Decides, and says why if the policy gives no answer.
@@ -294,7 +296,9 @@ impl PolicySession {
     /// If the policy does not answer, or with what cannot be carried out.
     pub async fn try_decide(&mut self, context: &Context) -> Result<Decision, EvaluationError> {
         let policy = Some(&self.policy.loaded);
-        self.session.try_decide(&self.name, policy, context).await
+        self.session
+            .try_decide(&self.name, policy, context, Decision::new)
+            .await
     }
 
     /// Decides, and gives the reasons.

@@ -10,7 +10,7 @@ use crate::failure::{EvaluationError, Failure};
 use crate::sandbox::engine::Engine;
 use crate::sandbox::instance::Instance;
 use crate::sandbox::policy::LoadedPolicy;
-use portcullis_types::Explanation;
+use portcullis_types::{Direction, Explanation, Verdict};
 
 /// A session talks to few organizations; of one that talks to more the oldest instance is dropped.
 const MAX_INSTANCES: usize = 4;
@@ -21,6 +21,9 @@ pub struct Session {
     engine: Engine,
     retained: Vec<RetainedInstance>,
 }
+
+/// What makes a decision of a verdict on mail of a direction, or says why it cannot be carried out.
+type Taken = fn(Verdict, Direction) -> Result<Decision, String>;
 
 /// An instance between two evaluations.
 struct RetainedInstance {
@@ -51,9 +54,10 @@ impl Session {
         tenant: &Arc<str>,
         policy: Option<&Arc<LoadedPolicy>>,
         context: &Context,
+        taken: Taken,
     ) -> Decision {
         let observer = self.engine.observer.clone();
-        match self.try_decide(tenant, policy, context).await {
+        match self.try_decide(tenant, policy, context, taken).await {
             Ok(decision) => {
                 if policy.is_some_and(|policy| policy.has_answered()) {
                     observer.recovered(tenant);
@@ -79,6 +83,7 @@ impl Session {
         tenant: &Arc<str>,
         policy: Option<&Arc<LoadedPolicy>>,
         context: &Context,
+        taken: Taken,
     ) -> Result<Decision, EvaluationError> {
         let policy = policy.ok_or_else(no_policy)?;
         let is_its = |retained: &RetainedInstance| Arc::ptr_eq(retained.instance.policy(), policy);
@@ -90,7 +95,7 @@ impl Session {
         // An instance that fails is dropped: the next evaluation gets a fresh one.
         let verdict = instance.evaluate(context).await?;
         self.retain(tenant, instance);
-        Decision::new(verdict, context.direction())
+        taken(verdict, context.direction())
             .map_err(|reason| policy.failed(Failure::Invalid(reason)))
     }
 

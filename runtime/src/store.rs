@@ -61,6 +61,7 @@ struct Files {
     tenant: String,
     policy: PathBuf,
     tests: Option<PathBuf>,
+    before_all: bool,
 }
 
 impl Files {
@@ -69,6 +70,7 @@ impl Files {
             tenant: tenant.name.clone(),
             policy: tenant.policy.clone(),
             tests: tenant.tests.clone(),
+            before_all: tenant.before_all,
         }
     }
 }
@@ -253,14 +255,16 @@ impl Store {
             let Some(tenant) = configured.get(number) else {
                 continue;
             };
-            if !names.insert(&tenant.name) {
+            // The one before all is no tenant, and one of its kind.
+            let name = (!tenant.before_all).then_some(&tenant.name);
+            if !names.insert(name) {
                 swap.update.errors.push(PolicyError {
                     tenant: tenant.name.clone(),
                     cause: Cause::NameTaken,
                 });
                 continue;
             }
-            let entered = swap.tenant(before.named(&tenant.name), tenant, outcomes.remove(&number));
+            let entered = swap.tenant(before.known(tenant), tenant, outcomes.remove(&number));
             let wrong = snapshot.enter(entered, tenant);
             swap.update.errors.extend(wrong);
         }
@@ -277,7 +281,7 @@ impl Store {
         let before = self.snapshot();
         let mut snapshot = Snapshot::clone(&before);
         let mut swap = Swap::default();
-        let entered = swap.tenant(before.named(&tenant.name), tenant, Some(outcome));
+        let entered = swap.tenant(before.known(tenant), tenant, Some(outcome));
         let wrong = snapshot.enter(entered, tenant);
         swap.update.errors.extend(wrong);
         self.swap(snapshot, swap, 0).await
@@ -323,7 +327,7 @@ impl Store {
                 }
                 Entry::Vacant(place) => place.insert(again.clone()),
             };
-            let old = before.named(&tenant.name);
+            let old = before.known(tenant);
             let known = old.filter(|old| old.is_at_hand()).and_then(|old| {
                 let (source, policy) = (old.source.clone()?, old.policy.clone()?);
                 Some((source, policy))

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::config::OPERATOR;
 use crate::decisions::{Connection, DAY, Flow, domain, moment};
 
 /// Addresses of a partner that are named; more are no list that anybody would keep.
@@ -142,12 +143,21 @@ pub fn suggestions(
     found
 }
 
+/// Whether the operator's policy has found something, which is no tenant's connector.
+fn is_operators(finding: &Value) -> bool {
+    let connector = finding["connector"].as_str().unwrap_or_default();
+    let rest = connector.strip_prefix(OPERATOR);
+    rest.is_some_and(|rest| rest.starts_with(": "))
+}
+
 fn is_plain(verdict: &Value) -> bool {
     let is_empty = |value: &Value| value.as_array().is_none_or(Vec::is_empty);
     matches!(verdict["verdict"].as_str(), Some("accept" | "deliver"))
         && verdict["connector"].is_null()
         && is_empty(&verdict["connectors"])
-        && is_empty(&verdict["audit"])
+        && verdict["audit"]
+            .as_array()
+            .is_none_or(|findings| findings.iter().all(is_operators))
 }
 
 fn from_partners(flows: &[(&Value, &Flow)], own: &[String], least: Thresholds) -> Vec<Suggestion> {

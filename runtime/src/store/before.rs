@@ -35,6 +35,30 @@ pub fn add_findings(verdict: &mut Verdict, first: &mut Verdict) {
     verdict.audit_mut().splice(..0, findings);
 }
 
+/// The second policy cannot speak in the name of the first: its connectors that are named so get the tenant's name in
+/// front.
+pub fn keep_apart(before: &str, tenant: &str, verdict: &mut Verdict) {
+    let look = |connector: &mut String| {
+        let rest = connector.strip_prefix(before);
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':')) {
+            *connector = name_of(tenant, connector);
+        }
+    };
+    for finding in verdict.audit_mut() {
+        look(&mut finding.connector);
+    }
+    match verdict {
+        Verdict::Accept(acceptance) => acceptance.connectors.iter_mut().for_each(look),
+        Verdict::Reject(refusal) | Verdict::Defer(refusal) => {
+            refusal.connector.iter_mut().for_each(look);
+        }
+        Verdict::Deliver(delivery) => {
+            let named = delivery.connector.iter_mut();
+            named.chain(&mut delivery.audit_connector).for_each(look);
+        }
+    }
+}
+
 fn name_of(before: &str, connector: &str) -> String {
     format!("{before}: {connector}")
 }

@@ -143,9 +143,9 @@ impl TenantSession {
     /// Drops what belongs to policies that are no longer active.
     pub fn retain_active(&mut self, tenants: &Snapshot) {
         self.0.retain_active(|tenant, policy| {
-            let active = tenants.named(tenant);
-            let active = active.and_then(|tenant| tenant.policy.as_ref());
-            active.is_some_and(|active| Arc::ptr_eq(active, policy))
+            let active = tenants.named(tenant).into_iter().chain(tenants.before());
+            let mut active = active.filter_map(|tenant| tenant.policy.as_ref());
+            active.any(|active| Arc::ptr_eq(active, policy))
         });
     }
 
@@ -155,19 +155,32 @@ impl TenantSession {
         let Some(before) = tenant.before() else {
             return self.decide_alone(tenant, context).await;
         };
-        let mut first = self.decide_alone(before, context).await;
+        let mut first = self.object(before, context).await;
         before::name_connectors(&before.name, first.verdict_mut());
         if !before::passes(first.verdict()) {
             return first.made_before();
         }
         let mut own = self.decide_alone(tenant, context).await;
+        before::keep_apart(&before.name, &tenant.name, own.verdict_mut());
         before::add_findings(own.verdict_mut(), first.verdict_mut());
         own
     }
 
     async fn decide_alone(&mut self, tenant: &Tenant, context: &Context) -> Decision {
         let policy = tenant.policy.as_ref();
-        self.0.decide(&tenant.name, policy, context).await
+        let session = &mut self.0;
+        session
+            .decide(&tenant.name, policy, context, Decision::new)
+            .await
+    }
+
+    /// The refusal by the one before all. What it would do otherwise is not carried out, so it may be anything.
+    async fn object(&mut self, before: &Tenant, context: &Context) -> Decision {
+        let policy = before.policy.as_ref();
+        let session = &mut self.0;
+        session
+            .decide(&before.name, policy, context, Decision::objection)
+            .await
     }
 
     /// Decides by the policy of a tenant, unless the one before it refuses, and gives the reasons.
@@ -188,6 +201,7 @@ impl TenantSession {
             return Ok(first);
         }
         let mut own = self.0.explain(tenant.policy.as_ref(), context).await?;
+        before::keep_apart(&before.name, &tenant.name, &mut own.verdict);
         before::add_findings(&mut own.verdict, &mut first.verdict);
         own.considered.splice(..0, first.considered);
         own.others = own.others.saturating_add(first.others);
@@ -299,10 +313,22 @@ impl Snapshot {
         self.by_name.values()
     }
 
-    /// The tenant of that name, or the one that is asked before all.
+    /// The tenant of that name.
     pub fn named(&self, name: &str) -> Option<&Arc<Tenant>> {
-        let before = self.before.as_ref().filter(|it| &*it.name == name);
-        before.or_else(|| self.by_name.get(name))
+        self.by_name.get(name)
+    }
+
+    /// The one whose policy is asked before those of all tenants. Nobody can ask it alone by its name.
+    pub fn before(&self) -> Option<&Arc<Tenant>> {
+        self.before.as_ref()
+    }
+
+    /// What is known of a source, which is a tenant or the one before all.
+    pub(super) fn known(&self, source: &TenantSource) -> Option<&Arc<Tenant>> {
+        match source.before_all {
+            false => self.named(&source.name),
+            true => self.before().filter(|it| *it.name == *source.name),
+        }
     }
 
     /// The first tenant: the one of the bare `Postmaster`, whom every server must know (RFC 5321

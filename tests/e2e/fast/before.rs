@@ -164,6 +164,112 @@ fn its_routes_are_not_used_and_reasons_have_its_name() {
     assert_eq!(names, ["operator: Trial", "operator: Known relays", "Bank"]);
 }
 
+/// Its name is no tenant's: it is asked before a tenant's policy, and never instead.
+#[test]
+fn nobody_can_ask_it_alone() {
+    let bed =
+        TestBed::start(with_operator(OPERATOR).with(&front_door::table("protocols = [\"http\"]")));
+    bed.wait_for_log("listening for mail servers");
+    bed.wait_for_log("policy loaded tenant=operator");
+    let context =
+        json!({"direction": "outbound", "mail-from": "a@contoso.com", "rcpt-to": "eve@evil.test"});
+    let options = ["--data", &context.to_string()];
+    let (status, told) = curl(&bed, "/v1/evaluate?tenant=operator", &options);
+    assert_eq!(status, 404, "{told}");
+
+    let bed = TestBed::start(with_operator(NO_RULES).with(&front_door::table("")));
+    bed.wait_for_log("listening for mail servers");
+    bed.wait_for_log("policy loaded tenant=operator");
+    let mut asking = front_door::Asking::connect(bed.folder());
+    let mut ask = |context: &str, to: &str| {
+        asking.policy(&[
+            ("protocol_state", "RCPT"),
+            ("client_address", "203.0.113.7"),
+            ("sender", "a@b.test"),
+            ("recipient", to),
+            ("policy_context", context),
+        ])
+    };
+    let nobodys = ask("", "x@nobody.test");
+    assert_eq!(ask("operator", "x@nobody.test"), nobodys);
+    assert!(ask("", "x@contoso.com").starts_with("DUNNO"));
+}
+
+/// By each protocol of other servers.
+#[test]
+fn other_servers_hear_of_it() {
+    let bed =
+        TestBed::start(with_operator(HEADER).with(&front_door::table("protocols = [\"milter\"]")));
+    bed.wait_for_log("listening for mail servers");
+    bed.wait_for_log("policy loaded tenant=operator");
+    let mut asking = front_door::Asking::connect(bed.folder());
+    asking.negotiate();
+    asking.client("203.0.113.7", 40000, &[]);
+    asking.mail("a@b.test");
+    assert_eq!(asking.rcpt("x@fabrikam.com"), None);
+    let refused = asking.header(&[("From", "eve@evil.test")]);
+    assert!(refused.is_some_and(|reply| reply.starts_with("550 5.7.1 ")));
+
+    let bed = TestBed::start(with_operator(OPERATOR).with(&front_door::table("")));
+    bed.wait_for_log("listening for mail servers");
+    bed.wait_for_log("policy loaded tenant=operator");
+    let mut asking = front_door::Asking::connect(bed.folder());
+    let refused = asking.policy(&[
+        ("protocol_state", "RCPT"),
+        ("client_address", "203.0.113.7"),
+        ("sender", "eve@evil.test"),
+        ("recipient", "x@fabrikam.com"),
+    ]);
+    assert!(refused.starts_with("550 5.7.1 "), "{refused}");
+}
+
+/// What it does beside refusing is nobody's business: a verdict of the other direction passes the mail.
+#[test]
+fn whatever_it_accepts_passes() {
+    let config = alone()
+        .file("operator.wasm", Module::new("(i32.const 0)").component())
+        .with("[policy]\nbefore = \"operator.wasm\"")
+        .with(&front_door::table("protocols = [\"http\"]"));
+    let bed = TestBed::start(config);
+    bed.wait_for_log("listening for mail servers");
+    bed.wait_for_log("policy loaded tenant=operator");
+    let context =
+        json!({"direction": "outbound", "mail-from": "a@contoso.com", "rcpt-to": "x@y.test"});
+    let options = ["--data", &context.to_string()];
+    let (_, told) = curl(&bed, "/v1/evaluate", &options);
+    assert!(told.contains("\"deliver\""), "{told}");
+}
+
+/// A policy does not pass from one to a tenant that gets its name, nor back.
+#[test]
+fn a_tenant_of_its_name_is_another_one() {
+    let mut bed = TestBed::start(with_operator(NO_RULES));
+    bed.wait_for_log("policy loaded tenant=operator");
+    let named = alone()
+        .tenant_with("operator", &["named.test"], "broken.json")
+        .file("broken.json", "{");
+    bed.reconfigure(named);
+    bed.wait_for_log("there is no previous version, so its mail is deferred");
+    assert_eq!(rcpt(&bed, "a@b.test", "x@named.test"), 451);
+    assert_eq!(rcpt(&bed, "a@b.test", "x@fabrikam.com"), 250);
+}
+
+/// A tenant cannot speak in its name.
+#[test]
+fn a_connector_of_its_name_is_the_tenants() {
+    let rules = TENANT.replace("\"Bank\"", "\"operator: Known relays\"");
+    let bed = TestBed::start(
+        Config::new()
+            .listener(Listener::maildir())
+            .tenant("contoso.com", &rules)
+            .file("operator.json", NO_RULES)
+            .with("[policy]\nbefore = \"operator.json\""),
+    );
+    bed.wait_for_log("policy loaded tenant=operator");
+    assert_eq!(rcpt(&bed, "a@bank.test", "a@contoso.com"), 550);
+    bed.wait_for_log("connector=\"contoso: operator: Known relays\"");
+}
+
 #[test]
 fn a_configuration_with_it_is_checked() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -79,8 +79,8 @@ fn others_do_not_conform() {
     };
     for (answer, code, reason) in [
         (r#"{"reply": {"code": 250}}"#, 1, " failed, 0 skipped"),
-        (r#"{"verdict": {"verdict": "\ud800"}}"#, 1, "0 passed, "),
-        (r#"{"error": "no"}"#, 1, "32 passed, "),
+        (r#"{"verdict": {"verdict": "\ud800"}}"#, 1, ": 0 passed, "),
+        (r#"{"error": "no"}"#, 1, ": 32 passed, "),
         ("[]", 2, "an answer is no object"),
         (
             "{\"skip\": \"no\"}\n{}",

@@ -107,6 +107,8 @@ fn told(output: &Output) -> String {
 fn decides_in_a_server(component: &[u8], other: &[u8], swaps: usize) {
     let config = Config::new()
         .listener(Listener::maildir())
+        // Components are compiled meanwhile, on two processors.
+        .with("[sandbox]\nevaluation = \"10s\"")
         .tenant_with("contoso", &["contoso.com"], "bouncer.wasm")
         .file("bouncer.wasm", component);
     let bed = TestBed::start(config);
