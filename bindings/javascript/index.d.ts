@@ -175,7 +175,10 @@ export interface Options {
  */
 export function load(source: string | object | Uint8Array | ArrayBuffer, options?: Options): Promise<Policy>
 
-/** A policy of what `jco transpile --instantiation async` has made of a component. */
+/**
+ * A policy of what `jco transpile --instantiation async` has made of a component. No limits hold for it.
+ * Throws a PolicyError.
+ */
 export function ofTranspiled(
   instantiate: (getCoreModule: (name: string) => WebAssembly.Module | Promise<WebAssembly.Module>, imports: object) => unknown,
   getCoreModule: (name: string) => WebAssembly.Module | Promise<WebAssembly.Module>,

@@ -1,6 +1,6 @@
 // Policies in JavaScript: load one, ask it.
 
-import { coreModule } from './lib/component.js'
+import { checkVersion, coreModule } from './lib/component.js'
 import { PolicyError } from './lib/errors.js'
 import { InProcess } from './lib/in_process.js'
 import { InWorker } from './lib/in_worker.js'
@@ -78,10 +78,22 @@ function octets(source) {
  */
 export async function ofTranspiled(instantiate, getCoreModule, imports = {}) {
   const instances = new InProcess(async () => {
-    const { evaluation } = await instantiate(getCoreModule, imports)
-    if (!evaluation) throw new PolicyError('component', 'this is not a policy: it exports no evaluation')
-    return evaluation
+    const exported = await instanceOf(instantiate, getCoreModule, imports)
+    checkVersion(Object.keys(exported))
+    if (!exported.evaluation) throw new PolicyError('component', 'this is not a policy: it exports no evaluation')
+    return exported.evaluation
   })
   await instances.begin()
   return new Policy(instances)
+}
+
+async function instanceOf(instantiate, getCoreModule, imports) {
+  try {
+    return await instantiate(getCoreModule, imports)
+  } catch (error) {
+    // Bindings that wait for promises call what not all engines have.
+    if (!/WebAssembly\.(promising|Suspending)/.test(error?.message)) throw error
+    const text = `this engine has no JSPI (${error.message}): make the bindings without --async-mode`
+    throw new PolicyError('component', text, { cause: error })
+  }
 }

@@ -286,10 +286,14 @@ impl Serialize for Certificate {
     }
 }
 
-/// A moment in seconds since 1970, as RFC 3339 has it. The crate would bring the standard library for it.
+/// A moment in seconds since 1970, as RFC 3339 has it: in a year of four digits. The crate would bring the standard
+/// library for it.
 fn rfc3339(seconds: i64) -> Option<String> {
     let moment = OffsetDateTime::from_unix_timestamp(seconds).ok()?;
     let (year, month, day) = moment.to_calendar_date();
+    if !(0..=9999).contains(&year) {
+        return None;
+    }
     let (hour, minute, second) = moment.to_hms();
     let month = u8::from(month);
     Some(format!(
@@ -557,6 +561,18 @@ mod read {
         }
     }
 
+    /// A time of RFC 3339 in seconds since 1970. A leap second counts as the second before it. With its offset, a time may
+    /// be in a year of UTC that cannot be written; that is none.
+    fn moment(text: &str) -> Option<i64> {
+        // The parser takes anything between the date and the time; section 5.6 has "T", and a space for readability.
+        if !matches!(text.as_bytes().get(10), Some(b'T' | b't' | b' ')) {
+            return None;
+        }
+        let parsed = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        let seconds = parsed.unix_timestamp();
+        rfc3339(seconds).map(|_| seconds)
+    }
+
     fn read_mailbox(field: &str, text: &str) -> Result<String, String> {
         let read = mailbox(text).map(String::from);
         read.ok_or_else(|| {
@@ -619,13 +635,11 @@ mod read {
                 },
             };
             let moment = |text: String| {
-                OffsetDateTime::parse(&text, &Rfc3339)
-                    .map(OffsetDateTime::unix_timestamp)
-                    .map_err(|_| {
-                        format!(
-                            "certificate.not-after: {text:?} is not a time like 2027-01-01T00:00:00Z"
-                        )
-                    })
+                moment(&text).ok_or_else(|| {
+                    format!(
+                        "certificate.not-after: {text:?} is not a time like 2027-01-01T00:00:00Z"
+                    )
+                })
             };
             let trust = match json.trust {
                 None if is_known("trust") => {
@@ -695,6 +709,59 @@ mod tests {
         ] {
             let context = super::parse_context(text).expect(text);
             assert_eq!(serde_json::to_string(&context).expect("JSON"), text);
+        }
+    }
+
+    #[cfg(feature = "read")]
+    #[test]
+    fn a_time_is_one_of_rfc_3339() {
+        let (first, last) = (-62_167_219_200, 253_402_300_799);
+        for (text, seconds) in [
+            ("1970-01-01T00:00:00Z", Some(0)),
+            ("1970-01-01t00:00:00z", Some(0)),
+            ("1970-01-01 00:00:00.999+00:00", Some(0)),
+            ("1970-01-01T01:00:00+01:00", Some(0)),
+            ("1970-01-01_00:00:00Z", None),
+            ("1970-01-01\u{e9}00:00:00Z", None),
+            ("1970-01-01T00:00Z", None),
+            ("1970-01-01T00:00:00", None),
+            ("1970-01-01T00:00:00+0100", None),
+            ("1970-01-01T00:00:00+24:00", None),
+            ("1970-01-01T00:00:00+00:60", None),
+            ("1970-01-01T24:00:00Z", None),
+            ("1969-12-31T23:59:60Z", Some(-1)),
+            ("1970-01-01T00:59:60+01:00", Some(-1)),
+            ("1969-12-31T23:59:60.5Z", Some(-1)),
+            ("1969-12-31T23:59:60+01:00", None),
+            ("1970-01-02T23:59:60Z", None),
+            ("1969-12-31T22:59:60Z", None),
+            ("1969-12-31T23:59:61Z", None),
+            ("2023-02-28T23:59:60Z", Some(1_677_628_799)),
+            ("2024-02-28T23:59:60Z", None),
+            ("0000-01-01T00:00:00Z", Some(first)),
+            ("0000-02-29T00:00:00Z", Some(first + 59 * 86_400)),
+            ("0000-01-01T00:00:00-00:01", Some(first + 60)),
+            ("0000-01-01T00:00:00+00:01", None),
+            ("9999-12-31T23:59:59Z", Some(last)),
+            ("9999-12-31T23:59:60Z", Some(last)),
+            ("9999-12-31T23:59:59-00:01", None),
+        ] {
+            let context = alloc::format!(
+                r#"{{"direction":"inbound","tls":{{"version":"TLSv1.3","certificate":{{"not-after":"{text}","trust":"trusted"}}}},"mail-from":"","rcpt-to":"a@b.test"}}"#
+            );
+            let read = super::parse_context(&context).ok().map(|context| {
+                // What is read can be written, and read again.
+                let written = serde_json::to_string(&context).expect("JSON");
+                assert_eq!(super::parse_context(&written).as_ref(), Ok(&context));
+                let super::Security::Encrypted(tls) = context.security else {
+                    panic!("no TLS: {text}");
+                };
+                let super::PeerCertificate::Presented(certificate) = tls.certificate else {
+                    panic!("no certificate: {text}");
+                };
+                certificate.not_after.expect("a time")
+            });
+            assert_eq!(read, seconds, "{text}");
         }
     }
 

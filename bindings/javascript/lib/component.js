@@ -8,7 +8,8 @@ import { PolicyError } from './errors.js'
 
 const INTERFACE = 'portcullis:policy/evaluation'
 export const VERSION = '0.1.0'
-const FUNCTIONS = ['evaluate', 'explain', 'describe'].map((name) => `${INTERFACE}@${VERSION}#${name}`)
+export const EVALUATION = `${INTERFACE}@${VERSION}`
+const FUNCTIONS = ['evaluate', 'explain', 'describe'].map((name) => `${EVALUATION}#${name}`)
 
 const MOST_NESTED = 100
 const MAGIC = [0x00, 0x61, 0x73, 0x6d]
@@ -70,18 +71,23 @@ export async function coreModule(octets, memory) {
 function checkShape(outer) {
   const of = (wanted) => outer.filter(([kind]) => kind === wanted).map(([, contents]) => new Reader(contents))
   const exported = of(EXPORT).flatMap((reader) => reader.list(() => reader.exported()))
-  const versions = exported.filter((name) => name.startsWith(`${INTERFACE}@`))
-  if (versions.length === 0) {
-    throw new PolicyError('component', `this is not a policy: it does not export ${INTERFACE}@${VERSION}`)
+  if (!exported.some((name) => name.startsWith(`${INTERFACE}@`))) {
+    throw new PolicyError('component', `this is not a policy: it does not export ${EVALUATION}`)
   }
-  if (!versions.includes(`${INTERFACE}@${VERSION}`)) {
-    throw new PolicyError('version', `the policy exports ${versions[0]}, and this package speaks ${INTERFACE}@${VERSION}`)
-  }
+  checkVersion(exported)
   // Core functions are numbered in the order of their aliases: nothing else makes any here.
   const functions = of(ALIAS).flatMap((reader) => reader.list(() => reader.alias())).filter((name) => name !== undefined)
   const lifted = of(CANON).flatMap((reader) => reader.list(() => functions[reader.lift()]))
   for (const name of FUNCTIONS) {
     if (lifted.filter((it) => it === name).length !== 1) throw transpiled(`it does not lift ${name} from its core module`)
+  }
+}
+
+/** Of what is exported by its full name, the interface has the version of this package. */
+export function checkVersion(exported) {
+  const versions = exported.filter((name) => name.startsWith(`${INTERFACE}@`))
+  if (versions.length > 0 && !versions.includes(EVALUATION)) {
+    throw new PolicyError('version', `the policy exports ${versions[0]}, and this package speaks ${EVALUATION}`)
   }
 }
 

@@ -1,6 +1,8 @@
 // The built-in evaluator, and instances of modules by its bindings.
 
 import { instantiate as bound } from '../evaluator/evaluator.js'
+import { bounded } from './answers.js'
+import { EVALUATION } from './component.js'
 
 const FILE = new URL('../evaluator/evaluator.core.wasm', import.meta.url)
 
@@ -8,7 +10,11 @@ let compiled
 
 /** The evaluator's core module, compiled once. */
 export function evaluator() {
-  compiled ??= compile()
+  compiled ??= compile().catch((error) => {
+    // The next one tries again: there may have been no network.
+    compiled = undefined
+    throw error
+  })
   return compiled
 }
 
@@ -17,16 +23,19 @@ async function compile() {
     const { readFile } = await import('node:fs/promises')
     return WebAssembly.compile(await readFile(FILE))
   }
-  return WebAssembly.compileStreaming(fetch(FILE))
+  const answer = await fetch(FILE)
+  if (!answer.ok) throw new Error(`${FILE} is not served: ${answer.status}`)
+  // Not as it arrives: for that, the server would have to know its type.
+  return WebAssembly.compile(await answer.arrayBuffer())
 }
 
 /** An instance of a policy's core module. */
 export function instantiate(module) {
   return bound(() => module, {}, async (module, imports) => {
-    const instance = await WebAssembly.instantiate(module, imports)
+    const { exports } = await WebAssembly.instantiate(module, imports)
     // What a reactor does first (C and C++ with constructors).
-    instance.exports._initialize?.()
-    return { exports: withPostReturns(instance.exports) }
+    exports._initialize?.()
+    return { exports: withPostReturns(bounded(exports, EVALUATION)) }
   })
 }
 

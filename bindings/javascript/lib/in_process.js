@@ -32,8 +32,9 @@ export class InProcess {
     const instance = this.#instance ?? await this.#make()
     this.#instance = undefined
     try {
-      // Bindings may be asynchronous (JSPI).
-      const answer = await instance[name](...args)
+      const called = instance[name](...args)
+      // Bindings may be asynchronous (JSPI). Of others, who asks meanwhile finds the same instance.
+      const answer = called instanceof Promise ? await called : called
       this.#instance = instance
       return answer
     } catch (error) {

@@ -73,15 +73,21 @@ export class InWorker {
 /** A worker, of Node or of a browser. */
 class Child {
   static async start() {
-    const script = new URL('./worker.js', import.meta.url)
     const child = new Child()
+    // The URL is written where the worker is made: so bundlers find the script.
     if (globalThis.Worker) {
-      child.worker = new globalThis.Worker(script, { type: 'module' })
+      try {
+        child.worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' })
+      } catch (error) {
+        // Scripts of another origin, for one.
+        throw new PolicyError('trap', `the worker of the policy does not start: ${error.message}`, { cause: error })
+      }
       child.worker.onmessage = ({ data }) => child.heard?.(data)
-      child.worker.onerror = (event) => child.lost?.(event.message)
+      // Without a message, its script cannot be had: browsers do not say why.
+      child.worker.onerror = (event) => child.lost?.(event.message || 'its script is not loaded')
     } else {
       const { Worker } = await import('node:worker_threads')
-      child.worker = new Worker(script)
+      child.worker = new Worker(new URL('./worker.js', import.meta.url))
       child.worker.on('message', (data) => child.heard?.(data))
       child.worker.on('error', (error) => child.lost?.(error.message))
       child.worker.on('exit', (code) => child.lost?.(`it ended with ${code}`))

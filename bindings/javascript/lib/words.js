@@ -154,12 +154,15 @@ function digest(value, where) {
 }
 
 const MOMENT = /^(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))$/
+// The first second of the year 0, and the last one of 9999.
+const [FIRST, LAST] = [-62_167_219_200, 253_402_300_799]
 
 /** A time of RFC 3339 in seconds. `Date.parse` takes more, and reads days that a month does not have. */
 function moment(value, where) {
   const found = MOMENT.exec(text(value, where))
-  const seconds = found && secondsOf(found)
-  if (seconds === null || Number.isNaN(seconds)) throw wrong(`${where} is no time such as 2027-01-01T00:00:00Z`)
+  const seconds = found ? secondsOf(found) : NaN
+  // With its offset, a time may be in a year of UTC that cannot be written.
+  if (!(seconds >= FIRST && seconds <= LAST)) throw wrong(`${where} is no time such as 2027-01-01T00:00:00Z`)
   return BigInt(seconds)
 }
 
@@ -168,10 +171,14 @@ function secondsOf([, year, month, day, hour, minute, second, sign, hours = '0',
   // `Date.UTC` takes the first hundred years for those of the twentieth century.
   date.setUTCFullYear(Number(year), Number(month) - 1, Number(day))
   const isDay = date.getUTCDate() === Number(day) && date.getUTCMonth() === Number(month) - 1
-  const isTime = hour < 24 && minute < 60 && second < 60 && hours < 24 && minutes < 60
+  const isTime = hour < 24 && minute < 60 && second <= 60 && hours < 24 && minutes < 60
   if (!isDay || !isTime) return NaN
   const offset = (Number(hours) * 60 + Number(minutes)) * (sign === '-' ? -60 : 60)
-  return date.getTime() / 1000 + Number(hour) * 3600 + Number(minute) * 60 + Number(second) - offset
+  const seconds = date.getTime() / 1000 + Number(hour) * 3600 + Number(minute) * 60 + Number(second) - offset
+  if (second !== '60') return seconds
+  // A leap second is the last one of a month in UTC, and counts as the second before it.
+  const isLeap = seconds % 86_400 === 0 && new Date(seconds * 1000).getUTCDate() === 1
+  return isLeap ? seconds - 1 : NaN
 }
 
 /** An address as the interface has it. */

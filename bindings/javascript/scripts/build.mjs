@@ -25,7 +25,7 @@ or name another file: npm run build -- FILE`)
 }
 
 rmSync(target, { recursive: true, force: true })
-const to = ['--out-dir', target, '--name', 'evaluator', '--instantiation', 'async']
+const to = ['--out-dir', target, '--name', 'evaluator', '--instantiation', 'async', '--no-nodejs-compat']
 execFileSync('jco', ['transpile', component, ...to, '--quiet'], { stdio: 'inherit' })
 // The interface has strings of UTF-8 only: what is none is no answer, and nothing of a text is left out.
 const script = join(target, 'evaluator.js')

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, it } from 'node:test'
 
-import { PolicyError, RulesError, load } from '../index.js'
+import { PolicyError, RulesError, load, ofTranspiled } from '../index.js'
 
 // A `portcullis` that builds components, and the cases of the conformance kit.
 const PORTCULLIS = process.env.PORTCULLIS_BIN
@@ -40,11 +40,15 @@ const BODIES = {
   garbage: [0x41, 0xff, 0xff, 0xff, 0xff, 0x07], // i32.const 0x7fffffff: no verdict is there
 }
 
-/** A small number as i32.const has it. */
-const sleb = (value) => [(value & 0x7f) | 0x80, value >> 7]
+/** i32.const of a small number. */
+const address = (value) => [0x41, (value & 0x7f) | 0x80, ((value >> 7) & 0x7f) | 0x80, (value >> 14) & 0x7f]
+/** Zeros, which are a description. */
+const NOTHING = 60_000
+/** Numbers as memory has them. */
+const words = (...values) => [...new Uint8Array(new Uint32Array(values).buffer)]
 
-/** A component whose `evaluate` has such a body. */
-function hostile(body) {
+/** A component whose `evaluate` and `explain` have such a body; with octets at 0, room for the context, and a description. */
+function hostile(body, { data = [], realloc = 4096, describe = NOTHING } = {}) {
   const name = (text) => [text.length, ...Buffer.from(text)]
   const section = (kind, contents) => {
     const length = contents.length
@@ -64,9 +68,13 @@ function hostile(body) {
     ...section(3, [3, 0, 1, 2]),
     ...section(5, [1, 0, 1]),
     ...section(7, [exported.length, ...exported.flat()]),
-    ...section(10, [3, ...code([0x41, 0x80, 0x20]), ...code(body), ...code([0x41, 0x00])]),
+    ...section(10, [3, ...code(address(realloc)), ...code(body), ...code(address(NOTHING))]),
+    ...section(11, [1, 0x00, ...address(0), 0x0b, ...size(data.length), ...data]),
   ]
-  return built(new Uint8Array(module))
+  const component = built(new Uint8Array(module))
+  // `portcullis build` has to see a description that is one.
+  component.set(address(describe), component.indexOf(Buffer.from(address(NOTHING))))
+  return component
 }
 
 const failsWith = (code, text) => (error) => {
@@ -170,13 +178,78 @@ describe('a policy', () => {
       [refusal(1, 554), { verdict: 'reject', code: 554, enhanced: '5.7.1' }],
       [refusal(2, 550), { verdict: 'defer', code: 451, enhanced: '4.7.1' }],
     ]) {
-      const stores = octets.flatMap((octet, at) => [0x41, ...sleb(64 + at), 0x41, ...sleb(octet), 0x3a, 0, 0])
-      const { verdict, code, enhanced } = await (await load(hostile([...stores, 0x41, ...sleb(64)]))).evaluate(context)
+      const stores = octets.flatMap((octet, at) => [...address(64 + at), ...address(octet), 0x3a, 0, 0])
+      const { verdict, code, enhanced } = await (await load(hostile([...stores, ...address(64)]))).evaluate(context)
       assert.deepEqual({ verdict, code, enhanced }, expected)
     }
-    const accepting = await load(hostile([0x41, ...sleb(64)]))
+    const accepting = await load(hostile(address(64)))
     assert.equal((await accepting.evaluate(context)).verdict, 'accept')
     await assert.rejects(accepting.evaluate({ ...context, direction: 'outbound' }), failsWith('verdict', /inbound verdict/))
+  })
+
+  it('answers with so much, wherever it lies', async () => {
+    // The same 55 000 octets again and again, behind the context.
+    const text = words(10_000, 55_000)
+    const realloc = 9216
+    const strings = (times) => Array(times).fill(text).flat()
+    // Connectors of a verdict; considered connectors of an explanation; accepted domains of a description.
+    const verdict = (times) => hostile(address(64), { data: [...Array(64).fill(0), ...words(0, 96, times, 4, 0), ...Array(12).fill(0), ...strings(times)], realloc })
+    const considered = [...text, ...words(0, 0, 0, 0, 0)]
+    const explanation = [...Array(140).fill(0), ...words(160, 310, 0), ...Array(8).fill(0), ...Array(310).fill(considered).flat()]
+    const description = [...words(0, 0, 48, 310), ...Array(32).fill(0), ...strings(310)]
+    assert.equal((await (await load(verdict(38))).evaluate(context)).connectors.length, 38)
+    for (const options of [{}, { timeout: 5000 }]) {
+      for (const [component, ask, text] of [
+        [verdict(39), (policy) => policy.evaluate(context), /more than 2 MiB/],
+        [hostile(address(0), { data: explanation, realloc }), (policy) => policy.explain(context), /more than 16 MiB/],
+        [hostile(address(0), { data: description, realloc, describe: 0 }), (policy) => policy.describe(), /more than 16 MiB/],
+      ]) {
+        const policy = await load(component, options)
+        await assert.rejects(ask(policy), failsWith('memory', text))
+        await policy.close()
+      }
+    }
+  })
+
+  it('answers with addresses that are some', async () => {
+    const connectors = (...list) => hostile(address(0), { data: words(0, ...list, 0, 0) })
+    for (const [component, text] of [
+      [hostile(address(65)), /at 65 is not aligned to 4/],
+      [hostile(address(0), { realloc: 4098 }), /at 4098 is not aligned to/],
+      [hostile(address(-8)), /at 4294967288 is not in its memory/],
+      [connectors(66, 0), /at 66 is not aligned to 4/],
+      [connectors(65_536 - 8, 2), /is not in its memory/],
+      [connectors(0, 0xffff_ffff), /is not in its memory/],
+    ]) {
+      await assert.rejects((await load(component)).evaluate(context), failsWith('trap', text))
+    }
+    assert.deepEqual((await (await load(connectors(65_536 - 8, 1))).evaluate(context)).connectors, [''])
+  })
+
+  it('of bindings is asked as another, also where they wait for promises', async () => {
+    const transpiled = async (...options) => {
+      const [from, to] = [join(folder, 'policy.wasm'), mkdtempSync(join(folder, 'transpiled-'))]
+      built(rules)
+      execFileSync('jco', ['transpile', from, '--out-dir', to, '--name', 'policy', '--instantiation', 'async', '--quiet', ...options])
+      writeFileSync(join(to, 'package.json'), '{"type": "module"}')
+      const { instantiate } = await import(join(to, 'policy.js'))
+      return ofTranspiled(instantiate, async (name) => WebAssembly.compile(readFileSync(join(to, name))))
+    }
+    assert.equal((await (await transpiled()).evaluate(context)).verdict, 'reject')
+    const waiting = transpiled('--async-mode', 'jspi', '--async-exports', 'evaluate')
+    if ('promising' in WebAssembly) {
+      assert.equal((await (await waiting).evaluate(context)).verdict, 'reject')
+    } else {
+      await assert.rejects(waiting, failsWith('component', /this engine has no JSPI/))
+    }
+    const evaluation = { evaluate: () => ({ tag: 'accept', val: { connectors: [], audit: [] } }) }
+    let made = 0
+    const policy = await ofTranspiled(() => ({ evaluation, made: made++ }))
+    await Promise.all(Array.from({ length: 10 }, () => policy.evaluate(context)))
+    assert.equal(made, 1)
+    await assert.rejects(ofTranspiled(() => ({})), failsWith('component', /exports no evaluation/))
+    const other = { evaluation, 'portcullis:policy/evaluation@0.2.0': evaluation }
+    await assert.rejects(ofTranspiled(() => other), failsWith('version', /speaks portcullis:policy\/evaluation@0.1.0/))
   })
 
   it('answers one question after another in its worker', async () => {
@@ -213,6 +286,7 @@ describe('a policy', () => {
       [{ tls: tls({ trust: 'trusted', unknown: ['helo'] }) }, /^tls.certificate.unknown is one of/],
       [{ tls: tls({ trust: 'trusted', 'not-after': '2027-02-29T00:00:00Z' }) }, /is no time such as/],
       [{ tls: tls({ trust: 'trusted', 'not-after': '2027-01-01T24:00:00Z' }) }, /is no time such as/],
+      [{ tls: tls({ trust: 'trusted', 'not-after': '2027-01-01T23:59:60Z' }) }, /is no time such as/],
       [{ 'header-from': 'a@b.test' }, /^header-from is a list/],
       [{ 'header-from': [, 'a@b.test'] }, /^header-from\[0\] is a text/],
       [{ helo: '\ud800' }, /^helo has half of a surrogate pair/],

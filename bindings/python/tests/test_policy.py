@@ -210,6 +210,7 @@ class PolicyTest(unittest.TestCase):
             ({"tls": tls({"trust": "trusted", "unknown": ["helo"]})}, "^tls.certificate.unknown is one of"),
             ({"tls": tls({"trust": "trusted", "not-after": "2027-02-29T00:00:00Z"})}, "is no time such as"),
             ({"tls": tls({"trust": "trusted", "not-after": "2027-01-01T00:00:00+00:60"})}, "is no time such as"),
+            ({"tls": tls({"trust": "trusted", "not-after": "2027-01-01T23:59:60Z"})}, "is no time such as"),
             ({"header-from": "a@b.test"}, "^header-from is a list"),
             ({"mail-from": "\x1ca@b.test"}, "^mail-from: .* is not an address"),
             ({"helo": "\ud800"}, "^helo has half of a surrogate pair"),

@@ -1,13 +1,15 @@
 //! `bindings/`: the packages for other languages, made and installed as others do, against the conformance kit.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use portcullis_tests::conformance::{Kind, conforms_wholly, file};
 use portcullis_tests::daemon::binary;
+use portcullis_tests::modules::Module;
 use portcullis_tests::programs::unpacked;
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::haraka::{copy, evaluator};
@@ -74,43 +76,46 @@ fn program(readme: &str, language: &str, folder: &Path) -> PathBuf {
     path
 }
 
-#[test]
-fn the_package_for_javascript_is_made_installed_and_conforms() {
-    let (tools, component) = tools();
+/// Runs npm to its end.
+fn npm(tools: &Path, folder: &Path, arguments: &[&str]) -> String {
+    let mut npm = Command::new("npm");
+    npm.args(arguments)
+        .current_dir(folder)
+        .env("PATH", path(tools));
+    succeed(&mut npm)
+}
+
+/// The package for JavaScript where it is made, and a folder where it is installed.
+fn package_for_javascript(tools: &Path, component: &Path) -> (TempDir, TempDir) {
     let made = TempDir::new().expect("a folder");
     copy(&project("bindings/javascript"), made.path());
-    let npm = |folder: &Path, arguments: &[&str]| {
-        let mut npm = Command::new("npm");
-        npm.args(arguments)
-            .current_dir(folder)
-            .env("PATH", path(&tools));
-        succeed(&mut npm)
-    };
-    npm(
-        made.path(),
-        &["run", "build", "--", &component.to_string_lossy()],
-    );
-    let told = npm(made.path(), &["test"]);
-    assert!(
-        told.contains("fail 0") && told.contains("skipped 0"),
-        "{told}"
-    );
-    npm(made.path(), &["pack", "--silent"]);
+    let build = ["run", "build", "--", &component.to_string_lossy()];
+    npm(tools, made.path(), &build);
+    npm(tools, made.path(), &["pack", "--silent"]);
     let packed = made.path().join("portcullis-policy-0.1.0.tgz");
 
     let user = TempDir::new().expect("a folder");
     fs::write(user.path().join("package.json"), "{\"private\": true}").expect("a file");
+    let packed = packed.to_string_lossy();
     npm(
+        tools,
         user.path(),
-        &[
-            "install",
-            "--offline",
-            "--silent",
-            &packed.to_string_lossy(),
-        ],
+        &["install", "--offline", "--silent", &packed],
+    );
+    (made, user)
+}
+
+#[test]
+fn the_package_for_javascript_is_made_installed_and_conforms() {
+    let (tools, component) = tools();
+    let (made, user) = package_for_javascript(&tools, &component);
+    let told = npm(&tools, made.path(), &["test"]);
+    assert!(
+        told.contains("fail 0") && told.contains("skipped 0"),
+        "{told}"
     );
     let way = user.path().join("way.mjs");
-    fs::copy(project("conformance/ways/javascript.mjs"), &way).expect("a file is copied");
+    fs::copy(file("ways/javascript.mjs"), &way).expect("a file is copied");
     let search = PathBuf::from(path(&tools));
     conforms(&["node", &way.to_string_lossy()], &[("PATH", &search)]);
 
@@ -141,6 +146,47 @@ fn the_package_for_javascript_is_made_installed_and_conforms() {
         "types.ts",
     ]);
     succeed(tsc.current_dir(user.path()).env("PATH", path(&tools)));
+}
+
+#[test]
+fn the_package_runs_in_a_browser() {
+    let (tools, component) = tools();
+    let (_made, user) = package_for_javascript(&tools, &component);
+    let way = user.path().join("way.mjs");
+    fs::copy(file("ways/browser.mjs"), &way).expect("a file is copied");
+    let way = way.to_string_lossy();
+    let search = PathBuf::from(path(&tools));
+    for limits in [&[][..], &["--timeout", "5000"]] {
+        let command = [&["node", &*way], limits].concat();
+        conforms(&command, &[("PATH", &search)]);
+    }
+
+    // A worker of a browser ends where it has to.
+    let looping = Module::new("(loop $again (br $again)) (unreachable)").component();
+    let policy = user.path().join("policy.wasm");
+    fs::write(&policy, looping).expect("a file");
+    let context = json!({ "direction": "inbound", "mail-from": "a@b.test", "rcpt-to": "c@d.test" });
+    let questions = [
+        json!({ "conformance": "0.1.0" }),
+        json!({ "load": "looping", "rules": {}, "component": policy }),
+        json!({ "context": context }),
+        json!({ "load": "none", "rules": { "connectors": [] } }),
+        json!({ "context": context }),
+    ];
+    let asked = user.path().join("questions");
+    fs::write(&asked, questions.map(|it| format!("{it}\n")).concat()).expect("a file");
+    let mut node = Command::new("node");
+    node.args([&*way, "--timeout", "500"])
+        .env("PATH", path(&tools))
+        .stdin(File::open(asked).expect("a file"));
+    let told = succeed(&mut node);
+    let told: Vec<&str> = told.lines().skip(1).collect();
+    let [loaded, late, loaded_too, verdict] = told[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!([loaded, loaded_too], [r#"{"loaded":true}"#; 2]);
+    assert!(late.contains("did not answer within 500 ms"), "{late}");
+    assert!(verdict.contains(r#""verdict":"accept""#), "{verdict}");
 }
 
 #[test]

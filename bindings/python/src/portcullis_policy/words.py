@@ -162,22 +162,43 @@ MOMENT = re.compile(
 )
 
 
+# The first second of the year 0, and the last one of 9999.
+FIRST, LAST = -62_167_219_200, 253_402_300_799
+
+
 def _moment(value: Any, where: str) -> int:
     """A time of RFC 3339 in seconds."""
     found = MOMENT.fullmatch(_text(value, where))
-    if found:
-        year, month, day, hour, minute, second = map(int, found.groups()[:6])
-        sign, hours, minutes = found[7], int(found[8] or 0), int(found[9] or 0)
-        if 1 <= month <= 12 and hour < 24 and minute < 60 and second < 60 and hours < 24 and minutes < 60:
-            # The calendar repeats after 400 years, and begins at year 1 here.
-            try:
-                days = datetime.date(year + 400, month, day).toordinal() - 146_097 - 719_163
-            except ValueError:
-                days = None
-            if days is not None:
-                offset = (hours * 60 + minutes) * (-60 if sign == "-" else 60)
-                return days * 86_400 + hour * 3600 + minute * 60 + second - offset
-    raise ContextError(f"{where} is no time such as 2027-01-01T00:00:00Z")
+    seconds = _seconds(found) if found else None
+    # With its offset, a time may be in a year of UTC that cannot be written.
+    if seconds is None or not FIRST <= seconds <= LAST:
+        raise ContextError(f"{where} is no time such as 2027-01-01T00:00:00Z")
+    return seconds
+
+
+# The calendar repeats after so many years and days. Python's begins at year 1, and ends with 9999.
+YEARS, DAYS = 400, 146_097
+EPOCH = datetime.date(1970, 1, 1).toordinal()
+
+
+def _seconds(found: re.Match[str]) -> int | None:
+    year, month, day, hour, minute, second = map(int, found.groups()[:6])
+    sign, hours, minutes = found[7], int(found[8] or 0), int(found[9] or 0)
+    if not (hour < 24 and minute < 60 and second <= 60 and hours < 24 and minutes < 60):
+        return None
+    try:
+        ordinal = datetime.date(year % YEARS + YEARS, month, day).toordinal()
+    except ValueError:
+        return None
+    days = ordinal + (year // YEARS - 1) * DAYS - EPOCH
+    offset = (hours * 60 + minutes) * (-60 if sign == "-" else 60)
+    seconds = days * 86_400 + hour * 3600 + minute * 60 + second - offset
+    if second < 60:
+        return seconds
+    # A leap second is the last one of a month in UTC, and counts as the second before it.
+    days, rest = divmod(seconds, 86_400)
+    is_first = datetime.date.fromordinal((days + EPOCH) % DAYS + DAYS).day == 1
+    return seconds - 1 if rest == 0 and is_first else None
 
 
 def _address(value: Any) -> int | tuple[int, int]:
