@@ -22,6 +22,10 @@ export class InWorker {
 
   async begin() {
     this.#worker = await Child.start()
+    if (this.#isClosed) {
+      await this.#end(closed())
+      throw closed()
+    }
     await this.#ask(BEGINNING, { name: 'nothing' })
     await this.#ask(this.#what.module ? this.#timeout : BEGINNING, { begin: this.#what })
   }
