@@ -162,6 +162,20 @@ fn wasmtime_serve_conforms() {
     }
 }
 
+/// `scripts/policy-table.sh` has written them.
+#[test]
+fn the_document_has_the_tables_that_a_script_measures() {
+    for row in [
+        "\n| `rust` | ",
+        "\n| `javascript` | ",
+        "\n| `python` | ",
+        "\n| `c` | ",
+        "\n| the middleware around them | ",
+    ] {
+        assert!(DOCUMENT.contains(row), "{row}");
+    }
+}
+
 #[test]
 fn the_middleware_of_the_document_is_built_and_passes_its_tests() {
     let (_, block) = DOCUMENT.split_once("```rust\n").expect("a program");
