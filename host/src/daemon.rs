@@ -782,10 +782,12 @@ impl Daemon {
             let tenant = whose(&policies, &error.tenant);
             let stays = tenant.is_some_and(|tenant| tenant.has_policy());
             let cause = error.cause.to_string();
+            let before = self.config.before.as_ref();
+            let is_before = before.is_some_and(|before| before.name == error.tenant);
             tracing::error!(
                 tenant = error.tenant,
                 "new policy rejected; {}: {}",
-                match (stays, error.tenant == config::OPERATOR) {
+                match (stays, is_before) {
                     (true, _) => "previous version remains active",
                     (false, true) => "there is no previous version, so all mail is deferred",
                     (false, false) => "there is no previous version, so its mail is deferred",

@@ -98,6 +98,26 @@ fn the_picture_of_the_modules_is_the_code() {
     );
 }
 
+/// The program of `docs/embedding.md` is the library's own example, which is run with its documentation.
+#[test]
+fn the_program_of_the_embedding_guide_is_the_librarys_example() {
+    let library = read(&root().join("runtime/src/lib.rs"));
+    let (_, example) = library.split_once("//! ```\n").expect("an example");
+    let (example, _) = example.split_once("//! ```\n").expect("its end");
+    let visible: String = example
+        .lines()
+        .map(|line| line.trim_start_matches("//!"))
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
+        .filter(|line| !line.starts_with("# "))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let guide = read(&root().join("docs/embedding.md"));
+    assert!(
+        guide.contains(&format!("```rust\n{visible}```")),
+        "{visible}"
+    );
+}
+
 #[test]
 fn the_files_that_the_documentation_names_exist() {
     let mut documents: Vec<PathBuf> = ["README.md", "CONTRIBUTING.md", "SECURITY.md"]
@@ -109,8 +129,19 @@ fn the_files_that_the_documentation_names_exist() {
         documents.extend(paths.filter(|path| path.extension().is_some_and(|it| it == "md")));
     }
     let tops = [
-        "benches", "docs", "examples", "fuzz", "guest", "host", "runtime", "scripts", "tests",
-        "types", "wit",
+        "benches",
+        "bindings",
+        "conformance",
+        "docs",
+        "examples",
+        "fuzz",
+        "guest",
+        "host",
+        "runtime",
+        "scripts",
+        "tests",
+        "types",
+        "wit",
     ];
     let mut missing = BTreeSet::new();
     let mut named = 0;

@@ -6,6 +6,7 @@ use std::process::Command;
 use portcullis_tests::conformance::{Kind, Report, conforms, conforms_wholly, file};
 use portcullis_tests::daemon::binary;
 use portcullis_tests::ways::{NO_CONTEXT, OUTBOUND};
+use serde_json::Value;
 
 /// The program of the tests that is all ways which are no packages.
 pub(crate) const WAY: &str = env!("CARGO_BIN_EXE_conformance-way");
@@ -77,10 +78,13 @@ fn others_do_not_conform() {
             String::from_utf8_lossy(&told).into_owned(),
         )
     };
+    let contexts = std::fs::read_to_string(file("contexts.json")).expect("a file");
+    let contexts: Value = serde_json::from_str(&contexts).expect("JSON");
+    let none = contexts.as_array().map_or(0, Vec::len);
     for (answer, code, reason) in [
         (r#"{"reply": {"code": 250}}"#, 1, " failed, 0 skipped"),
         (r#"{"verdict": {"verdict": "\ud800"}}"#, 1, ": 0 passed, "),
-        (r#"{"error": "no"}"#, 1, ": 32 passed, "),
+        (r#"{"error": "no"}"#, 1, &format!(": {none} passed, ")),
         ("[]", 2, "an answer is no object"),
         (
             "{\"skip\": \"no\"}\n{}",

@@ -394,6 +394,31 @@ fn a_middleware_is_put_around_a_policy() {
     assert_ne!(code, Some(0), "{told}");
 }
 
+/// The commands of docs/policies.md, one after another.
+#[test]
+fn the_commands_of_the_document_work() {
+    let document = include_str!("../../../../docs/policies.md");
+    let passing = r#"[{"name": "accepted", "context": {"direction": "inbound", "mail-from": "a@other.test",
+        "rcpt-to": "b@contoso.com"}, "expect": {"verdict": "accept"}}]"#;
+    let folder = folder(&[
+        ("rules.json", RULES.as_bytes()),
+        ("policy.wasm", &accepting().component()),
+        ("policy.core.wasm", &accepting().core()),
+        ("middleware.core.wasm", &middleware(false)),
+        ("policy.tests.json", passing.as_bytes()),
+    ]);
+    let commands: Vec<&str> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("    portcullis "))
+        .collect();
+    assert!(commands.len() > 7, "{commands:?}");
+    for command in commands {
+        let arguments: Vec<&str> = command.split_whitespace().collect();
+        let (code, told, error) = said(folder.path(), &arguments);
+        assert_eq!(code, Some(0), "{command}: {told}{error}");
+    }
+}
+
 /// A policy that writes something, and answers.
 #[test]
 fn what_a_policy_writes_is_shown() {
