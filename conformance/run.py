@@ -19,6 +19,8 @@ from typing import Any
 HERE = pathlib.Path(__file__).resolve().parent
 # Seconds for an answer: a host may have to compile first.
 PATIENCE = 120
+# What an answer may be.
+KINDS = {"loaded", "verdict", "reply", "skip", "error"}
 # Characters of an answer.
 LONGEST = 1 << 20
 
@@ -66,6 +68,9 @@ class Host:
             raise Broken(f"an answer is not JSON ({error}): {line[:200]!r}") from None
         if not isinstance(answer, dict):
             raise Broken(f"an answer is no object: {line[:200]!r}")
+        # What is meant by two at once, or by none, nobody can tell.
+        if len(KINDS & set(answer)) > 1 or any(not isinstance(answer.get(name, ""), str) for name in ("skip", "error")):
+            raise Broken(f"an answer is not one of the protocol: {line[:200]!r}")
         return answer
 
     def end(self) -> None:
@@ -117,7 +122,7 @@ class Report:
     def note(self, file: str, case: str, answer: dict[str, Any], expected: dict[str, Any] | None) -> None:
         """`expected` is a verdict; without one the context is none, and an error is the right answer."""
         if "skip" in answer:
-            self.skipped.append({"file": file, "case": case, "reason": str(answer["skip"])})
+            self.skipped.append({"file": file, "case": case, "reason": answer["skip"]})
             return
         if is_right(answer, expected):
             self.passed += 1
@@ -137,7 +142,10 @@ def load(host: Host, name: str, file: dict[str, Any], portcullis: str | None) ->
         document, component = pathlib.Path(folder, "rules.json"), pathlib.Path(folder, "policy.wasm")
         document.write_text(json.dumps(rules), encoding="utf-8")
         command = [portcullis, "build", str(document), "-o", str(component)]
-        built = subprocess.run(command, capture_output=True, text=True)
+        try:
+            built = subprocess.run(command, capture_output=True, text=True)
+        except OSError as error:
+            raise Broken(f"{portcullis} cannot be started: {error}") from error
         if built.returncode != 0:
             raise Broken(f"{name} cannot be built: {built.stderr.strip()}")
         return host.ask({**question, "component": str(component)})
@@ -187,19 +195,31 @@ def main() -> int:
             host.kill()
         print(f"{arguments.command[0]}: {error}", file=sys.stderr)
         return 2
-    name = f"{hello.get('name', arguments.command[0])} {hello.get('version', '')}".strip()
-    if arguments.format == "json":
-        print(json.dumps({"host": name, **vars(report)}, indent=2, ensure_ascii=False))
-    else:
-        for it in report.failed:
-            print(f"{it['file']}: {it['case']}\n  expected {it['expected']}\n  found    {it['found']}")
-        skipped = {it["reason"] for it in report.skipped}
-        for reason in sorted(skipped):
-            number = sum(it["reason"] == reason for it in report.skipped)
-            print(f"skipped {number}: {reason}")
-        print(f"{name}: {report.passed} passed, {len(report.failed)} failed, {len(report.skipped)} skipped")
+    show(hello.get("name", arguments.command[0]), hello.get("version", ""), report, arguments.format)
     return 1 if report.failed else 0
 
 
+def show(name: Any, version: Any, report: Report, form: str) -> None:
+    name = f"{name} {version}".strip()
+    if form == "json":
+        print(json.dumps({"host": name, **vars(report)}, indent=2, ensure_ascii=False))
+        return
+    for it in report.failed:
+        print(f"{it['file']}: {it['case']}\n  expected {it['expected']}\n  found    {it['found']}")
+    for reason in sorted({it["reason"] for it in report.skipped}):
+        number = sum(it["reason"] == reason for it in report.skipped)
+        print(f"skipped {number}: {printable(reason)}")
+    print(f"{printable(name)}: {report.passed} passed, {len(report.failed)} failed, {len(report.skipped)} skipped")
+
+
+def printable(text: str) -> str:
+    """What a host says, without what steers a terminal."""
+    return "".join(it if it.isprintable() else repr(it)[1:-1] for it in text)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except OSError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        sys.exit(2)

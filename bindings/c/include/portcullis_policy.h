@@ -63,7 +63,7 @@ void pc_error_free(pc_error *error);
 
 typedef struct pc_limits {
     unsigned timeout_ms; /* Of one evaluation, in a fresh instance or not: 1 to 86400000; 50 if 0. */
-    size_t memory;       /* Bytes of each memory, of which a policy has up to 4: 1.25 MiB to 4 GiB; 64 MiB if 0. */
+    size_t memory;       /* Bytes of each memory, of which a policy has up to 6: 1.25 MiB to 4 GiB; 64 MiB if 0. */
     size_t stack;        /* Bytes: 64 KiB to 2 MiB; 512 KiB if 0. A thread that evaluates needs 256 KiB more. */
 } pc_limits;
 

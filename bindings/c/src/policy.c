@@ -205,7 +205,7 @@ static wasmtime_error_t *ready(pc_session *session)
     session->store = wasmtime_store_new(engine->wasmtime, NULL, NULL);
     wasmtime_store_epoch_deadline_callback(session->store, on_tick, session, NULL);
     /* Table elements, core instances, tables and memories: what components of other languages need. */
-    wasmtime_store_limiter(session->store, (int64_t)engine->limits.memory, 100000, 64, 256, 4);
+    wasmtime_store_limiter(session->store, (int64_t)engine->limits.memory, 100000, 64, 512, 6);
     wasmtime_context_t *context = wasmtime_store_context(session->store);
     wasmtime_context_set_epoch_deadline(context, 1);
     return wasmtime_component_linker_instantiate(engine->linker, context, session->policy->component,

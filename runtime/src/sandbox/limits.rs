@@ -16,10 +16,10 @@ const HOST_STACK: usize = 512 << 10;
 
 /// Core instances, memories and tables of a component. Python comes as some forty core modules that share
 /// one memory; JavaScript by QuickJS, where its imports are stubs, as an engine, an adapter and a script with a memory
-/// each; and a middleware has a policy inside, with one more.
+/// each; and a middleware has a policy inside, with one more, which may be a middleware too.
 const CORE_INSTANCES: u32 = 64;
-const MEMORIES: u32 = 4;
-const TABLES: u32 = 4;
+const MEMORIES: u32 = 6;
+const TABLES: u32 = 8;
 
 /// What a policy may use.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! `[policy] before`: the operator's policy is asked about the mail of all tenants, and can only refuse.
 
+use portcullis_tests::admin::{ADMIN, Api, token};
 use portcullis_tests::modules::Module;
 use portcullis_tests::{Client, Config, Listener, NO_RULES, TestBed, front_door, run};
 use serde_json::{Value, json};
@@ -252,6 +253,29 @@ fn a_tenant_of_its_name_is_another_one() {
     bed.wait_for_log("there is no previous version, so its mail is deferred");
     assert_eq!(rcpt(&bed, "a@b.test", "x@named.test"), 451);
     assert_eq!(rcpt(&bed, "a@b.test", "x@fabrikam.com"), 250);
+}
+
+/// Operators see what is in force, and why a new file is not; tenants do not.
+#[test]
+fn the_api_tells_operators_of_it() {
+    let bed = TestBed::start(with_operator(OPERATOR).with(ADMIN));
+    bed.wait_for_log("policy loaded tenant=operator");
+    let operator = Api::operator(&bed);
+    let state = operator.get("/api/state").json();
+    assert!(state["before"]["in-force"]["digest"].is_string(), "{state}");
+    assert_eq!(state["tenants"].as_array().map(Vec::len), Some(2));
+    bed.replace("operator.json", b"{");
+    bed.wait_for_log("new policy rejected; previous version remains active");
+    let state = operator.get("/api/state").json();
+    assert!(state["before"]["rejected"].is_string(), "{state}");
+    let options = ["--name", "c", "--scope", "tenant", "--tenant", "contoso"];
+    let tenant = Api::new(&bed, &token(&bed, &options));
+    let state = tenant.get("/api/state").json();
+    assert!(
+        state["before"].is_null() && state["tenants"][0]["name"] == "contoso",
+        "{state}"
+    );
+    assert_eq!(operator.get("/api/tenants/operator/policy").status, 404);
 }
 
 /// A tenant cannot speak in its name.

@@ -87,6 +87,12 @@ fn others_do_not_conform() {
         (r#"{"error": "no"}"#, 1, &format!(": {none} passed, ")),
         ("[]", 2, "an answer is no object"),
         (
+            r#"{"skip": null, "verdict": {}}"#,
+            2,
+            "is not one of the protocol",
+        ),
+        (r#"{"error": null}"#, 2, "is not one of the protocol"),
+        (
             "{\"skip\": \"no\"}\n{}",
             2,
             "it says more than it was asked",

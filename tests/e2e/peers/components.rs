@@ -213,4 +213,17 @@ fn the_middleware_of_the_document_is_built_and_passes_its_tests() {
             .arg(example.join("policy.wasm")),
     );
     assert!(listed.starts_with("Contoso Bank  inbound"), "{listed}");
+    // What is composed can be inside another one.
+    let module = "target/wasm32-unknown-unknown/release/middleware.wasm";
+    let mut build = Command::new(binary());
+    build.current_dir(&example);
+    build.args([
+        "build",
+        module,
+        "--around",
+        "policy.wasm",
+        "-o",
+        "twice.wasm",
+    ]);
+    succeed(&mut build);
 }

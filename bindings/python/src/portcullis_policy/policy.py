@@ -30,7 +30,7 @@ BEGINNING = 30.0
 LONGEST = 24 * 60 * 60
 LARGEST = 1 << 32
 # What `portcullis run` allows as well.
-LIMITS = {"table_elements": 100_000, "instances": 64, "tables": 4 * 64, "memories": 4}
+LIMITS = {"table_elements": 100_000, "instances": 64, "tables": 8 * 64, "memories": 6}
 # What is left of Python's own stack is more.
 STACK = 512 << 10
 

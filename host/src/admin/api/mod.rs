@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use hyper::StatusCode;
 use moka::sync::Cache;
-use portcullis::store::{Store, TenantSource};
+use portcullis::store::{Store, Tenant, TenantSource};
 use portcullis::{Connector, DocumentError, Policy};
 use rustix::fs::{Access as FileAccess, access};
 use serde::Serialize;
@@ -245,8 +245,13 @@ impl Admin {
             .tenants
             .iter()
             .filter(|tenant| caller.token.is_for(&tenant.name));
-        let tenants: Vec<TenantState> = own.map(|tenant| self.tenant_state(tenant)).collect();
-        json(&json!({
+        let snapshot = self.store().snapshot();
+        let tenants: Vec<TenantState> = own
+            .map(|tenant| self.tenant_state(tenant, snapshot.named(&tenant.name)))
+            .collect();
+        let before = config.before.as_ref().filter(|_| caller.is_operator());
+        let before = before.map(|before| self.tenant_state(before, snapshot.before()));
+        let mut state = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "hostname": config.hostname,
             "user": caller.token.name,
@@ -254,12 +259,14 @@ impl Admin {
             "expires": caller.token.expires,
             "remembers": self.recorder().keeps(),
             "tenants": tenants,
-        }))
+        });
+        if let Some(before) = before {
+            state["before"] = json!(before);
+        }
+        json(&state)
     }
 
-    fn tenant_state(&self, tenant: &config::Tenant) -> TenantState {
-        let snapshot = self.store().snapshot();
-        let known = snapshot.named(&tenant.name);
+    fn tenant_state(&self, tenant: &config::Tenant, known: Option<&Arc<Tenant>>) -> TenantState {
         let in_force = known.and_then(|known| known.in_force).map(|force| Force {
             digest: force.digest.to_string(),
             since: moment(milliseconds(force.since)),

@@ -3,6 +3,7 @@
 use std::panic::catch_unwind;
 
 use anyhow::{Context as _, anyhow};
+use portcullis::one_line;
 use wasm_compose::graph::{Component, CompositionGraph, EncodeOptions};
 use wasmparser::Validator;
 
@@ -16,13 +17,15 @@ const INTERFACE: &str = "portcullis:policy/evaluation@";
 pub fn around(outer: &[u8], inner: &[u8]) -> anyhow::Result<Vec<u8>> {
     // The tools have panicked over damaged modules before.
     let composed = catch_unwind(|| composed(outer, inner));
-    composed.unwrap_or_else(|_| Err(anyhow!("this is damaged")))
+    let composed = composed.unwrap_or_else(|_| Err(anyhow!("this is damaged")));
+    // What they say has lines, and words of the module.
+    composed.map_err(|error| anyhow!("{}", one_line(&format!("{error:#}"))))
 }
 
 fn composed(outer: &[u8], inner: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut validator = Validator::new();
     let inner = Component::from_bytes(&mut validator, "inner", inner);
-    let inner = inner.context("the policy inside")?;
+    let inner = inner.context("the policy inside cannot be read")?;
     let outer = Component::from_bytes(&mut validator, "outer", outer)?;
     let (asked, interface) = outer
         .imports()
