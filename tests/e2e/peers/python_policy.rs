@@ -138,7 +138,7 @@ fn explain_tells_its_verdicts() {
         let message = [&direction, "--from", from, "--to", "bob@contoso.com"];
         let told = succeed(&[&["explain", policy], &message[..]].concat(), b"");
         let expected = match verdict["verdict"].as_str() {
-            Some("reject") => "rejected: 550 5.7.1 not from there",
+            Some("reject") => "rejected: 550 5.7.1 not from there (failed: blocked)",
             Some("accept") => "accepted",
             _ => "delivered by MX, with TLS if it is offered",
         };
