@@ -11,7 +11,7 @@ use super::problem::Key::{Name, Number};
 use super::problem::{Outcome, Problem, Wrong, wrong};
 use portcullis::{TenantSource, normal_domain};
 
-/// The name of [`Policy::before`] in logs, metrics and verdicts.
+/// The name of `[policy] before` in logs, metrics and verdicts.
 pub const OPERATOR: &str = "operator";
 
 /// What is asked beside the tenants' own policies.
