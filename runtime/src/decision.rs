@@ -1,11 +1,10 @@
 //! A verdict that can be carried out.
 
 use portcullis_types::{
-    Dane, Delivery, Direction, Host, Refusal, Route, SmartHost, TlsLevel, Verdict,
+    Dane, Delivery, Direction, EnhancedCode, Host, Refusal, Route, SmartHost, TlsLevel, Verdict,
 };
 
 use crate::domain::host_name;
-use crate::enhanced_code::EnhancedCode;
 use crate::failure::EvaluationError;
 use crate::names;
 
@@ -62,7 +61,7 @@ impl Decision {
                 return Err("the policy answers inbound mail with an outbound verdict".into());
             }
             (Verdict::Deliver(delivery), _) => check_delivery(delivery)?,
-            _ => {}
+            _ => verdict.correct_codes(),
         }
         Ok(Decision {
             verdict,
@@ -75,7 +74,8 @@ impl Decision {
     ///
     /// # Errors
     /// None.
-    pub(crate) fn objection(verdict: Verdict, _asked: Direction) -> Result<Self, String> {
+    pub(crate) fn objection(mut verdict: Verdict, _asked: Direction) -> Result<Self, String> {
+        verdict.correct_codes();
         Ok(Decision {
             verdict,
             error: None,
@@ -120,21 +120,14 @@ impl Decision {
 
     /// The reply to mail that is refused; `None` if it is not.
     pub fn refusal(&self) -> Option<RefusalReply<'_>> {
-        let (refusal, class, default) = match &self.verdict {
+        let (refusal, default) = match &self.verdict {
             Verdict::Accept(_) | Verdict::Deliver(_) => return None,
-            Verdict::Reject(refusal) => (refusal, 5, (550, (5, 7, 1))),
-            Verdict::Defer(refusal) => (refusal, 4, (451, (4, 7, 1))),
+            Verdict::Reject(refusal) => (refusal, (5, 7, 1)),
+            Verdict::Defer(refusal) => (refusal, (4, 7, 1)),
         };
         Some(RefusalReply {
-            // RFC 5321 section 4.2.1: the second digit is at most 5.
-            code: match (100 * class..100 * class + 60).contains(&refusal.code) {
-                true => refusal.code,
-                false => default.0,
-            },
-            enhanced: match refusal.enhanced.parse::<EnhancedCode>() {
-                Ok(enhanced) if enhanced.fits(100 * class) => enhanced,
-                _ => default.1.into(),
-            },
+            code: refusal.code,
+            enhanced: refusal.enhanced.parse().unwrap_or_else(|_| default.into()),
             text: &refusal.text,
         })
     }
@@ -219,6 +212,14 @@ mod tests {
             };
             let decision = Decision::new(verdict, Direction::Inbound).unwrap();
             let reply = decision.refusal().unwrap();
+            // Whoever is given the verdict itself sends the same.
+            let (Verdict::Reject(told) | Verdict::Defer(told)) = decision.verdict() else {
+                unreachable!("it refuses");
+            };
+            assert_eq!(
+                (told.code, &*told.enhanced),
+                (reply.code, &*reply.enhanced.to_string())
+            );
             assert_eq!(
                 (reply.code, &*reply.enhanced.to_string()),
                 expected,

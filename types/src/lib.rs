@@ -14,6 +14,7 @@ mod cases;
 mod context;
 mod convert;
 mod description;
+mod enhanced_code;
 mod explanation;
 mod host;
 mod sha256;
@@ -29,6 +30,7 @@ pub use context::{
     Security, Tls, mailbox,
 };
 pub use description::{Connector, Description, NamedAuthority, Problem, Selectors, Summary};
+pub use enhanced_code::{EnhancedCode, EnhancedCodeError};
 pub use explanation::{Consideration, Explanation, RequirementOutcome, SelectorOutcome};
 pub use host::{Host, SmartHost};
 pub use sha256::Sha256;

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
-use crate::{Dane, MtaSts, Sha256, SmartHost, tls_version_name};
+use crate::{Dane, EnhancedCode, MtaSts, Sha256, SmartHost, tls_version_name};
 
 /// A decision about one recipient of one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,6 +166,24 @@ impl Verdict {
             Verdict::Accept(acceptance) => &mut acceptance.audit,
             Verdict::Reject(refusal) | Verdict::Defer(refusal) => &mut refusal.audit,
             Verdict::Deliver(delivery) => &mut delivery.audit,
+        }
+    }
+
+    /// Has a refusal answered with codes of its class, whatever a policy says: a host, or whoever asks it, sends them to
+    /// the client, for which `250` is no refusal.
+    pub fn correct_codes(&mut self) {
+        let (refusal, class, code, enhanced) = match self {
+            Verdict::Accept(_) | Verdict::Deliver(_) => return,
+            Verdict::Reject(refusal) => (refusal, 500, 550, "5.7.1"),
+            Verdict::Defer(refusal) => (refusal, 400, 451, "4.7.1"),
+        };
+        // RFC 5321 section 4.2.1: the second digit is at most 5.
+        if !(class..class + 60).contains(&refusal.code) {
+            refusal.code = code;
+        }
+        let parsed = refusal.enhanced.parse::<EnhancedCode>();
+        if !parsed.is_ok_and(|parsed| parsed.fits(class)) {
+            refusal.enhanced = enhanced.into();
         }
     }
 

@@ -15,7 +15,7 @@
 #[rustfmt::skip]
 mod bindings;
 
-use portcullis_types::{Direction, Refusal, Verdict, parse_context};
+use portcullis_types::{Direction, Verdict, parse_context};
 use serde_json::{Value, json};
 use wasip2::http::types::{
     Fields, IncomingBody, IncomingRequest, Method, OutgoingBody, OutgoingResponse, ResponseOutparam,
@@ -76,36 +76,15 @@ fn answer(request: &IncomingRequest) -> Result<Value, Refused> {
     }
 }
 
-/// A verdict that can be carried out: of the direction that was asked about, with a code of its class.
+/// A verdict that can be carried out: of the direction that was asked about, with codes of its class.
 fn checked(mut verdict: Verdict, asked: Direction) -> Result<Verdict, Refused> {
-    match (&mut verdict, asked) {
-        (Verdict::Accept(_), Direction::Outbound) | (Verdict::Deliver(_), Direction::Inbound) => {
-            return Err((500, "the verdict is for the other direction".into()));
-        }
-        (Verdict::Reject(refusal), _) => correct(refusal, 5, (550, "5.7.1")),
-        (Verdict::Defer(refusal), _) => correct(refusal, 4, (451, "4.7.1")),
-        _ => {}
+    if let (Verdict::Accept(_), Direction::Outbound) | (Verdict::Deliver(_), Direction::Inbound) =
+        (&verdict, asked)
+    {
+        return Err((500, "the verdict is for the other direction".into()));
     }
+    verdict.correct_codes();
     Ok(verdict)
-}
-
-fn correct(refusal: &mut Refusal, class: u16, default: (u16, &str)) {
-    // RFC 5321 section 4.2.1: the second digit is at most 5.
-    if !(100 * class..100 * class + 60).contains(&refusal.code) {
-        refusal.code = default.0;
-    }
-    // RFC 3463 section 2: the class and two numbers of at most three digits.
-    let mut parts = refusal.enhanced.split('.');
-    let is_class = parts.next() == Some(&*class.to_string());
-    let mut number = || {
-        let part = parts.next().unwrap_or_default();
-        (1..=3).contains(&part.len()) && part.bytes().all(|octet| octet.is_ascii_digit())
-    };
-    if !(is_class && number() && number() && parts.next().is_none()) {
-        refusal.enhanced = default.1.into();
-    }
-    // A reply is one line.
-    refusal.text = refusal.text.replace(char::is_control, " ");
 }
 
 fn read(request: &IncomingRequest) -> Result<Vec<u8>, Refused> {

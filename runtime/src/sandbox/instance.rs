@@ -174,6 +174,7 @@ impl Instance {
         let answer = answer.map(|(explanation,)| {
             let mut explanation = Explanation::from(explanation);
             explanation.texts_mut(&mut make_harmless);
+            explanation.verdict.correct_codes();
             explanation
         });
         self.keep(running, answer)

@@ -2,6 +2,9 @@
 
 use portcullis_types::{Explanation, Verdict};
 
+/// Connectors that an explanation has (`wit/policy.wit`).
+const MOST_CONSIDERED: usize = 100;
+
 /// Who has decided what is the connector that a verdict names: `operator: Blocked`; `operator` if it names none.
 pub fn name_connectors(before: &str, verdict: &mut Verdict) {
     for finding in verdict.audit_mut() {
@@ -35,15 +38,30 @@ pub fn add_findings(verdict: &mut Verdict, first: &mut Verdict) {
     verdict.audit_mut().splice(..0, findings);
 }
 
+/// The reasons of both, after the first one has passed the mail: as many as one may give.
+pub fn explained(
+    before: &str,
+    tenant: &str,
+    mut first: Explanation,
+    mut own: Explanation,
+) -> Explanation {
+    keep_apart(before, tenant, &mut own.verdict);
+    add_findings(&mut own.verdict, &mut first.verdict);
+    for consideration in &mut own.considered {
+        keep_name_apart(before, tenant, &mut consideration.connector);
+    }
+    own.considered.splice(..0, first.considered);
+    let more = own.considered.len().saturating_sub(MOST_CONSIDERED);
+    own.considered.truncate(MOST_CONSIDERED);
+    let more = u32::try_from(more).unwrap_or(u32::MAX);
+    own.others = own.others.saturating_add(first.others).saturating_add(more);
+    own
+}
+
 /// The second policy cannot speak in the name of the first: its connectors that are named so get the tenant's name in
 /// front.
 pub fn keep_apart(before: &str, tenant: &str, verdict: &mut Verdict) {
-    let look = |connector: &mut String| {
-        let rest = connector.strip_prefix(before);
-        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':')) {
-            *connector = name_of(tenant, connector);
-        }
-    };
+    let look = |connector: &mut String| keep_name_apart(before, tenant, connector);
     for finding in verdict.audit_mut() {
         look(&mut finding.connector);
     }
@@ -56,6 +74,13 @@ pub fn keep_apart(before: &str, tenant: &str, verdict: &mut Verdict) {
             let named = delivery.connector.iter_mut();
             named.chain(&mut delivery.audit_connector).for_each(look);
         }
+    }
+}
+
+fn keep_name_apart(before: &str, tenant: &str, connector: &mut String) {
+    let rest = connector.strip_prefix(before);
+    if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':')) {
+        *connector = name_of(tenant, connector);
     }
 }
 

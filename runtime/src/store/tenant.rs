@@ -200,12 +200,8 @@ impl TenantSession {
         if !before::passes(&first.verdict) {
             return Ok(first);
         }
-        let mut own = self.0.explain(tenant.policy.as_ref(), context).await?;
-        before::keep_apart(&before.name, &tenant.name, &mut own.verdict);
-        before::add_findings(&mut own.verdict, &mut first.verdict);
-        own.considered.splice(..0, first.considered);
-        own.others = own.others.saturating_add(first.others);
-        Ok(own)
+        let own = self.0.explain(tenant.policy.as_ref(), context).await?;
+        Ok(before::explained(&before.name, &tenant.name, first, own))
     }
 }
 

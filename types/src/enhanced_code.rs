@@ -1,7 +1,7 @@
 //! Enhanced status codes (RFC 3463).
 
-use std::fmt;
-use std::str::FromStr;
+use core::fmt;
+use core::str::FromStr;
 
 /// An enhanced status code such as `5.7.1` (RFC 3463 §2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -12,9 +12,16 @@ pub struct EnhancedCode {
 }
 
 /// The text is not an enhanced status code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not an enhanced status code")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EnhancedCodeError;
+
+impl core::error::Error for EnhancedCodeError {}
+
+impl fmt::Display for EnhancedCodeError {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("not an enhanced status code")
+    }
+}
 
 impl EnhancedCode {
     /// Whether the code may stand in a reply with this code: both have one class (RFC 2034 §4).
