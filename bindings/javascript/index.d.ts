@@ -97,13 +97,16 @@ export interface Delivery extends Published {
 /** A decision. */
 export type Verdict = Acceptance | Refusal | Delivery
 
+/** Whether something holds of the facts. */
+export type Outcome = boolean | 'unknown'
+
 /** A connector that was considered. */
 export interface Consideration {
   connector: string
   mode: 'enforce' | 'audit' | 'disabled'
-  matched: 'yes' | 'no' | 'unknown'
-  selectors: Array<{ selector: string; matched: 'yes' | 'no' | 'unknown'; pattern: string; fact: string }>
-  requirements: Array<{ requirement: string; satisfied: 'yes' | 'no' | 'unknown'; expected: string; fact: string }>
+  matched: Outcome
+  selectors: Array<{ selector: string; matched: Outcome; pattern: string; fact: string }>
+  requirements: Array<{ requirement: string; satisfied: Outcome; expected: string; fact: string }>
 }
 
 /** A verdict, and the reasons for it. */

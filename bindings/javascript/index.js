@@ -4,7 +4,7 @@ import { checkVersion, coreModule } from './lib/component.js'
 import { PolicyError } from './lib/errors.js'
 import { InProcess } from './lib/in_process.js'
 import { InWorker } from './lib/in_worker.js'
-import { context, verdict } from './lib/words.js'
+import { consideration, context, verdict } from './lib/words.js'
 
 export { VERSION as INTERFACE_VERSION } from './lib/component.js'
 export { PolicyError, RulesError } from './lib/errors.js'
@@ -34,7 +34,7 @@ export class Policy {
   async explain(json) {
     const asked = context(json)
     const { verdict: decided, considered, others } = await this.#instances.call('explain', asked)
-    return { verdict: verdict(decided, asked.direction), considered, others }
+    return { verdict: verdict(decided, asked.direction), considered: considered.map(consideration), others }
   }
 
   /** What the policy says of itself, with at most `limit` connectors from number `first` on. */

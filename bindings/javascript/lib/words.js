@@ -233,6 +233,23 @@ export function verdict({ tag, val }, direction) {
   }
 }
 
+const OUTCOMES = { yes: true, no: false, unknown: 'unknown' }
+
+/** A connector that was considered, as JSON. */
+export function consideration({ connector, mode, matched, selectors, requirements }) {
+  return {
+    connector: line(connector),
+    mode,
+    matched: OUTCOMES[matched],
+    selectors: selectors.map((it) => ({
+      selector: line(it.selector), matched: OUTCOMES[it.matched], pattern: line(it.pattern), fact: line(it.fact),
+    })),
+    requirements: requirements.map((it) => ({
+      requirement: line(it.requirement), satisfied: OUTCOMES[it.satisfied], expected: line(it.expected), fact: line(it.fact),
+    })),
+  }
+}
+
 // What controls a terminal or ends a line, and what turns the direction of writing.
 const STEERING = /[\p{Cc}\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu
 const line = (text) => text.replace(STEERING, ' ')

@@ -92,7 +92,7 @@ describe('a policy', () => {
       assert.deepEqual([verdict, connector, failed, code], ['reject', 'bank', 'tls', 550])
       assert.match(text, /the session is not encrypted/)
       const { considered, others } = await policy.explain(context)
-      assert.deepEqual([considered[0].connector, considered[0].matched, others], ['bank', 'yes', 0])
+      assert.deepEqual([considered[0].connector, considered[0].matched, others], ['bank', true, 0])
       assert.deepEqual((await policy.describe()).reads, ['mail-from', 'tls'])
     }
   })

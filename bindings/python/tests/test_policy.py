@@ -97,7 +97,9 @@ class PolicyTest(unittest.TestCase):
                 self.assertEqual([verdict["verdict"], verdict["connector"], verdict["code"]], ["reject", "bank", 550])
                 explanation = policy.explain(CONTEXT)
                 self.assertEqual(explanation["verdict"], verdict)
-                self.assertEqual(explanation["considered"][0]["connector"], "bank")
+                considered = explanation["considered"][0]
+                self.assertEqual([considered["connector"], considered["matched"]], ["bank", True])
+                self.assertEqual(considered["requirements"][0]["satisfied"], False)
                 self.assertEqual(policy.reads, ["mail-from", "tls"])
 
     def test_it_gives_the_verdicts_of_all_cases(self) -> None:

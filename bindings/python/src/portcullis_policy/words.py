@@ -312,9 +312,23 @@ def explanation(value: Record, direction: str) -> dict[str, Any]:
     fields = vars(value)
     return {
         "verdict": verdict(fields["verdict"], direction),
-        "considered": plain(fields["considered"]),
+        "considered": [_told(considered) for considered in fields["considered"]],
         "others": fields["others"],
     }
+
+
+OUTCOMES = {"yes": True, "no": False, "unknown": "unknown"}
+
+
+def _told(value: Any) -> Any:
+    """A connector that was considered, and all in it, as JSON."""
+    if isinstance(value, Record):
+        outcomes = {"matched", "satisfied"}
+        fields = vars(value).items()
+        return {name: OUTCOMES[found] if name in outcomes else _told(found) for name, found in fields}
+    if isinstance(value, list):
+        return [_told(each) for each in value]
+    return line(value)
 
 
 def _delivery(fields: dict[str, Any]) -> dict[str, Any]:
