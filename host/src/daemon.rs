@@ -943,14 +943,13 @@ fn whose<'a>(policies: &'a Snapshot, name: &str) -> Option<&'a Arc<Tenant>> {
     before.or_else(|| policies.named(name))
 }
 
-/// The tenants of a configuration.
+/// Those whose policies are asked, in the order of the configuration.
 fn sources(config: &Config) -> Vec<TenantSource> {
-    let before = config.before.iter().map(|before| TenantSource {
-        before_all: true,
-        ..TenantSource::from(before)
-    });
-    let tenants = config.tenants.iter().map(TenantSource::from);
-    tenants.chain(before).collect()
+    let mut sources: Vec<TenantSource> = config.askable().map(TenantSource::from).collect();
+    if let (Some(_), Some(first)) = (&config.before, sources.first_mut()) {
+        first.before_all = true;
+    }
+    sources
 }
 
 /// What policies run on. A cache that nobody has asked for is not worth failing for.

@@ -90,9 +90,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// All whose policies are asked: the tenants, and then what is asked before them.
+    /// All whose policies are asked: what is asked before all, and then the tenants.
     pub fn askable(&self) -> impl Iterator<Item = &Tenant> {
-        self.tenants.iter().chain(&self.before)
+        self.before.iter().chain(&self.tenants)
     }
 
     /// Reads a configuration file. Relative paths in it are relative to its folder.

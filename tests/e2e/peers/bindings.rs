@@ -260,6 +260,7 @@ fn the_library_for_c_is_made_and_conforms() {
             .arg(format!("WASMTIME={}", wasmtime.display()))
             .arg(format!("PORTCULLIS={}", binary().display()))
             .arg(format!("PYTHON={}", python.display()))
+            .args(["PREFIX=/usr", "DESTDIR=installed"])
             .current_dir(made.path())
             .env_remove("MAKEFLAGS");
         succeed(&mut make)
@@ -267,6 +268,14 @@ fn the_library_for_c_is_made_and_conforms() {
     make("all");
     make("test");
     make("sanitize");
+    make("install");
+    let package = made
+        .path()
+        .join("installed/usr/lib/pkgconfig/portcullis_policy.pc");
+    let mut flags = Command::new("pkg-config");
+    flags.args(["--libs", "--cflags"]).arg(&package);
+    let flags = succeed(&mut flags);
+    assert!(flags.contains("-lportcullis_policy"), "{flags}");
     let library = made.path().join("build/libportcullis_policy.so");
     let way = file("ways/c.py");
     let command = [
