@@ -240,13 +240,19 @@ impl Daemon {
 
     /// Waits for the `times`th log line that contains `text`.
     pub fn wait_for_log_times(&self, text: &str, times: usize) -> String {
+        self.wait_for_log_with(&[text], times)
+    }
+
+    /// Waits for the `times`th log line that contains all of these texts.
+    pub fn wait_for_log_with(&self, texts: &[&str], times: usize) -> String {
         let deadline = Instant::now() + TIMEOUT;
         let (mut searched, mut missing) = (0, times);
         let mut lines = self.log.lines.lock().unwrap();
         loop {
             // Each line is looked at once: under load there are very many.
             for line in &lines[searched..] {
-                missing -= usize::from(line.contains(text));
+                let is_it = texts.iter().all(|text| line.contains(text));
+                missing -= usize::from(is_it);
                 if missing == 0 {
                     return line.clone();
                 }
@@ -257,7 +263,7 @@ impl Daemon {
                 let log = lines.join("\n");
                 // The log is shown once more when the daemon is dropped.
                 drop(lines);
-                panic!("no log line number {times} with {text:?} in:\n{log}");
+                panic!("no log line number {times} with {texts:?} in:\n{log}");
             }
             lines = self.log.more.wait_timeout(lines, left).unwrap().0;
         }

@@ -362,7 +362,9 @@ fn a_notification_goes_to_the_own_server() {
     own.wait_until_empty();
     ask_for_all(home);
     own.wait_for_mail("alice", 2);
-    assert_eq!(setting.daemon.count_log("INFO notification sent"), 2);
+    let sent = "INFO notification sent";
+    setting.daemon.wait_for_log_times(sent, 2);
+    assert_eq!(setting.daemon.count_log(sent), 2);
 }
 
 #[test]
@@ -394,7 +396,9 @@ fn a_notification_goes_to_the_exchangers_of_the_sender() {
     bank.hang_up();
     ask_for_all(setting.daemon.address());
     exchanger.wait_for_mail("alice", 2);
-    assert_eq!(setting.daemon.count_log("INFO notification sent"), 2);
+    let sent = "INFO notification sent";
+    setting.daemon.wait_for_log_times(sent, 2);
+    assert_eq!(setting.daemon.count_log(sent), 2);
 }
 
 /// Only mail to its own tenants goes to the next hop of the organization.
@@ -516,7 +520,9 @@ fn a_notification_is_about_those_whose_server_has_none() {
             .any(|line| line == "MAIL FROM:<>")
     );
     assert_relayed(&told.content, "mx.bank.test");
-    assert_eq!(setting.daemon.count_log("INFO notification sent"), 1);
+    let sent = "INFO notification sent";
+    setting.daemon.wait_for_log_times(sent, 1);
+    assert_eq!(setting.daemon.count_log(sent), 1);
 }
 
 /// What EHLO says of a server that takes any octets and any address, and has no DSN.
