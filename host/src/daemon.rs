@@ -47,8 +47,13 @@ use crate::observe::redact;
 use crate::periodic;
 use crate::socket::{self, Bound, Place};
 use crate::tls::{EXPIRY_WARNING, Pair, ServerTls, TlsError, read_authorities};
+use crate::trust::{self, DiskLedger};
 use crate::watch::{Changed, Files, Subject, Watch};
-use portcullis::store::{LoadResult, Snapshot, Store, Tenant, TenantSource, Update};
+use portcullis::statement::Trust;
+use portcullis::store::{
+    LoadResult, Signed, Snapshot, Statements, Store, Tenant, TenantSource, Update,
+    statement_beside, tenant_statement_beside,
+};
 use portcullis::tls::Authorities;
 use portcullis::{Compiler, Engine, EngineError, cases_beside};
 
@@ -85,6 +90,8 @@ pub enum Purpose {
 /// A daemon that is ready to take mail.
 pub struct Daemon {
     config: Config,
+    /// Whose signatures policies need; `None` if they need none.
+    trust: Option<Arc<Trust>>,
     /// Its tenants.
     sources: Vec<TenantSource>,
     path: Option<PathBuf>,
@@ -116,6 +123,11 @@ impl Daemon {
     ) -> anyhow::Result<Self> {
         let hangup = signal(SignalKind::hangup())?;
         let metrics = Arc::new(metrics());
+        let ledger = match purpose {
+            Purpose::Run => DiskLedger::open,
+            Purpose::Check => DiskLedger::open_to_read,
+        };
+        let trust = trust::open(&config, None, ledger)?;
         let engine = engine(&config, compiler, purpose, metrics.clone())?;
         let (policies, late) = Store::new(engine);
         let policies = Arc::new(policies);
@@ -165,7 +177,8 @@ impl Daemon {
             stopping: watch::Sender::new(false),
         });
         let mut daemon = Daemon {
-            sources: sources(&config),
+            sources: sources(&config, trust.as_ref()),
+            trust,
             config,
             path,
             server,
@@ -481,10 +494,17 @@ impl Daemon {
         let operator = self.config.before.clone();
         if let Some(path) = self.path.clone() {
             let before = self.config.clone();
-            match apart(move || Config::load_after(&path, Some(&before))).await? {
-                Ok((config, errors)) => {
+            let trust = self.trust.clone();
+            let reading = move || {
+                let (config, errors) = Config::load_after(&path, Some(&before))?;
+                let trust = trust::open(&config, trust.as_ref(), DiskLedger::open)?;
+                anyhow::Ok((config, errors, trust))
+            };
+            match apart(reading).await? {
+                Ok((config, errors, trust)) => {
                     errors.iter().for_each(tell_of_tenant);
                     refused += errors.len();
+                    self.trust = trust;
                     self.take(config);
                 }
                 Err(error) => {
@@ -574,7 +594,7 @@ impl Daemon {
             true => config.listeners.clone(),
             false => self.config.listeners.clone(),
         };
-        self.sources = sources(&config);
+        self.sources = sources(&config, self.trust.as_ref());
         self.config = Config {
             listeners,
             hostname: self.config.hostname.clone(),
@@ -683,7 +703,7 @@ impl Daemon {
     async fn reload_policies(&mut self, numbers: &BTreeSet<usize>) {
         let tenants = numbers.iter().filter_map(|number| {
             let tenant = self.config.askable().nth(*number)?;
-            Some(files_of_tenant(*number, tenant))
+            Some(files_of_tenant(*number, tenant, self.trust.is_some()))
         });
         let files = Files {
             files: tenants.flatten().collect(),
@@ -768,12 +788,16 @@ impl Daemon {
 
     fn note(&self, update: Update) {
         self.warn_of_lacking_facts(&update.changed);
+        let policies = self.server.asking.policies.snapshot();
         for tenant in &update.changed {
             self.server.asking.metrics.policy_updated(tenant, true);
             self.server.asking.metrics.policy_failing(tenant, false);
-            tracing::info!(%tenant, "policy loaded");
+            let known = whose(&policies, tenant);
+            let statement = known.and_then(|known| known.statement());
+            let sequence = statement.map(|it| it.statement.sequence);
+            let signed_by = statement.map(|it| it.signed_by.join(", "));
+            tracing::info!(%tenant, sequence, signed_by, "policy loaded");
         }
-        let policies = self.server.asking.policies.snapshot();
         for error in &update.errors {
             self.server
                 .asking
@@ -834,11 +858,14 @@ impl Daemon {
         let identity = self.config.delivery.identity.iter();
         settings.extend(identity.flat_map(CertificateFiles::both));
         settings.extend(self.config.dns.trust_anchor.as_deref());
+        settings.extend(trust.policy_root.as_deref());
         let settings = settings
             .into_iter()
             .map(|file| (file.to_owned(), Subject::Settings));
+        let is_signed = self.trust.is_some();
         let tenants = self.config.askable().enumerate();
-        let policies = tenants.flat_map(|(number, tenant)| files_of_tenant(number, tenant));
+        let policies =
+            tenants.flat_map(|(number, tenant)| files_of_tenant(number, tenant, is_signed));
         let known_folders = known().filter_map(|files| match files {
             KnownFiles::File(_) => None,
             KnownFiles::Folder(folder, _) => Some(folder),
@@ -944,8 +971,15 @@ fn whose<'a>(policies: &'a Snapshot, name: &str) -> Option<&'a Arc<Tenant>> {
 }
 
 /// Those whose policies are asked, in the order of the configuration.
-fn sources(config: &Config) -> Vec<TenantSource> {
-    let mut sources: Vec<TenantSource> = config.askable().map(TenantSource::from).collect();
+fn sources(config: &Config, trust: Option<&Arc<Trust>>) -> Vec<TenantSource> {
+    let source = |tenant: &config::Tenant| TenantSource {
+        signed: trust.map(|trust| Signed {
+            trust: trust.clone(),
+            statements: Statements::Beside,
+        }),
+        ..TenantSource::from(tenant)
+    };
+    let mut sources: Vec<TenantSource> = config.askable().map(source).collect();
     if let (Some(_), Some(first)) = (&config.before, sources.first_mut()) {
         first.before_all = true;
     }
@@ -1121,10 +1155,14 @@ async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 fn files_of_tenant(
     number: usize,
     tenant: &config::Tenant,
-) -> impl Iterator<Item = (PathBuf, Subject)> {
+    is_signed: bool,
+) -> impl Iterator<Item = (PathBuf, Subject)> + use<> {
     let tests = tenant.tests.clone();
     let tests = tests.or_else(|| cases_beside(&tenant.policy));
-    let files = [Some(tenant.policy.clone()), tests].into_iter().flatten();
+    let statements = [statement_beside, tenant_statement_beside];
+    let statements = statements.map(|beside| is_signed.then(|| beside(&tenant.policy)));
+    let files = [Some(tenant.policy.clone()), tests].into_iter();
+    let files = files.chain(statements).flatten();
     files.map(move |file| (file, Subject::Policy(number)))
 }
 

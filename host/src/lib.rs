@@ -24,5 +24,6 @@ pub mod postfix;
 pub mod smtp;
 mod socket;
 pub mod tls;
+mod trust;
 mod validate;
 mod watch;

@@ -71,6 +71,7 @@ fn tenants(folder: &Path) -> std::io::Result<Vec<TenantSource>> {
                 name,
                 policy,
                 tests: None,
+                signed: None,
                 before_all: false,
             });
         }

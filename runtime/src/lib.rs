@@ -51,6 +51,7 @@ mod names;
 mod observer;
 mod sandbox;
 mod session;
+pub mod statement;
 pub mod store;
 mod text;
 #[cfg(feature = "rustls")]

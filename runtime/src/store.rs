@@ -4,36 +4,37 @@
 mod before;
 mod error;
 mod places;
+mod statements;
 mod tenant;
 mod turns;
+mod verify;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::FutureExt;
-use portcullis_types::Sha256;
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore};
 
 pub use self::error::{Cause, PolicyError};
-use self::places::Places;
+use self::places::{Places, TIMEOUT};
+use self::statements::By;
+pub use self::statements::{Signed, Statements, statement_beside, tenant_statement_beside};
 pub use self::tenant::{InForce, Snapshot, Tenant, TenantSession, TenantSource};
 use self::tenant::{Source, Versions};
 use self::turns::{Turn, Turns};
+use self::verify::{accept, verified, versions_of_statements};
 pub use crate::cases::CasesError;
 use crate::cases::{self, Cases, cases_beside};
 use crate::engine::{Engine, QUICK};
-use crate::file;
 pub use crate::file::FileVersion;
 use crate::observer::Observer;
 use crate::sandbox::documents::{DocumentError, Rules};
@@ -41,10 +42,8 @@ use crate::sandbox::loader::Loader;
 use crate::sandbox::policy::LoadedPolicy;
 use crate::sandbox::timeout::within;
 use crate::session::Session;
+use crate::statement::digest_of;
 use crate::text::one_line;
-
-/// How long an update waits for the next file to be read.
-const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The largest file of cases.
 const MAX_TESTS: (usize, &str) = (1 << 20, "the limit of tests");
@@ -61,6 +60,7 @@ struct Files {
     tenant: String,
     policy: PathBuf,
     tests: Option<PathBuf>,
+    by: By,
     before_all: bool,
 }
 
@@ -70,6 +70,7 @@ impl Files {
             tenant: tenant.name.clone(),
             policy: tenant.policy.clone(),
             tests: tenant.tests.clone(),
+            by: By::of(tenant.signed.as_ref()),
             before_all: tenant.before_all,
         }
     }
@@ -182,6 +183,11 @@ impl Store {
             tenant: tenant.name.clone(),
             cause,
         };
+        if tenant.signed.is_some() {
+            let reason = "policies are signed here, so none is taken without its statement";
+            let path = tenant.policy.clone();
+            return Err(wrong(Cause::Kind { path, reason }));
+        }
         let most = self.engine.limits().policy_size;
         if content.len() > most {
             let reason = "it is larger than policies may be";
@@ -191,7 +197,7 @@ impl Store {
         let tests = self.with_cases_beside(tenant.clone()).await.tests;
         let tests = match &tests {
             Some(path) => {
-                let read = self.read(path, MAX_TESTS).await.map_err(wrong)?;
+                let read = self.places.read(path, MAX_TESTS).await.map_err(wrong)?;
                 Some((path.as_path(), read))
             }
             None => None,
@@ -249,6 +255,10 @@ impl Store {
             Some(_) => Snapshot::clone(&before),
             None => Snapshot::default(),
         };
+        if only.is_some() {
+            let named = numbers.iter().filter_map(|number| configured.get(*number));
+            snapshot.leave(&named.map(|tenant| &*tenant.name).collect());
+        }
         let mut swap = Swap::default();
         let mut names = HashSet::new();
         for number in numbers {
@@ -285,6 +295,19 @@ impl Store {
         let wrong = snapshot.enter(entered, tenant);
         swap.update.errors.extend(wrong);
         self.swap(snapshot, swap, 0).await
+    }
+
+    /// Takes tenants away. Their mail is nobody's from now on.
+    pub async fn remove(&self, names: &HashSet<&str>) {
+        let _one_at_a_time = self.swapping.lock().await;
+        let mut snapshot = Snapshot::clone(&self.snapshot());
+        let removed = snapshot.remove(names);
+        let replaced = removed.iter().filter_map(|tenant| tenant.policy.clone());
+        let swap = Swap {
+            replaced: replaced.collect(),
+            ..Swap::default()
+        };
+        self.swap(snapshot, swap, 0).await;
     }
 
     async fn swap(&self, snapshot: Snapshot, swap: Swap, late: usize) -> Update {
@@ -437,7 +460,7 @@ impl Store {
     /// when they are read.
     async fn with_cases_beside(&self, mut tenant: TenantSource) -> TenantSource {
         if let (None, Some(beside)) = (&tenant.tests, cases_beside(&tenant.policy)) {
-            let is_there = self.with_file(&beside, Path::try_exists).await;
+            let is_there = self.places.with_file(&beside, Path::try_exists).await;
             tenant.tests = is_there.unwrap_or(true).then_some(beside);
         }
         tenant
@@ -446,34 +469,15 @@ impl Store {
     /// What the file system tells of a tenant's files.
     async fn versions(&self, tenant: &TenantSource) -> Result<Versions, Cause> {
         let tests = match &tenant.tests {
-            Some(tests) => Some(self.stamp(tests).await?),
+            Some(tests) => Some(self.places.stamp(tests).await?),
             None => None,
         };
+        let (statement, about) = versions_of_statements(&self.places, tenant).await?;
         Ok(Versions {
-            policy: self.stamp(&tenant.policy).await?,
+            policy: self.places.stamp(&tenant.policy).await?,
             tests,
-        })
-    }
-
-    async fn stamp(&self, path: &Path) -> Result<FileVersion, Cause> {
-        self.with_file(path, FileVersion::of).await
-    }
-
-    /// Reads a file of at most so many octets, a limit of that name.
-    async fn read(&self, path: &Path, most: (usize, &'static str)) -> Result<Vec<u8>, Cause> {
-        self.with_file(path, move |path| file::read(path, most))
-            .await
-    }
-
-    async fn with_file<T: Send + 'static>(
-        &self,
-        path: &Path,
-        work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
-    ) -> Result<T, Cause> {
-        let done = self.places.with(path, TIMEOUT, work).await;
-        done.map_err(|source| Cause::Read {
-            path: path.to_owned(),
-            source,
+            statement,
+            about,
         })
     }
 
@@ -485,8 +489,11 @@ impl Store {
         known: Option<(Source, Arc<LoadedPolicy>)>,
         replaces: bool,
     ) -> Result<Loaded, Cause> {
-        let known =
-            known.filter(|(known, _)| known.path == tenant.policy && known.tests == tenant.tests);
+        let known = known.filter(|(known, _)| {
+            known.path == tenant.policy
+                && known.tests == tenant.tests
+                && known.by == By::of(tenant.signed.as_ref())
+        });
         let versions = versions?;
         if let Some((source, policy)) = &known
             && source.versions == versions
@@ -519,13 +526,14 @@ impl Store {
             self.engine.limits().policy_size,
             "the limit of a policy's size",
         );
-        let bytes = self.read(&tenant.policy, most).await?;
+        let bytes = self.places.read(&tenant.policy, most).await?;
         let digest = digest_of(&bytes);
         let tests = match &tenant.tests {
-            Some(path) => Some((path, self.read(path, MAX_TESTS).await?)),
+            Some(path) => Some((path, self.places.read(path, MAX_TESTS).await?)),
             None => None,
         };
         let passed = tests.as_ref().map(|(_, bytes)| digest_of(bytes));
+        let verified = verified(&self.places, tenant, &versions, bytes.len(), digest).await?;
         let known = known.filter(|(known, _)| known.digest == digest);
         let is_passed = known.as_ref().is_some_and(|(it, _)| it.passed == passed);
         let policy = match known {
@@ -542,12 +550,17 @@ impl Store {
                 source,
             })?;
         }
+        if let Some(verified) = &verified {
+            accept(tenant, verified.clone()).await?;
+        }
         let source = Source {
             path: tenant.policy.clone(),
             tests: tenant.tests.clone(),
+            by: By::of(tenant.signed.as_ref()),
             versions,
             digest,
             passed,
+            verified,
         };
         Ok(Loaded { source, policy })
     }
@@ -655,12 +668,6 @@ fn is_component(path: &Path) -> bool {
         .is_some_and(|extension| extension == "wasm")
 }
 
-fn digest_of(bytes: &[u8]) -> [u8; 32] {
-    let mut octets = [0; 32];
-    octets.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    octets
-}
-
 /// What an exchange of policies brings.
 #[derive(Default)]
 struct Swap {
@@ -683,6 +690,7 @@ impl Swap {
             rejected: None,
             policy: old.and_then(|old| old.policy.clone()),
             source: None,
+            statement: old.and_then(|old| old.statement.clone()),
             order: old.map_or(0, |old| old.order),
             before: None,
         };
@@ -698,14 +706,21 @@ impl Swap {
                 // Even one that has not changed may not be in force: a tenant can be removed and come back, and files
                 // change, while they are read.
                 let in_force = tenant.policy.as_ref();
-                if !in_force.is_some_and(|known| Arc::ptr_eq(known, &policy)) {
+                let is_same = in_force.is_some_and(|known| Arc::ptr_eq(known, &policy));
+                if !is_same {
                     self.replaced.extend(tenant.policy.replace(policy));
+                }
+                let sequence = source.verified.as_ref().map(|it| it.statement.sequence);
+                // What was signed anew is in force anew.
+                if !is_same || tenant.in_force.and_then(|it| it.sequence) != sequence {
                     self.update.changed.push(tenant.name.clone());
                     tenant.in_force = Some(InForce {
-                        digest: Sha256::from_octets(&source.digest),
+                        digest: source.digest,
                         since: SystemTime::now(),
+                        sequence,
                     });
                 }
+                tenant.statement = source.verified.clone();
                 tenant.source = Some(source);
             }
             Err(cause) => {
@@ -730,6 +745,7 @@ mod tests {
             domains: vec![domain.into()],
             policy,
             tests: None,
+            signed: None,
             before_all: false,
         }
     }

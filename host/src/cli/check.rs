@@ -30,6 +30,9 @@ use portcullis::{Connector, DocumentError, Engine, Fact};
 pub struct Check {
     /// The rules document (.json), or the component (.wasm)
     rules: PathBuf,
+    /// Also say whether it is signed: the operators' root statements, with NAME.dsse.json beside the policy
+    #[arg(long, value_name = "ROOT.json")]
+    root: Option<PathBuf>,
     /// Also show each connector that reads a fact which another server that asks cannot tell
     #[arg(long = "for", value_enum, value_name = "WAY")]
     way: Option<Way>,
@@ -41,6 +44,7 @@ pub struct Check {
 impl Check {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
+        policy::tell_signers(&self.rules, self.root.as_deref())?;
         if self.rules.extension().is_some_and(|it| it == "wasm") {
             return self.component().await;
         }

@@ -12,6 +12,7 @@ mod explain;
 mod export;
 mod filter;
 mod import;
+mod key;
 mod lines;
 mod list;
 mod new;
@@ -23,9 +24,13 @@ mod report;
 mod run;
 mod schema;
 mod setup;
+mod sign;
+mod signed;
 mod suggest;
 mod test;
+mod trust;
 mod validate;
+mod verify;
 
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -82,6 +87,10 @@ enum Command {
     Validate(Box<validate::Validate>),
     Partner(Box<validate::Partner>),
     Demo(demo::DemoCommand),
+    Key(key::KeyCommand),
+    Sign(Box<sign::SignCommand>),
+    Verify(verify::Verify),
+    Trust(trust::TrustCommand),
 }
 
 impl Cli {
@@ -121,6 +130,10 @@ impl Cli {
                 Command::Validate(command) => command.run().await,
                 Command::Partner(command) => command.run().await,
                 Command::Demo(command) => command.run(),
+                Command::Key(command) => command.run(),
+                Command::Sign(command) => command.run().await,
+                Command::Verify(command) => command.run(),
+                Command::Trust(command) => command.run(),
             }
         });
         // A policy that compiles must not hold up the end.

@@ -31,6 +31,14 @@ pub fn result(text: &str) -> anyhow::Result<()> {
     write(text.as_bytes()).context(UNWRITABLE)
 }
 
+/// Writes octets to standard output.
+///
+/// # Errors
+/// If they cannot be written.
+pub fn bytes(octets: &[u8]) -> anyhow::Result<()> {
+    write(octets).context(UNWRITABLE)
+}
+
 /// Writes a result as JSON for a program, which a person may look at as well.
 ///
 /// # Errors

@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Args, value_parser};
 
-use super::{output, paint, report};
+use super::{output, paint, report, signed};
+use crate::trust::read_roots;
 use portcullis::{
     CompileLimits, Compiler, DocumentError, Engine, Limits, Observer, Policy, Priority, Rules,
     Subprocess,
@@ -22,6 +23,9 @@ pub const EVALUATION_MS: u64 = 50;
 pub struct PolicyArgs {
     /// A rules document (.json) or a component (.wasm)
     pub policy: PathBuf,
+    /// Take it only if it is signed: the operators' root statements, with NAME.dsse.json beside the policy
+    #[arg(long, value_name = "ROOT.json")]
+    root: Option<PathBuf>,
     /// Memory that the policy may use
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = value_parser!(u32).range(2..=4096))]
     memory: u32,
@@ -39,6 +43,7 @@ impl PolicyArgs {
         limits.evaluation = Duration::from_millis(self.time_limit.unwrap_or(time_limit));
         let engine = engine(limits)?;
         let name = self.policy.display().to_string();
+        tell_signers(&self.policy, self.root.as_deref())?;
         Ok(match extension(&self.policy)? {
             Kind::Component => engine.load_component(&name, read(&self.policy)?).await?,
             Kind::Document => {
@@ -47,6 +52,18 @@ impl PolicyArgs {
             }
         })
     }
+}
+
+/// Says by whom a policy is signed.
+///
+/// # Errors
+/// If it is not, or by others than those.
+pub fn tell_signers(policy: &Path, root: Option<&Path>) -> anyhow::Result<()> {
+    if let Some(root) = root {
+        let told = signed::policy(policy, &read(policy)?, &read_roots(root)?)?;
+        output::tell(&format!("{}: {told}\n", policy.display()));
+    }
+    Ok(())
 }
 
 /// Whoever runs a command reads what a policy writes.

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 pub use self::admin::{Admin, Alerts, Validation};
 pub use self::egress::{AddressFamily, Connections, Delivery, Dns, SmartHost};
 pub use self::error::ConfigError;
-pub use self::folders::default_cache_folder;
+pub use self::folders::{default_cache_folder, state_file};
 pub use self::frontend::{Frontend, KnownFiles, Protocol};
 pub use self::limits::{Limits, Sandbox, Timeouts};
 pub use self::listener::{Destination, Listener, Outbound, TlsMode};
@@ -35,7 +35,7 @@ pub use self::log::{Clients, Decisions, Log, Mailboxes, Metrics};
 pub use self::next_hop::{Login, NextHop, NextHopServer, ProxyVersion};
 pub use self::problem::Problem;
 pub use self::tenant::{OPERATOR, Tenant, TenantError};
-pub use self::trust::{Authority, Trust};
+pub use self::trust::{Authority, Policies, Trust};
 pub use self::values::{CertificateFiles, Paths, client_key, is_public};
 
 use self::problem::Key::{Name, Number};

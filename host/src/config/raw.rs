@@ -123,6 +123,7 @@ impl RawConfig {
             .flat_map(|it| it.roots.iter_mut());
         roots.for_each(absolute);
         trust.crls.iter_mut().for_each(absolute);
+        trust.policy_root.iter_mut().for_each(absolute);
         self.sandbox.cache_directory.iter_mut().for_each(absolute);
         for frontend in &mut self.frontends {
             frontend.resolve(folder);

@@ -103,6 +103,7 @@ impl From<&Tenant> for TenantSource {
             domains: tenant.domains.clone(),
             policy: tenant.policy.clone(),
             tests: tenant.tests.clone(),
+            signed: None,
             before_all: false,
         }
     }

@@ -20,11 +20,27 @@ pub struct Trust {
     pub roots: Option<Paths>,
     /// Root certificates (PEM) beside those.
     pub additional_roots: Paths,
+    /// Whether policies must be signed.
+    pub policies: Policies,
+    /// The operators' root statements, oldest first: who may sign. The first is trusted because it stands there.
+    pub policy_root: Option<PathBuf>,
     /// Folder of revocation lists (PEM or DER).
     pub crls: Option<PathBuf>,
     /// Authorities that connectors name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub authority: Vec<Authority>,
+}
+
+/// Whether policies must be signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Policies {
+    /// Whoever can write the file decides.
+    #[default]
+    Any,
+    /// A policy needs a statement beside it (`NAME.dsse.json`) by a key that the operators name.
+    Signed,
 }
 
 /// An authority that is trusted where a connector names it (`certificate-authorities`).
@@ -43,6 +59,11 @@ pub struct Authority {
 impl Trust {
     /// Authorities have names of their own, and are for tenants that there are.
     pub(super) fn validate(&self, tenants: &[Tenant], has_files: bool) -> Outcome {
+        if self.policies == Policies::Signed && self.policy_root.is_none() {
+            let text =
+                "policies that must be signed need policy-root, the operators' root statements";
+            return wrong([Name("trust"), Name("policies")], text);
+        }
         let mut names = HashSet::new();
         for (number, authority) in self.authority.iter().enumerate() {
             let at = |key| [Name("trust"), Name("authority"), Number(number), Name(key)];

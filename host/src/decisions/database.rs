@@ -14,6 +14,7 @@ use rusqlite::{
 
 use super::DAY;
 use super::record::{Connected, Count, Decided, Kept, digest_of, kept, written};
+use crate::config::state_file;
 
 /// The layout of the tables; a file of another one is begun anew.
 const VERSION: i64 = 2;
@@ -135,12 +136,7 @@ pub struct DatabaseError {
 
 /// The file of a configuration, in the folder of what outlives the process.
 pub fn place(folder: &Path, configuration: &Path) -> PathBuf {
-    let path = configuration
-        .canonicalize()
-        .unwrap_or_else(|_| configuration.into());
-    let digest = digest_of(path.as_os_str().as_encoded_bytes());
-    let digest: String = digest.iter().map(|octet| format!("{octet:02x}")).collect();
-    folder.join(format!("decisions-{digest}.sqlite"))
+    state_file(folder, "decisions", configuration, "sqlite")
 }
 
 /// A file that can be read.

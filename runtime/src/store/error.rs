@@ -8,6 +8,7 @@ use portcullis_types::{Problem, Severity};
 use crate::cases::CasesError;
 use crate::sandbox::documents::DocumentError;
 use crate::sandbox::policy::LoadError;
+use crate::statement::VerifyError;
 
 /// A tenant's policy file was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +67,20 @@ pub enum Cause {
         path: PathBuf,
         /// What it does.
         source: CasesError,
+    },
+    /// Nobody has signed it, and somebody must.
+    #[error("policies are signed here, and there is no {}", .0.display())]
+    Unsigned(
+        /// The file of the statement.
+        PathBuf,
+    ),
+    /// The statement about it, or about the tenant, is not taken.
+    #[error("{}: {source}", path.display())]
+    Statement {
+        /// The file that it is in, or the policy that it is about.
+        path: PathBuf,
+        /// Why.
+        source: VerifyError,
     },
     /// It is no domain, nor `*.` and one.
     #[error("{0}: it is not a domain")]

@@ -7,8 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::error::Cause;
 use super::turns::Turns;
+use crate::file::{self, FileVersion};
 use crate::sandbox::timeout::within;
+
+/// How long a file may take to be read, and an update waits for the next one.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Who looks at files.
 #[derive(Default)]
@@ -57,6 +62,39 @@ impl Places {
                 Err(silent())
             }
         }
+    }
+
+    /// The same within [`TIMEOUT`], for a policy.
+    ///
+    /// # Errors
+    /// If the file system does not answer, or says no.
+    pub async fn with_file<T: Send + 'static>(
+        &self,
+        path: &Path,
+        work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Cause> {
+        let done = self.with(path, TIMEOUT, work).await;
+        done.map_err(|source| Cause::Read {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// What the file system tells of a file.
+    ///
+    /// # Errors
+    /// If it does not answer, or says no.
+    pub async fn stamp(&self, path: &Path) -> Result<FileVersion, Cause> {
+        self.with_file(path, FileVersion::of).await
+    }
+
+    /// Reads a file of at most so many octets, a limit of that name.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is larger.
+    pub async fn read(&self, path: &Path, most: (usize, &'static str)) -> Result<Vec<u8>, Cause> {
+        self.with_file(path, move |path| file::read(path, most))
+            .await
     }
 
     fn is_stuck(&self, path: &Path) -> bool {

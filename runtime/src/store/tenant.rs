@@ -1,7 +1,7 @@
 //! Tenants, and the policies that are in force for them at one moment.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,6 +10,7 @@ use portcullis_types::{Description, Explanation, Fact, Sha256};
 
 use super::before;
 use super::error::{Cause, PolicyError};
+use super::statements::{By, Signed};
 use crate::context::Context;
 use crate::decision::Decision;
 use crate::domain::normal_domain;
@@ -17,6 +18,7 @@ use crate::failure::EvaluationError;
 use crate::file::FileVersion;
 use crate::sandbox::policy::LoadedPolicy;
 use crate::session::Session;
+use crate::statement::{PolicyStatement, Verified};
 
 /// An organization, and the files that its policy is taken from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub struct TenantSource {
     pub policy: PathBuf,
     /// Cases that a policy has to pass before it is taken.
     pub tests: Option<PathBuf>,
+    /// By whom the policy must be signed; `None` if it need not be.
+    pub signed: Option<Signed>,
     /// Whether it is asked about the mail of all tenants, before each one's own policy, and only to refuse: mail that
     /// it accepts, or would deliver, is decided by the tenant's policy. One of all can be.
     pub before_all: bool,
@@ -42,6 +46,8 @@ pub struct InForce {
     pub digest: Sha256,
     /// Since when.
     pub since: SystemTime,
+    /// The sequence of its statement; `None` if it need not be signed.
+    pub sequence: Option<u64>,
 }
 
 /// An organization and its policy.
@@ -57,6 +63,8 @@ pub struct Tenant {
     pub(crate) policy: Option<Arc<LoadedPolicy>>,
     /// Where it was taken from; `None` if the file as it is now was not taken.
     pub(super) source: Option<Source>,
+    /// The statement about the policy in force.
+    pub(super) statement: Option<Arc<Verified<PolicyStatement>>>,
     /// When the reading of that file was begun, as they are counted.
     pub(super) order: u64,
     /// Whose policy is asked first.
@@ -68,33 +76,47 @@ pub struct Tenant {
 pub(super) struct Source {
     pub(super) path: PathBuf,
     pub(super) tests: Option<PathBuf>,
+    pub(super) by: By,
     pub(super) versions: Versions,
-    pub(super) digest: [u8; 32],
+    pub(super) digest: Sha256,
     /// Of the cases that it has passed.
-    pub(super) passed: Option<[u8; 32]>,
+    pub(super) passed: Option<Sha256>,
+    /// What those say who have signed it.
+    pub(super) verified: Option<Arc<Verified<PolicyStatement>>>,
 }
 
-/// What the file system tells of a policy and of its cases.
+/// What the file system tells of a policy, of its cases and of the statements about it.
 #[derive(Clone, PartialEq)]
 pub(super) struct Versions {
     pub(super) policy: FileVersion,
     pub(super) tests: Option<FileVersion>,
+    pub(super) statement: Option<FileVersion>,
+    pub(super) about: Option<FileVersion>,
 }
 
 impl Versions {
-    /// Whether they are of the same files, as far as can be told.
-    pub(super) fn look_like(&self, other: &Versions) -> bool {
-        let tests = match (&self.tests, &other.tests) {
-            (Some(tests), Some(other)) => tests.looks_like(other),
-            (tests, other) => tests.is_none() && other.is_none(),
-        };
-        tests && self.policy.looks_like(&other.policy)
+    fn all(&self) -> [Option<&FileVersion>; 4] {
+        [
+            Some(&self.policy),
+            self.tests.as_ref(),
+            self.statement.as_ref(),
+            self.about.as_ref(),
+        ]
     }
 
-    /// Whether a further change of either would have another stamp.
+    /// Whether they are of the same files, as far as can be told.
+    pub(super) fn look_like(&self, other: &Versions) -> bool {
+        let mut both = self.all().into_iter().zip(other.all());
+        both.all(|both| match both {
+            (Some(one), Some(other)) => one.looks_like(other),
+            (one, other) => one.is_none() && other.is_none(),
+        })
+    }
+
+    /// Whether a further change of any would have another stamp.
     pub(super) fn are_settled(&self) -> bool {
-        let tests = self.tests.as_ref();
-        self.policy.is_settled() && tests.is_none_or(FileVersion::is_settled)
+        let mut there = self.all().into_iter().flatten();
+        there.all(FileVersion::is_settled)
     }
 }
 
@@ -103,6 +125,11 @@ impl Tenant {
     pub(super) fn is_at_hand(&self) -> bool {
         let policy = self.policy.as_ref();
         policy.is_some_and(|policy| policy.code.is_available())
+    }
+
+    /// The statement about the policy in force; `None` if it need not be signed.
+    pub fn statement(&self) -> Option<&Verified<PolicyStatement>> {
+        self.statement.as_deref()
     }
 
     /// Whether it has a policy.
@@ -281,6 +308,33 @@ impl Snapshot {
         wrong.into_iter().map(of_tenant).collect()
     }
 
+    /// Takes away what tenants of these names have of domains.
+    pub(super) fn leave(&mut self, names: &HashSet<&str>) {
+        let stays = |tenant: &Arc<Tenant>| !names.contains(&*tenant.name);
+        self.by_domain.retain(|_, tenant| stays(tenant));
+        self.below.retain(|_, tenant| stays(tenant));
+    }
+
+    /// Takes tenants away, and gives them.
+    pub(super) fn remove(&mut self, names: &HashSet<&str>) -> Vec<Arc<Tenant>> {
+        self.leave(names);
+        let removed = names.iter().filter_map(|name| self.by_name.remove(*name));
+        let removed: Vec<Arc<Tenant>> = removed.collect();
+        if self
+            .first
+            .as_ref()
+            .is_some_and(|first| names.contains(&*first.name))
+        {
+            // Any other knows its postmaster as well.
+            self.first = self
+                .by_name
+                .values()
+                .min_by_key(|it| it.name.clone())
+                .cloned();
+        }
+        removed
+    }
+
     /// Has all tenants' mail decided by this one's policy first.
     fn put_before_all(&mut self, before: Arc<Tenant>) {
         self.before = Some(before.clone());
@@ -347,6 +401,7 @@ mod tests {
                 rejected: None,
                 policy: None,
                 source: None,
+                statement: None,
                 order: 0,
                 before: None,
             })

@@ -31,6 +31,7 @@ mod pins;
 mod reload;
 mod remembered;
 mod schema;
+mod signed;
 mod source_routes;
 mod tenant_files;
 mod tenant_next_hops;

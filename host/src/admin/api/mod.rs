@@ -95,9 +95,16 @@ struct TenantState {
 
 /// A policy that is in force.
 #[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
 struct Force {
     digest: String,
     since: String,
+    /// Of the statement that it was taken by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequence: Option<u64>,
+    /// The names of the keys that have signed that.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    signed_by: Vec<String>,
 }
 
 impl Admin {
@@ -267,9 +274,15 @@ impl Admin {
     }
 
     fn tenant_state(&self, tenant: &config::Tenant, known: Option<&Arc<Tenant>>) -> TenantState {
-        let in_force = known.and_then(|known| known.in_force).map(|force| Force {
-            digest: force.digest.to_string(),
-            since: moment(milliseconds(force.since)),
+        let in_force = known.and_then(|known| {
+            let force = known.in_force?;
+            let statement = known.statement();
+            Some(Force {
+                digest: force.digest.to_string(),
+                since: moment(milliseconds(force.since)),
+                sequence: force.sequence,
+                signed_by: statement.map(|it| it.signed_by.clone()).unwrap_or_default(),
+            })
         });
         TenantState {
             name: tenant.name.clone(),
@@ -292,6 +305,12 @@ impl Admin {
         let config = self.config.load();
         if !config.admin.as_ref().is_some_and(|admin| admin.edit) {
             return Some("[admin] edit is false".into());
+        }
+        if config.trust.policies == config::Policies::Signed {
+            return Some(
+                "policies are signed here: sign the new one (portcullis sign policy), and put it in place with its statement"
+                    .into(),
+            );
         }
         let target = tenant.policy.canonicalize();
         let folder = folder_of(target.as_deref().unwrap_or(&tenant.policy));
