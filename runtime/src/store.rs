@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
@@ -244,11 +244,21 @@ impl Store {
         configured: &[TenantSource],
         only: Option<&BTreeSet<usize>>,
     ) -> Update {
+        self.update_within(TIMEOUT, configured, only).await
+    }
+
+    /// The same, where the next file is waited for so long.
+    pub async fn update_within(
+        self: &Arc<Self>,
+        patience: Duration,
+        configured: &[TenantSource],
+        only: Option<&BTreeSet<usize>>,
+    ) -> Update {
         let numbers: Vec<usize> = match only {
             Some(numbers) => numbers.iter().copied().collect(),
             None => (0..configured.len()).collect(),
         };
-        let (mut outcomes, late) = self.load_all(&numbers, configured).await;
+        let (mut outcomes, late) = self.load_all(patience, &numbers, configured).await;
         let _one_at_a_time = self.swapping.lock().await;
         let before = self.snapshot();
         let mut snapshot = match only {
@@ -330,6 +340,7 @@ impl Store {
     /// how many they are.
     async fn load_all(
         self: &Arc<Self>,
+        patience: Duration,
         numbers: &[usize],
         configured: &[TenantSource],
     ) -> (HashMap<usize, LoadResult>, usize) {
@@ -377,7 +388,7 @@ impl Store {
         drop(done);
         let mut outcomes = HashMap::new();
         // As long as one after another ends, the next is waited for too.
-        while let Some(Some(outcome)) = within(TIMEOUT, ended.recv()).await {
+        while let Some(Some(outcome)) = within(patience, ended.recv()).await {
             outcomes.insert(outcome.number, outcome);
         }
         ended.close();

@@ -9,6 +9,7 @@ mod configuration;
 mod contexts;
 mod dns;
 mod filters;
+mod fleet;
 mod front_doors;
 mod imports;
 mod modules;
@@ -19,6 +20,7 @@ mod rules;
 mod sasl;
 mod session;
 mod seven_bit;
+mod statements;
 mod wire;
 
 pub use certificates::certificates;
@@ -26,6 +28,7 @@ pub use configuration::configuration;
 pub use contexts::contexts;
 pub use dns::dns;
 pub use filters::filters;
+pub use fleet::fleet;
 pub use front_doors::front_doors;
 pub use imports::imports;
 pub use modules::modules;
@@ -36,13 +39,14 @@ pub use rules::rules;
 pub use sasl::sasl;
 pub use session::session;
 pub use seven_bit::seven_bit;
+pub use statements::statements;
 pub use wire::{commands, data, headers, replies};
 
 /// A target.
 pub type Target = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: [(&str, Target); 19] = [
+pub const TARGETS: [(&str, Target); 21] = [
     ("certificates", certificates),
     ("commands", commands),
     ("configuration", configuration),
@@ -50,6 +54,7 @@ pub const TARGETS: [(&str, Target); 19] = [
     ("data", data),
     ("dns", dns),
     ("filters", filters),
+    ("fleet", fleet),
     ("front_doors", front_doors),
     ("headers", headers),
     ("imports", imports),
@@ -62,6 +67,7 @@ pub const TARGETS: [(&str, Target); 19] = [
     ("sasl", sasl),
     ("session", session),
     ("seven_bit", seven_bit),
+    ("statements", statements),
 ];
 
 /// What the input is made of; nothing, if there is too little of it.

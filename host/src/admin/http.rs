@@ -1,7 +1,8 @@
-//! A small HTTP server: `/metrics`.
+//! A small HTTP server: `/metrics`, and `/live` and `/ready` for balancers and supervisors.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -15,7 +16,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::observe::metrics::Metrics;
+use portcullis::Tenant;
+
+use crate::frontend::smtp::listener::Server;
 
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -26,20 +29,23 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait where no connection can be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the numbers.
+/// Tenants that are named.
+const MAX_NAMED: usize = 100;
+
+/// Serves the numbers, and whether this server is ready.
 ///
 /// # Errors
 /// If the address cannot be listened on.
-pub async fn serve(metrics: Arc<Metrics>, address: SocketAddr) -> std::io::Result<()> {
+pub async fn serve(server: Arc<Server>, address: SocketAddr) -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
     tracing::info!(metrics = %listener.local_addr()?, "metrics server listening");
-    tokio::spawn(answer(metrics, listener));
+    tokio::spawn(answer(server, listener));
     Ok(())
 }
 
 /// Whoever wants more connections than there may be waits before one is accepted, and so takes no descriptor that mail
 /// needs.
-async fn answer(metrics: Arc<Metrics>, listener: TcpListener) {
+async fn answer(server: Arc<Server>, listener: TcpListener) {
     let permits = Arc::new(Semaphore::new(MAX_CLIENTS));
     while let Ok(permit) = permits.clone().acquire_owned().await {
         let Ok((stream, _)) = listener.accept().await else {
@@ -47,11 +53,11 @@ async fn answer(metrics: Arc<Metrics>, listener: TcpListener) {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        let metrics = metrics.clone();
+        let server = server.clone();
         tokio::spawn(async move {
             let _permit = permit;
             let service = service_fn(|request| {
-                let response = response(&metrics, &request);
+                let response = response(&server, &request);
                 async move { response }
             });
             let serving = http1::Builder::new()
@@ -63,12 +69,56 @@ async fn answer(metrics: Arc<Metrics>, listener: TcpListener) {
     }
 }
 
-fn response(metrics: &Metrics, request: &Request<Incoming>) -> http::Result<Response<String>> {
-    if request.uri().path() != "/metrics" {
-        return Response::builder()
-            .status(StatusCode::NOT_FOUND)
-            .body(String::new());
+fn response(server: &Server, request: &Request<Incoming>) -> http::Result<Response<String>> {
+    let (status, text) = match request.uri().path() {
+        "/metrics" => return metrics(server, request),
+        "/live" => (StatusCode::OK, "live\n".into()),
+        "/ready" => readiness(server, request.uri().query() == Some("strict")),
+        _ => (StatusCode::NOT_FOUND, String::new()),
+    };
+    Response::builder()
+        .status(status)
+        .header(CONTENT_TYPE, "text/plain; charset=utf-8")
+        .body(text)
+}
+
+/// Whether mail may come. A tenant whose policy is not taken keeps no other tenant's mail away, unless whoever asks is
+/// strict.
+fn readiness(server: &Server, is_strict: bool) -> (StatusCode, String) {
+    let policies = server.asking.policies.snapshot();
+    let mut tenants = policies.tenants().chain(policies.before());
+    let is_read = |it: &Arc<Tenant>| it.has_policy() || it.rejected.is_some();
+    // A tenant that comes later, and takes long, sends nobody else's mail away.
+    if tenants.all(is_read) {
+        server.has_been_read.store(true, Ordering::Relaxed);
     }
+    let has_been_read = server.has_been_read.load(Ordering::Relaxed);
+    let obstacle = match () {
+        () if *server.draining.borrow() => Some("draining"),
+        () if !has_been_read => Some("policies are still being read"),
+        () if policies.tenants().next().is_none() && server.settings.load().may_lack_tenants() => {
+            Some("there are no tenants yet")
+        }
+        () => None,
+    };
+    if let Some(obstacle) = obstacle {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("{obstacle}\n"));
+    }
+    let tenants = policies.tenants().chain(policies.before());
+    let failing = tenants.filter(|it| it.rejected.is_some());
+    let failing: Vec<&str> = failing.map(|it| &*it.name).take(MAX_NAMED).collect();
+    let status = match is_strict && !failing.is_empty() {
+        true => StatusCode::SERVICE_UNAVAILABLE,
+        false => StatusCode::OK,
+    };
+    let named = failing
+        .iter()
+        .map(|name| format!("new policy rejected: {name}\n"));
+    (status, format!("ready\n{}", named.collect::<String>()))
+}
+
+fn metrics(server: &Server, request: &Request<Incoming>) -> http::Result<Response<String>> {
+    let metrics = &server.asking.metrics;
     let accepted = request.headers().get_all(ACCEPT).iter();
     let mut accepted = accepted.filter_map(|value| value.to_str().ok());
     match accepted.any(|value| value.contains("application/openmetrics-text")) {

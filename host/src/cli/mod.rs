@@ -11,6 +11,7 @@ mod evaluate;
 mod explain;
 mod export;
 mod filter;
+mod fleet;
 mod import;
 mod key;
 mod lines;
@@ -91,6 +92,7 @@ enum Command {
     Sign(Box<sign::SignCommand>),
     Verify(verify::Verify),
     Trust(trust::TrustCommand),
+    Fleet(Box<fleet::FleetCommand>),
 }
 
 impl Cli {
@@ -134,6 +136,7 @@ impl Cli {
                 Command::Sign(command) => command.run().await,
                 Command::Verify(command) => command.run(),
                 Command::Trust(command) => command.run(),
+                Command::Fleet(command) => command.run().await,
             }
         });
         // A policy that compiles must not hold up the end.

@@ -97,6 +97,13 @@ pub struct Timeouts {
     #[serde(with = "values::duration")]
     #[cfg_attr(test, schemars(with = "super::schema::Time"))]
     pub shutdown: Duration,
+    /// How long clients are still let in after SIGTERM, while `/ready` tells balancers to send no more.
+    #[serde(
+        with = "values::optional_duration",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[cfg_attr(test, schemars(with = "Option<super::schema::Time>"))]
+    pub shutdown_delay: Option<Duration>,
 }
 
 impl Default for Timeouts {
@@ -112,6 +119,7 @@ impl Default for Timeouts {
             final_reply: minutes(10),
             route: minutes(4),
             shutdown: Duration::from_secs(30),
+            shutdown_delay: None,
         }
     }
 }

@@ -7,6 +7,7 @@ mod addresses;
 mod admin;
 mod egress;
 mod error;
+mod fleet;
 mod folders;
 mod frontend;
 mod limits;
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 pub use self::admin::{Admin, Alerts, Validation};
 pub use self::egress::{AddressFamily, Connections, Delivery, Dns, SmartHost};
 pub use self::error::ConfigError;
+pub use self::fleet::{Fleet, Ring};
 pub use self::folders::{default_cache_folder, state_file};
 pub use self::frontend::{Frontend, KnownFiles, Protocol};
 pub use self::limits::{Limits, Sandbox, Timeouts};
@@ -34,7 +36,7 @@ pub use self::listener::{Destination, Listener, Outbound, TlsMode};
 pub use self::log::{Clients, Decisions, Log, Mailboxes, Metrics};
 pub use self::next_hop::{Login, NextHop, NextHopServer, ProxyVersion};
 pub use self::problem::Problem;
-pub use self::tenant::{OPERATOR, Tenant, TenantError};
+pub use self::tenant::{Given, OPERATOR, Tenant, TenantError};
 pub use self::trust::{Authority, Policies, Trust};
 pub use self::values::{CertificateFiles, Paths, client_key, is_public};
 
@@ -87,6 +89,8 @@ pub struct Config {
     pub validation: Validation,
     /// The API and the page.
     pub admin: Option<Admin>,
+    /// The store from which policies come.
+    pub fleet: Option<Fleet>,
 }
 
 impl Config {
@@ -181,10 +185,12 @@ impl Config {
         }
         let delivery = raw.delivery.check()?;
         raw.connections.validate()?;
-        raw.trust.validate(&tenants, folder.is_some())?;
-        egress::validate_smart_hosts(&delivery.smart_hosts, &tenants, folder.is_some())?;
-        listener::validate_senders(&listeners, &tenants, folder.is_some())?;
-        frontend::validate_tenants(&frontends, &tenants, folder.is_some())?;
+        // Tenants of files, and of the fleet, come later.
+        let has_others = folder.is_some() || raw.fleet.is_some();
+        raw.trust.validate(&tenants, has_others)?;
+        egress::validate_smart_hosts(&delivery.smart_hosts, &tenants, has_others)?;
+        listener::validate_senders(&listeners, &tenants, has_others)?;
+        frontend::validate_tenants(&frontends, &tenants, has_others)?;
         frontend::validate_relays(&frontends, &listeners)?;
         raw.sandbox.validate()?;
         raw.limits.validate()?;
@@ -192,6 +198,9 @@ impl Config {
         raw.alerts.validate()?;
         if let Some(admin) = &raw.admin {
             admin.validate()?;
+        }
+        if let Some(fleet) = &raw.fleet {
+            fleet.validate(&raw.trust)?;
         }
         addresses::validate(&listeners, &frontends, raw.metrics.as_ref())?;
         Ok(Config {
@@ -216,6 +225,7 @@ impl Config {
             alerts: raw.alerts,
             validation: raw.validation,
             admin: raw.admin,
+            fleet: raw.fleet,
         })
     }
 }

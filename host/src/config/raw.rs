@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::admin::{Admin, Alerts, Validation};
 use super::egress::{Connections, Dns, RawDelivery};
+use super::fleet::Fleet;
 use super::frontend::RawFrontend;
 use super::limits::{Limits, Sandbox, Timeouts};
 use super::listener::RawListener;
@@ -74,6 +75,8 @@ pub(super) struct RawConfig {
     pub validation: Validation,
     /// The API and the page.
     pub admin: Option<Admin>,
+    /// The store from which policies come, for many hosts.
+    pub fleet: Option<Fleet>,
 }
 
 impl RawConfig {
@@ -127,6 +130,9 @@ impl RawConfig {
         self.sandbox.cache_directory.iter_mut().for_each(absolute);
         for frontend in &mut self.frontends {
             frontend.resolve(folder);
+        }
+        if let Some(fleet) = &mut self.fleet {
+            fleet.resolve(folder);
         }
         if let Some(admin) = &mut self.admin {
             admin.resolve(folder);

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,7 @@ use super::error::ConfigError;
 use super::next_hop::{NextHop, RawNextHop};
 use super::problem::Key::{Name, Number};
 use super::problem::{Outcome, Problem, Wrong, wrong};
+use portcullis::statement::{Envelope, TenantStatement};
 use portcullis::{TenantSource, normal_domain};
 
 /// The name of `[policy] before` in logs, metrics and verdicts.
@@ -34,6 +36,7 @@ impl Policy {
             tests: None,
             next_hop: None,
             file: None,
+            given: None,
         };
         self.before.map(tenant)
     }
@@ -75,6 +78,7 @@ impl RawTenant {
             tests: self.tests,
             next_hop: next_hop.map_err(|wrong| wrong.below(&[Name("next-hop")]))?,
             file: None,
+            given: None,
         })
     }
 }
@@ -94,6 +98,17 @@ pub struct Tenant {
     pub next_hop: Option<NextHop>,
     /// The file that it is in, if that is not the configuration itself.
     pub file: Option<PathBuf>,
+    /// What is said of it, if it comes of the fleet.
+    pub given: Option<Given>,
+}
+
+/// What is said of a tenant of the fleet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// What the operators say about it.
+    pub about: Arc<TenantStatement>,
+    /// The statement about its policy.
+    pub policy: Arc<Envelope>,
 }
 
 impl From<&Tenant> for TenantSource {

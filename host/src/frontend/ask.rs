@@ -114,6 +114,7 @@ impl Asker {
             tenant,
             session: request.session,
             transaction: request.transaction,
+            policy: decider(request, &decision).in_force,
         };
         if let Some(error) = decision.error() {
             let failed = &decider(request, &decision).name;

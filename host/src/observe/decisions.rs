@@ -4,6 +4,8 @@ use portcullis::{
     ClientAddress, Context, EvaluationError, Finding, Security, Verdict, tls_version_name,
 };
 
+use portcullis::store::InForce;
+
 use super::redact;
 
 /// Of a list in a verdict, so many items are logged.
@@ -19,6 +21,8 @@ pub struct Asked<'a> {
     pub session: &'a str,
     /// The transaction's id.
     pub transaction: &'a str,
+    /// The policy that has decided.
+    pub policy: Option<InForce>,
 }
 
 /// Logs a decision on these facts.
@@ -52,6 +56,8 @@ pub fn log(asked: &Asked<'_>, context: &Context, verdict: &Verdict) {
         to = &*redact::mailbox(context.rcpt_to()),
         session = asked.session,
         transaction = asked.transaction,
+        policy = asked.policy.map(|it| tracing::field::display(it.digest)),
+        sequence = asked.policy.and_then(|it| it.sequence),
         context = redact::tells_contexts().then(|| redact::context(context).to_json()),
         "decision"
     );

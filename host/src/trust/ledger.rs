@@ -26,6 +26,22 @@ CREATE TABLE accepted (
     payload TEXT NOT NULL,
     PRIMARY KEY (subject, tenant)
 ) WITHOUT ROWID;
+-- Statements that came over a network, as they came. Until it is known which of them is taken there may be several.
+CREATE TABLE statement (
+    subject TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    payload TEXT NOT NULL,
+    envelope TEXT NOT NULL,
+    PRIMARY KEY (subject, tenant, payload)
+) WITHOUT ROWID;
+CREATE TABLE root (
+    version INTEGER PRIMARY KEY,
+    envelope TEXT NOT NULL
+);
+CREATE TABLE meta (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
 ";
 
 /// What was accepted cannot be told.
@@ -41,7 +57,35 @@ pub struct DiskLedgerError {
 
 /// The file of a configuration, in the folder of what outlives the process.
 pub fn place(folder: &Path, configuration: &Path) -> PathBuf {
-    state_file(folder, "accepted", configuration, "sqlite")
+    state_file(folder, "statements", configuration, "sqlite")
+}
+
+/// A statement that came over a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// What it is about.
+    pub subject: Subject,
+    /// Which tenant it is about.
+    pub tenant: String,
+    /// The digest of its payload.
+    pub payload: Sha256,
+    /// The envelope.
+    pub envelope: String,
+}
+
+/// What is to be kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// A statement.
+    Keep(Kept),
+    /// That a statement is accepted.
+    Accept(Subject, String, Accepted),
+    /// Of the statements about a tenant, the one with this payload, and no other one.
+    Settle(Subject, String, Option<Sha256>),
+    /// Which policy of a tenant was accepted, but not how high its sequence was.
+    Forget(String),
+    /// The root statement with this version.
+    Root(u64, String),
 }
 
 /// What was accepted, in a file.
@@ -113,6 +157,135 @@ impl DiskLedger {
             is_read_only,
             waiting: Mutex::default(),
         }
+    }
+}
+
+impl DiskLedger {
+    /// Keeps all of this, or nothing: it is on the disk when this ends.
+    ///
+    /// # Errors
+    /// If it cannot be kept.
+    pub fn write(&self, writes: &[Write]) -> Result<(), DiskLedgerError> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        self.with(|connection| {
+            let transaction = connection.transaction()?;
+            writes.iter().try_for_each(|it| it.run(&transaction))?;
+            transaction.commit()
+        })
+    }
+
+    /// All statements that are kept.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn kept(&self) -> Result<Vec<Kept>, DiskLedgerError> {
+        self.with(|connection| {
+            let query = "SELECT subject, tenant, payload, envelope FROM statement";
+            let mut query = connection.prepare(query)?;
+            let kept = query.query_map((), |row| {
+                let (subject, payload): (String, String) = (row.get(0)?, row.get(2)?);
+                Ok(Kept {
+                    subject: match &*subject {
+                        "tenant" => Subject::Tenant,
+                        _ => Subject::Policy,
+                    },
+                    tenant: row.get(1)?,
+                    payload: Sha256::parse(&payload).ok_or(rusqlite::Error::InvalidQuery)?,
+                    envelope: row.get(3)?,
+                })
+            })?;
+            kept.collect()
+        })
+    }
+
+    /// The root statements that are kept, oldest first.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn roots(&self) -> Result<Vec<String>, DiskLedgerError> {
+        self.with(|connection| {
+            let mut query = connection.prepare("SELECT envelope FROM root ORDER BY version")?;
+            let roots = query.query_map((), |row| row.get(0))?;
+            roots.collect()
+        })
+    }
+
+    /// A value that is kept under a name.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn meta(&self, name: &str) -> Result<Option<String>, DiskLedgerError> {
+        self.with(|connection| {
+            let query = "SELECT value FROM meta WHERE name = ?";
+            let found = connection.query_row(query, [name], |row| row.get(0));
+            found.optional()
+        })
+    }
+
+    /// Keeps a value under a name.
+    ///
+    /// # Errors
+    /// If it cannot be kept.
+    pub fn set_meta(&self, name: &str, value: &str) -> Result<(), DiskLedgerError> {
+        self.with(|connection| {
+            let keep = "INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)";
+            connection.execute(keep, [name, value]).map(drop)
+        })
+    }
+
+    /// Does something with the file; without one there is nothing.
+    fn with<T: Default>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, DiskLedgerError> {
+        let mut connection = lock(&self.connection);
+        let Some(connection) = &mut *connection else {
+            return Ok(T::default());
+        };
+        let path = connection.path().map(PathBuf::from).unwrap_or_default();
+        work(connection).map_err(|error| DiskLedgerError {
+            path,
+            reason: error.to_string(),
+        })
+    }
+}
+
+impl Write {
+    fn run(&self, connection: &Connection) -> rusqlite::Result<()> {
+        match self {
+            Write::Keep(kept) => connection
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO statement (subject, tenant, payload, envelope) VALUES (?, ?, ?, ?)",
+                )?
+                .execute(params![
+                    name(kept.subject),
+                    kept.tenant,
+                    kept.payload.to_string(),
+                    kept.envelope
+                ]),
+            Write::Accept(subject, tenant, accepted) => {
+                return keep(connection, *subject, tenant, accepted);
+            }
+            Write::Settle(subject, tenant, payload) => connection
+                .prepare_cached(
+                    "DELETE FROM statement WHERE subject = ? AND tenant = ? AND payload IS NOT ?",
+                )?
+                .execute(params![
+                    name(*subject),
+                    tenant,
+                    payload.map(|payload| payload.to_string())
+                ]),
+            Write::Forget(tenant) => connection
+                .prepare_cached("UPDATE accepted SET payload = ? WHERE subject = 'policy' AND tenant = ?")?
+                .execute(params![Sha256::default().to_string(), tenant]),
+            Write::Root(version, envelope) => connection.execute(
+                "INSERT OR REPLACE INTO root (version, envelope) VALUES (?, ?)",
+                params![version, envelope],
+            ),
+        }
+        .map(drop)
     }
 }
 
@@ -211,31 +384,33 @@ fn find(
 
 fn write(connection: &mut Connection, orders: &[Arc<Order>]) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    {
-        let mut keep = transaction.prepare_cached(
-            "INSERT INTO accepted (subject, tenant, begins, sequence, payload)
-             VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT (subject, tenant) DO UPDATE
-             SET begins = ?3, sequence = ?4, payload = ?5
-             WHERE (?3, ?4) > (begins, sequence)",
-        )?;
-        for Order {
-            subject,
-            tenant,
-            accepted,
-            ..
-        } in orders.iter().map(|order| &**order)
-        {
-            keep.execute(params![
-                name(*subject),
-                tenant,
-                accepted.from,
-                accepted.sequence,
-                accepted.payload.to_string()
-            ])?;
-        }
+    for order in orders {
+        keep(&transaction, order.subject, &order.tenant, &order.accepted)?;
     }
     transaction.commit()
+}
+
+fn keep(
+    connection: &Connection,
+    subject: Subject,
+    tenant: &str,
+    accepted: &Accepted,
+) -> rusqlite::Result<()> {
+    let mut keep = connection.prepare_cached(
+        "INSERT INTO accepted (subject, tenant, begins, sequence, payload)
+         VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (subject, tenant) DO UPDATE
+         SET begins = ?3, sequence = ?4, payload = ?5
+         WHERE (?3, ?4) > (begins, sequence)",
+    )?;
+    let keeping = keep.execute(params![
+        name(subject),
+        tenant,
+        accepted.from,
+        accepted.sequence,
+        accepted.payload.to_string()
+    ]);
+    keeping.map(drop)
 }
 
 fn name(subject: Subject) -> &'static str {

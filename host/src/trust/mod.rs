@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use portcullis::read_file;
-use portcullis::statement::{Roots, Trust, VerifyError};
+use portcullis::statement::{Envelope, Roots, Trust, VerifyError};
 
 pub use self::keys::{private_key, public_key, write_key};
-pub use self::ledger::{DiskLedger, DiskLedgerError};
+pub use self::ledger::{DiskLedger, DiskLedgerError, Kept, Write};
 use crate::config::{self, Config};
 
 /// The largest file of root statements.
@@ -61,6 +61,15 @@ pub fn read_roots(path: &Path) -> Result<Roots, TrustError> {
     })
 }
 
+/// Whose signatures policies need, and where what was accepted is kept.
+#[derive(Clone)]
+pub struct Trusted {
+    /// The operators' keys, and what was accepted.
+    pub trust: Arc<Trust>,
+    /// Where that is kept.
+    pub disk: Arc<DiskLedger>,
+}
+
 /// Whose signatures policies need; `None` if they need none. What there was before goes on with the keys that are in
 /// the file now; without, `ledger` opens what was accepted.
 ///
@@ -68,9 +77,9 @@ pub fn read_roots(path: &Path) -> Result<Roots, TrustError> {
 /// Why that cannot be told: then no policy can be taken.
 pub fn open(
     config: &Config,
-    before: Option<&Arc<Trust>>,
+    before: Option<&Trusted>,
     ledger: fn(&Path) -> Result<DiskLedger, DiskLedgerError>,
-) -> Result<Option<Arc<Trust>>, TrustError> {
+) -> Result<Option<Trusted>, TrustError> {
     let config::Trust {
         policies,
         policy_root,
@@ -81,11 +90,30 @@ pub fn open(
     };
     let roots = read_roots(root)?;
     if let Some(before) = before {
-        before.exchange(roots);
+        let (known, roots) = (before.trust.roots(), newest(roots, &before.disk)?);
+        // A newer one may have come over the network just now.
+        let is_older = roots.first_digest() == known.first_digest()
+            && roots.newest().version < known.newest().version;
+        if !is_older {
+            before.trust.exchange(roots);
+        }
         return Ok(Some(before.clone()));
     }
     let folder = config.delivery.state_folder();
     let folder = folder.ok_or(TrustError::NoFolder)?;
-    let place = ledger::place(&folder, &config.path);
-    Ok(Some(Arc::new(Trust::new(roots, ledger(&place)?))))
+    let disk = Arc::new(ledger(&ledger::place(&folder, &config.path))?);
+    let trust = Arc::new(Trust::new(newest(roots, &disk)?, disk.clone()));
+    Ok(Some(Trusted { trust, disk }))
+}
+
+/// The root statements of the file, and those that have come since over a network.
+fn newest(mut roots: Roots, disk: &DiskLedger) -> Result<Roots, TrustError> {
+    for kept in disk.roots()? {
+        // Those that the file has, or that follow another first one, do not follow.
+        let next = Envelope::read(kept.as_bytes()).ok();
+        if let Some(next) = next.and_then(|next| roots.followed_by(&next).ok()) {
+            roots = next;
+        }
+    }
+    Ok(roots)
 }

@@ -21,6 +21,13 @@ pub enum Priority {
     Low,
 }
 
+impl Priority {
+    /// Gives it to this thread, for good.
+    pub fn take_on(self) {
+        lower(self);
+    }
+}
+
 /// A piece of work did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Stopped {

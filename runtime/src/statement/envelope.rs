@@ -104,17 +104,8 @@ impl Envelope {
 
     /// The envelope in JSON, in one line.
     pub fn to_json(&self) -> String {
-        let signature = |it: &Signature| WrittenSignature {
-            keyid: it.key_id.clone(),
-            sig: STANDARD.encode(&it.octets),
-        };
-        let written = Written {
-            payload_type: self.payload_type.clone(),
-            payload: STANDARD.encode(&self.payload),
-            signatures: self.signatures.iter().map(signature).collect(),
-        };
         // Texts and lists can always be written.
-        serde_json::to_string(&written).unwrap_or_default()
+        serde_json::to_string(self).unwrap_or_default()
     }
 
     /// The octets that are signed: DSSE's pre-authentication encoding.
@@ -165,6 +156,20 @@ impl Envelope {
     }
 }
 
+/// As JSON within other JSON.
+impl Serialize for Envelope {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Written::from(self).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Envelope {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = Written::deserialize(deserializer)?;
+        written.try_into().map_err(serde::de::Error::custom)
+    }
+}
+
 fn wrong_type<P: Payload>(found: &str) -> StatementError {
     let stem = P::TYPE.strip_suffix(".v1+json").unwrap_or(P::TYPE);
     let version = found.strip_prefix(stem);
@@ -174,6 +179,20 @@ fn wrong_type<P: Payload>(found: &str) -> StatementError {
             found: found.into(),
             wanted: P::TYPE,
         },
+    }
+}
+
+impl From<&Envelope> for Written {
+    fn from(envelope: &Envelope) -> Self {
+        let signature = |it: &Signature| WrittenSignature {
+            keyid: it.key_id.clone(),
+            sig: STANDARD.encode(&it.octets),
+        };
+        Written {
+            payload_type: envelope.payload_type.clone(),
+            payload: STANDARD.encode(&envelope.payload),
+            signatures: envelope.signatures.iter().map(signature).collect(),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Why a statement is not taken.
 
 use super::fields::{
-    Format, MAX_ENVELOPE, MAX_KEYS, MAX_PAYLOAD, MAX_SEQUENCE, MAX_SIGNATURES, Time,
+    Format, MAX_ENVELOPE, MAX_KEYS, MAX_NAME, MAX_PAYLOAD, MAX_SEQUENCE, MAX_SIGNATURES, Time,
 };
 
 /// An envelope or what is in it cannot be read.
@@ -58,6 +58,9 @@ pub enum StatementError {
     /// A key or the name of one is there twice.
     #[error("the key {0:?} is named twice")]
     KeyTwice(String),
+    /// A tenant's name cannot be used.
+    #[error("the name of a tenant has at most {MAX_NAME} octets, and no control characters")]
+    Name,
     /// Something is empty that must not be.
     #[error("{0} is empty")]
     Empty(&'static str),

@@ -18,6 +18,8 @@ pub const MAX_PAYLOAD: usize = 64 << 10;
 pub const MAX_SIGNATURES: usize = 16;
 /// How many keys may sign something.
 pub const MAX_KEYS: usize = 16;
+/// How many octets the name of a tenant may have.
+pub const MAX_NAME: usize = 200;
 /// The highest sequence: the highest number that every JSON reader keeps (RFC 8259 §6).
 pub const MAX_SEQUENCE: u64 = (1 << 53) - 1;
 

@@ -34,6 +34,21 @@ pub struct LedgerError {
     pub reason: String,
 }
 
+impl<L: Ledger + ?Sized> Ledger for std::sync::Arc<L> {
+    fn accepted(&self, subject: Subject, tenant: &str) -> Result<Option<Accepted>, LedgerError> {
+        (**self).accepted(subject, tenant)
+    }
+
+    fn accept(
+        &self,
+        subject: Subject,
+        tenant: &str,
+        accepted: &Accepted,
+    ) -> Result<(), LedgerError> {
+        (**self).accept(subject, tenant, accepted)
+    }
+}
+
 /// Remembers what was accepted, also after a restart.
 pub trait Ledger: fmt::Debug + Send + Sync {
     /// The newest statement that was accepted about a tenant.

@@ -18,7 +18,8 @@ mod trust;
 pub use self::envelope::{Envelope, Signature};
 pub use self::error::{StatementError, VerifyError};
 pub use self::fields::{
-    Format, MAX_ENVELOPE, MAX_KEYS, MAX_PAYLOAD, MAX_SEQUENCE, MAX_SIGNATURES, Time, digest_of,
+    Format, MAX_ENVELOPE, MAX_KEYS, MAX_NAME, MAX_PAYLOAD, MAX_SEQUENCE, MAX_SIGNATURES, Time,
+    digest_of,
 };
 pub use self::key::{KeyError, PublicKey, SigningKey};
 pub use self::ledger::{Accepted, Ledger, LedgerError, Subject};

@@ -6,9 +6,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::StatementError;
-use super::fields::{Format, MAX_KEYS, MAX_SEQUENCE, Time};
+use super::fields::{Format, MAX_KEYS, MAX_NAME, MAX_SEQUENCE, Time};
 use super::key::PublicKey;
 use crate::Sha256;
+use crate::text::is_control_or_bidi;
 
 /// A statement.
 pub trait Payload: Serialize + DeserializeOwned {
@@ -191,8 +192,11 @@ fn check_sequence(sequence: u64) -> Result<(), StatementError> {
 }
 
 fn check_name(name: &str) -> Result<(), StatementError> {
-    match name.trim().is_empty() {
-        true => Err(StatementError::Empty("the name of the tenant")),
+    if name.trim().is_empty() {
+        return Err(StatementError::Empty("the name of the tenant"));
+    }
+    match name.len() > MAX_NAME || name.chars().any(is_control_or_bidi) {
+        true => Err(StatementError::Name),
         false => Ok(()),
     }
 }

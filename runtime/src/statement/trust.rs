@@ -285,6 +285,18 @@ impl Trust {
             .policy(envelope, tenant, about, &*self.ledger, now)
     }
 
+    /// The newest statement that was accepted about a tenant.
+    ///
+    /// # Errors
+    /// If that cannot be told.
+    pub fn accepted(
+        &self,
+        subject: Subject,
+        tenant: &str,
+    ) -> Result<Option<Accepted>, VerifyError> {
+        Ok(self.ledger.accepted(subject, tenant)?)
+    }
+
     /// Keeps that a statement is accepted. This may wait for the disk.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use super::statements::{By, Signed, Statements, statement_beside, tenant_stateme
 use super::tenant::{TenantSource, Versions};
 use crate::Sha256;
 use crate::file::FileVersion;
+use crate::sandbox::background::{Priority, run_on_thread};
 use crate::statement::{
     Envelope, Format, MAX_ENVELOPE, PolicyStatement, Subject, TenantStatement, Time, Trust,
     Verified, VerifyError,
@@ -121,12 +122,12 @@ async fn envelope(places: &Places, path: &Path) -> Result<Arc<Envelope>, Cause> 
     Ok(Arc::new(envelope))
 }
 
-/// Verifies on a thread that may wait for the disk.
+/// Verifies on a thread that may wait for the disk, and leaves the processors to mail.
 async fn apart<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> Result<T, VerifyError> + Send + 'static,
 ) -> Result<T, Cause> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = run_on_thread(Priority::Low, work).await;
     let done = done.unwrap_or_else(|error| Err(VerifyError::Ledger(error.to_string())));
     done.map_err(|source| Cause::Statement {
         path: path.to_owned(),

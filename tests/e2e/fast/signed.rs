@@ -1,111 +1,30 @@
 //! Policies that must be signed: keys, statements, and what a server takes.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Command;
 
 use portcullis_tests::admin::{ADMIN, Api};
+use portcullis_tests::office::{Office, both, rules};
 use portcullis_tests::programs::missing;
 use portcullis_tests::{Client, Config, Listener, TestBed, portcullis};
 use serde_json::{Value, json};
 
-/// Mail of this domain comes encrypted, which clients of this test do not do.
-fn rules(domain: &str) -> String {
-    json!({"connectors": [{"name": domain, "direction": "inbound",
-        "from": {"sender-domains": [domain]}, "require": {"tls": true}}]})
-    .to_string()
+/// A server that takes what an office signs.
+fn server(office: &Office) -> Config {
+    Config::new()
+        .listener(Listener::maildir())
+        .tenant_with("contoso", &["contoso.com"], "contoso.json")
+        .file("contoso.json", office.read("contoso.json"))
+        .file("contoso.dsse.json", office.read("contoso.dsse.json"))
+        .file("root.json", office.read("root.json"))
+        .with("[trust]\npolicies = \"signed\"\npolicy-root = \"root.json\"")
 }
 
-/// Where keys are, and policies are signed.
-struct Office {
-    folder: tempfile::TempDir,
-}
-
-impl Office {
-    /// An operator, whose key signs, and root statements.
-    fn new() -> Office {
-        let office = Office {
-            folder: tempfile::tempdir().expect("a folder"),
-        };
-        office.succeed(&["key", "new", "ops.pem"]);
-        office.succeed(&["trust", "new", "root.json", "--key", "ops.pem"]);
-        office
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn read(&self, name: &str) -> Vec<u8> {
-        fs::read(self.path(name)).expect(name)
-    }
-
-    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
-        fs::write(self.path(name), content).expect(name);
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = portcullis(arguments);
-        command.current_dir(self.folder.path());
-        command.output().expect("the program runs")
-    }
-
-    /// What a command says that does its work.
-    fn succeed(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        let (told, error) = both(&output);
-        assert!(output.status.success(), "{arguments:?}: {told}{error}");
-        told + &error
-    }
-
-    /// What a command says that does not.
-    fn fail(&self, arguments: &[&str], code: i32) -> String {
-        let output = self.run(arguments);
-        let (told, error) = both(&output);
-        assert_eq!(
-            output.status.code(),
-            Some(code),
-            "{arguments:?}: {told}{error}"
-        );
-        told + &error
-    }
-
-    /// Signs rules for Contoso.
-    fn sign(&self, rules: &str, more: &[&str]) {
-        self.write("contoso.json", rules);
-        let sign = [
-            "sign",
-            "policy",
-            "contoso.json",
-            "--tenant",
-            "contoso",
-            "--key",
-            "ops.pem",
-        ];
-        self.succeed(&[&sign[..], more].concat());
-    }
-
-    /// A server that takes what this office signs.
-    fn server(&self) -> Config {
-        Config::new()
-            .listener(Listener::maildir())
-            .tenant_with("contoso", &["contoso.com"], "contoso.json")
-            .file("contoso.json", self.read("contoso.json"))
-            .file("contoso.dsse.json", self.read("contoso.dsse.json"))
-            .file("root.json", self.read("root.json"))
-            .with("[trust]\npolicies = \"signed\"\npolicy-root = \"root.json\"")
-    }
-
-    /// Puts the newest in place: the statement first.
-    fn deploy(&self, bed: &TestBed) {
-        bed.replace("contoso.dsse.json", &self.read("contoso.dsse.json"));
-        bed.replace("contoso.json", &self.read("contoso.json"));
-    }
-}
-
-fn both(output: &Output) -> (String, String) {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (text(&output.stdout), text(&output.stderr))
+/// Puts the newest in place: the statement first.
+fn deploy(office: &Office, bed: &TestBed) {
+    bed.replace("contoso.dsse.json", &office.read("contoso.dsse.json"));
+    bed.replace("contoso.json", &office.read("contoso.json"));
 }
 
 fn refuses(bed: &TestBed, domain: &str) -> bool {
@@ -129,7 +48,7 @@ fn openssl(folder: &Path, arguments: &[&str]) {
 fn only_what_is_signed_is_taken() {
     let office = Office::new();
     office.sign(&rules("one.test"), &[]);
-    let bed = TestBed::start(office.server());
+    let bed = TestBed::start(server(&office));
     bed.wait_for_log("policy loaded tenant=contoso sequence=1 signed_by=\"ops\"");
     assert!(refuses(&bed, "one.test"));
     // Nobody has signed this.
@@ -137,12 +56,12 @@ fn only_what_is_signed_is_taken() {
     bed.wait_for_log("the policy is not the one that was signed");
     assert!(refuses(&bed, "one.test") && !refuses(&bed, "two.test"));
     office.sign(&rules("two.test"), &[]);
-    office.deploy(&bed);
+    deploy(&office, &bed);
     bed.wait_for_log("sequence=2");
     assert!(refuses(&bed, "two.test") && !refuses(&bed, "one.test"));
     // An older one comes back, also after a restart.
     office.sign(&rules("one.test"), &["--sequence", "1"]);
-    office.deploy(&bed);
+    deploy(&office, &bed);
     bed.wait_for_log("its sequence 1 is lower than 2");
     assert!(refuses(&bed, "two.test"));
 }
@@ -151,7 +70,7 @@ fn only_what_is_signed_is_taken() {
 fn what_was_accepted_is_known_after_a_restart() {
     let office = Office::new();
     office.sign(&rules("one.test"), &["--sequence", "7", "--expires", "1s"]);
-    let mut bed = TestBed::start(office.server());
+    let mut bed = TestBed::start(server(&office));
     bed.wait_for_log("sequence=7");
     // It has expired long before it is read again, and stays.
     let begun = std::time::Instant::now();
@@ -162,7 +81,7 @@ fn what_was_accepted_is_known_after_a_restart() {
     bed.wait_for_log("sequence=7");
     assert!(refuses(&bed, "one.test"));
     office.sign(&rules("two.test"), &["--sequence", "6"]);
-    office.deploy(&bed);
+    deploy(&office, &bed);
     bed.wait_for_log("its sequence 6 is lower than 7");
     assert!(refuses(&bed, "one.test"));
 }
@@ -171,7 +90,7 @@ fn what_was_accepted_is_known_after_a_restart() {
 fn without_a_statement_mail_is_deferred() {
     let office = Office::new();
     office.sign(&rules("one.test"), &[]);
-    let mut config = office.server();
+    let mut config = server(&office);
     config = config.tenant_with("fabrikam", &["fabrikam.com"], "fabrikam.json");
     let bed = TestBed::start(config.file("fabrikam.json", rules("one.test")));
     let line = bed.wait_for_log("there is no previous version");
@@ -218,17 +137,17 @@ fn a_tenants_key_signs_its_own_policies_and_no_others() {
     );
     let told = office.succeed(&["verify", "contoso.tenant.dsse.json", "--root", "root.json"]);
     assert!(told.contains("with contoso.com, signed by ops"), "{told}");
-    let config = office.server();
+    let config = server(&office);
     let about = office.read("contoso.tenant.dsse.json");
     let bed = TestBed::start(config.file("contoso.tenant.dsse.json", about));
     bed.wait_for_log("sequence=1 signed_by=\"contoso\"");
     assert!(refuses(&bed, "one.test"));
     // The operators have given the right to sign away; another tenant's statement is no use.
     sign("contoso", "ops.pem", "2");
-    office.deploy(&bed);
+    deploy(&office, &bed);
     bed.wait_for_log("0 of 1 required signatures are good; those who may sign: contoso (ed25519:");
     sign("fabrikam", "contoso.pem", "2");
-    office.deploy(&bed);
+    deploy(&office, &bed);
     bed.wait_for_log("it is about tenant \"fabrikam\", not \"contoso\"");
     assert!(refuses(&bed, "one.test"));
 }
@@ -237,7 +156,7 @@ fn a_tenants_key_signs_its_own_policies_and_no_others() {
 fn operators_follow_each_other_while_mail_flows() {
     let office = Office::new();
     office.sign(&rules("one.test"), &[]);
-    let bed = TestBed::start(office.server());
+    let bed = TestBed::start(server(&office));
     bed.wait_for_log("sequence=1");
     office.succeed(&["key", "new", "next.pem"]);
     // Those before must sign as well.
@@ -262,7 +181,7 @@ fn operators_follow_each_other_while_mail_flows() {
     // What is in force stays, and whoever is no operator any more signs nothing new.
     assert!(refuses(&bed, "one.test"));
     office.sign(&rules("two.test"), &[]);
-    office.deploy(&bed);
+    deploy(&office, &bed);
     bed.wait_for_log("those who may sign: next (ed25519:");
     assert!(refuses(&bed, "one.test"));
     office.succeed(&[
@@ -276,7 +195,7 @@ fn operators_follow_each_other_while_mail_flows() {
         "--sequence",
         "2",
     ]);
-    office.deploy(&bed);
+    deploy(&office, &bed);
     bed.wait_for_log("sequence=2 signed_by=\"next\"");
     assert!(refuses(&bed, "two.test"));
     // A root that nobody has signed is not taken.
@@ -288,7 +207,7 @@ fn operators_follow_each_other_while_mail_flows() {
 #[test]
 fn openssl_signs_as_well() {
     let office = Office::new();
-    let folder = office.folder.path();
+    let folder = office.folder();
     openssl(
         folder,
         &["genpkey", "-algorithm", "ed25519", "-out", "token.pem"],
@@ -342,7 +261,7 @@ fn openssl_signs_as_well() {
     office.succeed(&add);
     let told = office.succeed(&["verify", "contoso.json", "--root", "root.json"]);
     assert!(told.contains("signed by token"), "{told}");
-    let bed = TestBed::start(office.server());
+    let bed = TestBed::start(server(&office));
     bed.wait_for_log("signed_by=\"token\"");
     // And OpenSSL verifies what Portcullis signs.
     office.sign(&rules("two.test"), &[]);
@@ -455,7 +374,7 @@ fn nothing_bad_is_signed_and_no_key_is_lost() {
 fn the_configuration_says_what_is_missing() {
     let office = Office::new();
     office.sign(&rules("one.test"), &[]);
-    let bed = TestBed::start(office.server());
+    let bed = TestBed::start(server(&office));
     let config = bed.folder().join("portcullis.toml");
     let text = fs::read_to_string(&config).expect("the configuration");
     let check = |text: &str| {
@@ -487,7 +406,7 @@ fn the_configuration_says_what_is_missing() {
 fn the_page_changes_nothing_that_must_be_signed() {
     let office = Office::new();
     office.sign(&rules("one.test"), &[]);
-    let bed = TestBed::start(office.server().with(ADMIN));
+    let bed = TestBed::start(server(&office).with(ADMIN));
     let state = Api::operator(&bed).get("/api/state").json();
     let tenant = &state["tenants"][0];
     assert_eq!(tenant["in-force"]["sequence"], 1, "{state}");

@@ -1,5 +1,6 @@
 //! Faults and load of every kind; the environment says for how long.
 
 mod faults;
+mod fleet;
 mod page;
 mod soak;

@@ -10,6 +10,7 @@ mod eight_bit;
 mod embedding;
 mod exim_outbound;
 mod fan_out;
+mod fleet;
 mod front_doors;
 mod haproxy;
 mod haraka;

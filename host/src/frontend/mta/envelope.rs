@@ -106,7 +106,7 @@ impl Frontend {
                     "{sign:?} in the local part could make another address of it"
                 )),
             },
-            None if self.settings().lacks_tenants => {
+            None if self.settings().may_lack_tenants() => {
                 let text = "it cannot be told whose domain this is, try again later";
                 Whose::Unclear(Reply::new(451, (4, 3, 5), text))
             }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpSocket};
@@ -48,6 +49,10 @@ pub struct Server {
     pub guesses: Guesses,
     /// How many passwords are verified at a time.
     pub verifications: Arc<Semaphore>,
+    /// Whether the policies of all tenants that there were at some time had been read.
+    pub has_been_read: AtomicBool,
+    /// Whether balancers are to send no more clients.
+    pub draining: watch::Sender<bool>,
     /// Whether sessions are to end.
     pub stopping: watch::Sender<bool>,
 }
@@ -68,9 +73,16 @@ pub struct Settings {
     pub names: Option<Arc<Dns>>,
     /// Whether there are tenants that are not known for a mistake: nobody's mail may be theirs.
     pub lacks_tenants: bool,
+    /// Whether there may be tenants of the fleet that have not come yet.
+    pub awaits_tenants: Arc<AtomicBool>,
 }
 
 impl Settings {
+    /// Whether a domain that is nobody's may be a tenant's all the same.
+    pub fn may_lack_tenants(&self) -> bool {
+        self.lacks_tenants || self.awaits_tenants.load(Ordering::Relaxed)
+    }
+
     /// What a listener does handshakes with, if it does.
     pub fn tls(&self, listener: &Listener) -> Option<ServerTls> {
         self.tls.get(&listener.number).cloned()

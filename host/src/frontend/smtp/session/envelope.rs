@@ -261,7 +261,7 @@ impl Session {
         if transaction.recipients.len() >= self.settings.limits.recipients {
             return Err(too_many());
         }
-        let lacks_tenants = self.settings.lacks_tenants;
+        let lacks_tenants = self.settings.may_lack_tenants();
         let of = responsible(&self.listener.egress, transaction, to, lacks_tenants)?.clone();
         *tenant = Some(of.clone());
         if transaction.shares_no_header(&of, to, &self.listener.egress) {
