@@ -1083,3 +1083,75 @@ fn odd_names_are_refused() {
         "{told}"
     );
 }
+
+/// What cannot be kept for a while comes again: a retirement, and the operators' next keys.
+#[test]
+fn what_cannot_be_kept_comes_again() {
+    let fleet = Fleet::new();
+    fleet.put("contoso", "one.test", &[]);
+    let mut host = fleet.host("h1");
+    fleet.run(&["wait", "contoso", "--hosts", "1"]);
+    let state = host.folder().join("state/portcullis");
+    let mut files = fs::read_dir(&state).expect("the state").flatten();
+    let database = files.find(|file| {
+        let name = file.file_name().to_string_lossy().into_owned();
+        name.starts_with("statements-") && name.ends_with(".sqlite")
+    });
+    // Somebody else has the file.
+    let mut holder = Command::new("python3")
+        .arg("-c")
+        .arg("import sqlite3, sys\nc = sqlite3.connect(sys.argv[1])\nc.execute('BEGIN IMMEDIATE')\nprint('held', flush=True)\nsys.stdin.read()")
+        .arg(database.expect("a database").path())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("Python runs");
+    let mut held = String::new();
+    let out = holder.stdout.take().expect("its output");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut held).expect("it holds it");
+    fleet.office.succeed(&["key", "new", "next.pem"]);
+    fleet.office.succeed(&[
+        "trust",
+        "rotate",
+        "root.json",
+        "--operator",
+        "next.pem.pub",
+        "--key",
+        "ops.pem",
+        "--key",
+        "next.pem",
+    ]);
+    fleet.office.succeed(&[
+        "sign",
+        "retire",
+        "contoso",
+        "--sequence",
+        "2",
+        "--key",
+        "next.pem",
+    ]);
+    fleet.run(&["put", "root.json"]);
+    fleet.run(&["retire", "contoso.retire.dsse.json"]);
+    host.wait_for_log("what came of the fleet's store is not taken");
+    assert_eq!(reply(&host, "one.test", "contoso"), 550);
+    assert_eq!(reply(&host, "two.test", "contoso"), 250);
+    drop(holder.stdin.take());
+    holder.wait().expect("it ends");
+    host.wait_for_log("tenant removed tenant=\"contoso\"");
+    assert_eq!(reply(&host, "two.test", "contoso"), 550);
+    // Also after a restart, the next keys are those.
+    host.restart();
+    fleet.office.succeed(&[
+        "sign",
+        "tenant",
+        "fabrikam",
+        "--domain",
+        "fabrikam.com",
+        "--policy-key",
+        "fabrikam.pem.pub",
+        "--key",
+        "next.pem",
+    ]);
+    fleet.put("fabrikam", "two.test", &[]);
+    host.wait_for_log("policy loaded tenant=fabrikam");
+}
