@@ -293,7 +293,10 @@ impl Store {
 
     /// Takes an outcome that came late, if it is still wanted.
     pub async fn enter(&self, configured: &[TenantSource], outcome: LoadResult) -> Update {
-        let wanted = |tenant: &&TenantSource| Files::of(tenant) == outcome.files;
+        // Of the others it need not be told which files they have: there may be very many.
+        let wanted = |tenant: &&TenantSource| {
+            tenant.name == outcome.files.tenant && Files::of(tenant) == outcome.files
+        };
         let Some(tenant) = configured.iter().find(wanted) else {
             return Update::default();
         };

@@ -80,11 +80,6 @@ impl Time {
         let duration = duration.try_into().ok()?;
         self.0.checked_add(duration).map(Time)
     }
-
-    /// Seconds since 1970.
-    pub fn unix_seconds(self) -> i64 {
-        self.0.unix_timestamp()
-    }
 }
 
 impl From<SystemTime> for Time {
