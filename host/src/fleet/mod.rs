@@ -326,6 +326,7 @@ impl Follower {
             }
             if std::mem::take(&mut self.is_lost) {
                 self.compare = true;
+                self.revision = 0;
                 return Err(StoreError::Other {
                     what: "keeping what came of the store",
                     reason: "the disk does not take it".into(),

@@ -1135,9 +1135,11 @@ fn what_cannot_be_kept_comes_again() {
     host.wait_for_log("what came of the fleet's store is not taken");
     assert_eq!(reply(&host, "one.test", "contoso"), 550);
     assert_eq!(reply(&host, "two.test", "contoso"), 250);
+    fleet.fail(&["wait", "--hosts", "1", "--timeout", "1s"]);
     drop(holder.stdin.take());
     holder.wait().expect("it ends");
     host.wait_for_log("tenant removed tenant=\"contoso\"");
+    fleet.run(&["wait", "--hosts", "1"]);
     assert_eq!(reply(&host, "two.test", "contoso"), 550);
     // Also after a restart, the next keys are those.
     host.restart();
