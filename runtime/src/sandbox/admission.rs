@@ -1,7 +1,7 @@
 //! Permits: for instances, for slow calls, for memory that sessions retain.
 
 use std::num::NonZero;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -33,8 +33,10 @@ pub struct SlowCalls(Arc<Semaphore>);
 impl Default for SlowCalls {
     /// For half of the processors.
     fn default() -> Self {
-        let processors = available_parallelism().map_or(1, NonZero::get);
-        SlowCalls(Arc::new(Semaphore::new(processors.div_ceil(2))))
+        // Each policy has some, and the kernel tells it by several files.
+        static PROCESSORS: LazyLock<usize> =
+            LazyLock::new(|| available_parallelism().map_or(1, NonZero::get));
+        SlowCalls(Arc::new(Semaphore::new(PROCESSORS.div_ceil(2))))
     }
 }
 

@@ -1,9 +1,12 @@
 //! Threads for what takes seconds: reading documents, compiling.
 
+use std::collections::VecDeque;
+use std::io;
 use std::num::NonZero;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use rustix::process::{Pid, Signal, kill_process};
@@ -11,6 +14,9 @@ use tokio::sync::oneshot;
 
 /// The niceness of threads of low priority.
 const LOW: i32 = 10;
+
+/// How long a thread is kept that has nothing to do.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// How important work is beside what else the program does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +39,13 @@ impl Priority {
 pub enum Stopped {
     /// There is no thread for it.
     #[error("no thread can be started: {0}")]
-    NoThread(std::io::Error),
+    NoThread(io::Error),
     /// It panicked.
     #[error("it panicked")]
     Panicked,
 }
 
-/// Does something on a thread of its own.
+/// Does something on a thread that does nothing else meanwhile, however long it takes.
 ///
 /// # Errors
 /// If there is no thread, or the work panics.
@@ -47,17 +53,86 @@ pub async fn run_on_thread<T: Send + 'static>(
     priority: Priority,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Stopped> {
-    let (done, outcome) = oneshot::channel();
-    let work = move || {
-        lower(priority);
-        // Nobody waits any more if the program ends.
-        let _ = done.send(work());
+    static NORMAL: Threads = Threads::new(Priority::Normal);
+    static LOW: Threads = Threads::new(Priority::Low);
+    let threads = match priority {
+        Priority::Normal => &NORMAL,
+        Priority::Low => &LOW,
     };
-    std::thread::Builder::new()
-        .name("policy-loader".into())
-        .spawn(work)
-        .map_err(Stopped::NoThread)?;
+    let (done, outcome) = oneshot::channel();
+    // Nobody waits any more if the program ends.
+    let work = move || drop(done.send(work()));
+    threads.run(Box::new(work)).map_err(Stopped::NoThread)?;
     outcome.await.map_err(|_| Stopped::Panicked)
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Threads that are kept a while: starting one costs more than most of what they do.
+struct Threads {
+    priority: Priority,
+    queue: Mutex<Queue>,
+    more: Condvar,
+}
+
+struct Queue {
+    waiting: VecDeque<Work>,
+    /// Threads that have nothing to do, but for what waits.
+    idle: usize,
+}
+
+impl Threads {
+    const fn new(priority: Priority) -> Self {
+        Threads {
+            priority,
+            queue: Mutex::new(Queue {
+                waiting: VecDeque::new(),
+                idle: 0,
+            }),
+            more: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&'static self, work: Work) -> io::Result<()> {
+        let mut queue = self.lock();
+        if queue.waiting.len() < queue.idle {
+            queue.waiting.push_back(work);
+            drop(queue);
+            self.more.notify_one();
+            return Ok(());
+        }
+        drop(queue);
+        let thread = std::thread::Builder::new().name("policy-loader".into());
+        let run = move || {
+            lower(self.priority);
+            work();
+            self.work();
+        };
+        thread.spawn(run).map(drop)
+    }
+
+    /// Does what comes, until nothing has come for a while.
+    fn work(&self) {
+        let mut queue = self.lock();
+        loop {
+            queue.idle += 1;
+            let waited = self
+                .more
+                .wait_timeout_while(queue, IDLE, |queue| queue.waiting.is_empty());
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            queue.idle -= 1;
+            let Some(work) = queue.waiting.pop_front() else {
+                return;
+            };
+            drop(queue);
+            work();
+            queue = self.lock();
+        }
+    }
 }
 
 /// Tells work that nobody waits for it any more. Cheap to clone.

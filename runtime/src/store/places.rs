@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::error::Cause;
 use super::turns::Turns;
 use crate::file::{self, FileVersion};
+use crate::sandbox::background::{Priority, run_on_thread};
 use crate::sandbox::timeout::within;
 
 /// How long a file may take to be read, and an update waits for the next one.
@@ -51,7 +52,8 @@ impl Places {
                 answered.store(true, Ordering::Release);
                 outcome
             };
-            let done = tokio::task::spawn_blocking(work).await;
+            // It leaves the processors to mail.
+            let done = run_on_thread(Priority::Low, work).await;
             done.unwrap_or_else(|error| Err(io::Error::other(error)))
         });
         match done.await {

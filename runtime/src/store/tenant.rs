@@ -235,9 +235,9 @@ impl TenantSession {
 /// The tenants at one moment. A transaction holds on to the one that it began with.
 #[derive(Clone, Default)]
 pub struct Snapshot {
-    by_domain: HashMap<Box<str>, Arc<Tenant>>,
+    by_domain: HashMap<Arc<str>, Arc<Tenant>>,
     /// Of `*.name`, by the name.
-    below: HashMap<Box<str>, Arc<Tenant>>,
+    below: HashMap<Arc<str>, Arc<Tenant>>,
     by_name: HashMap<Arc<str>, Arc<Tenant>>,
     first: Option<Arc<Tenant>>,
     /// The one that is asked before all others. It is none of the tenants, but has a name.
