@@ -5,30 +5,27 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{CONTENT_TYPE, HOST, USER_AGENT};
-use hyper::{Request, Uri};
-use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
+use hyper::Request;
+use hyper::header::CONTENT_TYPE;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
 use crate::advice::Notice;
 use crate::config::{self, Config};
 use crate::egress::client::{Recipient, Sender};
 use crate::egress::next_hop::server::{Protocol, Server};
+use crate::http_client::HttpClient;
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::command::{MailParameters, RcptParameters};
-use crate::tls::{provider, read_authorities};
+use crate::tls::read_authorities;
 use portcullis::tls::Roots;
 
 /// How long sending may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Octets of an answer that are read. Nothing is done with them.
+const MAX_ANSWER: usize = 64 << 10;
 
 /// Something to tell, and whose it is.
 #[derive(Serialize)]
@@ -86,48 +83,15 @@ fn bail_out() -> anyhow::Result<()> {
 }
 
 async fn post(url: &str, roots: &Roots, hostname: &str, alerts: &[Alert]) -> anyhow::Result<()> {
-    let url: Uri = url.parse()?;
-    let host = url.host().context("the URL has no host")?;
-    let is_tls = url.scheme_str() == Some("https");
-    let port = url.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let stream = TcpStream::connect((bare, port)).await?;
+    let client = HttpClient::new(roots.store().clone(), None)?;
     let body = serde_json::to_vec(&Message { hostname, alerts })?;
-    let path = url.path_and_query().map_or("/", |path| path.as_str());
-    let authority = url.authority().map_or(host, |authority| authority.as_str());
-    let request = Request::post(path)
-        .header(HOST, authority.rsplit('@').next().unwrap_or(host))
-        .header(USER_AGENT, "Portcullis")
+    let request = Request::post(url)
         .header(CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(body)))?;
-    match is_tls {
-        false => ask(stream, request).await,
-        true => {
-            let config = ClientConfig::builder_with_provider(provider())
-                .with_safe_default_protocol_versions()?
-                .with_root_certificates(roots.store().clone())
-                .with_no_client_auth();
-            let name = ServerName::try_from(bare.to_owned())?;
-            let connector = TlsConnector::from(std::sync::Arc::new(config));
-            ask(connector.connect(name, stream).await?, request).await
-        }
-    }
-}
-
-async fn ask(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    request: Request<Full<Bytes>>,
-) -> anyhow::Result<()> {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // It ends with the request: dropping the sender closes it.
-    let driver = tokio::spawn(connection);
-    let response = sender.send_request(request).await;
-    driver.abort();
-    let status = response?.status();
-    match status.is_success() {
-        true => Ok(()),
-        false => bail!("the server answers {status}"),
+    let answer = client.request(request, MAX_ANSWER, PATIENCE).await?;
+    match answer.status() {
+        status if status.is_success() => Ok(()),
+        status => bail!("the server answers {status}"),
     }
 }
 

@@ -17,6 +17,7 @@ pub mod egress;
 mod exim;
 pub mod fleet;
 pub mod frontend;
+mod http_client;
 pub mod import;
 mod observe;
 pub mod opensmtpd;

@@ -11,7 +11,7 @@ pub use client::ClientTls;
 pub use curves::provider;
 pub use error::TlsError;
 pub use files::{Pair, certificates};
-pub use roots::read_authorities;
+pub use roots::{read_authorities, roots_beside_system};
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use portcullis::tls::{Authorities, Authority, BadCrl, Crl, Roots, crls_of};
+use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -41,6 +42,19 @@ pub fn read_authorities(
         });
     }
     Ok((Authorities::new(public, named), errors))
+}
+
+/// The system's roots, and those of a file.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub fn roots_beside_system(file: Option<&Path>) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(of_system());
+    if let Some(path) = file {
+        store.add_parsable_certificates(authorities(path)?);
+    }
+    Ok(store)
 }
 
 /// The roots of an authority. Its certificates can be revoked by the same lists.
