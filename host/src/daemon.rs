@@ -1,5 +1,7 @@
 //! The life of `portcullis run`: start, reload, stop.
 
+mod fleet;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt;
@@ -17,6 +19,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, interval_at, timeout};
 
+use self::fleet::{numbers_of_fleet, of_fleet};
 use crate::admin::{self, Admin, http};
 use crate::config::{self, CertificateFiles, Config, Destination, KnownFiles, TenantError};
 use crate::decisions::{self, Recorder};
@@ -101,7 +104,9 @@ pub struct Daemon {
     awaits_tenants: Arc<AtomicBool>,
     /// What is in the configuration, of which the fleet takes nothing away.
     own: Arc<ArcSwap<Own>>,
-    /// Its tenants.
+    /// The numbers of the fleet's tenants among those of the configuration.
+    of_fleet: HashMap<String, usize>,
+    /// The tenants.
     sources: Vec<TenantSource>,
     path: Option<PathBuf>,
     server: Arc<Server>,
@@ -161,7 +166,7 @@ impl Daemon {
             recorder.clone(),
         );
         let updated = watch::Sender::new(());
-        let (mut fleet, mut follower, mut own) = (None, None, Arc::default());
+        let (mut fleet, mut follower, mut own, mut sink) = (None, None, Arc::default(), None);
         if let (Some(followed), Some(trusted), Purpose::Run) = (&config.fleet, &trust, purpose) {
             let begun = Follower::begin(
                 followed.clone(),
@@ -169,8 +174,10 @@ impl Daemon {
                 trusted.clone(),
                 (policies.clone(), updated.subscribe()),
                 awaits_tenants.clone(),
+                metrics.unsent_decisions(),
             )?;
             config.tenants.extend(begun.tenants);
+            sink = begun.sink;
             (fleet, follower) = (Some(begun.changes), Some(begun.follower));
             own = begun.own;
         }
@@ -184,6 +191,7 @@ impl Daemon {
                 metrics,
                 expiring: Expiring::default(),
                 recorder,
+                sink,
             }),
             settings: ArcSwap::from_pointee(settings),
             partial: match purpose {
@@ -207,6 +215,7 @@ impl Daemon {
             stopping: watch::Sender::new(false),
         });
         let mut daemon = Daemon {
+            of_fleet: numbers_of_fleet(&config.tenants),
             sources: sources(&config, trust.as_ref()),
             trust,
             config,
@@ -507,6 +516,7 @@ impl Daemon {
             self.server.clone(),
             self.config.clone(),
             self.updated.subscribe(),
+            self.fleet_for_admin(configured).await?,
         );
         let admin = Arc::new(admin);
         let shown = match &bound {
@@ -628,14 +638,17 @@ impl Daemon {
             }
         }
         redact::tell(&config.log);
-        let has = |tenants: &[config::Tenant], name: &str| tenants.iter().any(|it| it.name == name);
+        let names = |config: &Config| -> HashSet<String> {
+            config.tenants.iter().map(|it| it.name.clone()).collect()
+        };
+        let (before, after) = (names(&self.config), names(&config));
         for tenant in &config.tenants {
-            if !has(&self.config.tenants, &tenant.name) {
+            if !before.contains(&tenant.name) {
                 tracing::info!(tenant = tenant.name, "tenant added");
             }
         }
         for tenant in &self.config.tenants {
-            if !has(&config.tenants, &tenant.name) {
+            if !after.contains(&tenant.name) {
                 tracing::info!(tenant = tenant.name, "tenant removed");
                 self.server.asking.metrics.forget(&tenant.name);
             }
@@ -644,6 +657,7 @@ impl Daemon {
             true => config.listeners.clone(),
             false => self.config.listeners.clone(),
         };
+        self.of_fleet = numbers_of_fleet(&config.tenants);
         self.sources = sources(&config, self.trust.as_ref());
         self.config = Config {
             listeners,
@@ -781,85 +795,6 @@ impl Daemon {
             Some(_) => self.warn_of_unknown_authorities(update.changed.iter().map(|it| &**it)),
         }
         self.note(update);
-    }
-
-    /// Carries out what has come of the fleet's store.
-    async fn take_change(&mut self, change: Change) {
-        let Change {
-            tenants,
-            retired,
-            done,
-        } = change;
-        let policies = self.server.asking.policies.clone();
-        if !retired.is_empty() {
-            // One of the configuration stays, whatever it is called.
-            let of_fleet = self.config.tenants.iter().filter(|it| it.given.is_some());
-            let of_fleet: HashSet<String> = of_fleet.map(|it| it.name.clone()).collect();
-            let retired = retired.iter().map(|name| &**name);
-            let retired: HashSet<&str> = retired.filter(|name| of_fleet.contains(*name)).collect();
-            self.config
-                .tenants
-                .retain(|it| it.given.is_none() || !retired.contains(&*it.name));
-            self.sources = sources(&self.config, self.trust.as_ref());
-            policies.remove(&retired).await;
-            for tenant in retired {
-                tracing::info!(tenant, "tenant removed");
-                self.server.asking.metrics.forget(tenant);
-            }
-        }
-        let numbers = self.enter_tenants(tenants);
-        if let Some(admin) = &self.admin {
-            admin.exchange(self.config.clone());
-        }
-        let only = Some(&numbers);
-        let updating = policies.update_within(FLEET_PATIENCE, &self.sources, only);
-        let update = updating.await;
-        self.missing += update.late;
-        self.warn_of_unknown_authorities(update.changed.iter().map(|it| &**it));
-        self.note(update);
-        // Whoever follows the store may have ended.
-        let _ = done.send(());
-    }
-
-    /// Enters tenants of the fleet; gives their numbers.
-    fn enter_tenants(&mut self, tenants: Vec<config::Tenant>) -> BTreeSet<usize> {
-        let first = self.config.before.iter().count();
-        let of_fleet = self.config.tenants.iter().enumerate();
-        let of_fleet = of_fleet.filter(|(_, it)| it.given.is_some());
-        let mut known: HashMap<String, usize> =
-            of_fleet.map(|(at, it)| (it.name.clone(), at)).collect();
-        let own = self.config.askable().filter(|it| it.given.is_none());
-        let own: HashSet<String> = own.map(|it| it.name.clone()).collect();
-        let mut numbers = BTreeSet::new();
-        for tenant in tenants {
-            if own.contains(&tenant.name) {
-                tracing::error!(
-                    tenant = tenant.name,
-                    "a tenant of this name is in the configuration, and stays"
-                );
-                continue;
-            }
-            let source = source(&tenant, self.trust.as_ref());
-            let at = *known.entry(tenant.name.clone()).or_insert_with(|| {
-                tracing::info!(tenant = tenant.name, "tenant added");
-                self.config.tenants.len()
-            });
-            match (
-                self.config.tenants.get_mut(at),
-                self.sources.get_mut(first + at),
-            ) {
-                (Some(old), Some(old_source)) => {
-                    *old = tenant;
-                    *old_source = source;
-                }
-                _ => {
-                    self.config.tenants.push(tenant);
-                    self.sources.push(source);
-                }
-            }
-            numbers.insert(first + at);
-        }
-        numbers
     }
 
     /// Takes what came of a file that took long to read.
@@ -1029,8 +964,11 @@ impl Daemon {
         {
             tracing::warn!("some sessions did not end in time");
         }
-        let recorder = &self.server.asking.recorder;
-        let _ = timeout(RECORDER_PATIENCE, recorder.flush()).await;
+        let asking = &self.server.asking;
+        let _ = timeout(RECORDER_PATIENCE, asking.recorder.flush()).await;
+        if let Some(sink) = &asking.sink {
+            let _ = timeout(RECORDER_PATIENCE, sink.flush()).await;
+        }
     }
 }
 
@@ -1190,14 +1128,6 @@ impl Job {
         if self.0.as_ref().is_none_or(JoinHandle::is_finished) {
             self.0 = Some(tokio::spawn(work));
         }
-    }
-}
-
-/// Waits for what comes of the fleet's store, if it is followed.
-async fn of_fleet(changes: &mut Option<mpsc::Receiver<Change>>) -> Option<Change> {
-    match changes {
-        Some(changes) => changes.recv().await,
-        None => std::future::pending().await,
     }
 }
 

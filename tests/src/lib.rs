@@ -17,6 +17,7 @@ pub mod dovecot;
 pub mod exim;
 pub mod fan_out;
 pub mod fault_injector;
+pub mod fleet;
 pub mod forwarder;
 pub mod front_door;
 #[path = "../../guest/tests/support/generate.rs"]
@@ -38,6 +39,7 @@ pub mod office;
 pub mod opensmtpd;
 pub mod openssl;
 pub mod outbound;
+pub mod partition;
 pub mod pki;
 pub mod postfix;
 pub mod programs;

@@ -1,7 +1,7 @@
 //! A NATS server of the test's own.
 
 use std::fs;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -121,9 +121,62 @@ impl Nats {
         assert!(answer.is_some(), "{}", self.log());
     }
 
+    /// What is answered to a request.
+    pub fn request(&self, subject: &str, payload: &[u8]) -> Vec<u8> {
+        let mut answers = self.subscribe("answers");
+        let head = format!("PUB {subject} answers {}\r\n", payload.len());
+        let request = [head.as_bytes(), payload, b"\r\n"].concat();
+        answers.stream.write_all(&request).expect("NATS reads");
+        answers.next()
+    }
+
+    /// What is published under a subject from now on.
+    pub fn subscribe(&self, subject: &str) -> Subscription {
+        let mut stream = TcpStream::connect(self.address).expect("a connection");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
+        let lines = BufReader::new(stream.try_clone().expect("a stream"));
+        let begin = format!("CONNECT {{\"verbose\":false}}\r\nSUB {subject} 1\r\nPING\r\n");
+        stream.write_all(begin.as_bytes()).expect("NATS reads");
+        let mut subscription = Subscription { stream, lines };
+        while subscription.line() != "PONG" {}
+        subscription
+    }
+
     /// Its log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+}
+
+/// What is published under a subject.
+pub struct Subscription {
+    stream: TcpStream,
+    lines: BufReader<TcpStream>,
+}
+
+impl Subscription {
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.lines
+            .read_line(&mut line)
+            .expect("NATS says something");
+        line.trim_end().to_owned()
+    }
+
+    /// What is published next.
+    pub fn next(&mut self) -> Vec<u8> {
+        loop {
+            let line = self.line();
+            if line == "PING" {
+                self.stream.write_all(b"PONG\r\n").expect("NATS reads");
+            }
+            if let Some(message) = line.strip_prefix("MSG ") {
+                let size = message.rsplit(' ').next().and_then(|it| it.parse().ok());
+                let mut payload = vec![0; size.expect("a size")];
+                self.lines.read_exact(&mut payload).expect("a message");
+                return payload;
+            }
+        }
     }
 }
 

@@ -84,6 +84,39 @@ impl Office {
         told + &error
     }
 
+    /// Tenants with keys of their own.
+    pub fn add_tenants(&self) {
+        for tenant in ["contoso", "fabrikam"] {
+            self.succeed(&["key", "new", &format!("{tenant}.pem")]);
+            self.sign_tenant(tenant, &[]);
+        }
+    }
+
+    /// Signs what the operators say about a tenant that has a key of its own.
+    pub fn sign_tenant(&self, tenant: &str, more: &[&str]) {
+        let (domain, key) = (format!("{tenant}.com"), format!("{tenant}.pem.pub"));
+        let sign = [
+            "sign",
+            "tenant",
+            tenant,
+            "--domain",
+            &domain,
+            "--policy-key",
+            &key,
+            "--key",
+            "ops.pem",
+        ];
+        self.succeed(&[&sign[..], more].concat());
+    }
+
+    /// Signs rules of a tenant with its key.
+    pub fn sign_policy(&self, tenant: &str, rules: &str, more: &[&str]) {
+        let (policy, key) = (format!("{tenant}.json"), format!("{tenant}.pem"));
+        self.write(&policy, rules);
+        let sign = ["sign", "policy", &policy, "--tenant", tenant, "--key", &key];
+        self.succeed(&[&sign[..], more].concat());
+    }
+
     /// Signs rules for Contoso.
     pub fn sign(&self, rules: &str, more: &[&str]) {
         self.write("contoso.json", rules);

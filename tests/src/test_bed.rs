@@ -29,6 +29,11 @@ impl TestBed {
         TestBed::new(folder, config, &[])
     }
 
+    /// Both.
+    pub fn start_in_with(folder: TempDir, config: Config, variables: &[(&str, &str)]) -> TestBed {
+        TestBed::new(folder, config, variables)
+    }
+
     fn new(folder: TempDir, config: Config, variables: &[(&str, &str)]) -> TestBed {
         config.write_files(folder.path());
         let daemon = Daemon::start_with(folder, &config.to_string(), variables);

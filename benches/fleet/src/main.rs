@@ -20,6 +20,8 @@ use serde_json::json;
 const TENANT: &str = "measured";
 /// How often all tenants change at most while it is measured.
 const WAVES: u64 = 30;
+/// Changes that are published in one go.
+const TOGETHER: usize = 10;
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -60,6 +62,9 @@ enum What {
         /// Sessions in a second
         #[arg(long, default_value_t = 400)]
         rate: u32,
+        /// Changes in a second; 0 for as many as the host takes
+        #[arg(long, default_value_t = 100)]
+        changes: u32,
     },
 }
 
@@ -310,7 +315,20 @@ fn sessions(bed: &TestBed, count: usize, rate: u32) -> (Duration, usize) {
     (times[times.len() * 99 / 100], failed)
 }
 
-fn load(tenants: usize, count: usize, rate: u32) {
+/// Publishes entries, so many in a second; 0 for all at once.
+fn publish(nats: &Nats, entries: Vec<(String, Vec<u8>)>, rate: u32) {
+    if rate == 0 {
+        return nats.publish_all(entries);
+    }
+    let first = Instant::now();
+    for (number, entries) in entries.chunks(TOGETHER).enumerate() {
+        let due = first + Duration::from_secs(1) / rate * (number * TOGETHER) as u32;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        nats.publish_all(entries.to_vec());
+    }
+}
+
+fn load(tenants: usize, (count, rate): (usize, u32), changes: u32) {
     let fleet = Fleet::new();
     fleet.put_all(tenants, 1);
     let bed = fleet.host("loaded");
@@ -330,7 +348,7 @@ fn load(tenants: usize, count: usize, rate: u32) {
             let changing = scope.spawn(|| {
                 let mut changed = 0;
                 while let (false, Some(wave)) = (done.load(Ordering::Relaxed), waves.pop()) {
-                    fleet.nats.publish_all(wave);
+                    publish(&fleet.nats, wave, changes);
                     // One wave after another: each is a change of all.
                     let last = tenants - 1;
                     let now = sequence + changed;
@@ -363,6 +381,7 @@ fn main() {
             tenants,
             sessions,
             rate,
-        } => load(tenants, sessions, rate),
+            changes,
+        } => load(tenants, (sessions, rate), changes),
     }
 }

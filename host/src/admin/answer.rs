@@ -56,6 +56,17 @@ impl Refusal {
         Refusal::new(StatusCode::NOT_FOUND, what)
     }
 
+    /// The policy that was changed is not the one that there is, which has this digest.
+    pub fn stale(current: &str) -> Self {
+        Refusal {
+            more: Some(("current", json!({ "digest": current }))),
+            ..Refusal::new(
+                StatusCode::PRECONDITION_FAILED,
+                "the policy has been changed meanwhile",
+            )
+        }
+    }
+
     /// Something failed here.
     pub fn failed(error: impl std::fmt::Display) -> Self {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())

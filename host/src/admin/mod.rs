@@ -12,7 +12,7 @@ pub mod page;
 mod routes;
 pub mod tokens;
 
-pub use self::api::Admin;
+pub use self::api::{Admin, OfFleet, Publisher};
 pub use self::connection::serve;
 #[cfg(test)]
 pub use self::routes::OPENAPI;

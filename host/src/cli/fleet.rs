@@ -1,9 +1,11 @@
 //! `portcullis fleet`: policies for many hosts.
 
+mod export;
+mod ready;
 mod report;
 mod store;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,21 +13,22 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 
+use self::export::Export;
+use self::ready::{Owners, Ready, tenant_of};
 use self::report::{ShowStatus, Wait};
 use self::store::StoreArgs;
 use super::output;
 use super::paint::printable;
-use super::policy::{self, Kind, extension, read};
+use super::policy::read;
 use super::sign::end;
-use super::signed::{Nothing, read_statement, statement_in};
+use super::signed::{read_statement, statement_in};
 use crate::config::Ring;
-use crate::fleet::{Entry, Found, Key, MAX_BODY, Nats};
-use crate::trust::{private_key, read_roots};
+use crate::fleet::{Draft, Entry, Key, Nats, Newest, Published, publish, releases, verify};
+use crate::trust::{NoLedger, private_key, read_roots};
 use portcullis::statement::{
-    Envelope, Format, Payload, PolicyStatement, Retirement, Root, Roots, TenantStatement, Time,
-    digest_of,
+    Envelope, Payload, PolicyStatement, Retirement, Root, Roots, TenantStatement, Time,
 };
-use portcullis::store::{statement_beside, tenant_statement_beside};
+use portcullis::store::tenant_statement_beside;
 
 /// The largest file of root statements.
 const MOST_ROOTS: usize = 4 << 20;
@@ -48,6 +51,7 @@ enum What {
     Retire(Retire),
     Status(ShowStatus),
     Wait(Wait),
+    Export(Export),
 }
 
 /// Make the buckets of a fleet in NATS JetStream
@@ -141,6 +145,7 @@ impl FleetCommand {
             What::Retire(command) => command.run().await?,
             What::Status(command) => return command.run().await,
             What::Wait(command) => return command.run().await,
+            What::Export(command) => command.run().await?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -152,38 +157,20 @@ impl Put {
             return self.put_roots(roots).await;
         }
         let (nats, roots) = self.store.open_to_publish().await?;
-        let content = self.content().await?;
-        let place = statement_beside(&self.file);
-        let statement = read_statement(&place)?;
-        let said: PolicyStatement = statement_in(&place, &statement)?;
-        let key = Key::Tenant(self.ring, said.tenant.clone());
-        let before = Before::of(&nats, &key).await?;
-        let about = self.about(&nats, &before, &said.tenant).await?;
-        let about_said: TenantStatement = about.statement()?;
-        let now = Time::now();
-        let tenant = roots.tenant(&about, &said.tenant, &Nothing, now);
-        tenant
-            .with_context(|| format!("the statement about tenant {}", printable(&said.tenant)))?;
-        let verified = roots.policy(&statement, &said.tenant, Some(&about_said), &Nothing, now);
-        let verified = verified.with_context(|| place.display().to_string())?;
-        let format = Format::of(&self.file).context("a policy is a .json or a .wasm file")?;
-        let is_of = verified.is_of(format, content.len(), digest_of(&content));
-        is_of.with_context(|| self.file.display().to_string())?;
-        before.is_followed_by(said.sequence)?;
+        let tenant = tenant_of(&self.file)?;
+        let key = Key::Tenant(self.ring, tenant.clone());
+        let before = Newest::of(&nats, &key).await?;
+        let about = self.about(&nats, &before, &tenant).await?;
+        let ready = Ready::read(&self.file, about, &roots).await?;
+        is_followed_by(&before, ready.sequence)?;
         // All entries are read for it, so not each time.
-        if before.about() != Some(&about) {
-            has_domains_alone(&nats, &about_said).await?;
+        if before.about() != ready.entry.about() {
+            has_domains_alone(&nats, &ready.about).await?;
         }
-        let is_large = content.len() > MAX_BODY;
-        if is_large {
-            nats.put_body(said.sha256, &content).await?;
+        if let Some((sha256, body)) = &ready.large {
+            nats.put_body(*sha256, body).await?;
         }
-        let entry = Entry::Policy {
-            about,
-            statement,
-            body: (!is_large).then_some(content),
-        };
-        put(&nats, &key, &entry, before.revision, said.sequence).await
+        put(&nats, &key, &ready.entry, before.revision, ready.sequence).await
     }
 
     /// The root statements in the file, if they are.
@@ -205,7 +192,7 @@ impl Put {
         for root in roots {
             let version = root.statement::<Root>()?.version;
             let key = Key::Root(version);
-            let before = Before::of(&nats, &key).await?;
+            let before = Newest::of(&nats, &key).await?;
             if before.entry.as_ref() != Some(&Entry::Root(root.clone())) {
                 put(&nats, &key, &Entry::Root(root), before.revision, version).await?;
             }
@@ -213,28 +200,14 @@ impl Put {
         Ok(())
     }
 
-    /// The policy, which can be used.
-    async fn content(&self) -> anyhow::Result<Vec<u8>> {
-        let engine = policy::engine(policy::limits())?;
-        let content = read(&self.file)?;
-        match extension(&self.file)? {
-            Kind::Document => drop(policy::read_rules(&self.file, &engine).await?),
-            Kind::Component => {
-                let name = self.file.display().to_string();
-                engine.load_component(&name, content.clone()).await?;
-            }
-        }
-        Ok(content)
-    }
-
     /// What the operators say about the tenant: in the file beside, or as it is in the store.
-    async fn about(&self, nats: &Nats, before: &Before, tenant: &str) -> anyhow::Result<Envelope> {
+    async fn about(&self, nats: &Nats, before: &Newest, tenant: &str) -> anyhow::Result<Envelope> {
         let place = tenant_statement_beside(&self.file);
         if place.exists() {
             return read_statement(&place);
         }
         let all = Key::Tenant(Ring::All, tenant.into());
-        let of_all = Before::of(nats, &all).await?;
+        let of_all = Newest::of(nats, &all).await?;
         for entry in [&before.entry, &of_all.entry] {
             if let Some(Entry::Policy { about, .. }) = entry {
                 return Ok(about.clone());
@@ -251,7 +224,7 @@ impl Promote {
     async fn run(self) -> anyhow::Result<()> {
         let (nats, roots) = self.store.open_to_publish().await?;
         let canary = Key::Tenant(Ring::Canary, self.tenant.clone());
-        let Some(entry) = Before::of(&nats, &canary).await?.entry else {
+        let Some(entry) = Newest::of(&nats, &canary).await?.entry else {
             bail!(
                 "tenant {} has nothing in the ring canary",
                 printable(&self.tenant)
@@ -259,8 +232,8 @@ impl Promote {
         };
         let sequence = verify(&roots, &self.tenant, &entry)?;
         let all = Key::Tenant(Ring::All, self.tenant.clone());
-        let before = Before::of(&nats, &all).await?;
-        before.is_followed_by(sequence)?;
+        let before = Newest::of(&nats, &all).await?;
+        is_followed_by(&before, sequence)?;
         put(&nats, &all, &entry, before.revision, sequence).await
     }
 }
@@ -268,78 +241,41 @@ impl Promote {
 impl Rollback {
     async fn run(self) -> anyhow::Result<()> {
         let (nats, roots) = self.store.open_to_publish().await?;
-        let key = Key::Tenant(self.ring, self.tenant.clone());
-        let before = Before::of(&nats, &key).await?;
-        let Some(Entry::Policy { about, .. }) = &before.entry else {
-            bail!(
-                "there is no policy of tenant {} in the store",
-                printable(&self.tenant)
-            );
-        };
-        let (old, body) = self.old(&nats, (&roots, about), &key).await?;
-        let others = [Ring::All, Ring::Canary].map(|ring| Key::Tenant(ring, self.tenant.clone()));
-        let mut highest = 0;
-        for key in others {
-            highest = highest.max(Before::of(&nats, &key).await?.sequence());
-        }
-        let statement = PolicyStatement {
-            sequence: highest + 1,
-            created: Time::now(),
-            not_before: None,
+        let keys: Result<Vec<_>, _> = self.keys.iter().map(|it| private_key(it)).collect();
+        let keys = keys?;
+        let (old, content) = self.old(&nats, &roots).await?;
+        let draft = Draft {
+            tenant: self.tenant.clone(),
+            ring: self.ring,
+            format: old.format,
+            content,
+            base: None,
             expires: self.expires.map(end).transpose()?,
             note: Some(format!("back to {}", self.to)),
-            ..old
         };
-        let mut envelope = Envelope::of(&statement)?;
-        for key in &self.keys {
-            envelope.sign(&private_key(key)?);
-        }
-        let entry = Entry::Policy {
-            about: about.clone(),
-            statement: envelope,
-            body,
-        };
-        let sequence = verify(&roots, &self.tenant, &entry)?;
-        put(&nats, &key, &entry, before.revision, sequence).await
+        let published = publish(&nats, &roots, &keys, draft).await?;
+        told(&Key::Tenant(self.ring, self.tenant), published)
     }
 
-    /// The policy that had the sequence. Whoever can write to the store can put anything there, so it must have been
-    /// signed then by those who may sign now.
-    async fn old(
-        &self,
-        nats: &Nats,
-        (roots, about): (&Roots, &Envelope),
-        key: &Key,
-    ) -> anyhow::Result<(PolicyStatement, Option<Vec<u8>>)> {
-        let about: TenantStatement = about.statement()?;
-        let (mut kept, mut refused) = (BTreeSet::new(), None);
-        for found in nats.history(key).await? {
-            let entry = found.value.as_deref().map(Entry::read);
-            let Some(Ok(Entry::Policy {
-                statement, body, ..
-            })) = entry
-            else {
-                continue;
-            };
-            let Ok(said) = statement.statement::<PolicyStatement>() else {
-                continue;
-            };
-            kept.insert(said.sequence);
-            if said.sequence != self.to {
-                continue;
-            }
-            // It may have expired since.
-            let then = said.created;
-            let verified = roots.policy(&statement, &self.tenant, Some(&about), &Nothing, then);
-            let verified = verified.and_then(|verified| {
-                if let Some(body) = &body {
-                    verified.is_of(said.format, body.len(), digest_of(body))?;
+    /// The policy that had the sequence.
+    async fn old(&self, nats: &Nats, roots: &Roots) -> anyhow::Result<(PolicyStatement, Vec<u8>)> {
+        let all = releases(nats, roots, &self.tenant, self.ring).await?;
+        let kept: BTreeSet<u64> = all
+            .iter()
+            .map(|it| match it {
+                Ok(release) => release.statement.sequence,
+                Err((sequence, _)) => *sequence,
+            })
+            .collect();
+        let mut refused = None;
+        for release in all {
+            match release {
+                Ok(release) if release.statement.sequence == self.to => {
+                    let statement = release.statement.clone();
+                    return Ok((statement, release.content(nats).await?));
                 }
-                Ok(verified.statement)
-            });
-            match verified {
-                Ok(old) => return Ok((old, body)),
-                Err(error) => refused = Some(error),
+                Err((sequence, error)) if sequence == self.to => refused = Some(error),
+                _ => {}
             }
         }
         if let Some(error) = refused {
@@ -364,11 +300,11 @@ impl Retire {
         let (nats, roots) = self.store.open_to_publish().await?;
         let envelope = read_statement(&self.statement)?;
         let said: Retirement = statement_in(&self.statement, &envelope)?;
-        let verified = roots.retirement(&envelope, &said.tenant, &Nothing, Time::now());
+        let verified = roots.retirement(&envelope, &said.tenant, &NoLedger, Time::now());
         verified.with_context(|| self.statement.display().to_string())?;
         for ring in [Ring::Canary, Ring::All] {
             let key = Key::Tenant(ring, said.tenant.clone());
-            let before = Before::of(&nats, &key).await?;
+            let before = Newest::of(&nats, &key).await?;
             if let Some(about) = before.about() {
                 let about: TenantStatement = about.statement()?;
                 if about.sequence >= said.sequence {
@@ -389,90 +325,31 @@ impl Retire {
     }
 }
 
-/// What is in the store before something is put.
-struct Before {
-    entry: Option<Entry>,
-    revision: u64,
-}
-
-impl Before {
-    async fn of(nats: &Nats, key: &Key) -> anyhow::Result<Self> {
-        let found = nats.get(key).await?;
-        let revision = found.as_ref().map_or(0, |found| found.revision);
-        // One that nobody can read is replaced.
-        let entry = found.and_then(|Found { value, .. }| Entry::read(&value?).ok());
-        Ok(Before { entry, revision })
-    }
-
-    /// What the operators say about the tenant.
-    fn about(&self) -> Option<&Envelope> {
-        match &self.entry {
-            Some(Entry::Policy { about, .. }) => Some(about),
-            _ => None,
-        }
-    }
-
-    /// The sequence of the policy; 0 without one.
-    fn sequence(&self) -> u64 {
-        match &self.entry {
-            Some(Entry::Policy { statement, .. }) => {
-                let statement = statement.statement::<PolicyStatement>();
-                statement.map_or(0, |it| it.sequence)
-            }
-            _ => 0,
-        }
-    }
-
-    fn is_followed_by(&self, sequence: u64) -> anyhow::Result<()> {
-        match self.sequence() {
-            known if known < sequence => Ok(()),
-            known => bail!(
-                "sequence {known} is in the store already, and hosts take no lower one than they have; sign it with a higher one than {known}, not {sequence}"
-            ),
-        }
+/// Whether hosts that have this take a policy with that sequence.
+fn is_followed_by(newest: &Newest, sequence: u64) -> anyhow::Result<()> {
+    match newest.sequence() {
+        known if known < sequence => Ok(()),
+        known => bail!(
+            "sequence {known} is in the store already, and hosts take no lower one than they have; sign it with a higher one than {known}, not {sequence}"
+        ),
     }
 }
 
 /// Whether no other tenant has a domain of this one.
 async fn has_domains_alone(nats: &Nats, about: &TenantStatement) -> anyhow::Result<()> {
-    let normal = |about: &TenantStatement| {
-        let domains = about.domains.iter();
-        domains
-            .filter_map(|it| portcullis::normal_domain(it))
-            .collect::<HashSet<String>>()
-    };
-    let own = normal(about);
+    let mut owners = Owners::default();
+    owners.enter(about)?;
     for found in nats.all().await? {
         let entry = found.value.as_deref().map(Entry::read);
         let Some(Ok(Entry::Policy { about: other, .. })) = entry else {
             continue;
         };
-        let Ok(other) = other.statement::<TenantStatement>() else {
-            continue;
-        };
-        let shared = normal(&other).intersection(&own).next().cloned();
-        if let Some(domain) = shared.filter(|_| other.tenant != about.tenant) {
-            bail!(
-                "{domain} is a domain of tenant {} in the store; a domain is one tenant's",
-                printable(&other.tenant)
-            );
+        match other.statement::<TenantStatement>() {
+            Ok(other) if other.tenant != about.tenant => owners.compare(&other)?,
+            _ => {}
         }
     }
     Ok(())
-}
-
-/// Whether hosts would take an entry; gives its sequence.
-fn verify(roots: &Roots, tenant: &str, entry: &Entry) -> anyhow::Result<u64> {
-    let Entry::Policy {
-        about, statement, ..
-    } = entry
-    else {
-        bail!("tenant {} is retired", printable(tenant));
-    };
-    let now = Time::now();
-    let about = roots.tenant(about, tenant, &Nothing, now)?.statement;
-    let verified = roots.policy(statement, tenant, Some(&about), &Nothing, now)?;
-    Ok(verified.statement.sequence)
 }
 
 async fn put(
@@ -483,6 +360,10 @@ async fn put(
     sequence: u64,
 ) -> anyhow::Result<()> {
     let revision = nats.put(key, entry.to_json(), after).await?;
+    told(key, Published { sequence, revision })
+}
+
+fn told(key: &Key, Published { sequence, revision }: Published) -> anyhow::Result<()> {
     output::result(&format!(
         "{key}: sequence {sequence}, revision {revision} of the store\n"
     ))

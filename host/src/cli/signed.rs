@@ -5,26 +5,12 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::paint::printable;
+use crate::trust::NoLedger;
 use portcullis::read_file;
 use portcullis::statement::{
-    Accepted, Envelope, Format, Ledger, LedgerError, MAX_ENVELOPE, Payload, PolicyStatement, Roots,
-    Subject, Time, digest_of,
+    Envelope, Format, MAX_ENVELOPE, Payload, PolicyStatement, Roots, Time, digest_of,
 };
 use portcullis::store::{statement_beside, tenant_statement_beside};
-
-/// Nothing was accepted before.
-#[derive(Debug)]
-pub(super) struct Nothing;
-
-impl Ledger for Nothing {
-    fn accepted(&self, _: Subject, _: &str) -> Result<Option<Accepted>, LedgerError> {
-        Ok(None)
-    }
-
-    fn accept(&self, _: Subject, _: &str, _: &Accepted) -> Result<(), LedgerError> {
-        Ok(())
-    }
-}
 
 /// Says by whom a policy is signed, by the statement beside it.
 ///
@@ -38,13 +24,13 @@ pub(super) fn policy(path: &Path, content: &[u8], roots: &Roots) -> anyhow::Resu
     let about = match about.exists() {
         true => {
             let envelope = read_statement(&about)?;
-            let verified = roots.tenant(&envelope, &found.tenant, &Nothing, Time::now());
+            let verified = roots.tenant(&envelope, &found.tenant, &NoLedger, Time::now());
             Some(verified.with_context(|| about.display().to_string())?)
         }
         false => None,
     };
     let about = about.as_ref().map(|about| &about.statement);
-    let verified = roots.policy(&envelope, &found.tenant, about, &Nothing, Time::now());
+    let verified = roots.policy(&envelope, &found.tenant, about, &NoLedger, Time::now());
     let verified = verified.with_context(|| place.display().to_string())?;
     let format = Format::of(path).context("a policy is a .json or a .wasm file")?;
     let is_of = verified.is_of(format, content.len(), digest_of(content));

@@ -9,7 +9,8 @@ use clap::Args;
 use super::output;
 use super::paint::printable;
 use super::policy::read;
-use super::signed::{Nothing, policy, read_statement, statement_in};
+use super::signed::{policy, read_statement, statement_in};
+use crate::trust::NoLedger;
 use crate::trust::read_roots;
 use portcullis::statement::{
     Format, Payload, PolicyStatement, Retirement, Root, Roots, TenantStatement, Time,
@@ -77,7 +78,7 @@ fn statement(path: &Path, roots: &Roots) -> anyhow::Result<String> {
     let text = match &*envelope.payload_type {
         TenantStatement::TYPE => {
             let found: TenantStatement = statement_in(path, &envelope)?;
-            let verified = roots.tenant(&envelope, &found.tenant, &Nothing, Time::now());
+            let verified = roots.tenant(&envelope, &found.tenant, &NoLedger, Time::now());
             let verified = verified.with_context(context)?;
             let keys = found.policies.keys.iter().map(|key| &*key.name);
             format!(
@@ -92,7 +93,7 @@ fn statement(path: &Path, roots: &Roots) -> anyhow::Result<String> {
         }
         Retirement::TYPE => {
             let found: Retirement = statement_in(path, &envelope)?;
-            let verified = roots.retirement(&envelope, &found.tenant, &Nothing, Time::now());
+            let verified = roots.retirement(&envelope, &found.tenant, &NoLedger, Time::now());
             let verified = verified.with_context(context)?;
             format!(
                 "tenant {} is retired, signed by {}, sequence {}",

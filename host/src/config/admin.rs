@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::fleet::Fleet;
 use super::problem::Key::{Name, Number};
 use super::problem::{Outcome, wrong};
 use super::values;
@@ -38,6 +39,8 @@ pub struct Admin {
     pub tokens: Option<PathBuf>,
     /// Whether rules may be changed.
     pub edit: bool,
+    /// Keys that sign changes of the fleet's tenants, which are published then. Without, those are read-only here.
+    pub signing_keys: Vec<PathBuf>,
     /// Whether a validation may reach addresses that are no public ones.
     pub validate_private_networks: bool,
 }
@@ -51,6 +54,7 @@ impl Default for Admin {
             socket_mode: "0660".into(),
             tokens: None,
             edit: true,
+            signing_keys: Vec::new(),
             validate_private_networks: false,
         }
     }
@@ -89,13 +93,18 @@ impl Admin {
             // A path that is not UTF-8 has been none before.
             self.address = folder.join(unix.path).to_string_lossy().into_owned();
         }
-        if let Some(path) = &mut self.tokens {
+        for path in self.tokens.iter_mut().chain(&mut self.signing_keys) {
             *path = folder.join(&*path);
         }
     }
 
-    pub(super) fn validate(&self) -> Outcome {
+    pub(super) fn validate(&self, fleet: Option<&Fleet>) -> Outcome {
         let at = |key| [Name("admin"), Name(key)];
+        let has_servers = fleet.is_some_and(|fleet| !fleet.servers.is_empty());
+        if !self.signing_keys.is_empty() && !has_servers {
+            let text = "changes are published to the servers of [fleet], and there are none";
+            return wrong(at("signing-keys"), text);
+        }
         let is_path = self.address.contains('/');
         if self.address.parse::<SocketAddr>().is_err() && !is_path {
             let message = format!(

@@ -1,13 +1,14 @@
 //! The store from which policies come.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::problem::Key::{Name, Number};
 use super::problem::{Outcome, wrong};
 use super::trust::{Policies, Trust};
-use super::values::CertificateFiles;
+use super::values::{self, CertificateFiles};
 
 /// To which hosts an entry of the store is addressed.
 #[derive(
@@ -44,14 +45,23 @@ impl Ring {
     }
 }
 
-/// The store from which policies come, for many hosts: NATS JetStream.
+/// The store from which policies come, for many hosts: NATS JetStream, or files.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Fleet {
     /// The servers, such as `tls://nats1.example:4222`.
+    #[serde(default)]
     pub servers: Vec<String>,
-    /// The file of what lets this host in: NATS credentials, the seed of an nkey, or `user:password`.
+    /// In place of servers, where `portcullis fleet export` has put files: `https://cdn.example/portcullis`, or
+    /// `file:///media/usb`.
+    pub url: Option<String>,
+    /// How often it is looked there whether something has changed.
+    #[serde(default = "poll", with = "values::duration")]
+    #[cfg_attr(test, schemars(with = "super::schema::Time"))]
+    pub poll: Duration,
+    /// The file of what lets this host in: NATS credentials, the seed of an nkey, or `user:password`; for a URL
+    /// `user:password`, or a bearer token.
     pub credentials: Option<PathBuf>,
     /// Root certificates of the servers (PEM) beside the system's.
     pub roots: Option<PathBuf>,
@@ -67,6 +77,12 @@ pub struct Fleet {
     pub ring: Ring,
     /// What this host calls itself; its hostname, if absent.
     pub name: Option<String>,
+    /// The NATS subject that decisions are published under, each as a line of the JSON log; none by default.
+    pub decisions: Option<String>,
+}
+
+fn poll() -> Duration {
+    Duration::from_secs(10)
 }
 
 fn bucket() -> String {
@@ -78,6 +94,8 @@ impl Fleet {
     pub fn at(servers: Vec<String>) -> Self {
         Fleet {
             servers,
+            url: None,
+            poll: poll(),
             credentials: None,
             roots: None,
             certificate: None,
@@ -85,6 +103,7 @@ impl Fleet {
             bucket: bucket(),
             ring: Ring::All,
             name: None,
+            decisions: None,
         }
     }
 
@@ -116,8 +135,13 @@ impl Fleet {
                 "what comes over a network must be signed: set [trust] policies = \"signed\"";
             return wrong(at("servers"), text);
         }
-        if self.servers.is_empty() {
-            return wrong(at("servers"), "a fleet needs servers");
+        match (&self.url, self.servers.is_empty()) {
+            (None, true) => return wrong(at("servers"), "a fleet needs servers, or a url"),
+            (Some(_), false) => {
+                return wrong(at("url"), "a fleet has either servers or a url");
+            }
+            (Some(url), true) => validate_url(url)?,
+            (None, false) => {}
         }
         for (number, server) in self.servers.iter().enumerate() {
             let at = [Name("fleet"), Name("servers"), Number(number)];
@@ -142,9 +166,52 @@ impl Fleet {
             );
             return wrong(at("bucket"), text);
         }
+        if let Some(subject) = &self.decisions {
+            let is_word = |word: &str| {
+                let is_odd = |c: char| c.is_whitespace() || c.is_control() || c == '*' || c == '>';
+                !word.is_empty() && !word.contains(is_odd)
+            };
+            if !subject.split('.').all(is_word) || subject.starts_with('$') {
+                let text = format!("{subject:?} is not a NATS subject, as portcullis.decisions is");
+                return wrong(at("decisions"), text);
+            }
+            if self.url.is_some() {
+                let text = "decisions are published by NATS, and there are no servers";
+                return wrong(at("decisions"), text);
+            }
+        }
         if self.certificate.is_some() != self.key.is_some() {
             return wrong(at("certificate"), "a certificate and its key go together");
         }
         Ok(())
+    }
+}
+
+/// Whether files can be had there.
+fn validate_url(url: &str) -> Outcome {
+    let at = [Name("fleet"), Name("url")];
+    if let Some(folder) = url.strip_prefix("file://") {
+        return match folder.starts_with('/') {
+            true => Ok(()),
+            false => wrong(at, "a folder is named from the root: file:///media/usb"),
+        };
+    }
+    let parsed = url.parse::<hyper::Uri>().ok();
+    let parsed = parsed.filter(|it| matches!(it.scheme_str(), Some("http" | "https")));
+    let Some(host) = parsed.as_ref().and_then(hyper::Uri::authority) else {
+        let text = format!("{url:?} is no https, http or file URL");
+        return wrong(at, text);
+    };
+    if host.as_str().contains('@') {
+        // The line is shown where something is wrong with it.
+        let text = "a password stands in a file (credentials), and not in the URL";
+        return wrong([Name("fleet")], text);
+    }
+    match url.contains(['?', '#']) {
+        true => wrong(
+            at,
+            "the names of files follow the URL: it has no ? and no #",
+        ),
+        false => Ok(()),
     }
 }

@@ -197,7 +197,7 @@ impl Config {
         raw.decisions.validate()?;
         raw.alerts.validate()?;
         if let Some(admin) = &raw.admin {
-            admin.validate()?;
+            admin.validate(raw.fleet.as_ref())?;
         }
         if let Some(fleet) = &raw.fleet {
             fleet.validate(&raw.trust)?;

@@ -2,7 +2,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use portcullis::statement::{Envelope, Payload, Retirement, Root, StatementError, TenantStatement};
+use portcullis::statement::{
+    Envelope, Payload, PolicyStatement, Retirement, Root, StatementError, TenantStatement,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Ring;
@@ -138,6 +140,26 @@ impl Entry {
         };
         // Texts can always be written.
         serde_json::to_vec(&written).unwrap_or_default()
+    }
+
+    /// What the operators say about the tenant, if it has a policy.
+    pub fn about(&self) -> Option<&Envelope> {
+        match self {
+            Entry::Policy { about, .. } => Some(about),
+            Entry::Retired(_) | Entry::Root(_) => None,
+        }
+    }
+
+    /// The sequence that its statement gives, whoever has signed that; 0 if it cannot be told.
+    pub fn sequence(&self) -> u64 {
+        match self {
+            Entry::Policy { statement, .. } => {
+                let statement = statement.statement::<PolicyStatement>();
+                statement.map_or(0, |it| it.sequence)
+            }
+            Entry::Retired(retire) => retire.statement::<Retirement>().map_or(0, |it| it.sequence),
+            Entry::Root(root) => root_version(root).unwrap_or(0),
+        }
     }
 
     /// The tenant that the operators speak of, whoever has signed that.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use portcullis::statement::{
-    Accepted, Envelope, Format, MAX_NAME, Payload, PolicyStatement, Retirement, Roots,
-    StatementError, Subject, TenantStatement, Time, Trust, VerifyError, digest_of,
+    Accepted, Envelope, Format, MAX_NAME, Payload, PolicyStatement, Roots, StatementError, Subject,
+    TenantStatement, Time, Trust, VerifyError, digest_of,
 };
 use portcullis::store::Snapshot;
 use portcullis::{Sha256, normal_domain};
@@ -71,6 +71,9 @@ pub enum Refusal {
     /// It cannot be kept.
     #[error("it cannot be kept on the disk: {0}")]
     Disk(String),
+    /// It is in the store and cannot be had.
+    #[error("the entry cannot be fetched: {0}")]
+    Fetch(String),
     /// The policy is being fetched.
     #[error("the policy (sha256-{0}) is being fetched")]
     Fetching(Sha256),
@@ -140,6 +143,13 @@ impl Own {
             names: own().map(|tenant| tenant.name.clone()).collect(),
             domains: domains.filter_map(|it| normal_domain(it)).collect(),
         }
+    }
+}
+
+impl Own {
+    /// Whether there is a tenant of that name, or the one before all.
+    pub fn has(&self, name: &str) -> bool {
+        self.names.contains(name)
     }
 }
 
@@ -744,16 +754,4 @@ fn of(what: &'static str) -> impl Fn(VerifyError) -> Refusal {
 
 fn unreadable(error: StatementError) -> Refusal {
     Refusal::Disk(error.to_string())
-}
-
-/// The sequence that an entry's policy is to have; 0 if that cannot be told.
-pub fn sequence_of(entry: &Entry) -> u64 {
-    match entry {
-        Entry::Policy { statement, .. } => {
-            let statement = statement.statement::<PolicyStatement>();
-            statement.map_or(0, |it| it.sequence)
-        }
-        Entry::Retired(retire) => retire.statement::<Retirement>().map_or(0, |it| it.sequence),
-        Entry::Root(root) => super::entry::root_version(root).unwrap_or(0),
-    }
 }

@@ -2,8 +2,12 @@
 //! daemon. Without the store all goes on as it was.
 
 mod entry;
+mod files;
+mod index;
 mod keeper;
 mod nats;
+mod publish;
+mod source;
 mod status;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -13,26 +17,33 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use async_nats::jetstream::kv::Watch;
-use futures_util::{FutureExt, StreamExt};
 use portcullis::statement::{Format, PolicyStatement, Time, Trust};
 use portcullis::store::Store;
 use portcullis::{Priority, Sha256};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 pub use self::entry::{Entry, Key, MAX_BODY};
-use self::keeper::{Judged, Keeper, sequence_of};
+pub use self::files::INDEX;
+pub use self::index::{
+    Index, IndexError, Object, SHARDS, object_path, read_shard, shard_of, shard_to_json,
+};
+use self::keeper::{Judged, Keeper};
 pub use self::keeper::{Own, Refusal};
-pub use self::nats::{Found, Nats, Patience, StoreError};
+pub use self::nats::{Nats, Patience, StoreError};
+pub use self::publish::{
+    Draft, Newest, PublishError, Published, Release, publish, releases, verify,
+};
+pub use self::source::{Batch, Found};
+use self::source::{Reach, Source, Stream};
 pub use self::status::{Exception, Status};
 use crate::config::{self, Config, Tenant, state_file};
+use crate::observe::decisions::{Sent, Sink};
 use crate::trust::{DiskLedger, Trusted};
 
-/// Entries that are looked at together, and about how many octets they have.
-const TOGETHER: usize = 200;
-const OCTETS_TOGETHER: usize = 8 << 20;
 /// Refused entries that are remembered.
 const MAX_REFUSED: usize = 10_000;
 /// How often a host says what it is like, though nothing has changed.
@@ -74,16 +85,23 @@ pub struct Begun {
     pub changes: mpsc::Receiver<Change>,
     /// What is in the configuration of the host, whenever that is another one.
     pub own: Arc<ArcSwap<Own>>,
+    /// Where decisions go, if they are to be published.
+    pub sink: Option<Sink>,
 }
 
 /// Follows the store.
 pub struct Follower {
     config: config::Fleet,
     host: String,
+    /// What this host has said of itself.
+    said: Arc<ArcSwap<Status>>,
+    /// Decisions that are to be published, and how many could not be.
+    decisions: Option<UnboundedReceiver<Sent>>,
+    unsent: Counter,
     /// Whether there may be tenants that have not come yet.
     awaits_tenants: Arc<AtomicBool>,
-    /// Whether there is a connection, and the store is followed.
-    is_connected: Arc<AtomicBool>,
+    reach: Reach,
+    /// Whether the store is followed.
     is_following: bool,
     trust: Arc<Trust>,
     disk: Arc<DiskLedger>,
@@ -101,10 +119,14 @@ pub struct Follower {
     compare: bool,
     /// Whether something could not be kept, and has to come again.
     is_lost: bool,
+    /// Whether something was refused because the disk did not take it.
+    is_disk_full: bool,
     /// The tenants in the store, as long as not all have been seen.
     seen: Option<HashSet<String>>,
     missing: BTreeSet<String>,
     is_other_store: bool,
+    /// What is wrong with the store otherwise.
+    trouble: Vec<String>,
     /// Entries whose policy is being fetched.
     fetching: HashMap<String, (Key, Entry)>,
     bodies: JoinSet<Fetched>,
@@ -134,6 +156,7 @@ impl Follower {
         Trusted { trust, disk }: Trusted,
         (policies, updated): (Arc<Store>, watch::Receiver<()>),
         awaits_tenants: Arc<AtomicBool>,
+        unsent: Counter,
     ) -> Result<Begun, Refusal> {
         // Signatures need that folder as well.
         let folder = server.delivery.state_folder().unwrap_or_default();
@@ -149,13 +172,17 @@ impl Follower {
         )?;
         awaits_tenants.store(true, Ordering::Relaxed);
         let (changes, taken) = mpsc::channel(1);
+        let host = config.name.clone();
+        let host = host.unwrap_or_else(|| server.hostname.clone());
+        let decisions = config.decisions.as_ref();
+        let (sink, decisions) = decisions.map(|_| Sink::new(&host, unsent.clone())).unzip();
         let follower = Follower {
-            host: config
-                .name
-                .clone()
-                .unwrap_or_else(|| server.hostname.clone()),
+            host,
+            said: Arc::default(),
+            decisions,
+            unsent,
+            reach: Reach::new(awaits_tenants.clone()),
             awaits_tenants,
-            is_connected: Arc::default(),
             is_following: false,
             head: 0,
             created: disk.meta(STORE)?,
@@ -170,9 +197,11 @@ impl Follower {
             revision: 0,
             compare: true,
             is_lost: false,
+            is_disk_full: false,
             seen: None,
             missing: BTreeSet::new(),
             is_other_store: false,
+            trouble: Vec::new(),
             fetching: HashMap::new(),
             bodies: JoinSet::new(),
             refused: BTreeSet::new(),
@@ -186,7 +215,13 @@ impl Follower {
             tenants,
             changes: taken,
             own,
+            sink,
         })
+    }
+
+    /// What this host says of itself.
+    pub fn said(&self) -> Arc<ArcSwap<Status>> {
+        self.said.clone()
     }
 
     /// Follows the store as long as the daemon takes what comes: on a thread of its own, which leaves the processors to
@@ -207,41 +242,32 @@ impl Follower {
     }
 
     async fn follow(mut self) {
-        let connected = Arc::new(Notify::new());
         let mut attempts = 0;
-        let nats = loop {
-            let connected = connected.clone();
-            let (is_connected, awaits_tenants) =
-                (self.is_connected.clone(), self.awaits_tenants.clone());
-            let event = move |event| match event {
-                async_nats::Event::Connected => {
-                    is_connected.store(true, Ordering::Relaxed);
-                    tracing::info!("connected to the fleet's store");
-                    connected.notify_one();
-                }
-                async_nats::Event::Disconnected => {
-                    is_connected.store(false, Ordering::Relaxed);
-                    awaits_tenants.store(true, Ordering::Relaxed);
-                    tracing::warn!("no connection to the fleet's store; policies stay as they are");
-                }
-                other => tracing::debug!(event = %other, "fleet"),
-            };
-            match Nats::connect(&self.config, Patience::Endless, &self.host, event).await {
-                Ok(nats) => break nats,
+        let source = loop {
+            match Source::open(&self.config, &self.host, &self.reach).await {
+                Ok(source) => break source,
                 Err(error) => tracing::error!(%error, "the fleet's store cannot be followed"),
             }
             sleep(nats::pause(attempts)).await;
             attempts += 1;
         };
+        if let (Source::Nats(nats), Some(subject), Some(decisions)) =
+            (&source, &self.config.decisions, self.decisions.take())
+        {
+            let (nats, subject) = (nats.clone(), subject.clone());
+            let unsent = self.unsent.clone();
+            tokio::spawn(async move { nats.publish(subject, decisions, unsent).await });
+        }
         let mut told = None;
         attempts = 0;
         while !self.changes.is_closed() {
             let begun = Instant::now();
-            let Err(error) = self.watch(&nats, &connected).await else {
+            let Err(error) = self.watch(&source).await else {
                 return;
             };
             self.is_following = false;
             self.note();
+            self.said.store(Arc::new(self.status()));
             let error = error.to_string();
             // The same is not told again and again.
             if told.as_ref() != Some(&error) {
@@ -257,14 +283,14 @@ impl Follower {
     }
 
     /// Looks at all that is in the store, and at what comes, until something is wrong, or nobody wants it any more.
-    async fn watch(&mut self, nats: &Nats, connected: &Notify) -> Result<(), StoreError> {
-        let stream = nats.stream().await?;
+    async fn watch(&mut self, source: &Source) -> Result<(), StoreError> {
+        let stream = source.stream().await?;
         self.look_at_store(&stream);
         let after = (!self.compare).then_some(self.revision);
-        let mut watch = nats.watch(after).await?;
+        let mut entries = source.watch(after).await?;
         self.is_following = true;
         self.seen = self.compare.then(HashSet::new);
-        if self.compare && stream.entries == 0 {
+        if self.compare && stream.is_empty {
             self.all_seen();
         }
         tracing::info!(
@@ -282,16 +308,16 @@ impl Follower {
         again.tick().await;
         let mut say_at = Instant::now();
         let mut said_at = say_at;
+        let reach = self.reach.clone();
         loop {
             tokio::select! {
-                entry = watch.next() => {
-                    let together = together(entry, &mut watch)?;
-                    self.take(nats, together).await;
+                batch = entries.next() => {
+                    self.take(source, batch?).await;
                     say_at = say_at.min((said_at + SAY_PAUSE).max(Instant::now()));
                 }
                 Some(fetched) = self.bodies.join_next(), if !self.bodies.is_empty() => {
                     if let Ok(fetched) = fetched {
-                        self.take_body(nats, fetched).await;
+                        self.take_body(source, fetched).await;
                     }
                     say_at = say_at.min((said_at + SAY_PAUSE).max(Instant::now()));
                 }
@@ -304,16 +330,24 @@ impl Follower {
                         say_at = say_at.min((said_at + SAY_PAUSE).max(Instant::now()));
                     }
                 }
-                _ = looks.tick() => self.look(nats).await?,
+                _ = looks.tick() => {
+                    self.look(source).await?;
+                    // There may be room again.
+                    if std::mem::take(&mut self.is_disk_full) {
+                        self.look_at_refused(source).await;
+                    }
+                }
                 _ = again.tick() => {
-                    self.look_at_refused(nats).await?;
+                    self.look_at_refused(source).await;
                     self.keeper.tidy();
                 }
-                () = connected.notified() => self.look(nats).await?,
+                () = reach.connected() => self.look(source).await?,
                 () = sleep_until(say_at) => {
                     said_at = Instant::now();
                     say_at = said_at + SAY;
-                    if let Err(error) = nats.say(&self.status()).await {
+                    self.said.store(Arc::new(self.status()));
+                    let status = self.said.load_full();
+                    if let Err(error) = source.say(&status).await {
                         tracing::warn!(%error, "the fleet is not told how this host is");
                     }
                 }
@@ -322,7 +356,7 @@ impl Follower {
                 return Ok(());
             }
             if self.keeper.take_released() {
-                self.look_at_refused(nats).await?;
+                self.look_at_refused(source).await;
             }
             if std::mem::take(&mut self.is_lost) {
                 self.compare = true;
@@ -336,7 +370,7 @@ impl Follower {
     }
 
     /// Whether the store is the one that was followed before. One that is not has to be compared.
-    fn look_at_store(&mut self, stream: &nats::Stream) {
+    fn look_at_store(&mut self, stream: &Stream) {
         self.head = stream.last;
         let is_other = self
             .created
@@ -359,8 +393,8 @@ impl Follower {
         }
     }
 
-    async fn look(&mut self, nats: &Nats) -> Result<(), StoreError> {
-        let stream = nats.stream().await?;
+    async fn look(&mut self, source: &Source) -> Result<(), StoreError> {
+        let stream = source.stream().await?;
         let before = (self.created.clone(), self.compare);
         self.look_at_store(&stream);
         match (self.created.clone(), self.compare) == before {
@@ -376,29 +410,36 @@ impl Follower {
     }
 
     /// Looks again at entries that were refused: their time may have come.
-    async fn look_at_refused(&mut self, nats: &Nats) -> Result<(), StoreError> {
+    async fn look_at_refused(&mut self, source: &Source) {
         let mut again = turns(&self.refused, &mut self.refused_after, MAX_AGAIN);
         again.extend(turns(&self.junk, &mut self.junk_after, MAX_JUNK_AGAIN));
         for key in again {
-            match nats.get(&key).await? {
-                Some(found) if found.value.is_some() => {
-                    self.is_again = true;
-                    self.take(nats, vec![(found, false)]).await;
-                    self.is_again = false;
+            let batch = match source.get(&key).await {
+                Ok(Some(found)) if found.value.is_some() => Batch {
+                    entries: vec![found],
+                    ..Batch::default()
+                },
+                Ok(_) => {
+                    self.forget(&key);
+                    continue;
                 }
-                _ => self.forget(&key),
-            }
+                // There is another time.
+                Err(error) => {
+                    tracing::debug!(key = %key, %error, "an entry cannot be looked at again");
+                    continue;
+                }
+            };
+            self.is_again = true;
+            self.take(source, batch).await;
+            self.is_again = false;
         }
-        Ok(())
     }
 
     /// Judges entries, keeps what came of them, and hands it over.
-    async fn take(&mut self, nats: &Nats, entries: Vec<(Found, bool)>) {
-        let last = entries.last().map(|(found, _)| found.revision);
-        let is_current = entries.iter().any(|(_, is_current)| *is_current);
+    async fn take(&mut self, source: &Source, batch: Batch) {
         let mut judged = Vec::new();
         let mut names = HashSet::new();
-        for (found, _) in entries {
+        for found in batch.entries {
             let Some(key) = Key::read(&found.key) else {
                 continue;
             };
@@ -430,14 +471,24 @@ impl Follower {
                 Key::Tenant(_, name) => Some(name.clone()),
                 Key::Root(_) => None,
             };
-            judged.extend(self.judge(nats, key, entry));
+            judged.extend(self.judge(source, key, entry));
             self.see(name);
         }
         self.hand_over(judged).await;
-        if !self.is_again {
-            self.revision = last.unwrap_or(self.revision).max(self.revision);
+        for (key, reason) in batch.failed {
+            self.refuse(&key, 0, &Refusal::Fetch(reason));
         }
-        if is_current {
+        self.head = batch.newest.unwrap_or(self.head);
+        if let Some(revision) = batch.revision.filter(|_| !self.is_again) {
+            self.revision = revision.max(self.revision);
+        }
+        if let Some(trouble) = batch.trouble.filter(|it| *it != self.trouble) {
+            for text in &trouble {
+                tracing::error!("the fleet's store is damaged: {text}");
+            }
+            self.trouble = trouble;
+        }
+        if batch.is_current {
             self.all_seen();
         }
         self.note();
@@ -458,19 +509,19 @@ impl Follower {
         }
     }
 
-    /// A tenant that is known here is in the store.
+    /// A tenant that is known here, or will be once its policy has come, is in the store.
     fn see(&mut self, name: Option<String>) {
         if let (Some(name), Some(seen)) = (name, &mut self.seen)
-            && self.keeper.has(&name)
+            && (self.keeper.has(&name) || self.keeper.is_vouched(&name))
         {
             seen.insert(name);
         }
     }
 
-    fn judge(&mut self, nats: &Nats, key: Key, entry: Entry) -> Option<Judged> {
+    fn judge(&mut self, source: &Source, key: Key, entry: Entry) -> Option<Judged> {
         match self.keeper.judge(&key, &entry) {
             Ok(Judged::NeedsBody { sha256, size }) => {
-                self.fetch(nats, key, entry, (sha256, size), Duration::ZERO);
+                self.fetch(source, key, entry, (sha256, size), Duration::ZERO);
                 None
             }
             Ok(Judged::Same(name)) => {
@@ -479,7 +530,7 @@ impl Follower {
             }
             Ok(judged) => Some(judged),
             Err(refusal) => {
-                self.refuse(&key, sequence_of(&entry), &refusal);
+                self.refuse(&key, entry.sequence(), &refusal);
                 None
             }
         }
@@ -500,6 +551,7 @@ impl Follower {
         if is_new && !self.is_again {
             tracing::error!(key = %key, sequence, "an entry of the fleet's store is not taken: {refusal}");
         }
+        self.is_disk_full |= matches!(refusal, Refusal::Disk(_));
         self.pending.remove(&name);
         self.keeper.except(&name, sequence, refusal);
     }
@@ -507,7 +559,7 @@ impl Follower {
     /// Fetches a large policy, a while after it did not come.
     fn fetch(
         &mut self,
-        nats: &Nats,
+        source: &Source,
         key: Key,
         entry: Entry,
         (sha256, size): (Sha256, u64),
@@ -521,20 +573,20 @@ impl Follower {
         let text = key.to_string();
         if let Key::Tenant(_, name) = &key {
             let waits = Refusal::Fetching(sha256);
-            self.keeper.except(name, sequence_of(&entry), &waits);
+            self.keeper.except(name, entry.sequence(), &waits);
         }
         self.fetching.insert(text.clone(), (key, entry));
-        let nats = nats.clone();
+        let source = source.clone();
         self.bodies.spawn(async move {
             sleep(pause).await;
             static FETCHES: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(MAX_FETCHES);
             let _turn = FETCHES.acquire().await;
-            let body = nats.body(sha256, size).await;
+            let body = source.body(sha256, size).await;
             (text, sha256, format, body)
         });
     }
 
-    async fn take_body(&mut self, nats: &Nats, (key, sha256, format, body): Fetched) {
+    async fn take_body(&mut self, source: &Source, (key, sha256, format, body): Fetched) {
         // Another entry may have come in its place.
         let Some((key, entry)) = self.fetching.remove(&key) else {
             return;
@@ -545,14 +597,14 @@ impl Follower {
         };
         match kept {
             Ok(()) => {
-                let judged = self.judge(nats, key, entry);
+                let judged = self.judge(source, key, entry);
                 self.hand_over(judged.into_iter().collect()).await;
             }
             Err(refusal) => {
-                self.refuse(&key, sequence_of(&entry), &refusal);
+                self.refuse(&key, entry.sequence(), &refusal);
                 if let Ok(Judged::NeedsBody { sha256, size }) = self.keeper.judge(&key, &entry) {
                     self.fetch(
-                        nats,
+                        source,
                         key.clone(),
                         entry.clone(),
                         (sha256, size),
@@ -566,7 +618,7 @@ impl Follower {
 
     fn refuse_quietly(&mut self, key: &Key, entry: &Entry, refusal: &Refusal) {
         if let Key::Tenant(_, name) = key {
-            self.keeper.except(name, sequence_of(entry), refusal);
+            self.keeper.except(name, entry.sequence(), refusal);
         }
     }
 
@@ -624,10 +676,7 @@ impl Follower {
             self.is_other_store = false;
         }
         let is_current = has_seen_all && self.is_following;
-        let awaits = || {
-            let is_connected = self.is_connected.load(Ordering::Relaxed);
-            !is_current || !is_connected || self.keeper.lacks(&policies)
-        };
+        let awaits = || !is_current || !self.reach.is_connected() || self.keeper.lacks(&policies);
         self.awaits_tenants.store(awaits(), Ordering::Relaxed);
         // The connection may have gone meanwhile.
         if awaits() {
@@ -667,6 +716,7 @@ impl Follower {
         if self.is_other_store {
             alarms.push("the store is another one than before, or has lost entries".into());
         }
+        alarms.extend(self.trouble.iter().cloned());
         let root = self.trust.roots();
         let root = root.newest();
         if root.expires <= Time::now() {
@@ -720,36 +770,3 @@ fn turns(all: &BTreeSet<Key>, last: &mut Option<Key>, most: usize) -> Vec<Key> {
 
 /// What the store that is followed is kept under.
 const STORE: &str = "store";
-
-/// An entry and those that have come with it, each with whether it was the last of those that were there.
-fn together(
-    first: Option<<Watch as futures_util::Stream>::Item>,
-    watch: &mut Watch,
-) -> Result<Vec<(Found, bool)>, StoreError> {
-    let (mut together, mut octets) = (Vec::new(), 0);
-    let mut next = Some(first);
-    while let Some(entry) = next {
-        let entry = entry.ok_or_else(|| StoreError::Other {
-            what: "following the store",
-            reason: "it says no more".into(),
-        });
-        let entry = entry?.map_err(|error| StoreError::Other {
-            what: "following the store",
-            reason: error.to_string(),
-        });
-        let entry = match entry {
-            Ok(entry) => entry,
-            // What has come before is looked at first.
-            Err(error) if together.is_empty() => return Err(error),
-            Err(_) => break,
-        };
-        let is_current = entry.seen_current;
-        octets += entry.value.len();
-        together.push((Found::from(entry), is_current));
-        next = match together.len() < TOGETHER && octets < OCTETS_TOGETHER {
-            true => watch.next().now_or_never(),
-            false => None,
-        };
-    }
-    Ok(together)
-}

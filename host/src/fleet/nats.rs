@@ -8,16 +8,19 @@ use async_nats::ConnectOptions;
 use async_nats::jetstream::kv::{Operation, Watch};
 use async_nats::jetstream::object_store::ObjectStore;
 use async_nats::jetstream::{Context, kv, object_store, stream};
-use bytes::Bytes;
 use futures_util::StreamExt;
 use portcullis::Sha256;
 use portcullis::statement::digest_of;
+use prometheus_client::metrics::counter::Counter;
 use tokio::io::AsyncReadExt;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
 use super::entry::Key;
+use super::source::{Found, Stream};
 use super::status::Status;
 use crate::config;
+use crate::observe::decisions::Sent;
 
 /// How many versions of an entry the store keeps, to which one can go back.
 const HISTORY: i64 = 16;
@@ -60,6 +63,14 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// A file of the store cannot be had, or is not what it must be.
+    #[error("{place}: {reason}")]
+    File {
+        /// Where it is.
+        place: String,
+        /// Why.
+        reason: String,
+    },
     /// Somebody else has put something meanwhile.
     #[error("{key} was changed meanwhile by somebody else; look at it and try again")]
     Changed {
@@ -99,17 +110,6 @@ pub enum Patience {
     None,
 }
 
-/// An entry of the store as it was found.
-#[derive(Clone, Debug)]
-pub struct Found {
-    /// Where.
-    pub key: String,
-    /// What; `None` if it was deleted, which is nothing that anybody has signed.
-    pub value: Option<Bytes>,
-    /// When it was put, as the store counts.
-    pub revision: u64,
-}
-
 impl From<kv::Entry> for Found {
     fn from(entry: kv::Entry) -> Self {
         Found {
@@ -118,17 +118,6 @@ impl From<kv::Entry> for Found {
             revision: entry.revision,
         }
     }
-}
-
-/// What the stream behind a bucket says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stream {
-    /// When it was made (RFC 3339).
-    pub created: String,
-    /// The revision of its newest entry.
-    pub last: u64,
-    /// How many entries it has, with older ones of the same keys.
-    pub entries: u64,
 }
 
 impl Nats {
@@ -284,7 +273,7 @@ impl Nats {
         Ok(Stream {
             created: info.created.to_string(),
             last: info.state.last_sequence,
-            entries: info.state.messages,
+            is_empty: info.state.messages == 0,
         })
     }
 
@@ -334,7 +323,7 @@ impl Nats {
     pub async fn all(&self) -> Result<Vec<Found>, StoreError> {
         let stream = self.stream().await?;
         let mut all = Vec::new();
-        if stream.entries == 0 {
+        if stream.is_empty {
             return Ok(all);
         }
         let mut watch = self.watch(None).await?;
@@ -413,6 +402,28 @@ impl Nats {
         let text = serde_json::to_vec(status).map_err(other("saying the status"))?;
         let put = bucket.put(status_key(&status.host), text.into()).await;
         put.map(drop).map_err(other("saying the status"))
+    }
+
+    /// Publishes decisions under a subject, as long as any come. What the store does not take is counted.
+    pub async fn publish(
+        &self,
+        subject: String,
+        mut decisions: UnboundedReceiver<Sent>,
+        unsent: Counter,
+    ) {
+        let client = self.jetstream.client();
+        while let Some(sent) = decisions.recv().await {
+            match sent {
+                Sent::Line(line, _room) => {
+                    let published = client.publish(subject.clone(), line.into()).await;
+                    if published.is_err() {
+                        unsent.inc();
+                    }
+                }
+                // What cannot be told now, others count.
+                Sent::Flush(_done) => drop(client.flush().await),
+            }
+        }
     }
 
     /// What all hosts say of themselves, and then each as it says something else.

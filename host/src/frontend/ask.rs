@@ -12,7 +12,7 @@ use portcullis::{
 
 use super::expiry::Expiring;
 use crate::decisions::{Recorder, Told};
-use crate::observe::decisions::{self, Asked};
+use crate::observe::decisions::{self, Asked, Sink};
 use crate::observe::metrics::Metrics;
 use crate::smtp::reply::Reply;
 
@@ -26,6 +26,8 @@ pub struct Asking {
     pub expiring: Expiring,
     /// Where decisions are kept.
     pub recorder: Arc<Recorder>,
+    /// Who else is told of them.
+    pub sink: Option<Sink>,
 }
 
 /// The questions of one session.
@@ -107,7 +109,10 @@ impl Asker {
         };
         let decision = self.session.decide(request.tenant, &context).await;
         let Asking {
-            metrics, expiring, ..
+            metrics,
+            expiring,
+            sink,
+            ..
         } = &*self.asking;
         let tenant = &request.tenant.name;
         let asked = Asked {
@@ -122,7 +127,7 @@ impl Asker {
             decisions::log_failure(&asked, error);
         }
         metrics.decided(tenant, decision.verdict());
-        decisions::log(&asked, &context, decision.verdict());
+        decisions::tell(&asked, &context, decision.verdict(), sink.as_ref());
         expiring.look(request.tenant, &context, decision.verdict());
         (decision, context)
     }

@@ -105,6 +105,7 @@ pub struct Metrics {
     not_taken: Family<NotTaken, Counter>,
     certificates: Family<File, Gauge>,
     lost_decisions: Counter,
+    unsent_decisions: Counter,
     sessions: Counter,
     sessions_open: Gauge,
     connection_rejected: Family<Outcome, Counter>,
@@ -127,6 +128,7 @@ impl Default for Metrics {
             not_taken: Family::default(),
             certificates: Family::default(),
             lost_decisions: Counter::default(),
+            unsent_decisions: Counter::default(),
             frontend_failures: Counter::default(),
             sessions: Counter::default(),
             sessions_open: Gauge::default(),
@@ -170,6 +172,9 @@ impl Metrics {
         let lost = self.lost_decisions.clone();
         let help = "Decisions that could not be remembered";
         registry.register("decisions_lost", help, lost);
+        let unsent = self.unsent_decisions.clone();
+        let help = "Decisions that could not be sent to the fleet's subject";
+        registry.register("decisions_unsent", help, unsent);
         let not_taken = self.not_taken.clone();
         let help = "Senders and recipients that were not taken";
         registry.register("recipients_refused", help, not_taken);
@@ -267,6 +272,11 @@ impl Metrics {
     /// Counts decisions that could not be remembered.
     pub fn lost_decisions(&self) -> Counter {
         self.lost_decisions.clone()
+    }
+
+    /// Counts decisions that could not be sent to the fleet's subject.
+    pub fn unsent_decisions(&self) -> Counter {
+        self.unsent_decisions.clone()
     }
 
     /// Forgets a tenant that is gone.

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use portcullis::read_file;
-use portcullis::statement::{Envelope, Roots, Trust, VerifyError};
+use portcullis::statement::{
+    Accepted, Envelope, Ledger, LedgerError, Roots, Subject, Trust, VerifyError,
+};
 
 pub use self::keys::{private_key, public_key, write_key};
 pub use self::ledger::{DiskLedger, DiskLedgerError, Kept, Write};
@@ -116,4 +118,18 @@ fn newest(mut roots: Roots, disk: &DiskLedger) -> Result<Roots, TrustError> {
         }
     }
     Ok(roots)
+}
+
+/// Nothing was accepted before: for whoever signs and publishes, and is no host.
+#[derive(Debug)]
+pub struct NoLedger;
+
+impl Ledger for NoLedger {
+    fn accepted(&self, _: Subject, _: &str) -> Result<Option<Accepted>, LedgerError> {
+        Ok(None)
+    }
+
+    fn accept(&self, _: Subject, _: &str, _: &Accepted) -> Result<(), LedgerError> {
+        Ok(())
+    }
 }

@@ -128,7 +128,7 @@ fn mail_flows_while_the_clock_is_set() {
 }
 
 /// The library that has a program see another time.
-fn faketime() -> String {
+pub fn faketime() -> String {
     let folders = fs::read_dir("/usr/lib").expect("a folder");
     let paths = folders.map(|entry| entry.expect("an entry").path());
     let libraries = paths.map(|path| path.join("faketime/libfaketimeMT.so.1"));
@@ -265,7 +265,7 @@ fn a_disk_without_room_for_a_journal_splits_no_message() {
 }
 
 /// A folder, and a small file system below it.
-fn small_disk_at(name: &str, size: &str) -> (TempDir, SmallDisk) {
+pub fn small_disk_at(name: &str, size: &str) -> (TempDir, SmallDisk) {
     let folder = tempfile::tempdir().expect("a folder");
     let at = folder.path().join(name);
     fs::create_dir(&at).expect("a folder");
@@ -273,7 +273,7 @@ fn small_disk_at(name: &str, size: &str) -> (TempDir, SmallDisk) {
 }
 
 /// A small file system.
-struct SmallDisk(PathBuf);
+pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     fn mount(at: PathBuf, size: &str) -> SmallDisk {
@@ -286,13 +286,13 @@ impl SmallDisk {
     }
 
     /// Takes all that is left of it.
-    fn fill(&self) {
+    pub fn fill(&self) {
         let mut file = fs::File::create(self.0.join("filler")).expect("a file");
         while file.write_all(&[0; 4096]).is_ok() {}
     }
 
     /// Gives it back.
-    fn free(&self) {
+    pub fn free(&self) {
         fs::remove_file(self.0.join("filler")).expect("the file");
     }
 

@@ -2,5 +2,6 @@
 
 mod faults;
 mod fleet;
+mod fleet_faults;
 mod page;
 mod soak;

@@ -5,149 +5,13 @@ use std::path::Path;
 use std::process::Command;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use portcullis_tests::admin::{ADMIN, Api};
+use portcullis_tests::fleet::{Fleet, reply, wait_for_reply};
 use portcullis_tests::nats::Nats;
 use portcullis_tests::office::{Office, both, rules};
 use portcullis_tests::programs::unpacked;
 use portcullis_tests::{Client, Config, Listener, TestBed};
 use serde_json::{Value, json};
-
-/// Operators who publish to a store, and a tenant with a key of its own.
-struct Fleet {
-    office: Office,
-    nats: Nats,
-}
-
-impl Fleet {
-    fn new() -> Fleet {
-        Fleet::with(Office::new(), Nats::start())
-    }
-
-    fn with(office: Office, nats: Nats) -> Fleet {
-        let fleet = Fleet { office, nats };
-        fleet
-            .office
-            .succeed(&["fleet", "init", "--server", &fleet.nats.url()]);
-        for tenant in ["contoso", "fabrikam"] {
-            fleet
-                .office
-                .succeed(&["key", "new", &format!("{tenant}.pem")]);
-            fleet.sign_tenant(tenant, &[]);
-        }
-        fleet
-    }
-
-    fn sign_tenant(&self, tenant: &str, more: &[&str]) {
-        let (domain, key) = (format!("{tenant}.com"), format!("{tenant}.pem.pub"));
-        let sign = [
-            "sign",
-            "tenant",
-            tenant,
-            "--domain",
-            &domain,
-            "--policy-key",
-            &key,
-            "--key",
-            "ops.pem",
-        ];
-        self.office.succeed(&[&sign[..], more].concat());
-    }
-
-    /// Signs rules of a tenant.
-    fn sign(&self, tenant: &str, rules: &str, more: &[&str]) {
-        let (policy, key) = (format!("{tenant}.json"), format!("{tenant}.pem"));
-        self.office.write(&policy, rules);
-        let sign = ["sign", "policy", &policy, "--tenant", tenant, "--key", &key];
-        self.office.succeed(&[&sign[..], more].concat());
-    }
-
-    /// Runs a command of the fleet to its end.
-    fn run(&self, arguments: &[&str]) -> String {
-        let url = self.nats.url();
-        let store = ["--server", &url, "--root", "root.json"];
-        self.office
-            .succeed(&[&["fleet"], arguments, &store].concat())
-    }
-
-    fn fail(&self, arguments: &[&str]) -> String {
-        let url = self.nats.url();
-        let store = ["--server", &url, "--root", "root.json"];
-        let output = self.office.run(&[&["fleet"], arguments, &store].concat());
-        let (told, error) = both(&output);
-        assert!(!output.status.success(), "{arguments:?}: {told}{error}");
-        told + &error
-    }
-
-    fn put(&self, tenant: &str, domain: &str, more: &[&str]) {
-        self.sign(tenant, &rules(domain), &[]);
-        self.run(&[&["put", &format!("{tenant}.json")], more].concat());
-    }
-
-    fn config(&self, name: &str, more: &str) -> Config {
-        Config::new()
-            .listener(Listener::maildir())
-            .file("root.json", self.office.read("root.json"))
-            .with(&format!(
-                "[trust]\npolicies = \"signed\"\npolicy-root = \"root.json\"\n[fleet]\nservers = [{:?}]\nname = {name:?}\n{more}",
-                self.nats.url()
-            ))
-    }
-
-    fn host(&self, name: &str) -> TestBed {
-        TestBed::start(self.config(name, ""))
-    }
-
-    /// Puts an entry that no publisher would.
-    fn smuggle(&self, key: &str, entry: &[u8]) {
-        self.nats.publish(&format!("$KV.portcullis.{key}"), entry);
-    }
-
-    fn envelope(&self, name: &str) -> Value {
-        serde_json::from_slice(&self.office.read(name)).expect("an envelope")
-    }
-
-    /// An entry as publishers make them.
-    fn entry(&self, tenant: &str) -> Value {
-        json!({
-            "tenant": self.envelope(&format!("{tenant}.tenant.dsse.json")),
-            "policy": self.envelope(&format!("{tenant}.dsse.json")),
-            "body": BASE64_STANDARD.encode(self.office.read(&format!("{tenant}.json"))),
-        })
-    }
-
-    /// Waits until a host tells of a tenant that it has not what it should.
-    fn wait_for_exception(&self, host: &TestBed, told: &str) {
-        host.wait_for_log_with(&["an entry of the fleet's store is not taken", told], 1);
-        let deadline = std::time::Instant::now() + portcullis_tests::daemon::TIMEOUT;
-        loop {
-            let output = self
-                .office
-                .run(&["fleet", "status", "--server", &self.nats.url()]);
-            let (text, _) = both(&output);
-            if text.contains(told) {
-                assert!(!output.status.success());
-                return;
-            }
-            assert!(std::time::Instant::now() < deadline, "{told}: {text}");
-        }
-    }
-}
-
-/// The reply to a recipient of a tenant.
-fn reply(host: &TestBed, from: &str, tenant: &str) -> u16 {
-    Client::recipient(
-        host.address(),
-        &format!("a@{from}"),
-        &format!("b@{tenant}.com"),
-    )
-}
-
-/// Waits until that is the reply.
-fn wait_for_reply(host: &TestBed, from: &str, tenant: &str, code: u16) {
-    let deadline = std::time::Instant::now() + portcullis_tests::daemon::TIMEOUT;
-    while reply(host, from, tenant) != code {
-        assert!(std::time::Instant::now() < deadline, "{code}");
-    }
-}
 
 #[test]
 fn a_policy_is_in_force_on_all_hosts() {
@@ -235,7 +99,8 @@ fn absence_is_no_removal() {
         told.contains("are not in the store, and stay: fabrikam"),
         "{told}"
     );
-    fleet.sign("fabrikam", &rules("one.test"), &["--sequence", "1"]);
+    let other = ["--sequence", "1", "--note", "another one"];
+    fleet.sign("fabrikam", &rules("one.test"), &other);
     fleet.run(&["put", "fabrikam.json"]);
     fleet.wait_for_exception(&host, "another statement with sequence 1");
     assert_eq!(reply(&host, "one.test", "fabrikam"), 550);
@@ -808,7 +673,7 @@ fn a_domain_is_one_tenants() {
     fleet.sign("contoso", &rules("two.test"), &[]);
     let told = fleet.fail(&["put", "contoso.json"]);
     assert!(
-        told.contains("fabrikam.com is a domain of tenant fabrikam in the store"),
+        told.contains("fabrikam.com is a domain of tenants contoso and fabrikam"),
         "{told}"
     );
     let entry = fleet.entry("contoso").to_string();
@@ -1156,4 +1021,205 @@ fn what_cannot_be_kept_comes_again() {
     ]);
     fleet.put("fabrikam", "two.test", &[]);
     host.wait_for_log("policy loaded tenant=fabrikam");
+}
+
+/// Decisions of all hosts come together, as lines by which they can be asked again.
+#[test]
+fn decisions_are_published() {
+    let fleet = Fleet::new();
+    fleet.put("contoso", "one.test", &[]);
+    let mut decisions = fleet.nats.subscribe("portcullis.decisions");
+    let config = fleet
+        .config("h1", "decisions = \"portcullis.decisions\"")
+        .with("[log]\ncontexts = true");
+    let mut host = TestBed::start(config);
+    fleet.run(&["wait", "contoso", "--hosts", "1"]);
+    assert_eq!(reply(&host, "one.test", "contoso"), 550);
+    assert_eq!(reply(&host, "two.test", "contoso"), 250);
+    let lines = [decisions.next(), decisions.next()];
+    let read = |line: &Vec<u8>| -> Value { serde_json::from_slice(line).expect("JSON") };
+    let first = read(&lines[0]);
+    let digest = portcullis_tests::pki::sha256(&fleet.office.read("contoso.json"));
+    for (name, value) in [
+        ("message", json!("decision")),
+        ("host", json!("h1")),
+        ("tenant", json!("contoso")),
+        ("verdict", json!("reject")),
+        ("connector", json!("one.test")),
+        ("failed", json!("tls")),
+        ("from", json!("a@one.test")),
+        ("policy", json!(digest)),
+        ("sequence", json!(1)),
+    ] {
+        assert_eq!(first[name], value, "{first}");
+    }
+    assert_eq!(read(&lines[1])["verdict"], "accept");
+
+    // Asked again: the same by the same policy, and another one by another.
+    fleet.office.write("decisions.log", lines.join(&b'\n'));
+    let again = [
+        "evaluate",
+        "contoso.json",
+        "--log",
+        "decisions.log",
+        "--diff",
+    ];
+    let told = fleet.office.succeed(&again);
+    assert!(
+        told.contains("2 decisions") && !told.contains("one.test"),
+        "{told}"
+    );
+    fleet.office.write("contoso.json", rules("two.test"));
+    let told = fleet.office.fail(&again, 1);
+    assert!(told.contains("a@two.test"), "{told}");
+
+    // What was decided last is sent before the program ends.
+    assert_eq!(reply(&host, "three.test", "contoso"), 250);
+    host.signal("TERM");
+    assert_eq!(host.wait(), Some(0));
+    assert_eq!(read(&decisions.next())["from"], "a@three.test");
+}
+
+/// The API of a host that has a tenant's key changes that tenant on all hosts, and no other.
+#[test]
+fn the_api_publishes() {
+    let fleet = Fleet::new();
+    fleet.put("contoso", "one.test", &[]);
+    fleet.put("fabrikam", "one.test", &[]);
+    let admin = |name: &str, keys: &str| {
+        let config = fleet
+            .config(name, "")
+            .file("contoso.pem", fleet.office.read("contoso.pem"))
+            .with(ADMIN)
+            .with(&format!("[admin]\n{keys}"));
+        TestBed::start(config)
+    };
+    let office = admin("office", "signing-keys = [\"contoso.pem\"]");
+    let other = admin("other", "");
+    fleet.run(&["wait", "--hosts", "2"]);
+    let api = Api::operator(&office);
+    let rules_of = |tenant: &str| format!("/api/tenants/{tenant}/policy");
+    let put = |tenant: &str, base: &str, rules: &str| {
+        let tag = format!("If-Match: {base}");
+        let head = [
+            "--header",
+            &*tag,
+            "--header",
+            "Content-Type: application/json",
+        ];
+        api.ask(
+            "PUT",
+            &format!("{}?comment=why", rules_of(tenant)),
+            &head,
+            Some(rules.as_bytes()),
+        )
+    };
+    let first = api.get(&rules_of("contoso"));
+    let base = first.header("etag").expect("a tag").to_owned();
+    let answer = put("contoso", &base, &rules("two.test"));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let told = answer.json();
+    assert_eq!(told["version"]["version"], 2, "{told}");
+    assert_eq!(reply(&office, "two.test", "contoso"), 550);
+    fleet.run(&["wait", "contoso", "--hosts", "2"]);
+    assert_eq!(reply(&other, "two.test", "contoso"), 550);
+    // Whoever changes what was there before is told.
+    let answer = put("contoso", &base, &rules("three.test"));
+    assert_eq!(answer.status, 412, "{answer:?}");
+    // Somebody publishes by a command, which the host has not taken yet: the store decides.
+    let base = api
+        .get(&rules_of("contoso"))
+        .header("etag")
+        .expect("a tag")
+        .to_owned();
+    fleet.sign("contoso", &rules("four.test"), &["--sequence", "9"]);
+    fleet.run(&["put", "contoso.json"]);
+    let answer = put("contoso", &base, &rules("five.test"));
+    assert_eq!(answer.status, 412, "{answer:?}");
+    fleet.run(&["wait", "contoso", "--hosts", "2"]);
+
+    // The versions are those of the store, and one can go back.
+    let versions = api.get("/api/tenants/contoso/versions").json();
+    let versions = versions["versions"].as_array().expect("versions").clone();
+    let numbers: Vec<&Value> = versions.iter().map(|it| &it["version"]).collect();
+    assert_eq!(numbers, [1, 2, 9], "{versions:?}");
+    assert_eq!(versions[1]["action"], "alice: put rules (why)");
+    assert_eq!(versions[1]["author"], "contoso");
+    let content = api.get("/api/tenants/contoso/versions/1");
+    assert_eq!(content.body, rules("one.test").as_bytes());
+    assert_eq!(api.get("/api/tenants/contoso/versions/7").status, 404);
+    let base = api
+        .get(&rules_of("contoso"))
+        .header("etag")
+        .expect("a tag")
+        .to_owned();
+    let tag = format!("If-Match: {base}");
+    let restore = "/api/tenants/contoso/versions/1/restore";
+    let answer = api.ask("POST", restore, &["--header", &tag], None);
+    assert_eq!(answer.json()["version"]["version"], 10, "{answer:?}");
+    assert_eq!(reply(&office, "one.test", "contoso"), 550);
+    assert_eq!(reply(&office, "four.test", "contoso"), 250);
+
+    // What this host has no key for stays as it is.
+    let of_fabrikam = api.get(&rules_of("fabrikam"));
+    let base = of_fabrikam.header("etag").expect("a tag").to_owned();
+    let answer = put("fabrikam", &base, &rules("two.test"));
+    assert_eq!(answer.status, 403, "{answer:?}");
+    assert!(
+        answer.error().contains("0 of 1 required signatures"),
+        "{answer:?}"
+    );
+    // And rules that are wrong are not published.
+    let base = api
+        .get(&rules_of("contoso"))
+        .header("etag")
+        .expect("a tag")
+        .to_owned();
+    let answer = put("contoso", &base, "{\"connectors\": 1}");
+    assert_eq!(answer.status, 422, "{answer:?}");
+
+    // A host without keys says why it changes nothing, and how it is.
+    let api = Api::operator(&other);
+    let state = api.get("/api/state").json();
+    let of = |state: &Value, name: &str| {
+        let tenants = state["tenants"].as_array().expect("tenants").clone();
+        tenants
+            .into_iter()
+            .find(|it| it["name"] == name)
+            .expect("it")
+    };
+    let why = of(&state, "contoso")["read-only"].to_string();
+    assert!(
+        why.contains("portcullis fleet put") && why.contains("signing-keys"),
+        "{why}"
+    );
+    assert_eq!(
+        (&state["fleet"]["host"], &state["fleet"]["tenants"]),
+        (&json!("other"), &json!(2))
+    );
+    assert_eq!(state["fleet"]["exceptions"], json!([]), "{state}");
+    // Without the store it cannot be changed, and all goes on.
+    let api = Api::operator(&office);
+    let state = api.get("/api/state").json();
+    assert_eq!(of(&state, "contoso")["read-only"], Value::Null);
+    drop(fleet.nats);
+    let tag = format!("If-Match: {base}");
+    let head = [
+        "--header",
+        &*tag,
+        "--header",
+        "Content-Type: application/json",
+    ];
+    let answer = api.ask(
+        "PUT",
+        &rules_of("contoso"),
+        &head,
+        Some(rules("six.test").as_bytes()),
+    );
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(
+        answer.error().contains("the fleet's store does not answer"),
+        "{answer:?}"
+    );
+    assert_eq!(reply(&office, "one.test", "contoso"), 550);
 }

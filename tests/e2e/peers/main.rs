@@ -11,6 +11,7 @@ mod embedding;
 mod exim_outbound;
 mod fan_out;
 mod fleet;
+mod fleet_files;
 mod front_doors;
 mod haproxy;
 mod haraka;

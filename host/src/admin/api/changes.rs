@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use hyper::StatusCode;
+use portcullis::statement::Format;
 use portcullis::store::{InForce, Tenant};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
+use super::publisher::Publisher;
 use super::{Admin, Caller, PATIENCE, apart, is_component, moment, unprocessable};
 use crate::admin::answer::{Answer, Refusal, json_with, tagged};
 use crate::admin::routes::Asked;
@@ -90,8 +92,7 @@ impl Admin {
             .name()
             .parse()
             .map_err(|_| Refusal::not_found("there is no such version"))?;
-        let editor = self.editor(&begun.tenant).await?;
-        let content = apart(move || editor.content(version)).await?;
+        let content = self.content(&begun.tenant, version).await?;
         let action = format!("restore version {version}");
         self.save(caller, begun, &action, |_| Ok(content)).await
     }
@@ -124,7 +125,7 @@ impl Admin {
         let reader = editor.clone();
         let before = apart(move || reader.read()).await?;
         if before.digest != base {
-            return Err(stale(&before.digest));
+            return Err(Refusal::stale(&before.digest));
         }
         let after = editor
             .change(change(&before.text))
@@ -137,15 +138,44 @@ impl Admin {
             .await;
         tried.map_err(|error| unprocessable(&error))?;
         let digest = digest_of(checked.text().as_bytes());
-        let known = self.known(&tenant.name);
         let note = Note {
             author: caller.token.name.clone(),
             action: action.into(),
             comment: begun.comment,
         };
+        if let Some(publisher) = self.publisher_of(tenant) {
+            let policy = (Format::Json, checked.text().as_bytes().to_vec());
+            return self
+                .publish((caller, tenant), publisher, policy, (&base, note))
+                .await;
+        }
+        let known = self.known(&tenant.name);
         let saved = editor.save(checked, &base, note).await;
         let version = saved.map_err(super::not_edited)?;
         told(caller, tenant, action, &base, &digest);
+        self.answer_when_in_force(tenant, &digest, known, Some(&version))
+            .await
+    }
+
+    /// Signs a policy of the fleet, publishes it, and waits until it is in force here.
+    async fn publish(
+        &self,
+        (caller, tenant): (&Caller, &config::Tenant),
+        publisher: &Publisher,
+        (format, content): (Format, Vec<u8>),
+        (base, note): (&str, Note),
+    ) -> Result<Answer, Refusal> {
+        let digest = digest_of(&content);
+        let known = self.known(&tenant.name);
+        if digest == base {
+            return self
+                .answer_when_in_force(tenant, &digest, known, None)
+                .await;
+        }
+        let action = note.action.clone();
+        let publishing = publisher.publish(&tenant.name, (format, content), base, note);
+        let version = publishing.await?;
+        told(caller, tenant, &action, base, &digest);
         self.answer_when_in_force(tenant, &digest, known, Some(&version))
             .await
     }
@@ -165,12 +195,23 @@ impl Admin {
         let current = current.map_err(Refusal::failed)?;
         let current = current.map_or_else(|_| String::new(), |bytes| digest_of(&bytes));
         if current != base {
-            return Err(stale(&current));
+            return Err(Refusal::stale(&current));
         }
         let source = Admin::source(tenant);
         let bytes = asked.body;
         let tried = self.store().try_policy(&source, bytes.to_vec()).await;
         tried.map_err(|error| unprocessable(&error))?;
+        if let Some(publisher) = self.publisher_of(tenant) {
+            let note = Note {
+                author: caller.token.name.clone(),
+                action: "put a component".into(),
+                comment: String::new(),
+            };
+            let policy = (Format::Wasm, bytes.to_vec());
+            return self
+                .publish((caller, tenant), publisher, policy, (&base, note))
+                .await;
+        }
         let digest = digest_of(&bytes);
         let known = self.known(&tenant.name);
         let path = tenant.policy.clone();
@@ -237,7 +278,7 @@ impl Admin {
                 let known_force = known.in_force.filter(|_| is_back);
                 if let Some(force) = known_force.filter(|it| Some(it.digest) != looked_at) {
                     let in_force = force.digest.to_string();
-                    if in_force == digest || self.is_later(tenant, &in_force, version).await {
+                    if in_force == digest || self.is_later(tenant, &force, version).await {
                         return Ok(force);
                     }
                     looked_at = Some(force.digest);
@@ -258,9 +299,13 @@ impl Admin {
     async fn is_later(
         &self,
         tenant: &config::Tenant,
-        in_force: &str,
+        in_force: &InForce,
         version: Option<&Version>,
     ) -> bool {
+        if let (Some(version), Some(sequence)) = (version, in_force.sequence) {
+            return sequence > version.version;
+        }
+        let in_force = in_force.digest.to_string();
         let (Some(version), Ok(editor)) = (version, self.editor(tenant).await) else {
             return false;
         };
@@ -279,16 +324,6 @@ fn needed(base: Option<String>) -> Result<String, Refusal> {
             "If-Match is needed, with the ETag of the policy that is changed",
         )
     })
-}
-
-fn stale(current: &str) -> Refusal {
-    Refusal {
-        more: Some(("current", json!({ "digest": current }))),
-        ..Refusal::new(
-            StatusCode::PRECONDITION_FAILED,
-            "the policy has been changed meanwhile",
-        )
-    }
 }
 
 fn told(caller: &Caller, tenant: &config::Tenant, action: &str, before: &str, after: &str) {

@@ -295,8 +295,13 @@ impl Admin {
     pub async fn versions(&self, asked: &Asked) -> Result<Answer, Refusal> {
         let Nothing {} = asked.parameters()?;
         let tenant = self.tenant(asked.tenant())?;
-        let editor = self.editor(&tenant).await?;
-        let versions = apart(move || editor.versions()).await?;
+        let versions = match self.publisher_of(&tenant) {
+            Some(publisher) => publisher.versions(&tenant.name).await?,
+            None => {
+                let editor = self.editor(&tenant).await?;
+                apart(move || editor.versions()).await?
+            }
+        };
         Ok(json(&json!({ "versions": versions })))
     }
 
@@ -306,8 +311,7 @@ impl Admin {
         let tenant = self.tenant(asked.tenant())?;
         let version = asked.name().parse();
         let version: u64 = version.map_err(|_| Refusal::not_found("there is no such version"))?;
-        let editor = self.editor(&tenant).await?;
-        let content = apart(move || editor.content(version)).await?;
+        let content = self.content(&tenant, version).await?;
         Ok(whole(StatusCode::OK, "application/json", content))
     }
 

@@ -2,6 +2,7 @@
 
 mod changes;
 mod looks;
+mod publisher;
 mod streams;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
+pub use self::publisher::Publisher;
 use super::access::Access;
 use super::answer::{Answer, Refusal, json};
 use super::tokens::{Scope, Token, Tokens, default_place};
@@ -25,6 +27,7 @@ use crate::config::{self, Config};
 use crate::decisions::{Decisions, Recorder, moment};
 use crate::edit::replace::folder_of;
 use crate::edit::{EditError, Editor};
+use crate::fleet::Status;
 use crate::frontend::smtp::listener::Server;
 
 /// Policies that are kept at hand for those who ask for their connectors.
@@ -65,6 +68,16 @@ pub struct Admin {
     turns: Semaphore,
     /// One component is replaced at a time.
     components: tokio::sync::Mutex<()>,
+    fleet: OfFleet,
+}
+
+/// What there is of a fleet.
+#[derive(Default)]
+pub struct OfFleet {
+    /// What this host says of itself.
+    pub status: Option<Arc<ArcSwap<Status>>>,
+    /// Who publishes changes of the fleet's tenants; without, those are read-only.
+    pub publisher: Option<Publisher>,
 }
 
 /// The policy in a tenant's file.
@@ -109,7 +122,12 @@ struct Force {
 
 impl Admin {
     /// The API of a server by what is configured. `updated` is told each time policies have been looked at.
-    pub fn new(server: Arc<Server>, config: Config, updated: watch::Receiver<()>) -> Self {
+    pub fn new(
+        server: Arc<Server>,
+        config: Config,
+        updated: watch::Receiver<()>,
+        fleet: OfFleet,
+    ) -> Self {
         let admin = config.admin.clone().unwrap_or_default();
         let folder = config.delivery.state_folder();
         let tokens = admin.tokens.clone();
@@ -126,6 +144,7 @@ impl Admin {
             bodies: Arc::new(Semaphore::new(MAX_BODIES)),
             turns: Semaphore::new(MAX_TURNS),
             components: tokio::sync::Mutex::default(),
+            fleet,
         }
     }
 
@@ -270,6 +289,10 @@ impl Admin {
         if let Some(before) = before {
             state["before"] = json!(before);
         }
+        let status = self.fleet.status.as_ref().filter(|_| caller.is_operator());
+        if let Some(status) = status {
+            state["fleet"] = json!(**status.load());
+        }
         json(&state)
     }
 
@@ -306,6 +329,12 @@ impl Admin {
         if !config.admin.as_ref().is_some_and(|admin| admin.edit) {
             return Some("[admin] edit is false".into());
         }
+        if tenant.given.is_some() {
+            return match self.fleet.publisher {
+                Some(_) => None,
+                None => Some("policies of the fleet are published (portcullis fleet put); with [admin] signing-keys, changes are signed and published here".into()),
+            };
+        }
         if config.trust.policies == config::Policies::Signed {
             return Some(
                 "policies are signed here: sign the new one (portcullis sign policy), and put it in place with its statement"
@@ -320,6 +349,23 @@ impl Admin {
             "the server may not write to {}: {error}; keep policies in its state directory",
             folder.display()
         ))
+    }
+
+    /// Who publishes changes of a tenant, if it is the fleet's.
+    fn publisher_of(&self, tenant: &config::Tenant) -> Option<&Publisher> {
+        let publisher = self.fleet.publisher.as_ref();
+        publisher.filter(|_| tenant.given.is_some())
+    }
+
+    /// The content of a version.
+    async fn content(&self, tenant: &config::Tenant, version: u64) -> Result<String, Refusal> {
+        if let Some(publisher) = self.publisher_of(tenant) {
+            let content = publisher.content(&tenant.name, version).await?;
+            return String::from_utf8(content)
+                .map_err(|_| unprocessable(&"this version is no rules document"));
+        }
+        let editor = self.editor(tenant).await?;
+        apart(move || editor.content(version)).await
     }
 
     fn source(tenant: &config::Tenant) -> TenantSource {
