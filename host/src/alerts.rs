@@ -24,8 +24,6 @@ use portcullis::tls::Roots;
 
 /// How long sending may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Octets of an answer that are read. Nothing is done with them.
-const MAX_ANSWER: usize = 64 << 10;
 
 /// Something to tell, and whose it is.
 #[derive(Serialize)]
@@ -88,7 +86,7 @@ async fn post(url: &str, roots: &Roots, hostname: &str, alerts: &[Alert]) -> any
     let request = Request::post(url)
         .header(CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(body)))?;
-    let answer = client.request(request, MAX_ANSWER, PATIENCE).await?;
+    let answer = client.request(request, 0, PATIENCE).await?;
     match answer.status() {
         status if status.is_success() => Ok(()),
         status => bail!("the server answers {status}"),

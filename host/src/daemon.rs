@@ -19,7 +19,6 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, interval_at, timeout};
 
-use self::fleet::{numbers_of_fleet, of_fleet};
 use crate::admin::{self, Admin, http};
 use crate::config::{self, CertificateFiles, Config, Destination, KnownFiles, TenantError};
 use crate::decisions::{self, Recorder};
@@ -215,7 +214,7 @@ impl Daemon {
             stopping: watch::Sender::new(false),
         });
         let mut daemon = Daemon {
-            of_fleet: numbers_of_fleet(&config.tenants),
+            of_fleet: config.numbers_of_fleet(),
             sources: sources(&config, trust.as_ref()),
             trust,
             config,
@@ -657,7 +656,7 @@ impl Daemon {
             true => config.listeners.clone(),
             false => self.config.listeners.clone(),
         };
-        self.of_fleet = numbers_of_fleet(&config.tenants);
+        self.of_fleet = config.numbers_of_fleet();
         self.sources = sources(&config, self.trust.as_ref());
         self.config = Config {
             listeners,
@@ -1128,6 +1127,14 @@ impl Job {
         if self.0.as_ref().is_none_or(JoinHandle::is_finished) {
             self.0 = Some(tokio::spawn(work));
         }
+    }
+}
+
+/// Waits for what comes of the fleet's store, if it is followed.
+async fn of_fleet(changes: &mut Option<mpsc::Receiver<Change>>) -> Option<Change> {
+    match changes {
+        Some(changes) => changes.recv().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -80,7 +80,8 @@ impl HttpClient {
         Ok(HttpClient { client })
     }
 
-    /// Makes a request and reads the answer, which has at most so many octets. Redirects are not followed.
+    /// Makes a request and reads the answer, which has at most so many octets; what a server says that does not succeed
+    /// is left unread. Redirects are not followed.
     ///
     /// # Errors
     /// If there is no whole answer in time.
@@ -95,6 +96,9 @@ impl HttpClient {
         let asked = async {
             let answer = self.client.request(request).await;
             let (head, body) = answer.map_err(|error| cause(&error))?.into_parts();
+            if !head.status.is_success() || most == 0 {
+                return Ok(Response::from_parts(head, Bytes::new()));
+            }
             let body = Limited::new(body, most).collect().await;
             let body = body.map_err(|error| HttpError::Body(error.to_string()))?;
             Ok(Response::from_parts(head, body.to_bytes()))

@@ -149,8 +149,14 @@ impl NewToken {
     fn run(self) -> anyhow::Result<ExitCode> {
         let (config, place) = self.place.open()?;
         for tenant in &self.tenants {
-            if !config.tenants.iter().any(|it| it.name == *tenant) {
-                bail!("there is no tenant {tenant:?}");
+            let is_there = config.tenants.iter().any(|it| it.name == *tenant);
+            match (is_there, &config.fleet) {
+                (true, _) => {}
+                // Its tenants are known by the server alone.
+                (false, Some(_)) => output::tell(&format!(
+                    "the configuration has no tenant {tenant:?}, so the token is for one of the fleet\n"
+                )),
+                (false, None) => bail!("there is no tenant {tenant:?}"),
             }
         }
         match (self.scope, self.tenants.is_empty()) {

@@ -19,11 +19,11 @@ use self::report::{ShowStatus, Wait};
 use self::store::StoreArgs;
 use super::output;
 use super::paint::printable;
-use super::policy::read;
+use super::policy::{self, read};
 use super::sign::end;
 use super::signed::{read_statement, statement_in};
 use crate::config::Ring;
-use crate::fleet::{Draft, Entry, Key, Nats, Newest, Published, publish, releases, verify};
+use crate::fleet::{Draft, Entry, Key, Nats, Newest, Published, history, publish, verify};
 use crate::trust::{NoLedger, private_key, read_roots};
 use portcullis::statement::{
     Envelope, Payload, PolicyStatement, Retirement, Root, Roots, TenantStatement, Time,
@@ -161,8 +161,9 @@ impl Put {
         let key = Key::Tenant(self.ring, tenant.clone());
         let before = Newest::of(&nats, &key).await?;
         let about = self.about(&nats, &before, &tenant).await?;
-        let ready = Ready::read(&self.file, about, &roots).await?;
-        is_followed_by(&before, ready.sequence)?;
+        let engine = policy::engine(policy::limits())?;
+        let ready = Ready::read(&self.file, about, (&engine, &roots)).await?;
+        is_followed_by(&before, (&roots, &tenant), ready.sequence)?;
         // All entries are read for it, so not each time.
         if before.about() != ready.entry.about() {
             has_domains_alone(&nats, &ready.about).await?;
@@ -233,7 +234,7 @@ impl Promote {
         let sequence = verify(&roots, &self.tenant, &entry)?;
         let all = Key::Tenant(Ring::All, self.tenant.clone());
         let before = Newest::of(&nats, &all).await?;
-        is_followed_by(&before, sequence)?;
+        is_followed_by(&before, (&roots, &self.tenant), sequence)?;
         put(&nats, &all, &entry, before.revision, sequence).await
     }
 }
@@ -250,6 +251,7 @@ impl Rollback {
             format: old.format,
             content,
             base: None,
+            known: 0,
             expires: self.expires.map(end).transpose()?,
             note: Some(format!("back to {}", self.to)),
         };
@@ -259,7 +261,8 @@ impl Rollback {
 
     /// The policy that had the sequence.
     async fn old(&self, nats: &Nats, roots: &Roots) -> anyhow::Result<(PolicyStatement, Vec<u8>)> {
-        let all = releases(nats, roots, &self.tenant, self.ring).await?;
+        let all = history(nats, roots, &self.tenant, self.ring).await?;
+        let all = all.releases;
         let kept: BTreeSet<u64> = all
             .iter()
             .map(|it| match it {
@@ -326,8 +329,12 @@ impl Retire {
 }
 
 /// Whether hosts that have this take a policy with that sequence.
-fn is_followed_by(newest: &Newest, sequence: u64) -> anyhow::Result<()> {
-    match newest.sequence() {
+fn is_followed_by(
+    newest: &Newest,
+    (roots, tenant): (&Roots, &str),
+    sequence: u64,
+) -> anyhow::Result<()> {
+    match newest.policy(roots, tenant).map_or(0, |it| it.sequence) {
         known if known < sequence => Ok(()),
         known => bail!(
             "sequence {known} is in the store already, and hosts take no lower one than they have; sign it with a higher one than {known}, not {sequence}"

@@ -145,17 +145,15 @@ impl Fleet {
         }
         for (number, server) in self.servers.iter().enumerate() {
             let at = [Name("fleet"), Name("servers"), Number(number)];
-            match server.parse::<async_nats::ServerAddr>() {
+            if server.contains('@') {
                 // The line is shown where something is wrong with it.
-                Ok(address) if address.has_user_pass() => {
-                    let text = "a password stands in a file (credentials), and not in the address of a server";
-                    return wrong([Name("fleet")], text);
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    let text = format!("it is no address of a NATS server: {error}");
-                    return wrong(at, text);
-                }
+                let text =
+                    "a password stands in a file (credentials), and not in the address of a server";
+                return wrong([Name("fleet")], text);
+            }
+            if let Err(error) = server.parse::<async_nats::ServerAddr>() {
+                let text = format!("it is no address of a NATS server: {error}");
+                return wrong(at, text);
             }
         }
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -196,16 +194,24 @@ fn validate_url(url: &str) -> Outcome {
             false => wrong(at, "a folder is named from the root: file:///media/usb"),
         };
     }
-    let parsed = url.parse::<hyper::Uri>().ok();
+    if url.contains('@') {
+        // The line is shown where something is wrong with it.
+        let text = "a password stands in a file (credentials), and not in the URL";
+        return wrong([Name("fleet")], text);
+    }
+    let parsed = url.parse::<hyper::Uri>().ok().filter(|_| url.is_ascii());
     let parsed = parsed.filter(|it| matches!(it.scheme_str(), Some("http" | "https")));
     let Some(host) = parsed.as_ref().and_then(hyper::Uri::authority) else {
         let text = format!("{url:?} is no https, http or file URL");
         return wrong(at, text);
     };
-    if host.as_str().contains('@') {
-        // The line is shown where something is wrong with it.
-        let text = "a password stands in a file (credentials), and not in the URL";
-        return wrong([Name("fleet")], text);
+    if host.port().is_some() && host.port_u16().is_none() {
+        return wrong(at, format!("{url:?} has no port that can be"));
+    }
+    let is_plain = parsed.as_ref().and_then(hyper::Uri::scheme_str) == Some("http");
+    if is_plain && !is_loopback(host.host()) {
+        let text = "files come by https: by http, anybody on the way could leave tenants out, and read the credentials";
+        return wrong(at, text);
     }
     match url.contains(['?', '#']) {
         true => wrong(
@@ -213,5 +219,47 @@ fn validate_url(url: &str) -> Outcome {
             "the names of files follow the URL: it has no ? and no #",
         ),
         false => Ok(()),
+    }
+}
+
+/// Whether what is sent there stays on this machine.
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let address = bare.parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_come_from_where_nobody_changes_them_on_the_way() {
+        for url in [
+            "https://cdn.example/fleet",
+            "https://cdn.example:8443",
+            "http://127.0.0.1:8080/x",
+            "http://[::1]/",
+            "http://localhost/",
+            "file:///media/usb",
+        ] {
+            assert!(validate_url(url).is_ok(), "{url}");
+        }
+        for url in [
+            "",
+            "cdn.example",
+            "http://cdn.example/",
+            "http://192.0.2.1/",
+            "http://localhost.example/",
+            "https://u:secret@cdn.example/",
+            "https://cdn.example/?x",
+            "https://cdn.example/#x",
+            "https://cdn.example:99999/",
+            "https://cdn.example/é",
+            "ftp://cdn.example/",
+            "file://media/usb",
+        ] {
+            assert!(validate_url(url).is_err(), "{url}");
+        }
     }
 }

@@ -23,6 +23,7 @@ mod tenant;
 mod trust;
 mod values;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 pub use self::admin::{Admin, Alerts, Validation};
@@ -97,6 +98,13 @@ impl Config {
     /// All whose policies are asked: what is asked before all, and then the tenants.
     pub fn askable(&self) -> impl Iterator<Item = &Tenant> {
         self.before.iter().chain(&self.tenants)
+    }
+
+    /// At which places the fleet's tenants are, by their names.
+    pub fn numbers_of_fleet(&self) -> HashMap<String, usize> {
+        let all = self.tenants.iter().enumerate();
+        let of_fleet = all.filter(|(_, it)| it.given.is_some());
+        of_fleet.map(|(at, it)| (it.name.clone(), at)).collect()
     }
 
     /// Reads a configuration file. Relative paths in it are relative to its folder.

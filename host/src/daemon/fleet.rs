@@ -1,9 +1,8 @@
 //! What comes of the fleet's store.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use anyhow::Context as _;
-use tokio::sync::mpsc;
 
 use super::{Daemon, FLEET_PATIENCE, apart, source, sources};
 use crate::admin::{OfFleet, Publisher};
@@ -43,7 +42,7 @@ impl Daemon {
             self.config
                 .tenants
                 .retain(|it| it.given.is_none() || !retired.contains(&*it.name));
-            self.of_fleet = numbers_of_fleet(&self.config.tenants);
+            self.of_fleet = self.config.numbers_of_fleet();
             self.sources = sources(&self.config, self.trust.as_ref());
             policies.remove(&retired).await;
             for tenant in retired {
@@ -101,20 +100,5 @@ impl Daemon {
             numbers.insert(first + at);
         }
         numbers
-    }
-}
-
-/// At which places the fleet's tenants are, by their names.
-pub(super) fn numbers_of_fleet(tenants: &[config::Tenant]) -> HashMap<String, usize> {
-    let all = tenants.iter().enumerate();
-    let of_fleet = all.filter(|(_, it)| it.given.is_some());
-    of_fleet.map(|(at, it)| (it.name.clone(), at)).collect()
-}
-
-/// Waits for what comes of the fleet's store, if it is followed.
-pub(super) async fn of_fleet(changes: &mut Option<mpsc::Receiver<Change>>) -> Option<Change> {
-    match changes {
-        Some(changes) => changes.recv().await,
-        None => std::future::pending().await,
     }
 }

@@ -13,28 +13,31 @@ use hyper::header::{AUTHORIZATION, ETAG, HeaderValue, IF_NONE_MATCH};
 use hyper::{Request, StatusCode, Uri};
 use portcullis::Sha256;
 use portcullis::statement::digest_of;
-use tokio::io::AsyncReadExt;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 
 use super::entry::Key;
 use super::index::{
     Index, IndexError, MAX_INDEX, Object, SHARDS, object_path, read_shard, shard_of,
 };
-use super::nats::{StoreError, pause};
-use super::source::{Batch, Found, OCTETS_TOGETHER, Reach, Stream, TOGETHER};
+use super::store::{Batch, Found, Reach, StoreError, Stream, TOGETHER, pause};
 use crate::config;
 use crate::http_client::{HttpClient, authorization};
 use crate::tls::{Pair, roots_beside_system};
 
 /// The file that names all others.
 pub const INDEX: &str = "index.json";
-/// How long a file may take to come.
-const FETCH: Duration = Duration::from_secs(60);
+/// How long a file may take to come, and how long a large policy.
+const FETCH: Duration = Duration::from_secs(10);
+const FETCH_LARGE: Duration = Duration::from_secs(60);
 /// Files that are fetched at a time.
 const MAX_FETCHES: usize = 16;
 /// Batches that wait until the one before has been looked at.
 const MAX_WAITING: usize = 2;
+/// The largest file of what lets us in.
+const MAX_CREDENTIALS: (usize, &str) = (64 << 10, "the limit of credentials");
+/// How often an older index may come before it is believed that the store has gone back.
+const MAX_STALE: u32 = 6;
 /// What is told of a store at once.
 const MAX_TROUBLE: usize = 5;
 
@@ -63,9 +66,11 @@ enum Place {
         client: HttpClient,
         /// Ends with a slash.
         base: String,
-        authorization: Option<HeaderValue>,
+        /// The file of what lets us in.
+        credentials: Option<PathBuf>,
     },
-    Folder(PathBuf),
+    /// With turns of those who wait for the file system, which may never answer.
+    Folder(PathBuf, Arc<Semaphore>),
 }
 
 /// A file that has come.
@@ -77,7 +82,8 @@ struct Fetched {
 impl Place {
     fn open(fleet: &config::Fleet, url: &str) -> Result<Self, StoreError> {
         if let Some(folder) = url.strip_prefix("file://") {
-            return Ok(Place::Folder(folder.into()));
+            let turns = Arc::new(Semaphore::new(MAX_FETCHES));
+            return Ok(Place::Folder(folder.into(), turns));
         }
         let wrong = |reason: String| StoreError::File {
             place: url.into(),
@@ -88,47 +94,59 @@ impl Place {
         let identity = fleet.identity().map(|files| Pair::read(&files)).transpose();
         let identity = identity.map_err(|error| wrong(error.to_string()))?;
         let client = HttpClient::new(roots, identity.as_ref());
-        let secret = fleet.credentials.as_ref().map(|path| {
-            let secret = std::fs::read_to_string(path);
-            let secret = secret.map_err(|source| StoreError::Credentials {
-                path: path.clone(),
-                source,
-            })?;
-            authorization(&secret).map_err(|error| wrong(error.to_string()))
-        });
-        Ok(Place::Web {
+        let place = Place::Web {
             client: client.map_err(|error| wrong(error.to_string()))?,
             base: format!("{}/", url.trim_end_matches('/')),
-            authorization: secret.transpose()?,
-        })
+            credentials: fleet.credentials.clone(),
+        };
+        place.authorization()?;
+        Ok(place)
+    }
+
+    /// What lets us in, as it is in its file now: it may be good for a short time only.
+    fn authorization(&self) -> Result<Option<HeaderValue>, StoreError> {
+        let Place::Web {
+            credentials: Some(path),
+            ..
+        } = self
+        else {
+            return Ok(None);
+        };
+        let wrong = |source| StoreError::Credentials {
+            path: path.clone(),
+            source,
+        };
+        let secret = portcullis::read_file(path, MAX_CREDENTIALS).map_err(wrong)?;
+        let secret = String::from_utf8(secret)
+            .map_err(|error| wrong(io::Error::new(ErrorKind::InvalidData, error)))?;
+        let header = authorization(&secret);
+        header
+            .map(Some)
+            .map_err(|error| wrong(io::Error::new(ErrorKind::InvalidData, error)))
     }
 
     /// A file of at most so many octets; `None` if it is the one that has this tag.
     async fn read(
         &self,
         path: &str,
-        most: usize,
+        (most, patience): (usize, Duration),
         tag: Option<&HeaderValue>,
     ) -> Result<Option<Fetched>, StoreError> {
         match self {
-            Place::Folder(folder) => {
+            Place::Folder(folder, turns) => {
                 let place = folder.join(path);
                 let wrong = |reason: String| StoreError::File {
                     place: place.display().to_string(),
                     reason,
                 };
-                // A file system may be one that does not answer.
-                let read = timeout(FETCH, read_file(&place, most)).await;
-                let read = read.map_err(|_| wrong("it takes too long".into()))?;
-                let content = read.map_err(|error| wrong(error.to_string()))?;
+                let reading = read_file(place.clone(), most, turns.clone());
+                let content = timeout(patience, reading).await;
+                let content = content.map_err(|_| wrong("it does not answer".into()))?;
+                let content = content.map_err(|error| wrong(error.to_string()))?;
                 let etag = None;
                 Ok(Some(Fetched { content, etag }))
             }
-            Place::Web {
-                client,
-                base,
-                authorization,
-            } => {
+            Place::Web { client, base, .. } => {
                 let place = format!("{base}{path}");
                 let wrong = |reason: String| StoreError::File {
                     place: place.clone(),
@@ -136,7 +154,7 @@ impl Place {
                 };
                 let uri: Uri = place.parse().map_err(|_| wrong("it is no URL".into()))?;
                 let mut request = Request::get(uri);
-                if let Some(secret) = authorization {
+                if let Some(secret) = self.authorization()? {
                     request = request.header(AUTHORIZATION, secret);
                 }
                 if let Some(tag) = tag {
@@ -144,7 +162,7 @@ impl Place {
                 }
                 let request = request.body(Full::default());
                 let request = request.map_err(|error| wrong(error.to_string()))?;
-                let answer = client.request(request, most, FETCH).await;
+                let answer = client.request(request, most, patience).await;
                 let answer = answer.map_err(|error| wrong(error.to_string()))?;
                 match answer.status() {
                     StatusCode::NOT_MODIFIED if tag.is_some() => Ok(None),
@@ -159,14 +177,14 @@ impl Place {
     }
 
     /// The file with a digest.
-    async fn object(&self, object: Object) -> Result<Bytes, StoreError> {
+    async fn object(&self, object: Object, patience: Duration) -> Result<Bytes, StoreError> {
         let path = object.path();
         let wrong = |reason: String| StoreError::File {
             place: path.clone(),
             reason,
         };
         let most = usize::try_from(object.size).unwrap_or(usize::MAX);
-        let Some(Fetched { content, .. }) = self.read(&path, most, None).await? else {
+        let Some(Fetched { content, .. }) = self.read(&path, (most, patience), None).await? else {
             return Err(wrong("it did not come".into()));
         };
         let found = digest_of(&content);
@@ -177,18 +195,14 @@ impl Place {
     }
 }
 
-async fn read_file(place: &PathBuf, most: usize) -> io::Result<Bytes> {
-    let file = tokio::fs::File::open(place).await?;
-    if !file.metadata().await?.is_file() {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "it is no file"));
-    }
-    let mut content = Vec::new();
-    let mut file = file.take(most as u64 + 1);
-    file.read_to_end(&mut content).await?;
-    if content.len() > most {
-        let text = format!("it has more than {most} octets");
-        return Err(io::Error::new(ErrorKind::FileTooLarge, text));
-    }
+/// Reads a file, if few others wait for the file system.
+async fn read_file(place: PathBuf, most: usize, turns: Arc<Semaphore>) -> io::Result<Bytes> {
+    let turn = turns.acquire_owned().await.map_err(io::Error::other)?;
+    let read = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        portcullis::read_file(&place, (most, "its size in the index"))
+    });
+    let content = read.await.map_err(io::Error::other)??;
     Ok(content.into())
 }
 
@@ -215,14 +229,14 @@ impl Files {
     async fn read_index(&self) -> Result<Latest, StoreError> {
         let before = self.latest();
         let tag = before.as_ref().and_then(|it| it.etag.as_ref());
-        let fetched = self.0.place.read(INDEX, MAX_INDEX, tag).await?;
+        let fetched = self.0.place.read(INDEX, (MAX_INDEX, FETCH), tag).await?;
         let latest = match (fetched, before) {
             (None, Some(before)) => before,
             (None, None) => return Err(wrong_index("it did not come".into())),
             (Some(Fetched { content, etag }), before) => {
                 let digest = digest_of(&content);
                 match before.filter(|it| it.digest == digest) {
-                    Some(before) => before,
+                    Some(before) => Latest { etag, ..before },
                     None => {
                         let index = Index::read(&content);
                         let index = index.map_err(|error| wrong_index(error.to_string()))?;
@@ -246,6 +260,11 @@ impl Files {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         *kept = Some(latest.clone());
+    }
+
+    /// How often it is looked whether something has changed.
+    pub fn poll(&self) -> Duration {
+        self.0.poll
     }
 
     /// What the store says of itself.
@@ -289,7 +308,7 @@ impl Files {
         };
         Ok(Some(Found {
             key: key.to_string(),
-            value: Some(self.0.place.object(object).await?),
+            value: Some(self.0.place.object(object, FETCH).await?),
             revision: latest.index.revision,
         }))
     }
@@ -299,12 +318,16 @@ impl Files {
     /// # Errors
     /// If it does not come whole.
     pub async fn body(&self, sha256: Sha256, size: u64) -> Result<Vec<u8>, StoreError> {
-        let body = self.0.place.object(Object { sha256, size }).await?;
+        let body = self
+            .0
+            .place
+            .object(Object { sha256, size }, FETCH_LARGE)
+            .await?;
         Ok(body.into())
     }
 
     async fn shard(&self, number: usize, shard: Object) -> Result<Vec<(Key, Object)>, StoreError> {
-        let content = self.0.place.object(shard).await?;
+        let content = self.0.place.object(shard, FETCH).await?;
         read_shard(&content, number).map_err(|error: IndexError| StoreError::File {
             place: object_path(shard.sha256),
             reason: error.to_string(),
@@ -318,7 +341,7 @@ impl Files {
             files: self.clone(),
             shards: vec![Shard::default(); SHARDS],
             seen: None,
-            is_stale: false,
+            stale: 0,
             to,
         };
         tokio::spawn(watching.run());
@@ -347,8 +370,8 @@ struct Watching {
     shards: Vec<Shard>,
     /// The index that was looked at last, if all came that it names.
     seen: Option<Latest>,
-    /// Whether there was an older one since.
-    is_stale: bool,
+    /// How often there was an older one since.
+    stale: u32,
     to: mpsc::Sender<Result<Batch, StoreError>>,
 }
 
@@ -391,10 +414,11 @@ impl Watching {
             .as_ref()
             .is_some_and(|it| it.digest == latest.digest)
         {
-            if std::mem::take(&mut self.is_stale) {
-                let trouble = Some(Vec::new());
+            if std::mem::take(&mut self.stale) > 0 {
                 let batch = Batch {
-                    trouble,
+                    newest: Some(latest.index.revision),
+                    is_current: true,
+                    trouble: Some(Vec::new()),
                     ..Batch::default()
                 };
                 self.send(Ok(batch)).await?;
@@ -403,7 +427,9 @@ impl Watching {
         }
         let known = self.files.latest();
         if let Some(known) = &known {
-            if known.index.store != latest.index.store {
+            let is_older = latest.index.revision < known.index.revision;
+            self.stale = if is_older { self.stale + 1 } else { 0 };
+            if known.index.store != latest.index.store || self.stale > MAX_STALE {
                 self.files.keep(&latest);
                 let error = StoreError::Other {
                     what: "looking at the store",
@@ -412,22 +438,22 @@ impl Watching {
                 self.send(Err(error)).await?;
                 return Err(Unwanted);
             }
-            // A cache may give what was there before.
-            if latest.index.revision < known.index.revision {
+            // A cache may give what was there before: so nobody knows what there is now.
+            if is_older {
                 let text = format!(
                     "{INDEX} is of revision {}, older than what was there before ({}), and is not followed",
                     latest.index.revision, known.index.revision
                 );
                 let batch = Batch {
+                    newest: Some(known.index.revision),
                     trouble: Some(vec![text]),
                     ..Batch::default()
                 };
                 self.send(Ok(batch)).await?;
-                self.is_stale = true;
                 return Ok(Ok(()));
             }
         }
-        self.is_stale = false;
+        self.stale = 0;
         self.files.keep(&latest);
         let is_whole = self.take(&latest.index).await?;
         self.seen = is_whole.then_some(latest);
@@ -472,7 +498,7 @@ impl Watching {
             gone.extend(known.keys().filter(|key| !there.contains(key)).cloned());
             for (key, object) in entries {
                 if known.get(&key) != Some(&object.sha256) {
-                    wanted.insert(turn(key), object);
+                    wanted.insert(key, object);
                 }
             }
             read.insert(number, shard.map(|shard| shard.sha256));
@@ -485,6 +511,7 @@ impl Watching {
         for (number, sha256) in read {
             self.shards[number].sha256 = sha256;
         }
+        trouble.sort();
         trouble.truncate(MAX_TROUBLE);
         let gone = gone.into_iter().map(|key| Found {
             key: key.to_string(),
@@ -503,61 +530,75 @@ impl Watching {
         Ok(is_whole)
     }
 
-    /// Fetches entries and sends them on, root statements first; false if one did not come. Shards of which something did
-    /// not come are taken out of those that were read.
+    /// Fetches entries and sends them on; false if one did not come. Shards of which something did not come are taken out
+    /// of those that were read.
     async fn fetch(
         &mut self,
-        wanted: BTreeMap<(bool, u64, Key), Object>,
+        mut wanted: BTreeMap<Key, Object>,
+        read: &mut HashMap<usize, Option<Sha256>>,
+    ) -> Result<bool, Unwanted> {
+        // Others are verified by root statements, each of which follows the one before it.
+        let mut roots: Vec<(Key, Object)> = wanted
+            .extract_if(.., |key, _| matches!(key, Key::Root(_)))
+            .collect();
+        roots.sort_by_key(|(key, _)| match key {
+            Key::Root(version) => *version,
+            Key::Tenant(..) => u64::MAX,
+        });
+        for root in roots {
+            if !self.fetch_some(vec![root], read).await? {
+                read.clear();
+                return Ok(false);
+            }
+        }
+        let wanted = wanted.into_iter().collect();
+        self.fetch_some(wanted, read).await
+    }
+
+    async fn fetch_some(
+        &mut self,
+        wanted: Vec<(Key, Object)>,
         read: &mut HashMap<usize, Option<Sha256>>,
     ) -> Result<bool, Unwanted> {
         let files = self.files.clone();
         let mut fetched = stream::iter(wanted)
-            .map(|((_, _, key), object)| {
+            .map(|(key, object)| {
                 let files = files.clone();
                 async move {
-                    let content = files.0.place.object(object).await;
+                    let content = files.0.place.object(object, FETCH).await;
                     (key, object, content)
                 }
             })
-            .buffered(MAX_FETCHES);
-        let (mut batch, mut octets, mut is_whole) = (Batch::default(), 0, true);
-        while let Some((key, object, content)) = fetched.next().await {
-            let shard = shard_of(&key);
-            match content {
-                Ok(content) => {
-                    octets += content.len();
-                    batch.entries.push(Found {
-                        key: key.to_string(),
-                        value: Some(content),
-                        revision: 0,
-                    });
-                    self.shards[shard].entries.insert(key, object.sha256);
-                }
-                Err(error) => {
-                    is_whole = false;
-                    read.remove(&shard);
-                    batch.failed.push((key, error.to_string()));
+            .buffer_unordered(MAX_FETCHES)
+            .ready_chunks(TOGETHER);
+        let mut is_whole = true;
+        // What has come waits for nothing that has not.
+        while let Some(fetched) = fetched.next().await {
+            let mut batch = Batch::default();
+            for (key, object, content) in fetched {
+                let shard = shard_of(&key);
+                match content {
+                    Ok(content) => {
+                        batch.entries.push(Found {
+                            key: key.to_string(),
+                            value: Some(content),
+                            revision: 0,
+                        });
+                        self.shards[shard].entries.insert(key, object.sha256);
+                    }
+                    Err(error) => {
+                        is_whole = false;
+                        read.remove(&shard);
+                        batch.failed.push((key, error.to_string()));
+                    }
                 }
             }
-            let count = batch.entries.len() + batch.failed.len();
-            if count >= TOGETHER || octets >= OCTETS_TOGETHER {
-                octets = 0;
-                self.send(Ok(std::mem::take(&mut batch))).await?;
-            }
+            self.send(Ok(batch)).await?;
         }
-        self.send(Ok(batch)).await?;
         Ok(is_whole)
     }
 
     async fn send(&self, batch: Result<Batch, StoreError>) -> Result<(), Unwanted> {
         self.to.send(batch).await.map_err(|_| Unwanted)
-    }
-}
-
-/// Root statements come first, each after the one before it: what others sign is verified by them.
-fn turn(key: Key) -> (bool, u64, Key) {
-    match key {
-        Key::Root(version) => (false, version, key),
-        Key::Tenant(..) => (true, 0, key),
     }
 }

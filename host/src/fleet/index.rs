@@ -17,8 +17,10 @@ pub const VERSION: u32 = 1;
 pub const SHARDS: usize = 256;
 /// The largest index, in octets.
 pub const MAX_INDEX: usize = 64 << 10;
-/// The largest shard, in octets: enough for millions of tenants.
+/// The largest shard, in octets.
 pub const MAX_SHARD: usize = 4 << 20;
+/// The most entries of a shard: two million tenants in all.
+const MAX_ENTRIES: usize = 8192;
 /// The longest name of a store, in octets.
 const MAX_STORE: usize = 200;
 
@@ -51,6 +53,9 @@ pub enum IndexError {
         /// The largest.
         most: usize,
     },
+    /// It has too many entries.
+    #[error("it has {0} entries; {MAX_ENTRIES} are allowed")]
+    Entries(usize),
     /// A key is none.
     #[error("{0:?} is no key")]
     Key(String),
@@ -190,6 +195,9 @@ pub fn read_shard(json: &[u8], number: usize) -> Result<Vec<(Key, Object)>, Inde
     }
     let written: Vec<Written> =
         serde_json::from_slice(json).map_err(|error| IndexError::Json(error.to_string()))?;
+    if written.len() > MAX_ENTRIES {
+        return Err(IndexError::Entries(written.len()));
+    }
     let mut all: Vec<(Key, Object)> = Vec::with_capacity(written.len());
     for Written { key, sha256, size } in written {
         let key = Key::read(&key).ok_or(IndexError::Key(key))?;

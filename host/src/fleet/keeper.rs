@@ -144,9 +144,7 @@ impl Own {
             domains: domains.filter_map(|it| normal_domain(it)).collect(),
         }
     }
-}
 
-impl Own {
     /// Whether there is a tenant of that name, or the one before all.
     pub fn has(&self, name: &str) -> bool {
         self.names.contains(name)
@@ -197,6 +195,8 @@ pub struct Keeper {
     writes: Vec<Write>,
     /// The policies that were written, and may not be on the disk yet.
     bodies: Vec<File>,
+    /// Whether there are policies that nobody has made sure of.
+    is_unsure: bool,
     /// Whether policies were written, so that others may be needed no longer.
     has_written: bool,
 }
@@ -230,6 +230,7 @@ impl Keeper {
             exceptions: BTreeMap::new(),
             writes: Vec::new(),
             bodies: Vec::new(),
+            is_unsure: false,
             has_written: true,
         };
         let tenants = keeper.kept()?;
@@ -374,7 +375,7 @@ impl Keeper {
         self.exceptions.remove(name);
         self.vouched.remove(name);
         let known = self.known.remove(name);
-        self.leave_domains(name);
+        self.exchange_domains(name, &[]);
         self.undo.push(Undo::Known(name.into(), known.clone()));
         match known {
             Some(_) => Ok(Judged::Retired(name.into())),
@@ -451,8 +452,7 @@ impl Keeper {
         self.vouched.insert(name.into());
         self.may_have(name, &verified.statement.domains)?;
         self.accept(name, envelope, verified.accepted);
-        self.leave_domains(name);
-        self.enter_domains(name, &verified.statement.domains);
+        self.exchange_domains(name, &verified.statement.domains);
         let about = Arc::new(verified.statement);
         // Its policy may be refused, and it is the tenant all the same.
         if let Some(known) = self.known.get_mut(name) {
@@ -485,10 +485,13 @@ impl Keeper {
         self.domains.extend(domains.map(|it| (it, name.to_owned())));
     }
 
-    fn leave_domains(&mut self, name: &str) {
-        let before = self.domains.len();
-        self.domains.retain(|_, owner| owner != name);
-        self.has_released |= self.domains.len() < before;
+    /// A tenant has these domains, and no others any more.
+    fn exchange_domains(&mut self, name: &str, domains: &[String]) {
+        let before = self.domains.extract_if(|_, owner| owner == name);
+        let before: Vec<String> = before.map(|(domain, _)| domain).collect();
+        self.enter_domains(name, domains);
+        let is_free = |domain: &String| !self.domains.contains_key(domain);
+        self.has_released |= before.iter().any(is_free);
     }
 
     /// Whether a domain has become free since somebody asked.
@@ -529,13 +532,16 @@ impl Keeper {
         );
         let folder = File::open(&self.folder)?;
         match bodies.len() {
-            0 => {}
-            1..=MAX_ALONE => {
+            0 if !self.is_unsure => {}
+            1..=MAX_ALONE if !self.is_unsure => {
+                // If that fails, others may be in doubt as well.
+                self.is_unsure = true;
                 bodies.iter().try_for_each(File::sync_all)?;
                 folder.sync_all()?;
             }
             _ => rustix::fs::syncfs(&folder).map_err(io::Error::from)?,
         }
+        self.is_unsure = false;
         self.disk.write(&writes)?;
         self.undo.clear();
         Ok(())
@@ -543,6 +549,7 @@ impl Keeper {
 
     /// What was judged could not be kept: all is as before, and it has to come again.
     pub fn undo(&mut self) {
+        self.is_unsure |= !self.bodies.is_empty();
         (self.writes, self.bodies) = (Vec::new(), Vec::new());
         while let Some(undo) = self.undo.pop() {
             match undo {

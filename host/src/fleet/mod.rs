@@ -9,8 +9,9 @@ mod nats;
 mod publish;
 mod source;
 mod status;
+mod store;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,27 +20,28 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use portcullis::statement::{Format, PolicyStatement, Time, Trust};
 use portcullis::store::Store;
-use portcullis::{Priority, Sha256};
+use portcullis::{Priority, Sha256, one_line};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
-pub use self::entry::{Entry, Key, MAX_BODY};
+pub use self::entry::{Entry, Key, MAX_BODY, MAX_ENTRY};
 pub use self::files::INDEX;
 pub use self::index::{
     Index, IndexError, Object, SHARDS, object_path, read_shard, shard_of, shard_to_json,
 };
 use self::keeper::{Judged, Keeper};
 pub use self::keeper::{Own, Refusal};
-pub use self::nats::{Nats, Patience, StoreError};
+pub use self::nats::{Nats, Patience};
 pub use self::publish::{
-    Draft, Newest, PublishError, Published, Release, publish, releases, verify,
+    Draft, Newest, PublishError, Published, Release, history, publish, verify,
 };
-pub use self::source::{Batch, Found};
-use self::source::{Reach, Source, Stream};
+use self::source::Source;
 pub use self::status::{Exception, Status};
+pub use self::store::{Batch, Found, StoreError};
+use self::store::{Reach, Stream, pause};
 use crate::config::{self, Config, Tenant, state_file};
 use crate::observe::decisions::{Sent, Sink};
 use crate::trust::{DiskLedger, Trusted};
@@ -130,16 +132,28 @@ pub struct Follower {
     /// Entries whose policy is being fetched.
     fetching: HashMap<String, (Key, Entry)>,
     bodies: JoinSet<Fetched>,
-    /// Entries that were refused: what is too early now is looked at again.
-    refused: BTreeSet<Key>,
+    /// Entries that were refused, each with why: what is too early now is looked at again.
+    refused: BTreeMap<Key, String>,
     refused_after: Option<Key>,
     /// The same of what the operators have not named: it may be anybody's.
-    junk: BTreeSet<Key>,
+    junk: BTreeMap<Key, String>,
     junk_after: Option<Key>,
-    /// Whether that is being done, which is not told again.
-    is_again: bool,
+    /// Whether there is more of that than is remembered.
+    is_junk_lost: bool,
+    /// Whether the operators have other keys than those by which entries were refused.
+    is_root_new: bool,
+    /// Whether there is something in the store that has not come yet.
+    is_behind: bool,
     /// Tenants that were handed over, and have not what they should yet.
     pending: HashSet<String>,
+}
+
+/// Why the store is followed no longer, where nothing is wrong with it.
+enum End {
+    /// Nobody wants it.
+    Unwanted,
+    /// All of it has to be looked at again.
+    Compare,
 }
 
 /// What is fetched came, or did not.
@@ -204,11 +218,13 @@ impl Follower {
             trouble: Vec::new(),
             fetching: HashMap::new(),
             bodies: JoinSet::new(),
-            refused: BTreeSet::new(),
+            refused: BTreeMap::new(),
             refused_after: None,
-            junk: BTreeSet::new(),
+            junk: BTreeMap::new(),
             junk_after: None,
-            is_again: false,
+            is_junk_lost: false,
+            is_root_new: false,
+            is_behind: false,
         };
         Ok(Begun {
             follower,
@@ -233,7 +249,10 @@ impl Follower {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
+        let awaits_tenants = Awaits(self.awaits_tenants.clone());
         let follow = move || {
+            // However this ends.
+            let _awaits_tenants = awaits_tenants;
             Priority::Low.take_on();
             runtime.block_on(self.follow());
         };
@@ -243,53 +262,66 @@ impl Follower {
 
     async fn follow(mut self) {
         let mut attempts = 0;
+        let mut told = None;
         let source = loop {
             match Source::open(&self.config, &self.host, &self.reach).await {
                 Ok(source) => break source,
-                Err(error) => tracing::error!(%error, "the fleet's store cannot be followed"),
+                Err(error) => {
+                    let error = error.to_string();
+                    if told.as_ref() != Some(&error) {
+                        tracing::error!(%error, "the fleet's store cannot be followed");
+                        told = Some(error);
+                    }
+                }
             }
-            sleep(nats::pause(attempts)).await;
+            sleep(pause(attempts)).await;
             attempts += 1;
         };
-        if let (Source::Nats(nats), Some(subject), Some(decisions)) =
-            (&source, &self.config.decisions, self.decisions.take())
-        {
-            let (nats, subject) = (nats.clone(), subject.clone());
-            let unsent = self.unsent.clone();
-            tokio::spawn(async move { nats.publish(subject, decisions, unsent).await });
+        if let Some(decisions) = self.decisions.take() {
+            let (fleet, host, unsent) =
+                (self.config.clone(), self.host.clone(), self.unsent.clone());
+            tokio::spawn(publish_decisions(fleet, host, decisions, unsent));
         }
         let mut told = None;
         attempts = 0;
         while !self.changes.is_closed() {
             let begun = Instant::now();
-            let Err(error) = self.watch(&source).await else {
-                return;
+            let error = match self.watch(&source).await {
+                Ok(End::Unwanted) => return,
+                Ok(End::Compare) => {
+                    self.compare = true;
+                    continue;
+                }
+                Err(error) => error,
             };
             self.is_following = false;
             self.note();
             self.said.store(Arc::new(self.status()));
-            let error = error.to_string();
+            let error = one_line(&error.to_string()).into_owned();
             // The same is not told again and again.
             if told.as_ref() != Some(&error) {
                 tracing::warn!(%error, "the fleet's store is not followed; policies stay as they are");
                 told = Some(error);
             }
-            if begun.elapsed() > LOOK {
+            let is_lost = std::mem::take(&mut self.is_lost);
+            if begun.elapsed() > LOOK && !is_lost {
                 (attempts, told) = (0, None);
             }
-            sleep(nats::pause(attempts)).await;
+            sleep(pause(attempts).max(source.pause())).await;
             attempts += 1;
         }
     }
 
     /// Looks at all that is in the store, and at what comes, until something is wrong, or nobody wants it any more.
-    async fn watch(&mut self, source: &Source) -> Result<(), StoreError> {
+    async fn watch(&mut self, source: &Source) -> Result<End, StoreError> {
         let stream = source.stream().await?;
         self.look_at_store(&stream);
         let after = (!self.compare).then_some(self.revision);
         let mut entries = source.watch(after).await?;
         self.is_following = true;
         self.seen = self.compare.then(HashSet::new);
+        // What was more than can be remembered is looked at again.
+        self.is_junk_lost &= !self.compare;
         if self.compare && stream.is_empty {
             self.all_seen();
         }
@@ -323,7 +355,7 @@ impl Follower {
                 }
                 changed = self.updated.changed() => {
                     if changed.is_err() {
-                        return Ok(());
+                        return Ok(End::Unwanted);
                     }
                     if !self.pending.is_empty() {
                         self.note();
@@ -353,12 +385,16 @@ impl Follower {
                 }
             }
             if self.changes.is_closed() {
-                return Ok(());
+                return Ok(End::Unwanted);
+            }
+            let has_refused = !self.refused.is_empty() || !self.junk.is_empty();
+            if std::mem::take(&mut self.is_root_new) && has_refused {
+                return Ok(End::Compare);
             }
             if self.keeper.take_released() {
                 self.look_at_refused(source).await;
             }
-            if std::mem::take(&mut self.is_lost) {
+            if self.is_lost {
                 self.compare = true;
                 self.revision = 0;
                 return Err(StoreError::Other {
@@ -413,8 +449,16 @@ impl Follower {
     async fn look_at_refused(&mut self, source: &Source) {
         let mut again = turns(&self.refused, &mut self.refused_after, MAX_AGAIN);
         again.extend(turns(&self.junk, &mut self.junk_after, MAX_JUNK_AGAIN));
+        let begun = Instant::now();
+        // What is being fetched comes by itself.
+        again.retain(|key| !self.fetching.contains_key(&key.to_string()));
         for key in again {
-            let batch = match source.get(&key).await {
+            if begun.elapsed() > LOOK {
+                return;
+            }
+            let found = timeout(LOOK, source.get(&key)).await;
+            let found = found.unwrap_or_else(|_| Err(StoreError::silent("reading an entry")));
+            let batch = match found {
                 Ok(Some(found)) if found.value.is_some() => Batch {
                     entries: vec![found],
                     ..Batch::default()
@@ -429,9 +473,7 @@ impl Follower {
                     continue;
                 }
             };
-            self.is_again = true;
             self.take(source, batch).await;
-            self.is_again = false;
         }
     }
 
@@ -447,8 +489,6 @@ impl Follower {
                 self.forget(&key);
                 continue;
             };
-            self.refused.remove(&key);
-            self.junk.remove(&key);
             let entry = match Entry::read(value) {
                 Ok(entry) => entry,
                 Err(error) => {
@@ -478,13 +518,15 @@ impl Follower {
         for (key, reason) in batch.failed {
             self.refuse(&key, 0, &Refusal::Fetch(reason));
         }
-        self.head = batch.newest.unwrap_or(self.head);
-        if let Some(revision) = batch.revision.filter(|_| !self.is_again) {
+        if let Some(newest) = batch.newest {
+            (self.head, self.is_behind) = (newest, !batch.is_current);
+        }
+        if let Some(revision) = batch.revision {
             self.revision = revision.max(self.revision);
         }
         if let Some(trouble) = batch.trouble.filter(|it| *it != self.trouble) {
             for text in &trouble {
-                tracing::error!("the fleet's store is damaged: {text}");
+                tracing::error!("the fleet's store is damaged: {}", one_line(text));
             }
             self.trouble = trouble;
         }
@@ -525,10 +567,14 @@ impl Follower {
                 None
             }
             Ok(Judged::Same(name)) => {
+                self.settle(&key);
                 self.pending.insert(name);
                 None
             }
-            Ok(judged) => Some(judged),
+            Ok(judged) => {
+                self.settle(&key);
+                Some(judged)
+            }
             Err(refusal) => {
                 self.refuse(&key, entry.sequence(), &refusal);
                 None
@@ -536,8 +582,13 @@ impl Follower {
         }
     }
 
+    /// An entry is refused no longer.
+    fn settle(&mut self, key: &Key) {
+        self.refused.remove(key);
+        self.junk.remove(key);
+    }
+
     fn refuse(&mut self, key: &Key, sequence: u64, refusal: &Refusal) {
-        // What is looked at again is not told again.
         let name = match key {
             Key::Tenant(_, name) => name.clone(),
             Key::Root(_) => key.to_string(),
@@ -547,9 +598,13 @@ impl Follower {
             true => (&mut self.refused, MAX_REFUSED),
             false => (&mut self.junk, MAX_JUNK),
         };
-        let is_new = refused.len() < most && refused.insert(key.clone());
-        if is_new && !self.is_again {
-            tracing::error!(key = %key, sequence, "an entry of the fleet's store is not taken: {refusal}");
+        let reason = one_line(&refusal.to_string()).into_owned();
+        let has_room = refused.len() < most || refused.contains_key(key);
+        self.is_junk_lost |= !has_room;
+        let before = has_room.then(|| refused.insert(key.clone(), reason.clone()));
+        // What is looked at again is not told again.
+        if before.is_some_and(|before| before.as_ref() != Some(&reason)) {
+            tracing::error!(key = %key, sequence, "an entry of the fleet's store is not taken: {reason}");
         }
         self.is_disk_full |= matches!(refusal, Refusal::Disk(_));
         self.pending.remove(&name);
@@ -571,6 +626,11 @@ impl Follower {
         let format = statement.statement::<PolicyStatement>();
         let format = format.map_or(Format::Json, |it| it.format);
         let text = key.to_string();
+        // It is on its way, or waits for its time.
+        let is_begun = |(_, known): &(Key, Entry)| *known == entry;
+        if self.fetching.get(&text).is_some_and(is_begun) {
+            return;
+        }
         if let Key::Tenant(_, name) = &key {
             let waits = Refusal::Fetching(sha256);
             self.keeper.except(name, entry.sequence(), &waits);
@@ -639,10 +699,11 @@ impl Follower {
             match judged {
                 Judged::Tenant(tenant) => tenants.push(*tenant),
                 Judged::Retired(name) => retired.push(name),
-                Judged::Root => tracing::info!(
-                    root = self.trust.roots().newest().version,
-                    "the operators have other keys"
-                ),
+                Judged::Root => {
+                    self.is_root_new = true;
+                    let root = self.trust.roots().newest().version;
+                    tracing::info!(root, "the operators have other keys");
+                }
                 Judged::Nothing | Judged::Same(_) | Judged::NeedsBody { .. } => {}
             }
         }
@@ -675,7 +736,7 @@ impl Follower {
         if has_seen_all && self.missing.is_empty() {
             self.is_other_store = false;
         }
-        let is_current = has_seen_all && self.is_following;
+        let is_current = has_seen_all && self.is_following && !self.is_behind;
         let awaits = || !is_current || !self.reach.is_connected() || self.keeper.lacks(&policies);
         self.awaits_tenants.store(awaits(), Ordering::Relaxed);
         // The connection may have gone meanwhile.
@@ -713,6 +774,7 @@ impl Follower {
         if !self.missing.is_empty() {
             alarms.push(self.told_missing());
         }
+        alarms.extend(self.reach.told());
         if self.is_other_store {
             alarms.push("the store is another one than before, or has lost entries".into());
         }
@@ -756,16 +818,47 @@ impl Follower {
 }
 
 /// Some of these, behind those whose turn it was last.
-fn turns(all: &BTreeSet<Key>, last: &mut Option<Key>, most: usize) -> Vec<Key> {
+fn turns(all: &BTreeMap<Key, String>, last: &mut Option<Key>, most: usize) -> Vec<Key> {
     let behind = |key: &&Key| last.as_ref().is_some_and(|last| *key > last);
-    let first: Vec<&Key> = all.iter().filter(behind).take(most).collect();
+    let first: Vec<&Key> = all.keys().filter(behind).take(most).collect();
     let others = all
-        .iter()
+        .keys()
         .filter(|key| !behind(key))
         .take(most - first.len());
     let turns: Vec<Key> = first.iter().copied().chain(others).cloned().collect();
     *last = turns.last().cloned();
     turns
+}
+
+/// Whoever follows no longer may not know of all tenants.
+struct Awaits(Arc<AtomicBool>);
+
+impl Drop for Awaits {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Publishes decisions, by a connection of their own: they never keep policies waiting.
+async fn publish_decisions(
+    fleet: config::Fleet,
+    host: String,
+    decisions: UnboundedReceiver<Sent>,
+    unsent: Counter,
+) {
+    let Some(subject) = fleet.decisions.clone() else {
+        return;
+    };
+    let mut attempts = 0;
+    let nats = loop {
+        match Nats::connect_for_decisions(&fleet, &host, unsent.clone()).await {
+            Ok(nats) => break nats,
+            Err(error) => tracing::debug!(%error, "decisions are not published"),
+        }
+        sleep(pause(attempts)).await;
+        attempts += 1;
+    };
+    nats.publish(subject, decisions, unsent).await;
 }
 
 /// What the store that is followed is kept under.

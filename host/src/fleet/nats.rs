@@ -1,8 +1,7 @@
 //! The fleet's store: buckets of NATS JetStream.
 
-use std::io;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_nats::ConnectOptions;
 use async_nats::jetstream::kv::{Operation, Watch};
@@ -17,8 +16,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
 use super::entry::Key;
-use super::source::{Found, Stream};
 use super::status::Status;
+use super::store::{Found, StoreError, Stream, pause};
 use crate::config;
 use crate::observe::decisions::Sent;
 
@@ -30,62 +29,12 @@ const STATUS_AGE: Duration = Duration::from_secs(90);
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
-/// The longest pause before another attempt.
-const MAX_PAUSE: Duration = Duration::from_secs(8);
+/// Lines of decisions that wait in the client.
+const MAX_LINES: usize = 64;
+/// How often it is told that they are not published.
+const TELL: Duration = Duration::from_secs(60);
 /// How long a policy may take to come.
 const FETCH: Duration = Duration::from_secs(60);
-
-/// The store does not do what it should.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// A file of the configuration cannot be used.
-    #[error("{}: {source}", path.display())]
-    Credentials {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// There is no connection.
-    #[error("cannot connect to {servers}: {reason}")]
-    Connect {
-        /// The servers that were tried.
-        servers: String,
-        /// Why.
-        reason: String,
-    },
-    /// There is no such bucket, or we may not use it.
-    #[error("{bucket}: {reason}; `portcullis fleet init` makes the buckets of a fleet")]
-    Bucket {
-        /// The bucket.
-        bucket: String,
-        /// Why.
-        reason: String,
-    },
-    /// A file of the store cannot be had, or is not what it must be.
-    #[error("{place}: {reason}")]
-    File {
-        /// Where it is.
-        place: String,
-        /// Why.
-        reason: String,
-    },
-    /// Somebody else has put something meanwhile.
-    #[error("{key} was changed meanwhile by somebody else; look at it and try again")]
-    Changed {
-        /// The key.
-        key: String,
-    },
-    /// Something else.
-    #[error("{what}: {reason}")]
-    Other {
-        /// What was tried.
-        what: &'static str,
-        /// Why it did not work.
-        reason: String,
-    },
-}
 
 fn other<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> StoreError {
     move |error| StoreError::Other {
@@ -131,7 +80,43 @@ impl Nats {
         name: &str,
         event: impl Fn(async_nats::Event) + Clone + Send + Sync + 'static,
     ) -> Result<Self, StoreError> {
-        let mut options = ConnectOptions::new()
+        Nats::connect_with(ConnectOptions::new(), fleet, patience, name, event).await
+    }
+
+    /// Connects for decisions. What the server does not let us publish is counted, and told now and then.
+    ///
+    /// # Errors
+    /// If the credentials cannot be used, or nobody answers.
+    pub async fn connect_for_decisions(
+        fleet: &config::Fleet,
+        host: &str,
+        unsent: Counter,
+    ) -> Result<Self, StoreError> {
+        let told = Arc::new(Mutex::new(None::<Instant>));
+        let event = move |event| {
+            if let async_nats::Event::ServerError(error) = event {
+                unsent.inc();
+                let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                if told.is_none_or(|told| told.elapsed() >= TELL) {
+                    *told = Some(Instant::now());
+                    tracing::warn!(%error, "decisions are not published");
+                }
+            }
+        };
+        // Few lines wait in the client: those that wait before it are counted.
+        let options = ConnectOptions::new().client_capacity(MAX_LINES);
+        let name = format!("{host} (decisions)");
+        Nats::connect_with(options, fleet, Patience::Endless, &name, event).await
+    }
+
+    async fn connect_with(
+        options: ConnectOptions,
+        fleet: &config::Fleet,
+        patience: Patience,
+        name: &str,
+        event: impl Fn(async_nats::Event) + Clone + Send + Sync + 'static,
+    ) -> Result<Self, StoreError> {
+        let mut options = options
             .name(format!("portcullis {name}"))
             .connection_timeout(CONNECT)
             .request_timeout(Some(ANSWER))
@@ -497,11 +482,4 @@ fn status_key(host: &str) -> String {
 /// A server's address as it may be told.
 fn without_password(server: &str) -> &str {
     server.rsplit_once('@').map_or(server, |(_, host)| host)
-}
-
-/// The pause before another attempt: longer each time, and not the same for all hosts.
-pub fn pause(attempts: usize) -> Duration {
-    let exponent = attempts.min(10) as u32;
-    let most = Duration::from_millis(50 << exponent).min(MAX_PAUSE);
-    most.mul_f64(0.5 + fastrand::f64() / 2.0)
 }

@@ -6,8 +6,9 @@ use portcullis::statement::{
     VerifyError, digest_of,
 };
 
-use super::entry::{Entry, Key, MAX_BODY};
-use super::nats::{Nats, StoreError};
+use super::entry::{Entry, EntryError, Key, MAX_BODY};
+use super::nats::Nats;
+use super::store::StoreError;
 use crate::config::Ring;
 use crate::trust::NoLedger;
 
@@ -21,6 +22,14 @@ pub enum PublishError {
     /// The tenant has none that it could follow.
     #[error("there is no policy of tenant {0:?} in the store")]
     NoTenant(String),
+    /// The tenant was taken away.
+    #[error(
+        "tenant {0:?} was retired; a statement about it with a higher sequence brings it back (portcullis sign tenant, then fleet put)"
+    )]
+    Retired(String),
+    /// It would be none that the store may have.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
     /// It was made from another one than there is.
     #[error(
         "sequence {sequence} is in the store, which is another policy than the one that was changed"
@@ -62,27 +71,34 @@ impl Newest {
         Ok(Newest { entry, revision })
     }
 
-    /// What the operators say about the tenant.
+    /// What the operators say about the tenant, whoever has signed that.
     pub fn about(&self) -> Option<&Envelope> {
         self.entry.as_ref().and_then(Entry::about)
     }
 
-    /// The sequence of the policy; 0 without one.
-    pub fn sequence(&self) -> u64 {
-        match &self.entry {
-            Some(entry @ Entry::Policy { .. }) => entry.sequence(),
-            _ => 0,
-        }
+    /// What it says about the policy, if those have signed it who may. Whoever can write to the store can put anything
+    /// there, which is as if it were not there.
+    pub fn policy(&self, roots: &Roots, tenant: &str) -> Option<PolicyStatement> {
+        let Some(Entry::Policy {
+            about, statement, ..
+        }) = &self.entry
+        else {
+            return None;
+        };
+        let about = roots.tenant(about, tenant, &NoLedger, Time::now()).ok()?;
+        // It may have expired since.
+        let then = statement.statement::<PolicyStatement>().ok()?.created;
+        let about = Some(&about.statement);
+        let verified = roots.policy(statement, tenant, about, &NoLedger, then);
+        Some(verified.ok()?.statement)
     }
 
-    fn sha256(&self) -> Option<Sha256> {
-        match &self.entry {
-            Some(Entry::Policy { statement, .. }) => {
-                let statement = statement.statement::<PolicyStatement>();
-                statement.ok().map(|it| it.sha256)
-            }
-            _ => None,
-        }
+    fn is_retired(&self, roots: &Roots, tenant: &str) -> bool {
+        let Some(Entry::Retired(retirement)) = &self.entry else {
+            return false;
+        };
+        let verified = roots.retirement(retirement, tenant, &NoLedger, Time::now());
+        verified.is_ok()
     }
 }
 
@@ -98,6 +114,8 @@ pub struct Draft {
     pub content: Vec<u8>,
     /// The one that it was made from, if it must be the newest.
     pub base: Option<Sha256>,
+    /// A sequence that is known otherwise: the next is higher.
+    pub known: u64,
     /// From then on it is not taken.
     pub expires: Option<Time>,
     /// What people should know about it.
@@ -123,33 +141,35 @@ pub async fn publish(
     keys: &[SigningKey],
     draft: Draft,
 ) -> Result<Published, PublishError> {
-    let key = |ring| Key::Tenant(ring, draft.tenant.clone());
+    let tenant = &draft.tenant;
+    let key = |ring| Key::Tenant(ring, tenant.clone());
     let newest = Newest::of(nats, &key(draft.ring)).await?;
     let other = match draft.ring {
         Ring::All => Ring::Canary,
         Ring::Canary => Ring::All,
     };
     let other = Newest::of(nats, &key(other)).await?;
-    let highest = match newest.sequence() >= other.sequence() {
-        true => &newest,
-        false => &other,
-    };
-    if let (Some(base), Some(found)) = (draft.base, highest.sha256())
-        && base != found
+    if newest.is_retired(roots, tenant) || other.is_retired(roots, tenant) {
+        return Err(PublishError::Retired(tenant.clone()));
+    }
+    // What is tried out by others is no base of what all have, and counts as a sequence.
+    let own = history(nats, roots, tenant, draft.ring).await;
+    let all = history(nats, roots, tenant, Ring::Canary).await?;
+    let current = own.ok().and_then(|it| it.newest().cloned());
+    let current = current.or_else(|| all.newest().cloned());
+    let highest = all.newest().map_or(0, |it| it.sequence).max(draft.known);
+    if let (Some(base), Some(current)) = (draft.base, current)
+        && base != current.sha256
     {
         return Err(PublishError::Changed {
-            sequence: highest.sequence(),
-            sha256: found,
+            sequence: current.sequence,
+            sha256: current.sha256,
         });
     }
-    let about = newest.about().or(other.about());
-    let about = about.ok_or_else(|| PublishError::NoTenant(draft.tenant.clone()))?;
-    let about = about.clone();
-    let said: TenantStatement = about.statement()?;
-    let next = highest.sequence() + 1;
+    let (about, said) = all.about;
     let statement = PolicyStatement {
-        tenant: draft.tenant.clone(),
-        sequence: next.max(said.policies_from.unwrap_or(0)),
+        tenant: tenant.clone(),
+        sequence: (highest + 1).max(said.policies_from.unwrap_or(0)),
         created: Time::now(),
         not_before: None,
         expires: draft.expires,
@@ -159,7 +179,9 @@ pub async fn publish(
         note: draft.note,
     };
     let mut envelope = Envelope::of(&statement)?;
-    for key in keys {
+    // Whose keys they are is nobody else's business.
+    let may_sign = |key: &&SigningKey| said.policies.has(key.public());
+    for key in keys.iter().filter(may_sign) {
         envelope.sign(key);
     }
     let is_large = draft.content.len() > MAX_BODY;
@@ -168,12 +190,14 @@ pub async fn publish(
         statement: envelope,
         body: (!is_large).then(|| draft.content.clone()),
     };
-    verify(roots, &draft.tenant, &entry)?;
+    verify(roots, tenant, &entry)?;
+    let json = entry.to_json();
+    // What nobody can read is not put.
+    Entry::read(&json)?;
     if is_large {
         nats.put_body(statement.sha256, &draft.content).await?;
     }
-    let key = key(draft.ring);
-    let revision = nats.put(&key, entry.to_json(), newest.revision).await?;
+    let revision = nats.put(&key(draft.ring), json, newest.revision).await?;
     Ok(Published {
         sequence: statement.sequence,
         revision,
@@ -224,17 +248,34 @@ impl Release {
     }
 }
 
-/// The policies of a tenant that the store still has for the hosts of a ring, the oldest first. Whoever can write to the
-/// store can put anything there: so what those who may sign now have not signed then is an error with its sequence.
+/// What the store still has of a tenant.
+pub struct History {
+    /// What the operators say about it.
+    about: (Envelope, TenantStatement),
+    /// Its policies, the oldest first. Whoever can write to the store can put anything there: so what those who may sign
+    /// now have not signed then is an error with its sequence.
+    pub releases: Vec<Result<Release, (u64, VerifyError)>>,
+}
+
+impl History {
+    fn newest(&self) -> Option<&PolicyStatement> {
+        let releases = self.releases.iter().filter_map(|it| it.as_ref().ok());
+        releases
+            .map(|it| &it.statement)
+            .max_by_key(|it| it.sequence)
+    }
+}
+
+/// What the store still has of a tenant for the hosts of a ring.
 ///
 /// # Errors
 /// If the store does not answer, or there is no tenant.
-pub async fn releases(
+pub async fn history(
     nats: &Nats,
     roots: &Roots,
     tenant: &str,
     ring: Ring,
-) -> Result<Vec<Result<Release, (u64, VerifyError)>>, PublishError> {
+) -> Result<History, PublishError> {
     let rings = [Ring::All, Ring::Canary];
     let keys = rings.iter().filter(|it| **it >= ring);
     let mut found = Vec::new();
@@ -256,7 +297,7 @@ pub async fn releases(
             continue;
         };
         // It may have expired since.
-        let verified = roots.policy(&statement, tenant, Some(&about), &NoLedger, said.created);
+        let verified = roots.policy(&statement, tenant, Some(&about.1), &NoLedger, said.created);
         let verified = verified.and_then(|verified| {
             if let Some(body) = &body {
                 verified.is_of(said.format, body.len(), digest_of(body))?;
@@ -276,7 +317,10 @@ pub async fn releases(
     all.sort_by_key(sequence);
     // What was tried out and then given to all is there twice.
     all.dedup_by_key(|it| sequence(it));
-    Ok(all)
+    Ok(History {
+        about,
+        releases: all,
+    })
 }
 
 /// The newest statement about a tenant that counts.
@@ -284,15 +328,15 @@ fn newest_about(
     roots: &Roots,
     tenant: &str,
     entries: &[Entry],
-) -> Result<TenantStatement, PublishError> {
-    let (mut newest, mut refused): (Option<TenantStatement>, _) = (None, None);
+) -> Result<(Envelope, TenantStatement), PublishError> {
+    let (mut newest, mut refused): (Option<(Envelope, TenantStatement)>, _) = (None, None);
     for about in entries.iter().filter_map(Entry::about) {
         match roots.tenant(about, tenant, &NoLedger, Time::now()) {
             Ok(verified) => {
                 let found = verified.statement;
-                let is_newer = |known: &TenantStatement| known.sequence < found.sequence;
+                let is_newer = |known: &(_, TenantStatement)| known.1.sequence < found.sequence;
                 if newest.as_ref().is_none_or(is_newer) {
-                    newest = Some(found);
+                    newest = Some((about.clone(), found));
                 }
             }
             Err(error) => refused = Some(error),

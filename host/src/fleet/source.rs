@@ -1,111 +1,17 @@
 //! Where entries come from: NATS JetStream, or files that a web server or a folder has.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use portcullis::Sha256;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use super::entry::Key;
 use super::files::Files;
-use super::nats::{Nats, Patience, StoreError};
+use super::nats::{Nats, Patience};
 use super::status::Status;
+use super::store::{Batch, Found, OCTETS_TOGETHER, Reach, StoreError, Stream, TOGETHER};
 use crate::config;
-
-/// Entries that are looked at together, and about how many octets they have.
-pub const TOGETHER: usize = 200;
-pub const OCTETS_TOGETHER: usize = 8 << 20;
-
-/// An entry of the store as it was found.
-#[derive(Clone, Debug)]
-pub struct Found {
-    /// Where.
-    pub key: String,
-    /// What; `None` if it was deleted, which is nothing that anybody has signed.
-    pub value: Option<Bytes>,
-    /// When it was put, as the store counts.
-    pub revision: u64,
-}
-
-/// Entries that have come together.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// What has come.
-    pub entries: Vec<Found>,
-    /// Entries that are there and cannot be had, each with why.
-    pub failed: Vec<(Key, String)>,
-    /// All up to here has come, if that is known.
-    pub revision: Option<u64>,
-    /// The newest revision that there is, if that is known.
-    pub newest: Option<u64>,
-    /// Whether that is all that there was when it was asked for.
-    pub is_current: bool,
-    /// What else is wrong with the store; `None` if nothing is known about it.
-    pub trouble: Option<Vec<String>>,
-}
-
-/// What a store says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stream {
-    /// When it was made (RFC 3339).
-    pub created: String,
-    /// The revision of its newest entry.
-    pub last: u64,
-    /// Whether nothing is in it.
-    pub is_empty: bool,
-}
-
-/// Whether the store can be reached.
-#[derive(Clone)]
-pub struct Reach {
-    is_connected: Arc<AtomicBool>,
-    awaits_tenants: Arc<AtomicBool>,
-    changed: Arc<Notify>,
-}
-
-impl Reach {
-    /// Not yet; whether tenants are awaited is told as well.
-    pub fn new(awaits_tenants: Arc<AtomicBool>) -> Self {
-        Reach {
-            is_connected: Arc::default(),
-            awaits_tenants,
-            changed: Arc::default(),
-        }
-    }
-
-    /// Whether it can.
-    pub fn is_connected(&self) -> bool {
-        self.is_connected.load(Ordering::Relaxed)
-    }
-
-    /// Waits until it can be reached again.
-    pub async fn connected(&self) {
-        self.changed.notified().await;
-    }
-
-    /// It can be reached.
-    pub fn found(&self) {
-        if !self.is_connected.swap(true, Ordering::Relaxed) {
-            tracing::info!("connected to the fleet's store");
-            self.changed.notify_one();
-        }
-    }
-
-    /// It cannot be reached any more.
-    pub fn lost(&self, reason: Option<&StoreError>) {
-        let was_connected = self.is_connected.swap(false, Ordering::Relaxed);
-        self.awaits_tenants.store(true, Ordering::Relaxed);
-        if was_connected {
-            let reason = reason.map(tracing::field::display);
-            tracing::warn!(
-                reason,
-                "no connection to the fleet's store; policies stay as they are"
-            );
-        }
-    }
-}
 
 /// A store.
 #[derive(Clone)]
@@ -138,6 +44,14 @@ impl Source {
         };
         let nats = Nats::connect(fleet, Patience::Endless, host, event).await?;
         Ok(Source::Nats(nats))
+    }
+
+    /// How long to wait at least before it is followed anew.
+    pub fn pause(&self) -> Duration {
+        match self {
+            Source::Nats(_) => Duration::ZERO,
+            Source::Files(files) => files.poll(),
+        }
     }
 
     /// What it says of itself.

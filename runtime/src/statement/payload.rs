@@ -46,6 +46,11 @@ pub struct KeySet {
 }
 
 impl KeySet {
+    /// Whether a key is one of them.
+    pub fn has(&self, key: PublicKey) -> bool {
+        self.keys.iter().any(|named| named.key == key)
+    }
+
     fn check(&self) -> Result<(), StatementError> {
         let (keys, threshold) = (self.keys.len(), self.threshold);
         if keys > MAX_KEYS || threshold == 0 || threshold > keys {

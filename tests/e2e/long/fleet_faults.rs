@@ -81,11 +81,18 @@ fn two_processes_share_a_state_directory() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("it starts");
-    let mut lines = BufReader::new(second.stderr.take().expect("a pipe")).lines();
-    let mut wait_for = |sequence: usize| {
+    let lines = BufReader::new(second.stderr.take().expect("a pipe")).lines();
+    let (told, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        lines
+            .map_while(Result::ok)
+            .try_for_each(|line| told.send(line))
+    });
+    let wait_for = |sequence: usize| {
         let wanted = format!("policy loaded tenant=contoso sequence={sequence} ");
         loop {
-            let line = lines.next().expect("it runs").expect("a line");
+            let line = heard.recv_timeout(portcullis_tests::daemon::TIMEOUT);
+            let line = line.unwrap_or_else(|_| panic!("{wanted} is not told"));
             assert!(!line.contains("ERROR"), "{line}");
             if line.contains(&wanted) {
                 return;

@@ -1086,15 +1086,17 @@ fn the_api_publishes() {
     let fleet = Fleet::new();
     fleet.put("contoso", "one.test", &[]);
     fleet.put("fabrikam", "one.test", &[]);
+    fleet.office.succeed(&["key", "new", "other.pem"]);
     let admin = |name: &str, keys: &str| {
         let config = fleet
             .config(name, "")
             .file("contoso.pem", fleet.office.read("contoso.pem"))
+            .file("other.pem", fleet.office.read("other.pem"))
             .with(ADMIN)
             .with(&format!("[admin]\n{keys}"));
         TestBed::start(config)
     };
-    let office = admin("office", "signing-keys = [\"contoso.pem\"]");
+    let office = admin("office", "signing-keys = [\"other.pem\", \"contoso.pem\"]");
     let other = admin("other", "");
     fleet.run(&["wait", "--hosts", "2"]);
     let api = Api::operator(&office);
@@ -1222,4 +1224,29 @@ fn the_api_publishes() {
         "{answer:?}"
     );
     assert_eq!(reply(&office, "one.test", "contoso"), 550);
+}
+
+/// Whoever writes to the store does not choose what is signed next.
+#[test]
+fn unsigned_sequences_count_for_nothing() {
+    let fleet = Fleet::new();
+    fleet.put("contoso", "one.test", &[]);
+    fleet.put("contoso", "two.test", &[]);
+    let host = fleet.host("h1");
+    fleet.run(&["wait", "--hosts", "1"]);
+    // The statement of sequence 2, changed to the highest that there is.
+    let mut entry = fleet.entry("contoso");
+    let payload = entry["policy"]["payload"].as_str().expect("a payload");
+    let payload = BASE64_STANDARD.decode(payload).expect("Base64");
+    let payload = String::from_utf8(payload).expect("JSON");
+    let high = payload.replace("\"sequence\":2", "\"sequence\":9007199254740990");
+    assert_ne!(high, payload);
+    entry["policy"]["payload"] = json!(BASE64_STANDARD.encode(high));
+    fleet.smuggle("all.contoso", entry.to_string().as_bytes());
+    let told = fleet.run(&["rollback", "contoso", "--to", "1", "--key", "contoso.pem"]);
+    assert!(told.contains("sequence 3, revision"), "{told}");
+    fleet.sign("contoso", &rules("three.test"), &["--sequence", "4"]);
+    fleet.run(&["put", "contoso.json"]);
+    fleet.run(&["wait", "contoso", "--hosts", "1"]);
+    assert_eq!(reply(&host, "three.test", "contoso"), 550);
 }

@@ -200,13 +200,7 @@ fn a_folder_is_carried_to_hosts() {
     let files = Files::new();
     files.sign("contoso", &rules("one.test"));
     // More than an entry takes.
-    let connectors: Vec<Value> = (0..6000)
-        .map(|number| {
-            json!({"name": format!("partner {number}"), "direction": "inbound",
-                "from": {"sender-domains": [format!("partner-number-{number}.test")]}, "require": {"tls": true}})
-        })
-        .collect();
-    files.sign("fabrikam", &json!({"connectors": connectors}).to_string());
+    files.sign("fabrikam", &large());
     let told = files.export();
     assert!(told.contains("3 entries, revision 1"), "{told}");
     files.carry();
@@ -230,7 +224,7 @@ fn a_folder_is_carried_to_hosts() {
     files.office.write("signed/contoso.dsse.json", signed);
     let told = files.office.fail(&Files::EXPORT, 2);
     assert!(
-        told.contains("contoso: sequence 2 (of the tenant 1) was there before"),
+        told.contains("contoso.json: sequence 2 (of the tenant 1) was there before"),
         "{told}"
     );
 
@@ -323,7 +317,7 @@ fn what_is_bad_is_told_and_touches_nobody_else() {
         (String::new(), "index.json: it is no index: EOF"),
         (
             "{".repeat(100_000),
-            "index.json: it has more than 65536 octets",
+            "index.json: it is larger than 64.0 KiB",
         ),
         (of_later.to_string(), "index.json: its version is 2"),
         (
@@ -404,14 +398,22 @@ fn what_is_bad_is_told_and_touches_nobody_else() {
         1,
     );
     assert_eq!(reply(&host, "round-4.test", "contoso"), 550);
+    assert_eq!(reply(&host, "one.test", "unknown"), 451);
     files.carry();
+    wait_for_reply(&host, "one.test", "unknown", 550);
+    // One that stays is compared.
+    files.replace("index.json", good.to_string());
+    host.wait_for_log("the fleet's store is another one than before, or has lost entries");
+    assert_eq!(reply(&host, "round-4.test", "contoso"), 550);
+    files.carry();
+    wait_for_reply(&host, "one.test", "unknown", 550);
     // Another store is compared, and takes nothing away.
     let mut other = files.index();
     other["store"] = json!("another");
     let (number, _) = files.places("all.contoso");
     other["shards"][number] = json!(null);
     files.replace("index.json", other.to_string());
-    host.wait_for_log("the fleet's store is another one than before");
+    host.wait_for_log_times("the fleet's store is another one than before", 2);
     host.wait_for_log("1 tenants of this host are not in the store, and stay: contoso");
     assert_eq!(reply(&host, "round-4.test", "contoso"), 550);
 }
@@ -424,4 +426,220 @@ fn copy_objects(from: &Path, to: &Path) {
             fs::copy(file.path(), to.join(file.file_name())).expect("a file");
         }
     }
+}
+
+/// A large policy of a new tenant that is not there is asked for now and then, and taken once it is there.
+#[test]
+fn a_policy_that_is_missing_is_asked_for_now_and_then() {
+    let files = Files::new();
+    files.sign("contoso", &large());
+    files.sign("fabrikam", &rules("one.test"));
+    files.export();
+    files.carry();
+    let digest = portcullis_tests::pki::sha256(&files.office.read("contoso.json"));
+    let place = path(&json!(digest));
+    let hidden = files.office.path("hidden");
+    fs::rename(files.place().join(&place), &hidden).expect("a policy");
+    let pki = Pki::new();
+    let identity = pki.trusted(&["127.0.0.1"]);
+    let web = tempfile::tempdir().expect("a folder");
+    let served = web.path().join("files");
+    let copied = std::process::Command::new("cp")
+        .arg("-r")
+        .args([files.place(), served.clone()])
+        .status();
+    assert!(copied.expect("cp runs").success());
+    let nginx = Nginx::files(&served, &identity, ("h1", "secret"));
+    let url = format!("https://{}", nginx.address);
+    let more = "roots = \"ca.pem\"\ncredentials = \"credentials\"";
+    let config = host(&files.office, &url, more)
+        .file("ca.pem", &pki.root_pem)
+        .file("credentials", "h1:secret");
+    let host = TestBed::start(config);
+    host.wait_for_log("policy loaded tenant=fabrikam sequence=1");
+    host.wait_for_log_with(
+        &["an entry of the fleet's store is not taken", &digest, "404"],
+        1,
+    );
+    for _ in 0..3 {
+        wait_for_look(&nginx);
+    }
+    let asked = count(&nginx.requests(), &digest);
+    assert!((1..=2).contains(&asked), "{asked}");
+    assert_eq!(
+        host.count_log("an entry of the fleet's store is not taken"),
+        1
+    );
+    // It is somebody's, and not nobody's.
+    assert_eq!(reply(&host, "one.test", "contoso"), 451);
+    assert_eq!(reply(&host, "one.test", "fabrikam"), 550);
+    fs::copy(&hidden, served.join(&place)).expect("a policy");
+    host.wait_for_log("policy loaded tenant=contoso sequence=1");
+    wait_for_reply(&host, "one.test", "unknown", 550);
+}
+
+fn large() -> String {
+    let connectors: Vec<Value> = (0..6000)
+        .map(|number| {
+            json!({"name": format!("partner {number}"), "direction": "inbound",
+                "from": {"sender-domains": [format!("partner-number-{number}.test")]}, "require": {"tls": true}})
+        })
+        .collect();
+    json!({"connectors": connectors}).to_string()
+}
+
+/// What is signed by the operators' next keys waits for the statement that names them, however long that does not come.
+#[test]
+fn tenants_wait_for_the_next_root() {
+    let files = Files::new();
+    let first = files.office.read("root.json");
+    files.office.succeed(&["key", "new", "next.pem"]);
+    files.office.succeed(&[
+        "trust",
+        "rotate",
+        "root.json",
+        "--operator",
+        "next.pem.pub",
+        "--key",
+        "ops.pem",
+        "--key",
+        "next.pem",
+    ]);
+    for tenant in ["contoso", "fabrikam"] {
+        files.office.succeed(&[
+            "sign",
+            "tenant",
+            tenant,
+            "--domain",
+            &format!("{tenant}.com"),
+            "--policy-key",
+            &format!("{tenant}.pem.pub"),
+            "--sequence",
+            "2",
+            "--key",
+            "next.pem",
+        ]);
+        files.sign(tenant, &rules("one.test"));
+    }
+    files.export();
+    files.carry();
+    let (_, root) = files.places("root.2");
+    let hidden = files.office.path("hidden");
+    fs::rename(files.place().join(&root), &hidden).expect("a root statement");
+    let url = format!("file://{}", files.place().display());
+    let host = TestBed::start(host(&files.office, &url, "").file("root.json", first));
+    host.wait_for_log_with(&["an entry of the fleet's store is not taken", "root.2"], 1);
+    for tenant in ["contoso", "fabrikam"] {
+        assert_eq!(reply(&host, "one.test", tenant), 451);
+    }
+    fs::rename(hidden, files.place().join(&root)).expect("a root statement");
+    for tenant in ["contoso", "fabrikam"] {
+        host.wait_for_log(&format!("policy loaded tenant={tenant} sequence=1"));
+    }
+    wait_for_reply(&host, "one.test", "unknown", 550);
+}
+
+/// An index that names more under the same revision: as long as not all has come, nobody is refused for good.
+#[test]
+fn more_may_come_under_the_same_revision() {
+    let files = Files::new();
+    files.sign("contoso", &rules("one.test"));
+    files.export();
+    files.carry();
+    let host = files.host();
+    host.wait_for_log("policy loaded tenant=contoso sequence=1");
+    wait_for_reply(&host, "one.test", "fabrikam", 550);
+    files.sign("fabrikam", &rules("one.test"));
+    files.export();
+    let (_, entry) = files.places("all.fabrikam");
+    copy_objects(
+        &files.office.path("files/sha256"),
+        &files.place().join("sha256"),
+    );
+    fs::remove_file(files.place().join(&entry)).expect("an entry");
+    let mut index = files.index();
+    index["revision"] = json!(1);
+    files.replace("index.json", index.to_string());
+    host.wait_for_log_with(
+        &["an entry of the fleet's store is not taken", "all.fabrikam"],
+        1,
+    );
+    assert_eq!(reply(&host, "one.test", "fabrikam"), 451);
+    copy_objects(
+        &files.office.path("files/sha256"),
+        &files.place().join("sha256"),
+    );
+    host.wait_for_log("policy loaded tenant=fabrikam sequence=1");
+    assert_eq!(reply(&host, "one.test", "fabrikam"), 550);
+    wait_for_reply(&host, "one.test", "unknown", 550);
+}
+
+/// An export keeps what it cannot have, and says so.
+#[test]
+fn an_export_loses_nobody() {
+    let fleet = Fleet::new();
+    fleet.put("contoso", "one.test", &[]);
+    fleet.sign("fabrikam", &large(), &[]);
+    let mut entry = fleet.entry("fabrikam");
+    entry.as_object_mut().expect("an object").remove("body");
+    fleet.smuggle("all.fabrikam", entry.to_string().as_bytes());
+    let folder = fleet.office.path("files").display().to_string();
+    let told = fleet.fail(&["export", &folder]);
+    assert!(
+        told.contains("all.fabrikam is there without its policy"),
+        "{told}"
+    );
+    assert!(told.contains("2 entries, revision 2"), "{told}");
+    // Once it is there, the next export has it.
+    fleet.run(&["put", "fabrikam.json", "--ring", "canary"]);
+    let told = fleet.run(&["export", &folder]);
+    assert!(told.contains("3 entries, revision 3"), "{told}");
+
+    // Of many policies, one that is wrong keeps no other back, and stays as it was.
+    let files = Files::new();
+    files.sign("contoso", &rules("one.test"));
+    files.sign("fabrikam", &rules("one.test"));
+    files.export();
+    let (_, before) = files.places("all.contoso");
+    files.sign("fabrikam", &rules("two.test"));
+    files
+        .office
+        .write("signed/contoso.json", rules("evil.test"));
+    let told = files.office.fail(&Files::EXPORT, 2);
+    assert!(
+        told.contains("contoso.json") && told.contains("revision 2"),
+        "{told}"
+    );
+    assert_eq!(files.places("all.contoso").1, before);
+    // A domain of one that was taken away is free.
+    files.sign("contoso", &rules("one.test"));
+    files.office.succeed(&[
+        "sign",
+        "retire",
+        "contoso",
+        "--sequence",
+        "2",
+        "--key",
+        "ops.pem",
+    ]);
+    fs::rename(
+        files.office.path("contoso.retire.dsse.json"),
+        files.office.path("signed/contoso.retire.dsse.json"),
+    )
+    .expect("a file");
+    files.office.succeed(&[
+        "sign",
+        "tenant",
+        "fabrikam",
+        "--domain",
+        "fabrikam.com",
+        "--domain",
+        "contoso.com",
+        "--policy-key",
+        "fabrikam.pem.pub",
+        "--key",
+        "ops.pem",
+    ]);
+    files.sign("fabrikam", &rules("three.test"));
+    files.export();
 }

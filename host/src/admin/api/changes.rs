@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use super::publisher::Publisher;
-use super::{Admin, Caller, PATIENCE, apart, is_component, moment, unprocessable};
+use super::{Admin, Caller, LOOK, PATIENCE, apart, is_component, moment, unprocessable};
 use crate::admin::answer::{Answer, Refusal, json_with, tagged};
 use crate::admin::routes::Asked;
 use crate::config;
@@ -92,8 +92,24 @@ impl Admin {
             .name()
             .parse()
             .map_err(|_| Refusal::not_found("there is no such version"))?;
-        let content = self.content(&begun.tenant, version).await?;
+        let (format, content) = self.content(&begun.tenant, version).await?;
         let action = format!("restore version {version}");
+        if let (Format::Wasm, Some(publisher)) = (format, self.publisher_of(&begun.tenant)) {
+            let base = needed(begun.base)?;
+            let note = Note {
+                author: caller.token.name.clone(),
+                action,
+                comment: begun.comment,
+            };
+            let tried = Admin::source(&begun.tenant);
+            let tried = self.store().try_policy(&tried, content.clone()).await;
+            tried.map_err(|error| unprocessable(&error))?;
+            let of = (caller, &begun.tenant);
+            let policy = (format, content);
+            return self.publish(of, publisher, policy, (&base, note)).await;
+        }
+        let content = String::from_utf8(content)
+            .map_err(|_| unprocessable(&"this version is no rules document"))?;
         self.save(caller, begun, &action, |_| Ok(content)).await
     }
 
@@ -173,7 +189,9 @@ impl Admin {
                 .await;
         }
         let action = note.action.clone();
-        let publishing = publisher.publish(&tenant.name, (format, content), base, note);
+        let in_force = known.as_ref().and_then(|it| it.in_force?.sequence);
+        let follows = (base, in_force.unwrap_or(0));
+        let publishing = publisher.publish(&tenant.name, (format, content), follows, note);
         let version = publishing.await?;
         told(caller, tenant, &action, base, &digest);
         self.answer_when_in_force(tenant, &digest, known, Some(&version))
@@ -291,8 +309,24 @@ impl Admin {
                     return Err(Some(rejected));
                 }
             }
-            updated.changed().await.map_err(|_| None)?;
+            if let Some(reason) = version.and_then(|it| self.refused(tenant, it)) {
+                return Err(Some(reason));
+            }
+            // What the fleet refuses is not told there.
+            if let Ok(changed) = timeout(LOOK, updated.changed()).await {
+                changed.map_err(|_| None)?;
+            }
         }
+    }
+
+    /// Why this host does not take a version of the fleet.
+    fn refused(&self, tenant: &config::Tenant, version: &Version) -> Option<Arc<str>> {
+        let status = self.fleet.status.as_ref()?.load();
+        let mut exceptions = status.exceptions.iter();
+        let of_version = exceptions.find(|it| {
+            it.tenant == tenant.name && it.sequence == version.version && !it.is_pending
+        });
+        of_version.map(|it| it.reason.as_str().into())
     }
 
     /// Whether what is in force has been saved after a version: others are quick, too.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use hyper::StatusCode;
+use portcullis::statement::Format;
 use portcullis::{Context, DocumentError};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -311,8 +312,12 @@ impl Admin {
         let tenant = self.tenant(asked.tenant())?;
         let version = asked.name().parse();
         let version: u64 = version.map_err(|_| Refusal::not_found("there is no such version"))?;
-        let content = self.content(&tenant, version).await?;
-        Ok(whole(StatusCode::OK, "application/json", content))
+        let (format, content) = self.content(&tenant, version).await?;
+        let kind = match format {
+            Format::Json => "application/json",
+            Format::Wasm => "application/wasm",
+        };
+        Ok(whole(StatusCode::OK, kind, content))
     }
 
     /// What an export of another product becomes. Nothing is written.

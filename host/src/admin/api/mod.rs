@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use hyper::StatusCode;
 use moka::sync::Cache;
+use portcullis::statement::Format;
 use portcullis::store::{Store, Tenant, TenantSource};
 use portcullis::{Connector, DocumentError, Policy};
 use rustix::fs::{Access as FileAccess, access};
@@ -42,6 +43,8 @@ const LARGEST: usize = 64 << 20;
 const MAX_BODIES: usize = 128 << 10;
 /// How long a change may take to be in force before it is said that it is not yet.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is looked meanwhile why it is not.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Who asks.
 #[derive(Clone)]
@@ -358,14 +361,17 @@ impl Admin {
     }
 
     /// The content of a version.
-    async fn content(&self, tenant: &config::Tenant, version: u64) -> Result<String, Refusal> {
+    async fn content(
+        &self,
+        tenant: &config::Tenant,
+        version: u64,
+    ) -> Result<(Format, Vec<u8>), Refusal> {
         if let Some(publisher) = self.publisher_of(tenant) {
-            let content = publisher.content(&tenant.name, version).await?;
-            return String::from_utf8(content)
-                .map_err(|_| unprocessable(&"this version is no rules document"));
+            return publisher.content(&tenant.name, version).await;
         }
         let editor = self.editor(tenant).await?;
-        apart(move || editor.content(version)).await
+        let content = apart(move || editor.content(version)).await?;
+        Ok((Format::Json, content.into()))
     }
 
     fn source(tenant: &config::Tenant) -> TenantSource {

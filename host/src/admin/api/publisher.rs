@@ -9,7 +9,7 @@ use portcullis::statement::{Format, Roots, SigningKey, Trust};
 use crate::admin::answer::Refusal;
 use crate::config;
 use crate::edit::{Note, Version};
-use crate::fleet::{Draft, Nats, Patience, PublishError, Release, StoreError, publish, releases};
+use crate::fleet::{Draft, Nats, Patience, PublishError, Release, StoreError, history, publish};
 
 /// The longest note in a statement, in characters.
 const MAX_NOTE: usize = 500;
@@ -33,7 +33,8 @@ impl Publisher {
         Ok((nats.map_err(away)?, self.trust.roots()))
     }
 
-    /// Publishes a policy that was made from the one with the digest `base`; gives its version.
+    /// Publishes a policy that was made from the one with the digest `base`, with a higher sequence than is `known`; gives
+    /// its version.
     ///
     /// # Errors
     /// If there is another one meanwhile, hosts would not take it, or the store does not.
@@ -41,7 +42,7 @@ impl Publisher {
         &self,
         tenant: &str,
         (format, content): (Format, Vec<u8>),
-        base: &str,
+        (base, known): (&str, u64),
         note: Note,
     ) -> Result<Version, Refusal> {
         let digest = crate::edit::digest_of(&content);
@@ -51,6 +52,7 @@ impl Publisher {
             ring: self.fleet.ring,
             format,
             content,
+            known,
             base: Some(Sha256::parse(base).ok_or_else(|| Refusal::stale(""))?),
             expires: None,
             note: Some(told(&note)),
@@ -73,8 +75,8 @@ impl Publisher {
     /// If the store does not answer.
     pub async fn versions(&self, tenant: &str) -> Result<Vec<Version>, Refusal> {
         let (nats, roots) = self.open().await?;
-        let all = releases(&nats, &roots, tenant, self.fleet.ring).await;
-        let all = all.map_err(refusal)?.into_iter().flatten();
+        let all = history(&nats, &roots, tenant, self.fleet.ring).await;
+        let all = all.map_err(refusal)?.releases.into_iter().flatten();
         Ok(all.map(|release| version(&release)).collect())
     }
 
@@ -82,13 +84,15 @@ impl Publisher {
     ///
     /// # Errors
     /// If the store does not answer, or has none that somebody has signed who may.
-    pub async fn content(&self, tenant: &str, sequence: u64) -> Result<Vec<u8>, Refusal> {
+    pub async fn content(&self, tenant: &str, sequence: u64) -> Result<(Format, Vec<u8>), Refusal> {
         let (nats, roots) = self.open().await?;
-        let all = releases(&nats, &roots, tenant, self.fleet.ring).await;
-        let mut all = all.map_err(refusal)?.into_iter().flatten();
+        let all = history(&nats, &roots, tenant, self.fleet.ring).await;
+        let mut all = all.map_err(refusal)?.releases.into_iter().flatten();
         let release = all.find(|release| release.statement.sequence == sequence);
         let release = release.ok_or_else(|| Refusal::not_found("there is no such version"))?;
-        release.content(&nats).await.map_err(refusal)
+        let format = release.statement.format;
+        let content = release.content(&nats).await.map_err(refusal)?;
+        Ok((format, content))
     }
 }
 
@@ -127,14 +131,20 @@ fn away(error: StoreError) -> Refusal {
 fn refusal(error: PublishError) -> Refusal {
     let text = error.to_string();
     match error {
-        PublishError::Changed { sha256, .. } => Refusal::stale(&sha256.to_string()),
+        PublishError::Changed { sha256, .. } => Refusal {
+            error: text,
+            ..Refusal::stale(&sha256.to_string())
+        },
         PublishError::Store(StoreError::Changed { .. }) => {
             Refusal::new(StatusCode::PRECONDITION_FAILED, text)
         }
         PublishError::Store(error) => away(error),
         PublishError::NoTenant(_) => Refusal::not_found(&text),
+        PublishError::Retired(_) => Refusal::new(StatusCode::CONFLICT, text),
         PublishError::Verify(_) => Refusal::new(StatusCode::FORBIDDEN, text),
-        PublishError::Statement(_) => Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, text),
+        PublishError::Statement(_) | PublishError::Entry(_) => {
+            Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, text)
+        }
         PublishError::Body(_) => Refusal::failed(text),
     }
 }

@@ -10,16 +10,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use rustix::fs::{FlockOperation, flock, syncfs};
+use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
 use super::ready::{Owners, Ready, tenant_of};
 use super::store::{StoreArgs, WHOSE};
-use crate::cli::output;
 use crate::cli::paint::printable;
 use crate::cli::signed::{read_statement, statement_in};
+use crate::cli::{output, policy};
 use crate::config::Ring;
 use crate::fleet::{
-    Entry, INDEX, Index, Key, Nats, Object, SHARDS, object_path, read_shard, shard_of,
+    Entry, INDEX, Index, Key, MAX_ENTRY, Nats, Object, SHARDS, object_path, read_shard, shard_of,
     shard_to_json,
 };
 use crate::trust::{NoLedger, read_roots};
@@ -27,10 +28,10 @@ use portcullis::statement::{
     Envelope, Format, PolicyStatement, Retirement, Root, Roots, TenantStatement, Time, digest_of,
 };
 use portcullis::store::{statement_beside, tenant_statement_beside};
-use portcullis::{Sha256, read_file};
+use portcullis::{Engine, Sha256, read_file};
 
 /// The largest file that this command has written.
-const MOST: usize = 64 << 20;
+const MAX_FILE: usize = 64 << 20;
 /// How the name of a file ends that takes a tenant away.
 const RETIRE: &str = ".retire.dsse.json";
 
@@ -55,13 +56,25 @@ pub(super) struct Export {
 }
 
 /// What is to be written.
+#[derive(Default)]
 struct Content {
     /// What tells the store from others.
     store: Option<String>,
-    revision: Option<u64>,
-    entries: BTreeMap<Key, Entry>,
+    /// The least revision that it has.
+    revision: u64,
+    entries: BTreeMap<Key, Written>,
     /// Policies that are too large for their entries.
     bodies: BTreeMap<Sha256, Vec<u8>>,
+    /// What is not as it should be.
+    wrong: Vec<String>,
+}
+
+/// An entry.
+enum Written {
+    /// As it came, or was made.
+    New(Vec<u8>),
+    /// As it was before.
+    Kept(Object),
 }
 
 impl Export {
@@ -73,11 +86,10 @@ impl Export {
             None => of_nats(&self.store, &target).await?,
             Some(folder) => {
                 let root = self.store.root()?.context(WHOSE)?;
-                let content = of_folder(folder, &root).await?;
-                before.is_followed_by(&target, &content)?;
-                content
+                of_folder(folder, &root, (&target, &before)).await?
             }
         };
+        let wrong = content.wrong.clone();
         let written = target.write(&before, content)?;
         let removed = match self.prune {
             true => target.prune()?,
@@ -86,7 +98,11 @@ impl Export {
         output::result(&format!(
             "{} entries, revision {} of the store of {}: {} files written, {removed} removed\n",
             written.entries, written.revision, written.store, written.files
-        ))
+        ))?;
+        match wrong.is_empty() {
+            true => Ok(()),
+            false => bail!("not all is there that should be:\n{}", wrong.join("\n")),
+        }
     }
 }
 
@@ -94,33 +110,37 @@ impl Export {
 async fn of_nats(store: &StoreArgs, target: &Target) -> anyhow::Result<Content> {
     let (nats, _) = store.open().await?;
     let stream = nats.stream().await?;
-    let (mut entries, mut bodies) = (BTreeMap::new(), BTreeMap::new());
-    let mut last = stream.last;
+    let mut content = Content {
+        store: Some(stream.created),
+        revision: stream.last,
+        ..Content::default()
+    };
     for found in nats.all().await? {
-        last = last.max(found.revision);
+        content.revision = content.revision.max(found.revision);
         let Some(value) = found.value else { continue };
-        let (Some(key), Ok(entry)) = (Key::read(&found.key), Entry::read(&value)) else {
-            let name = printable(&found.key).to_string();
-            output::tell(&format!("{name} is left out: no host can read it\n"));
+        // Other keys are none of ours.
+        let Some(key) = Key::read(&found.key) else {
             continue;
         };
-        if let Some((sha256, size)) = body_of(&entry).filter(|(sha256, _)| !target.has(*sha256)) {
+        if value.len() > MAX_ENTRY {
+            let text = format!("{key} is left out: it has more than {MAX_ENTRY} octets");
+            content.wrong.push(text);
+            continue;
+        }
+        // What no host can read, hosts tell, and know that there may be a tenant.
+        let body_of = Entry::read(&value).ok().as_ref().and_then(body_of);
+        if let Some((sha256, size)) = body_of.filter(|(sha256, _)| !target.has(*sha256)) {
             match body(&nats, sha256, size).await {
-                Ok(body) => drop(bodies.insert(sha256, body)),
-                Err(error) => {
-                    output::tell(&format!("{key} is left out: {error:#}\n"));
-                    continue;
-                }
+                Ok(body) => drop(content.bodies.insert(sha256, body)),
+                // Hosts defer the tenant's mail: they would not, if they knew nothing of it.
+                Err(error) => content
+                    .wrong
+                    .push(format!("{key} is there without its policy: {error:#}")),
             }
         }
-        entries.insert(key, entry);
+        content.entries.insert(key, Written::New(value.to_vec()));
     }
-    Ok(Content {
-        store: Some(stream.created),
-        revision: Some(last),
-        entries,
-        bodies,
-    })
+    Ok(content)
 }
 
 /// The policy that is not in its entry.
@@ -145,53 +165,114 @@ async fn body(nats: &Nats, sha256: Sha256, size: u64) -> anyhow::Result<Vec<u8>>
     }
 }
 
-/// What is in a folder, as those who sign have put it there.
-async fn of_folder(folder: &Path, root: &Path) -> anyhow::Result<Content> {
+/// What is in a folder, as those who sign have put it there. What cannot be published is as it was before.
+async fn of_folder(
+    folder: &Path,
+    root: &Path,
+    (target, before): (&Target, &Before),
+) -> anyhow::Result<Content> {
     let roots = read_roots(root)?;
-    let mut content = Content {
-        store: None,
-        revision: None,
-        entries: BTreeMap::new(),
-        bodies: BTreeMap::new(),
-    };
-    for envelope in Envelope::read_all(&read_file(root, (MOST, "root statements"))?)? {
+    let engine = policy::engine(policy::limits())?;
+    let mut content = Content::default();
+    for envelope in Envelope::read_all(&read_file(root, (MAX_FILE, "root statements"))?)? {
         let version = envelope.statement::<Root>()?.version;
+        let json = Entry::Root(envelope).to_json();
         content
             .entries
-            .insert(Key::Root(version), Entry::Root(envelope));
+            .insert(Key::Root(version), Written::New(json));
     }
+    let mut found: BTreeMap<String, (PathBuf, Entry)> = BTreeMap::new();
+    for file in files_in(folder)? {
+        let (tenant, read) = match read_signed(&file, &engine, &roots).await {
+            Ok(Some(read)) => read,
+            Ok(None) => continue,
+            Err(error) => {
+                content.wrong.push(format!("{error:#}"));
+                continue;
+            }
+        };
+        let (entry, large) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                content.wrong.push(format!("{error:#}"));
+                continue;
+            }
+        };
+        // A tenant that was taken away may be there again, and the other way round.
+        let other = found.get(&tenant);
+        match other.map(|(_, other)| order(other).0.cmp(&order(&entry).0)) {
+            Some(Ordering::Equal) => bail!(
+                "{}: another file here is about the same tenant, and nobody can tell which one counts",
+                file.display()
+            ),
+            Some(Ordering::Greater) => continue,
+            Some(Ordering::Less) | None => {}
+        }
+        content.bodies.extend(large);
+        found.insert(tenant, (file, entry));
+    }
+    let mut owners = Owners::default();
+    for (_, entry) in found.values() {
+        if let Some(about) = entry.about() {
+            owners.enter(&about.statement()?)?;
+        }
+    }
+    for (tenant, (file, entry)) in found {
+        let key = Key::Tenant(Ring::All, tenant);
+        match before.is_followed_by(target, &key, &entry) {
+            Ok(()) => drop(content.entries.insert(key, Written::New(entry.to_json()))),
+            Err(error) => content.wrong.push(format!("{}: {error:#}", file.display())),
+        }
+    }
+    for (key, object) in &before.entries {
+        if content.entries.contains_key(key) {
+            continue;
+        }
+        let is_wrong = !content.wrong.is_empty();
+        if is_wrong {
+            content.entries.insert(key.clone(), Written::Kept(*object));
+        } else if let Key::Tenant(_, tenant) = key {
+            output::tell(&format!(
+                "{} was there before and is not now; hosts keep it. portcullis sign retire takes it away\n",
+                printable(tenant)
+            ));
+        }
+    }
+    Ok(content)
+}
+
+fn files_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let read = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut files: Vec<PathBuf> = Vec::new();
     for file in read {
         files.push(file?.path());
     }
     files.sort();
-    let mut owners = Owners::default();
-    for file in &files {
-        let name = file.to_string_lossy();
-        let (tenant, entry) = if name.ends_with(RETIRE) {
-            retirement(file, &roots)?
-        } else if Format::of(file).is_some() && statement_beside(file).exists() {
-            let about = read_statement(&tenant_statement_beside(file))?;
-            let ready = Ready::read(file, about, &roots).await?;
-            owners.enter(&ready.about)?;
-            content.bodies.extend(ready.large);
-            (tenant_of(file)?, ready.entry)
-        } else {
-            continue;
-        };
-        let key = Key::Tenant(Ring::All, tenant);
-        // A tenant that was taken away may be there again, and the other way round.
-        let other = content.entries.get(&key);
-        match other.map(|other| order(other).0.cmp(&order(&entry).0)) {
-            Some(Ordering::Equal) => bail!(
-                "{name}: another file here is about the same tenant, and nobody can tell which one counts"
-            ),
-            Some(Ordering::Greater) => {}
-            Some(Ordering::Less) | None => drop(content.entries.insert(key, entry)),
-        }
+    Ok(files)
+}
+
+type Signed = anyhow::Result<(Entry, Option<(Sha256, Vec<u8>)>)>;
+
+/// What a file says about which tenant; `None` if it is no policy that is signed, and takes no tenant away.
+async fn read_signed(
+    file: &Path,
+    engine: &Engine,
+    roots: &Roots,
+) -> anyhow::Result<Option<(String, Signed)>> {
+    if file.to_string_lossy().ends_with(RETIRE) {
+        let (tenant, entry) = retirement(file, roots)?;
+        return Ok(Some((tenant, Ok((entry, None)))));
     }
-    Ok(content)
+    if Format::of(file).is_none() || !statement_beside(file).exists() {
+        return Ok(None);
+    }
+    let tenant = tenant_of(file)?;
+    let about = read_statement(&tenant_statement_beside(file))?;
+    let ready = Ready::read(file, about, (engine, roots)).await;
+    Ok(Some((
+        tenant,
+        ready.map(|ready| (ready.entry, ready.large)),
+    )))
 }
 
 /// The sequences that hosts hold against those that they have: of what the operators say about the tenant, then of the
@@ -230,36 +311,40 @@ struct Before {
 }
 
 impl Before {
-    /// Whether hosts that have this take what comes now.
-    fn is_followed_by(&self, target: &Target, content: &Content) -> anyhow::Result<()> {
-        for (key, object) in &self.entries {
-            let Key::Tenant(_, tenant) = key else {
-                continue;
-            };
-            let tenant = printable(tenant);
-            let Some(entry) = content.entries.get(key) else {
-                output::tell(&format!(
-                    "{tenant} was there before and is not now; hosts keep it. portcullis sign retire takes it away\n"
-                ));
-                continue;
-            };
-            let old = read_file(&target.folder.join(object.path()), (MOST, "an entry"))?;
-            let old = Entry::read(&old).map_or((0, 0), |it| order(&it));
-            let new = order(entry);
-            if new < old {
-                bail!(
-                    "{tenant}: {} was there before, and hosts take no lower one than they have; it is {} now",
-                    told(old),
-                    told(new)
-                );
-            }
+    /// Whether hosts that have this take an entry.
+    fn is_followed_by(&self, target: &Target, key: &Key, entry: &Entry) -> anyhow::Result<()> {
+        let Some(object) = self.entries.get(key) else {
+            return Ok(());
+        };
+        let place = target.folder.join(object.path());
+        let of_place = || format!("cannot read {}", place.display());
+        let old = read_file(&place, (MAX_FILE, "an entry")).with_context(of_place)?;
+        // What nobody can read is followed by anything.
+        let Ok(old) = Entry::read(&old) else {
+            return Ok(());
+        };
+        let (was, is) = (order(&old), order(entry));
+        let are_policies = was.1 > 0 && is.1 > 0;
+        let is_other = old.to_json() != entry.to_json();
+        if is.0 < was.0 || are_policies && (is.1 < was.1 || is.1 == was.1 && is != was) {
+            bail!(
+                "{} was there before, and hosts take no lower one than they have; it is {} now",
+                told(was),
+                told(is)
+            );
+        }
+        if is_other && are_policies && is == was {
+            bail!(
+                "another policy with {} was there before, and hosts take the first",
+                told(was)
+            );
         }
         Ok(())
     }
 }
 
 /// What was written.
-struct Written {
+struct Account {
     store: String,
     revision: u64,
     entries: usize,
@@ -272,8 +357,14 @@ impl Target {
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
         let lock = File::open(folder)
             .with_context(|| format!("cannot open the folder {}", folder.display()))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .with_context(|| format!("somebody else writes to {}", folder.display()))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => bail!("another export writes to {}", folder.display()),
+            Err(error) => {
+                let text = format!("{} cannot be locked", folder.display());
+                return Err(anyhow::Error::from(error).context(text));
+            }
+        }
         Ok(Target {
             folder: folder.to_owned(),
             lock,
@@ -288,15 +379,20 @@ impl Target {
                 entries: BTreeMap::new(),
             });
         }
-        let of_place = || place.display().to_string();
-        let index = read_file(&place, (MOST, "an index")).with_context(of_place)?;
+        let of_place = || {
+            format!(
+                "{} is damaged; export to another folder, or remove it to begin anew",
+                place.display()
+            )
+        };
+        let index = read_file(&place, (MAX_FILE, "an index")).with_context(of_place)?;
         let index = Index::read(&index).with_context(of_place)?;
         let mut entries = BTreeMap::new();
         for (number, shard) in index.shards.iter().enumerate() {
             if let Some(shard) = shard {
                 let place = self.folder.join(shard.path());
                 let of_place = || place.display().to_string();
-                let shard = read_file(&place, (MOST, "a shard")).with_context(of_place)?;
+                let shard = read_file(&place, (MAX_FILE, "a shard")).with_context(of_place)?;
                 entries.extend(read_shard(&shard, number).with_context(of_place)?);
             }
         }
@@ -307,14 +403,17 @@ impl Target {
     }
 
     /// Writes files, and the index once all others are on the disk.
-    fn write(&self, before: &Before, content: Content) -> anyhow::Result<Written> {
+    fn write(&self, before: &Before, content: Content) -> anyhow::Result<Account> {
         let mut files = 0;
         for body in content.bodies.values() {
             files += usize::from(self.put(body)?.1);
         }
         let mut shards: Vec<BTreeMap<&Key, Object>> = vec![BTreeMap::new(); SHARDS];
         for (key, entry) in &content.entries {
-            let (object, is_new) = self.put(&entry.to_json())?;
+            let (object, is_new) = match entry {
+                Written::New(json) => self.put(json)?,
+                Written::Kept(object) => (*object, false),
+            };
             files += usize::from(is_new);
             shards[shard_of(key)].insert(key, object);
         }
@@ -330,20 +429,22 @@ impl Target {
         }
         let of_before = before.index.as_ref();
         let is_same = of_before.is_some_and(|it| it.shards == named);
-        let (store, revision) = match (content.store, content.revision, of_before) {
-            (Some(store), Some(revision), _) => (store, revision),
-            (_, _, Some(index)) => {
-                let revision = index.revision + u64::from(!is_same);
-                (index.store.clone(), revision)
-            }
-            _ => (Time::now().to_string(), 1),
-        };
+        let of_store = |index: &&Index| content.store.as_ref().is_none_or(|it| *it == index.store);
+        let before = of_before.filter(of_store);
+        // Hosts notice by the revision that there is more than before.
+        let after = before.map_or(1, |index| index.revision + u64::from(!is_same));
+        let revision = content.revision.max(after);
+        let store = before.map(|index| index.store.clone()).or(content.store);
+        let store = store.unwrap_or_else(|| Time::now().to_string());
         let index = Index::of(store.clone(), revision, named);
         if of_before != Some(&index) {
             self.put_index(&index)?;
             files += 1;
+        } else if files > 0 {
+            // What was damaged was written again.
+            syncfs(&self.lock).context("the disk does not take it")?;
         }
-        Ok(Written {
+        Ok(Account {
             store,
             revision,
             entries: content.entries.len(),
@@ -352,7 +453,8 @@ impl Target {
     }
 
     fn has(&self, sha256: Sha256) -> bool {
-        self.folder.join(object_path(sha256)).exists()
+        let there = fs::read(self.folder.join(object_path(sha256)));
+        there.is_ok_and(|there| digest_of(&there) == sha256)
     }
 
     /// Writes a file that is named by its digest, unless it is there.
@@ -395,20 +497,26 @@ impl Target {
             .map(|object| self.folder.join(object.path()))
             .collect();
         for object in before.entries.values() {
-            let entry = read_file(&self.folder.join(object.path()), (MOST, "an entry"))?;
+            let place = self.folder.join(object.path());
+            let entry = read_file(&place, (MAX_FILE, "an entry"))
+                .with_context(|| format!("cannot read {}", place.display()))?;
             let body = Entry::read(&entry).ok().as_ref().and_then(body_of);
             named.extend(body.map(|(sha256, _)| self.folder.join(object_path(sha256))));
         }
         let mut removed = 0;
-        for folder in fs::read_dir(self.folder.join("sha256"))
-            .into_iter()
-            .flatten()
-        {
-            for file in fs::read_dir(folder?.path()).into_iter().flatten() {
-                let place = file?.path();
-                let name = place.file_name().unwrap_or_default().to_string_lossy();
-                // Whatever else is there is somebody's.
-                if Sha256::parse(&name).is_some() && !named.contains(&place) {
+        let objects = self.folder.join("sha256");
+        for folder in fs::read_dir(&objects).into_iter().flatten() {
+            let folder = folder?;
+            // Links lead to what is somebody else's.
+            if !folder.file_type()?.is_dir() {
+                continue;
+            }
+            for file in fs::read_dir(folder.path())? {
+                let file = file?;
+                let place = file.path();
+                let digest = Sha256::parse(&file.file_name().to_string_lossy());
+                let is_ours = digest.is_some_and(|it| self.folder.join(object_path(it)) == place);
+                if is_ours && file.file_type()?.is_file() && !named.contains(&place) {
                     fs::remove_file(&place)
                         .with_context(|| format!("cannot remove {}", place.display()))?;
                     removed += 1;

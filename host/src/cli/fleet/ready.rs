@@ -14,7 +14,7 @@ use portcullis::statement::{
     Envelope, Format, PolicyStatement, Roots, TenantStatement, Time, digest_of,
 };
 use portcullis::store::statement_beside;
-use portcullis::{Sha256, normal_domain};
+use portcullis::{Engine, Sha256, normal_domain};
 
 /// A policy that hosts would take.
 pub(super) struct Ready {
@@ -38,8 +38,12 @@ impl Ready {
     ///
     /// # Errors
     /// If it cannot be used, or hosts would not take it.
-    pub(super) async fn read(file: &Path, about: Envelope, roots: &Roots) -> anyhow::Result<Self> {
-        let content = usable(file).await?;
+    pub(super) async fn read(
+        file: &Path,
+        about: Envelope,
+        (engine, roots): (&Engine, &Roots),
+    ) -> anyhow::Result<Self> {
+        let content = usable(file, engine).await?;
         let place = statement_beside(file);
         let statement = read_statement(&place)?;
         let said: PolicyStatement = statement_in(&place, &statement)?;
@@ -71,11 +75,10 @@ impl Ready {
 }
 
 /// A policy in a file, which can be used.
-async fn usable(file: &Path) -> anyhow::Result<Vec<u8>> {
-    let engine = policy::engine(policy::limits())?;
+async fn usable(file: &Path, engine: &Engine) -> anyhow::Result<Vec<u8>> {
     let content = read(file)?;
     match extension(file)? {
-        Kind::Document => drop(policy::read_rules(file, &engine).await?),
+        Kind::Document => drop(policy::read_rules(file, engine).await?),
         Kind::Component => {
             let name = file.display().to_string();
             engine.load_component(&name, content.clone()).await?;
