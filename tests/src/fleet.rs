@@ -15,6 +15,12 @@ pub struct Fleet {
     pub nats: Nats,
 }
 
+impl Default for Fleet {
+    fn default() -> Self {
+        Fleet::new()
+    }
+}
+
 impl Fleet {
     /// A store of its own.
     pub fn new() -> Fleet {

@@ -127,7 +127,7 @@ impl Nats {
         let head = format!("PUB {subject} answers {}\r\n", payload.len());
         let request = [head.as_bytes(), payload, b"\r\n"].concat();
         answers.stream.write_all(&request).expect("NATS reads");
-        answers.next()
+        answers.receive()
     }
 
     /// What is published under a subject from now on.
@@ -164,7 +164,7 @@ impl Subscription {
     }
 
     /// What is published next.
-    pub fn next(&mut self) -> Vec<u8> {
+    pub fn receive(&mut self) -> Vec<u8> {
         loop {
             let line = self.line();
             if line == "PING" {

@@ -1,5 +1,6 @@
 //! Where entries come from: NATS JetStream, or files that a web server or a folder has.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
@@ -17,7 +18,7 @@ use crate::config;
 #[derive(Clone)]
 pub enum Source {
     /// NATS JetStream.
-    Nats(Nats),
+    Nats(Arc<Nats>),
     /// Files.
     Files(Files),
 }
@@ -43,7 +44,7 @@ impl Source {
             other => tracing::debug!(event = %other, "fleet"),
         };
         let nats = Nats::connect(fleet, Patience::Endless, host, event).await?;
-        Ok(Source::Nats(nats))
+        Ok(Source::Nats(Arc::new(nats)))
     }
 
     /// How long to wait at least before it is followed anew.

@@ -10,7 +10,7 @@ use portcullis_tests::fleet::{Fleet, reply, wait_for_reply};
 use portcullis_tests::nats::Nats;
 use portcullis_tests::office::{Office, both, rules};
 use portcullis_tests::programs::unpacked;
-use portcullis_tests::{Client, Config, Listener, TestBed};
+use portcullis_tests::{Config, Listener, TestBed};
 use serde_json::{Value, json};
 
 #[test]
@@ -1036,7 +1036,7 @@ fn decisions_are_published() {
     fleet.run(&["wait", "contoso", "--hosts", "1"]);
     assert_eq!(reply(&host, "one.test", "contoso"), 550);
     assert_eq!(reply(&host, "two.test", "contoso"), 250);
-    let lines = [decisions.next(), decisions.next()];
+    let lines = [decisions.receive(), decisions.receive()];
     let read = |line: &Vec<u8>| -> Value { serde_json::from_slice(line).expect("JSON") };
     let first = read(&lines[0]);
     let digest = portcullis_tests::pki::sha256(&fleet.office.read("contoso.json"));
@@ -1077,7 +1077,7 @@ fn decisions_are_published() {
     assert_eq!(reply(&host, "three.test", "contoso"), 250);
     host.signal("TERM");
     assert_eq!(host.wait(), Some(0));
-    assert_eq!(read(&decisions.next())["from"], "a@three.test");
+    assert_eq!(read(&decisions.receive())["from"], "a@three.test");
 }
 
 /// The API of a host that has a tenant's key changes that tenant on all hosts, and no other.
