@@ -135,7 +135,7 @@ impl Daemon {
         purpose: Purpose,
     ) -> anyhow::Result<Self> {
         let hangup = signal(SignalKind::hangup())?;
-        let metrics = Arc::new(metrics());
+        let metrics = Arc::new(metrics(&config));
         let ledger = match purpose {
             Purpose::Run => DiskLedger::open,
             Purpose::Check => DiskLedger::open_to_read,
@@ -173,7 +173,7 @@ impl Daemon {
                 trusted.clone(),
                 (policies.clone(), updated.subscribe()),
                 awaits_tenants.clone(),
-                metrics.unsent_decisions(),
+                metrics.fleet(),
             )?;
             config.tenants.extend(begun.tenants);
             sink = begun.sink;
@@ -1097,10 +1097,13 @@ fn engine(
 }
 
 /// The numbers that are shown.
-fn metrics() -> Metrics {
+fn metrics(config: &Config) -> Metrics {
     let mut metrics = Metrics::default();
     let help = "Name servers in use that withhold DNSSEC signatures";
     metrics.register_gauge("dns_servers_stripping", help, stripping());
+    if config.fleet.is_some() {
+        metrics.register_fleet();
+    }
     metrics
 }
 

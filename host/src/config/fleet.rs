@@ -205,7 +205,7 @@ fn validate_url(url: &str) -> Outcome {
         let text = format!("{url:?} is no https, http or file URL");
         return wrong(at, text);
     };
-    if host.port().is_some() && host.port_u16().is_none() {
+    if host.as_str() != host.host() && host.port_u16().is_none() {
         return wrong(at, format!("{url:?} has no port that can be"));
     }
     let is_plain = parsed.as_ref().and_then(hyper::Uri::scheme_str) == Some("http");

@@ -44,6 +44,7 @@ pub use self::store::{Batch, Found, StoreError};
 use self::store::{Reach, Stream, pause};
 use crate::config::{self, Config, Tenant, state_file};
 use crate::observe::decisions::{Sent, Sink};
+use crate::observe::metrics::FleetMetrics;
 use crate::trust::{DiskLedger, Trusted};
 
 /// Refused entries that are remembered.
@@ -97,9 +98,9 @@ pub struct Follower {
     host: String,
     /// What this host has said of itself.
     said: Arc<ArcSwap<Status>>,
-    /// Decisions that are to be published, and how many could not be.
+    /// Decisions that are to be published.
     decisions: Option<UnboundedReceiver<Sent>>,
-    unsent: Counter,
+    metrics: FleetMetrics,
     /// Whether there may be tenants that have not come yet.
     awaits_tenants: Arc<AtomicBool>,
     reach: Reach,
@@ -170,7 +171,7 @@ impl Follower {
         Trusted { trust, disk }: Trusted,
         (policies, updated): (Arc<Store>, watch::Receiver<()>),
         awaits_tenants: Arc<AtomicBool>,
-        unsent: Counter,
+        metrics: FleetMetrics,
     ) -> Result<Begun, Refusal> {
         // Signatures need that folder as well.
         let folder = server.delivery.state_folder().unwrap_or_default();
@@ -189,13 +190,14 @@ impl Follower {
         let host = config.name.clone();
         let host = host.unwrap_or_else(|| server.hostname.clone());
         let decisions = config.decisions.as_ref();
-        let (sink, decisions) = decisions.map(|_| Sink::new(&host, unsent.clone())).unzip();
+        let sink = decisions.map(|_| Sink::new(&host, metrics.unsent.clone()));
+        let (sink, decisions) = sink.unzip();
         let follower = Follower {
             host,
             said: Arc::default(),
             decisions,
-            unsent,
-            reach: Reach::new(awaits_tenants.clone()),
+            metrics: metrics.clone(),
+            reach: Reach::new(awaits_tenants.clone(), metrics),
             awaits_tenants,
             is_following: false,
             head: 0,
@@ -278,8 +280,8 @@ impl Follower {
             attempts += 1;
         };
         if let Some(decisions) = self.decisions.take() {
-            let (fleet, host, unsent) =
-                (self.config.clone(), self.host.clone(), self.unsent.clone());
+            let (fleet, host) = (self.config.clone(), self.host.clone());
+            let unsent = self.metrics.unsent.clone();
             tokio::spawn(publish_decisions(fleet, host, decisions, unsent));
         }
         let mut told = None;
@@ -431,6 +433,9 @@ impl Follower {
 
     async fn look(&mut self, source: &Source) -> Result<(), StoreError> {
         let stream = source.stream().await?;
+        if let Source::Nats(_) = source {
+            self.reach.heard();
+        }
         let before = (self.created.clone(), self.compare);
         self.look_at_store(&stream);
         match (self.created.clone(), self.compare) == before {
@@ -524,16 +529,16 @@ impl Follower {
         if let Some(revision) = batch.revision {
             self.revision = revision.max(self.revision);
         }
+        if batch.is_current {
+            self.all_seen();
+        }
+        self.note();
         if let Some(trouble) = batch.trouble.filter(|it| *it != self.trouble) {
             for text in &trouble {
                 tracing::error!("the fleet's store is damaged: {}", one_line(text));
             }
             self.trouble = trouble;
         }
-        if batch.is_current {
-            self.all_seen();
-        }
-        self.note();
     }
 
     /// An entry was deleted, which nobody can sign: a tenant stays, and what was none is forgotten.
@@ -732,6 +737,9 @@ impl Follower {
         self.keeper.note(&self.pending, &policies);
         let waiting: HashSet<&String> = self.keeper.exceptions().map(|it| &it.tenant).collect();
         self.pending.retain(|name| waiting.contains(name));
+        let exceptions = waiting.len() + self.keeper.dropped();
+        self.metrics.exceptions.set(as_gauge(exceptions as u64));
+        self.metrics.revision.set(as_gauge(self.revision));
         let has_seen_all = !self.compare && self.seen.is_none() && self.revision >= self.head;
         if has_seen_all && self.missing.is_empty() {
             self.is_other_store = false;
@@ -815,6 +823,10 @@ impl Follower {
             alarms,
         }
     }
+}
+
+fn as_gauge(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// Some of these, behind those whose turn it was last.

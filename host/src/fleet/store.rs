@@ -12,6 +12,7 @@ use portcullis::statement::Time;
 use tokio::sync::Notify;
 
 use super::entry::Key;
+use crate::observe::metrics::FleetMetrics;
 
 /// The longest pause before another attempt.
 const MAX_PAUSE: Duration = Duration::from_secs(8);
@@ -66,16 +67,18 @@ pub struct Reach {
     changed: Arc<Notify>,
     /// Why not, and since when.
     lost: Arc<Mutex<Option<String>>>,
+    metrics: FleetMetrics,
 }
 
 impl Reach {
     /// Not yet; whether tenants are awaited is told as well.
-    pub fn new(awaits_tenants: Arc<AtomicBool>) -> Self {
+    pub fn new(awaits_tenants: Arc<AtomicBool>, metrics: FleetMetrics) -> Self {
         Reach {
             is_connected: Arc::default(),
             awaits_tenants,
             changed: Arc::default(),
             lost: Arc::default(),
+            metrics,
         }
     }
 
@@ -89,8 +92,16 @@ impl Reach {
         self.changed.notified().await;
     }
 
+    /// It was heard of.
+    pub fn heard(&self) {
+        let now = time::OffsetDateTime::now_utc().unix_timestamp();
+        self.metrics.last_contact.set(now);
+    }
+
     /// It can be reached.
     pub fn found(&self) {
+        self.heard();
+        self.metrics.connected.set(1);
         if !self.is_connected.swap(true, Ordering::Relaxed) {
             tracing::info!("connected to the fleet's store");
             self.changed.notify_one();
@@ -100,6 +111,7 @@ impl Reach {
     /// It cannot be reached any more.
     pub fn lost(&self, reason: Option<&StoreError>) {
         let was_connected = self.is_connected.swap(false, Ordering::Relaxed);
+        self.metrics.connected.set(0);
         self.awaits_tenants.store(true, Ordering::Relaxed);
         let reason = reason.map(|it| one_line(&it.to_string()).into_owned());
         if was_connected {

@@ -92,6 +92,21 @@ struct Outcome {
     outcome: &'static str,
 }
 
+/// What is known of the fleet's store. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct FleetMetrics {
+    /// Whether it can be reached: 1 or 0.
+    pub connected: Gauge,
+    /// When it was heard of last, in seconds since 1970.
+    pub last_contact: Gauge,
+    /// All up to this revision has been looked at.
+    pub revision: Gauge,
+    /// Tenants that have not what they should.
+    pub exceptions: Gauge,
+    /// Decisions that could not be published.
+    pub unsent: Counter,
+}
+
 /// All counters of the daemon.
 pub struct Metrics {
     registry: Registry,
@@ -105,7 +120,7 @@ pub struct Metrics {
     not_taken: Family<NotTaken, Counter>,
     certificates: Family<File, Gauge>,
     lost_decisions: Counter,
-    unsent_decisions: Counter,
+    fleet: FleetMetrics,
     sessions: Counter,
     sessions_open: Gauge,
     connection_rejected: Family<Outcome, Counter>,
@@ -128,7 +143,7 @@ impl Default for Metrics {
             not_taken: Family::default(),
             certificates: Family::default(),
             lost_decisions: Counter::default(),
-            unsent_decisions: Counter::default(),
+            fleet: FleetMetrics::default(),
             frontend_failures: Counter::default(),
             sessions: Counter::default(),
             sessions_open: Gauge::default(),
@@ -172,9 +187,6 @@ impl Metrics {
         let lost = self.lost_decisions.clone();
         let help = "Decisions that could not be remembered";
         registry.register("decisions_lost", help, lost);
-        let unsent = self.unsent_decisions.clone();
-        let help = "Decisions that could not be sent to the fleet's subject";
-        registry.register("decisions_unsent", help, unsent);
         let not_taken = self.not_taken.clone();
         let help = "Senders and recipients that were not taken";
         registry.register("recipients_refused", help, not_taken);
@@ -274,9 +286,31 @@ impl Metrics {
         self.lost_decisions.clone()
     }
 
-    /// Counts decisions that could not be sent to the fleet's subject.
-    pub fn unsent_decisions(&self) -> Counter {
-        self.unsent_decisions.clone()
+    /// Shows what is known of the fleet's store.
+    pub fn register_fleet(&mut self) {
+        let FleetMetrics {
+            connected,
+            last_contact,
+            revision,
+            exceptions,
+            unsent,
+        } = self.fleet.clone();
+        let help = "Whether the fleet's store can be reached";
+        self.registry.register("fleet_connected", help, connected);
+        let help = "When the fleet's store was heard of last, as a Unix time";
+        let name = "fleet_last_contact_timestamp_seconds";
+        self.registry.register(name, help, last_contact);
+        let help = "The revision of the fleet's store up to which all has been looked at";
+        self.registry.register("fleet_revision", help, revision);
+        let help = "Tenants of the fleet that have not what they should";
+        self.registry.register("fleet_exceptions", help, exceptions);
+        let help = "Decisions that could not be sent to the fleet's subject";
+        self.registry.register("decisions_unsent", help, unsent);
+    }
+
+    /// What is known of the fleet's store.
+    pub fn fleet(&self) -> FleetMetrics {
+        self.fleet.clone()
     }
 
     /// Forgets a tenant that is gone.

@@ -7,6 +7,7 @@ use std::process::Command;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use portcullis_tests::admin::{ADMIN, Api};
 use portcullis_tests::fleet::{Fleet, reply, wait_for_reply};
+use portcullis_tests::metrics::{self, METRICS};
 use portcullis_tests::nats::Nats;
 use portcullis_tests::office::{Office, both, rules};
 use portcullis_tests::programs::unpacked;
@@ -1249,4 +1250,34 @@ fn unsigned_sequences_count_for_nothing() {
     fleet.run(&["put", "contoso.json"]);
     fleet.run(&["wait", "contoso", "--hosts", "1"]);
     assert_eq!(reply(&host, "three.test", "contoso"), 550);
+}
+
+/// Metrics tell whether the store is there, and whether all is as it should be.
+#[test]
+fn metrics_tell_of_the_fleet() {
+    let mut fleet = Fleet::new();
+    fleet.put("contoso", "one.test", &[]);
+    let host = TestBed::start(fleet.config("h1", "").with(METRICS));
+    fleet.run(&["wait", "--hosts", "1"]);
+    let value = |name: &str| metrics::value(&host, &format!("portcullis_fleet_{name} "));
+    let now = || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.expect("a time").as_secs()
+    };
+    assert_eq!(
+        (value("connected"), value("revision"), value("exceptions")),
+        (Some(1), Some(1), Some(0))
+    );
+    let contact = value("last_contact_timestamp_seconds").expect("a time");
+    assert!(now() - contact < 60, "{contact}");
+    assert_eq!(
+        metrics::value(&host, "portcullis_decisions_unsent_total "),
+        Some(0)
+    );
+    fleet.smuggle("all.fabrikam", b"nothing");
+    fleet.wait_for_exception(&host, "it is no entry");
+    assert_eq!((value("revision"), value("exceptions")), (Some(2), Some(1)));
+    fleet.nats.kill();
+    host.wait_for_log("no connection to the fleet's store");
+    assert_eq!(value("connected"), Some(0));
 }
