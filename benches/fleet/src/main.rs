@@ -140,13 +140,17 @@ impl Fleet {
     }
 
     fn host(&self, name: &str) -> TestBed {
+        self.host_of(name, &format!("servers = [{:?}]", self.nats.url()))
+    }
+
+    /// A host that follows this store.
+    fn host_of(&self, name: &str, store: &str) -> TestBed {
         let config = Config::new()
             .listener(Listener::maildir())
             .file("root.json", &self.root)
             .with("[sandbox]\ninstances = 8")
             .with(&format!(
-                "[trust]\npolicies = \"signed\"\npolicy-root = \"root.json\"\n[fleet]\nservers = [{:?}]\nname = {name:?}",
-                self.nats.url()
+                "[trust]\npolicies = \"signed\"\npolicy-root = \"root.json\"\n[fleet]\n{store}\nname = {name:?}"
             ));
         TestBed::start(config)
     }
@@ -254,6 +258,24 @@ fn change(hosts: &[usize], changes: usize, tenants: usize) {
     }
 }
 
+/// The same from files, which are exported first.
+fn of_files(fleet: &Fleet, tenants: usize) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = folder.path().display().to_string();
+    let begun = Instant::now();
+    let export = ["fleet", "export", &place, "--server", &fleet.nats.url()];
+    let output = portcullis(&export).output().expect("the program runs");
+    assert!(output.status.success(), "{output:?}");
+    println!("{tenants} tenants exported in {:.1?}", begun.elapsed());
+    let begun = Instant::now();
+    let bed = fleet.host_of("files", &format!("url = \"file://{place}\""));
+    while bed.count_log("policy loaded tenant=") < tenants {
+        assert!(begun.elapsed() < Duration::from_secs(300), "not all came");
+        thread::sleep(Duration::from_millis(100));
+    }
+    println!("a new host has them of files after {:.1?}", begun.elapsed());
+}
+
 fn cold(tenants: usize) {
     let fleet = Fleet::new();
     let begun = Instant::now();
@@ -285,6 +307,7 @@ fn cold(tenants: usize) {
     println!(
         "one change among {tenants} tenants: {first:.1?} right after that, then {median:.1?} (worst {worst:.1?})"
     );
+    of_files(&fleet, tenants);
 }
 
 /// Sessions of four clients, so many in a second; gives the 99th percentile, and how many failed.
