@@ -374,6 +374,10 @@ impl Follower {
                 _ = again.tick() => {
                     self.look_at_refused(source).await;
                     self.keeper.tidy();
+                    // There is room again for what was not remembered.
+                    if self.is_junk_lost && self.junk.len() < MAX_JUNK {
+                        return Ok(End::Compare);
+                    }
                 }
                 () = reach.connected() => self.look(source).await?,
                 () = sleep_until(say_at) => {
@@ -745,6 +749,8 @@ impl Follower {
             self.is_other_store = false;
         }
         let is_current = has_seen_all && self.is_following && !self.is_behind;
+        // Of what is refused and not remembered, some may be tenants.
+        let is_current = is_current && !self.is_junk_lost;
         let awaits = || !is_current || !self.reach.is_connected() || self.keeper.lacks(&policies);
         self.awaits_tenants.store(awaits(), Ordering::Relaxed);
         // The connection may have gone meanwhile.

@@ -153,9 +153,13 @@ pub async fn publish(
         return Err(PublishError::Retired(tenant.clone()));
     }
     // What is tried out by others is no base of what all have, and counts as a sequence.
-    let own = history(nats, roots, tenant, draft.ring).await;
     let all = history(nats, roots, tenant, Ring::Canary).await?;
-    let current = own.ok().and_then(|it| it.newest().cloned());
+    let current = match history(nats, roots, tenant, draft.ring).await {
+        Ok(own) => own.newest().cloned(),
+        Err(PublishError::Store(error)) => return Err(error.into()),
+        // Of this ring there is nothing that counts.
+        Err(_) => None,
+    };
     let current = current.or_else(|| all.newest().cloned());
     let highest = all.newest().map_or(0, |it| it.sequence).max(draft.known);
     if let (Some(base), Some(current)) = (draft.base, current)

@@ -1281,3 +1281,26 @@ fn metrics_tell_of_the_fleet() {
     host.wait_for_log("no connection to the fleet's store");
     assert_eq!(value("connected"), Some(0));
 }
+
+/// Where more is refused than a host remembers, some of it may be tenants: their mail waits.
+#[test]
+fn more_junk_than_is_remembered_refuses_nobody_for_good() {
+    let fleet = Fleet::new();
+    fleet.put("contoso", "one.test", &[]);
+    let host = fleet.host("h1");
+    fleet.run(&["wait", "--hosts", "1"]);
+    wait_for_reply(&host, "one.test", "unknown", 550);
+    let junk = |count: usize| {
+        let subject = |number| format!("$KV.portcullis.all.junk{number}");
+        (0..count).map(move |number| (subject(number), b"junk".to_vec()))
+    };
+    fleet.nats.publish_all(junk(900));
+    host.wait_for_log_with(
+        &["an entry of the fleet's store is not taken", "all.junk899"],
+        1,
+    );
+    assert_eq!(reply(&host, "one.test", "unknown"), 550);
+    fleet.nats.publish_all(junk(1200));
+    wait_for_reply(&host, "one.test", "unknown", 451);
+    assert_eq!(reply(&host, "one.test", "contoso"), 550);
+}

@@ -183,16 +183,13 @@ async fn of_folder(
     }
     let mut found: BTreeMap<String, (PathBuf, Entry)> = BTreeMap::new();
     for file in files_in(folder)? {
-        let (tenant, read) = match read_signed(&file, &engine, &roots).await {
-            Ok(Some(read)) => read,
+        let Signed {
+            tenant,
+            entry,
+            large,
+        } = match read_signed(&file, &engine, &roots).await {
+            Ok(Some(signed)) => signed,
             Ok(None) => continue,
-            Err(error) => {
-                content.wrong.push(format!("{error:#}"));
-                continue;
-            }
-        };
-        let (entry, large) = match read {
-            Ok(read) => read,
             Err(error) => {
                 content.wrong.push(format!("{error:#}"));
                 continue;
@@ -251,28 +248,38 @@ fn files_in(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-type Signed = anyhow::Result<(Entry, Option<(Sha256, Vec<u8>)>)>;
+/// What a file says about a tenant.
+struct Signed {
+    tenant: String,
+    entry: Entry,
+    /// The policy, if it is too large for the entry.
+    large: Option<(Sha256, Vec<u8>)>,
+}
 
-/// What a file says about which tenant; `None` if it is no policy that is signed, and takes no tenant away.
+/// What a file says; `None` if it is no policy that is signed, and takes no tenant away.
 async fn read_signed(
     file: &Path,
     engine: &Engine,
     roots: &Roots,
-) -> anyhow::Result<Option<(String, Signed)>> {
+) -> anyhow::Result<Option<Signed>> {
     if file.to_string_lossy().ends_with(RETIRE) {
         let (tenant, entry) = retirement(file, roots)?;
-        return Ok(Some((tenant, Ok((entry, None)))));
+        return Ok(Some(Signed {
+            tenant,
+            entry,
+            large: None,
+        }));
     }
     if Format::of(file).is_none() || !statement_beside(file).exists() {
         return Ok(None);
     }
-    let tenant = tenant_of(file)?;
     let about = read_statement(&tenant_statement_beside(file))?;
-    let ready = Ready::read(file, about, (engine, roots)).await;
-    Ok(Some((
-        tenant,
-        ready.map(|ready| (ready.entry, ready.large)),
-    )))
+    let ready = Ready::read(file, about, (engine, roots)).await?;
+    Ok(Some(Signed {
+        tenant: tenant_of(file)?,
+        entry: ready.entry,
+        large: ready.large,
+    }))
 }
 
 /// The sequences that hosts hold against those that they have: of what the operators say about the tenant, then of the
