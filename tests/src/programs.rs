@@ -34,6 +34,17 @@ pub fn unpacked(name: &str, path: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is missing: run `make setup-tests`"))
 }
 
+/// The library that has a program see another time.
+pub fn faketime() -> String {
+    let folders = std::fs::read_dir("/usr/lib").expect("a folder");
+    let paths = folders.map(|entry| entry.expect("an entry").path());
+    let libraries = paths.map(|path| path.join("faketime/libfaketimeMT.so.1"));
+    let mut present = libraries.filter(|path| path.exists());
+    let library = present.next();
+    let library = library.expect("libfaketime is missing: run `make setup-tests`");
+    library.to_str().expect("a path").to_owned()
+}
+
 /// Waits until a server that was started listens. It does not if it has ended, or takes too long.
 pub fn listens(child: &mut Child, address: SocketAddr) -> bool {
     let deadline = Instant::now() + TIMEOUT;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use portcullis_tests::admin::{ADMIN, Api};
 use portcullis_tests::office::{Office, both, rules};
-use portcullis_tests::programs::missing;
+use portcullis_tests::programs::{faketime, missing};
 use portcullis_tests::{Client, Config, Listener, TestBed, portcullis};
 use serde_json::{Value, json};
 
@@ -69,15 +69,19 @@ fn only_what_is_signed_is_taken() {
 #[test]
 fn what_was_accepted_is_known_after_a_restart() {
     let office = Office::new();
-    office.sign(&rules("one.test"), &["--sequence", "7", "--expires", "1s"]);
-    let mut bed = TestBed::start(server(&office));
+    office.sign(&rules("one.test"), &["--sequence", "7", "--expires", "1h"]);
+    let bed = TestBed::start(server(&office));
     bed.wait_for_log("sequence=7");
-    // It has expired long before it is read again, and stays.
-    let begun = std::time::Instant::now();
-    while begun.elapsed() < std::time::Duration::from_millis(1100) {
-        std::thread::yield_now();
-    }
-    bed.restart();
+    // It has expired when it is read again, and stays.
+    let later = [
+        ("LD_PRELOAD", faketime()),
+        ("FAKETIME", "+2h".to_owned()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ];
+    let later = later
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    let bed = TestBed::start_in_with(bed.kill(), server(&office), &later);
     bed.wait_for_log("sequence=7");
     assert!(refuses(&bed, "one.test"));
     office.sign(&rules("two.test"), &["--sequence", "6"]);

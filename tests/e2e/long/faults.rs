@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use portcullis_tests::daemon::run;
 use portcullis_tests::fan_out::{LATER, copies, lmtp, mailboxes_in, send_what_is_taken};
 use portcullis_tests::outbound::{SHORT_TIMEOUTS, Setting};
-use portcullis_tests::programs::assert_may_mount;
+use portcullis_tests::programs::{assert_may_mount, faketime};
 use portcullis_tests::{
     Behaviour, Config, Daemon, Fault, FaultInjector, Listener, Load, MockServer, NO_RULES, Pki,
     Step, TestBed, machine,
@@ -125,17 +125,6 @@ fn mail_flows_while_the_clock_is_set() {
     let totals = account.reconcile(&faulty.hop.forget());
     assert_eq!(totals.confirmed, totals.messages, "{totals}");
     eprintln!("the clock is set: {totals}");
-}
-
-/// The library that has a program see another time.
-pub fn faketime() -> String {
-    let folders = fs::read_dir("/usr/lib").expect("a folder");
-    let paths = folders.map(|entry| entry.expect("an entry").path());
-    let libraries = paths.map(|path| path.join("faketime/libfaketimeMT.so.1"));
-    let mut present = libraries.filter(|path| path.exists());
-    let library = present.next();
-    let library = library.expect("libfaketime is missing: run `make setup-tests`");
-    library.to_str().expect("a path").to_owned()
 }
 
 /// A daemon that keeps mail on a small file system of its own. It takes the right to mount one.

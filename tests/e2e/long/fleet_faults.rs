@@ -7,9 +7,10 @@ use std::process::Stdio;
 use portcullis_tests::fleet::{Fleet, reply, wait_for_reply};
 use portcullis_tests::office::rules;
 use portcullis_tests::partition::Partition;
+use portcullis_tests::programs::faketime;
 use portcullis_tests::{TestBed, portcullis};
 
-use crate::faults::{faketime, small_disk_at};
+use crate::faults::small_disk_at;
 
 /// A disk that is full takes nothing new.
 #[test]
