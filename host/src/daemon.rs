@@ -1,13 +1,15 @@
 //! The life of `portcullis run`: start, reload, stop.
 
 mod fleet;
+mod supervisor;
+mod upgrade;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -16,9 +18,10 @@ use rustix::fs::{Access, access};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, Interval, interval_at, timeout};
 
+use self::upgrade::{NO_UPGRADE, Successor};
 use crate::admin::{self, Admin, http};
 use crate::config::{self, CertificateFiles, Config, Destination, KnownFiles, TenantError};
 use crate::decisions::{self, Recorder};
@@ -49,7 +52,7 @@ use crate::observe::metrics::Metrics;
 use crate::observe::policies::Observing;
 use crate::observe::redact;
 use crate::periodic;
-use crate::socket::{self, Bound, Place};
+use crate::socket::{Bound, Place, Sockets};
 use crate::tls::{EXPIRY_WARNING, Pair, ServerTls, TlsError, read_authorities};
 use crate::trust::{self, DiskLedger, Trusted};
 use crate::watch::{Changed, Files, Subject, Watch};
@@ -80,6 +83,9 @@ const HOP_PAUSE: Duration = Duration::from_secs(10);
 /// How often a journal is asked for that another process has still: the one that this one follows, as a rule.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long the next policy may take to be read before mail is taken without it.
+const READING_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How long the end of the program waits until the last decisions are kept.
 const RECORDER_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -90,6 +96,15 @@ pub enum Purpose {
     Run,
     /// To see whether it would: nothing is changed, whoever asks.
     Check,
+}
+
+/// How a daemon begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// With sockets that it binds, or that a supervisor gives.
+    Anew,
+    /// With the sockets of the process that runs, if one does.
+    Upgrade,
 }
 
 /// A daemon that is ready to take mail.
@@ -116,6 +131,9 @@ pub struct Daemon {
     watch: Watch,
     /// Requests to read everything again. Before it is listened to, one would end the process.
     hangup: Signal,
+    /// Requests to be replaced by the program that is on the disk then.
+    upgrade: Signal,
+    program: PathBuf,
     /// The API, once it is served.
     admin: Option<Arc<Admin>>,
     /// Told each time policies have been looked at.
@@ -123,6 +141,10 @@ pub struct Daemon {
     /// What comes of policy files that take long to read, and how many they are.
     late: UnboundedReceiver<LoadResult>,
     missing: usize,
+    /// What answers others than senders of mail: numbers, and the API.
+    servers: JoinSet<()>,
+    /// The front doors, each with its conversations.
+    doors: JoinSet<()>,
 }
 
 impl Daemon {
@@ -135,6 +157,7 @@ impl Daemon {
         purpose: Purpose,
     ) -> anyhow::Result<Self> {
         let hangup = signal(SignalKind::hangup())?;
+        let upgrade = signal(SignalKind::user_defined2())?;
         let metrics = Arc::new(metrics(&config));
         let ledger = match purpose {
             Purpose::Run => DiskLedger::open,
@@ -210,7 +233,8 @@ impl Daemon {
             guesses: Guesses::default(),
             verifications: Arc::new(Semaphore::new(verifications())),
             draining: watch::Sender::new(false),
-            has_been_read: AtomicBool::new(false),
+            closed: watch::Sender::new(false),
+            is_listening: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
         });
         let mut daemon = Daemon {
@@ -225,6 +249,8 @@ impl Daemon {
             outbound: Arc::new(outbound),
             watch: Watch::new().context("files cannot be watched")?,
             hangup,
+            upgrade,
+            program: upgrade::program(),
             admin: None,
             updated,
             fleet,
@@ -233,6 +259,8 @@ impl Daemon {
             own,
             late,
             missing: 0,
+            servers: JoinSet::new(),
+            doors: JoinSet::new(),
         };
         daemon.watch().await;
         daemon.update_policies(None).await;
@@ -384,42 +412,106 @@ impl Daemon {
         self.server.asking.policies.snapshot().is_complete()
     }
 
-    /// Takes mail until it is told to stop.
-    pub async fn run(mut self, ready: impl FnOnce()) -> anyhow::Result<()> {
+    /// Takes mail until it is told to stop, or another process has taken over. It listens where `sockets` has sockets
+    /// already, and binds the others. `ready` is a box, so that all that is begun here is compiled once.
+    ///
+    /// # Errors
+    /// If it cannot listen, or the process that it is to take over from goes on.
+    pub async fn run(
+        mut self,
+        mut sockets: Sockets,
+        begin: Begin,
+        ready: Box<dyn FnOnce()>,
+    ) -> anyhow::Result<()> {
         let mut stop = Stop::new()?;
-        let mut addresses = Vec::new();
+        tokio::spawn(supervisor::feed_watchdog());
+        if begin == Begin::Anew {
+            self.serve_metrics(&mut sockets).await?;
+        }
+        tokio::select! {
+            _ = stop.asked() => return Ok(()),
+            () = self.read_policies() => {}
+        }
         for next_hop in self.next_hops.all() {
             // It concerns its tenants only.
             if let Err(error) = begin_with(&next_hop).await {
                 tracing::error!(%error, "a tenant's next hop is not ready");
             }
         }
-        for listener in &self.listeners {
-            let socket = listener.bind()?;
-            addresses.push(socket.local_addr()?);
-            if let Egress::NextHop { default, .. } = &listener.egress {
-                begin_with(default).await.map_err(anyhow::Error::msg)?;
-            }
-            tracing::info!(address = %socket.local_addr()?, "listening");
-            tokio::spawn(accept::serve(listener.clone(), self.server.clone(), socket));
+        let takeover = match begin {
+            Begin::Anew => None,
+            Begin::Upgrade => upgrade::take_over(&self.config, &mut sockets)
+                .await
+                .context(NO_UPGRADE)?,
+        };
+        if begin == Begin::Upgrade {
+            // Mail has been taken all the while.
+            self.server.is_listening.store(true, Ordering::Relaxed);
+            self.serve_metrics(&mut sockets).await?;
         }
-        if let Some(outbound) = self.outbound.made() {
-            outbound.listens_on(addresses);
-            tokio::spawn(Pool::sweep(Arc::downgrade(outbound.pool())));
+        let upgrades = upgrade::listen(&self.config, &mut sockets).await;
+        self.serve_listeners(&mut sockets).await?;
+        self.serve_frontends(&mut sockets).await?;
+        self.serve_admin(&mut sockets).await?;
+        for spot in sockets.close_unused() {
+            tracing::warn!(%spot, "a socket that was given to this process is in no use: it is not configured");
         }
-        if let Some(metrics) = &self.config.metrics {
-            let address = metrics.address;
-            let serving = http::serve(self.server.clone(), address).await;
-            serving.with_context(|| format!("cannot listen on {address}"))?;
+        let sockets = Arc::new(sockets);
+        let offering =
+            upgrades.map(|it| tokio::spawn(upgrade::offer(it, sockets, stop.replaced())));
+        if let Some(takeover) = takeover {
+            let completing = tokio::task::spawn_blocking(move || takeover.complete());
+            completing.await?.context(NO_UPGRADE)?;
+            tracing::info!("the sockets of the old process are taken over");
         }
-        self.serve_frontends().await?;
-        self.serve_admin().await?;
+        supervisor::ready(&self.status());
         ready();
         if let Some(follower) = self.follower.take() {
             follower.start().context("the fleet has no thread")?;
         }
         tokio::spawn(take_journal(self.server.clone()));
         self.tidy();
+        let end = self.serve(&mut stop).await;
+        // Whoever connects now finds the next process, or nobody.
+        if let Some(offering) = offering {
+            offering.abort();
+        }
+        match end {
+            End::Asked => self.stop().await,
+            End::Replaced(successor) => self.leave(successor).await,
+        }
+        Ok(())
+    }
+
+    /// Waits until the policies have been read. One that takes very long holds up no others: its mail is deferred.
+    async fn read_policies(&mut self) {
+        while self.missing > 0 {
+            supervisor::starting(&format!("reading policies, {} to come", self.missing));
+            let Ok(Some(outcome)) = timeout(READING_PATIENCE, self.late.recv()).await else {
+                tracing::warn!(
+                    files = self.missing,
+                    "policies are still being read; their mail is deferred meanwhile"
+                );
+                return;
+            };
+            self.enter(outcome).await;
+        }
+    }
+
+    /// What a supervisor shows of this process.
+    fn status(&self) -> String {
+        let policies = self.server.asking.policies.snapshot();
+        let tenants = policies.tenants().chain(policies.before());
+        let rejected = tenants.filter(|it| it.rejected.is_some()).count();
+        let all = policies.tenants().count();
+        match rejected {
+            0 => format!("taking mail; tenants: {all}"),
+            _ => format!("taking mail; tenants: {all}; new policies rejected: {rejected}"),
+        }
+    }
+
+    /// Does what comes up, until it is told to stop, or another process has taken over.
+    async fn serve(&mut self, stop: &mut Stop) -> End {
         let mut days = interval_at(Instant::now() + DAY, DAY);
         let mut looks = interval_at(
             Instant::now() + FIRST_LOOK.min(self.config.alerts.every),
@@ -431,9 +523,11 @@ impl Daemon {
             .every
             .map(|every| interval_at(Instant::now() + every, every));
         let (mut looking, mut validating) = (Job::default(), Job::default());
+        let mut upgrading = Job::default();
         loop {
             let news = tokio::select! {
-                _ = stop.asked() => break,
+                end = stop.asked() => return end,
+                _ = self.upgrade.recv() => News::Upgrade,
                 _ = self.hangup.recv() => News::Changed(Changed::All),
                 changed = self.watch.changed() => News::Changed(changed),
                 Some(outcome) = self.late.recv() => News::Late(outcome.into()),
@@ -445,9 +539,11 @@ impl Daemon {
             let taking = async {
                 match news {
                     News::Changed(Changed::All) => {
+                        supervisor::reloading();
                         if let Err(error) = self.reload().await {
                             tracing::error!("the settings were not read again: {error:#}");
                         }
+                        supervisor::ready(&self.status());
                     }
                     News::Changed(Changed::Policies(numbers)) => {
                         self.reload_policies(&numbers).await;
@@ -466,22 +562,63 @@ impl Daemon {
                         let validate = periodic::validate(self.config.clone(), self.server.clone());
                         validating.begin(validate);
                     }
+                    News::Upgrade => upgrading.begin(upgrade::start(self.program.clone())),
                 }
             };
             // However long that takes.
             tokio::select! {
-                _ = stop.asked() => break,
+                end = stop.asked() => return end,
                 () = taking => {}
             }
         }
-        self.stop().await;
+    }
+
+    /// Tells numbers, and whether mail may come, where that is configured.
+    async fn serve_metrics(&mut self, sockets: &mut Sockets) -> anyhow::Result<()> {
+        let Some(metrics) = &self.config.metrics else {
+            return Ok(());
+        };
+        let address = metrics.address;
+        let bound = sockets.listen(&Place::Tcp(address)).await;
+        let bound = bound.with_context(|| format!("cannot listen on {address}"))?;
+        if let Bound::Tcp(listener, address) = bound {
+            tracing::info!(metrics = %address, "metrics server listening");
+            self.servers
+                .spawn(http::serve(self.server.clone(), listener));
+        }
+        Ok(())
+    }
+
+    /// Takes mail.
+    async fn serve_listeners(&mut self, sockets: &mut Sockets) -> anyhow::Result<()> {
+        let mut bound = Vec::new();
+        for listener in &self.listeners {
+            let address = listener.config.address;
+            let socket = sockets.listen(&Place::Tcp(address)).await;
+            let socket = socket.with_context(|| format!("cannot listen on {address}"))?;
+            if let Egress::NextHop { default, .. } = &listener.egress {
+                begin_with(default).await.map_err(anyhow::Error::msg)?;
+            }
+            if let Bound::Tcp(socket, address) = socket {
+                bound.push((listener, socket, address));
+            }
+        }
+        if let Some(outbound) = self.outbound.made() {
+            outbound.listens_on(bound.iter().map(|(_, _, address)| *address).collect());
+            tokio::spawn(Pool::sweep(Arc::downgrade(outbound.pool())));
+        }
+        self.server.is_listening.store(true, Ordering::Relaxed);
+        for (listener, socket, address) in bound {
+            tracing::info!(%address, "listening");
+            tokio::spawn(accept::serve(listener.clone(), self.server.clone(), socket));
+        }
         Ok(())
     }
 
     /// Answers other mail servers, where that is configured.
-    async fn serve_frontends(&self) -> anyhow::Result<()> {
+    async fn serve_frontends(&mut self, sockets: &mut Sockets) -> anyhow::Result<()> {
         for (number, configured) in self.config.frontends.iter().enumerate() {
-            let bound = socket::bind(&configured.place).await;
+            let bound = sockets.listen(&configured.place).await;
             let bound = bound.with_context(|| match &configured.place {
                 Place::Tcp(address) => format!("[[frontend]] cannot listen on {address}"),
                 Place::Unix(unix) => {
@@ -497,18 +634,18 @@ impl Daemon {
                 self.server.clone(),
                 self.outbound.clone(),
             );
-            tokio::spawn(mta::serve(bound, Arc::new(frontend)));
+            self.doors.spawn(mta::serve(bound, Arc::new(frontend)));
         }
         Ok(())
     }
 
     /// Serves the API and its page, if that is configured.
-    async fn serve_admin(&mut self) -> anyhow::Result<()> {
+    async fn serve_admin(&mut self, sockets: &mut Sockets) -> anyhow::Result<()> {
         let Some(configured) = &self.config.admin else {
             return Ok(());
         };
         let place = configured.place();
-        let bound = socket::bind(&place).await;
+        let bound = sockets.listen(&place).await;
         let bound =
             bound.with_context(|| format!("[admin] cannot listen on {}", configured.address))?;
         let admin = Admin::new(
@@ -523,7 +660,7 @@ impl Daemon {
             Bound::Unix(..) => bound.to_string(),
         };
         tracing::info!(admin = %shown, "API listening");
-        tokio::spawn(admin::serve(bound, admin.clone()));
+        self.servers.spawn(admin::serve(bound, admin.clone()));
         self.admin = Some(admin);
         Ok(())
     }
@@ -946,21 +1083,48 @@ impl Daemon {
             .await;
     }
 
-    /// Lets sessions end.
+    /// Takes no more mail, and lets sessions end.
     async fn stop(self) {
+        let timeouts = &self.config.timeouts;
+        let delay = timeouts.shutdown_delay;
+        supervisor::stopping(delay.unwrap_or_default() + timeouts.shutdown);
         self.server.draining.send_replace(true);
-        if let Some(delay) = self.config.timeouts.shutdown_delay {
+        if let Some(delay) = delay {
             tracing::info!(delay = %humantime::format_duration(delay), "draining");
             tokio::time::sleep(delay).await;
         }
+        self.end_sessions().await;
+    }
+
+    /// Leaves the sockets to another process. Sessions that have begun here go on here, for a while.
+    async fn leave(mut self, successor: Successor) {
+        let process = successor.process;
+        process.iter().for_each(|it| supervisor::replaced_by(*it));
+        successor.leave();
+        tracing::info!(process, "another process has taken over");
+        self.servers.abort_all();
+        self.server.closed.send_replace(true);
+        // What comes of the fleet's store is the other one's.
+        self.fleet = None;
+        let empty = async {
+            self.server.connections.empty().await;
+            while self.doors.join_next().await.is_some() {}
+        };
+        let _ = timeout(self.config.timeouts.shutdown, empty).await;
+        self.end_sessions().await;
+    }
+
+    async fn end_sessions(mut self) {
         tracing::info!("stopping");
         // Fails only where nobody listens.
+        let _ = self.server.closed.send(true);
         let _ = self.server.stopping.send(true);
         let patience = self.config.timeouts.shutdown;
-        if timeout(patience, self.server.connections.empty())
-            .await
-            .is_err()
-        {
+        let empty = async {
+            self.server.connections.empty().await;
+            while self.doors.join_next().await.is_some() {}
+        };
+        if timeout(patience, empty).await.is_err() {
             tracing::warn!("some sessions did not end in time");
         }
         let asking = &self.server.asking;
@@ -1119,6 +1283,8 @@ enum News {
     Look,
     /// It is time to try connectors out.
     Validate,
+    /// The program is to be replaced by what is on the disk.
+    Upgrade,
 }
 
 /// Something that is done beside, and not twice at a time.
@@ -1398,23 +1564,42 @@ async fn learn(next_hop: Arc<NextHop>) {
     }
 }
 
+/// What ends the work of this process.
+enum End {
+    /// A person, or a supervisor.
+    Asked,
+    /// A process that has taken over.
+    Replaced(Successor),
+}
+
 struct Stop {
     terminate: Signal,
     interrupt: Signal,
+    replacing: mpsc::Sender<Successor>,
+    replaced: mpsc::Receiver<Successor>,
 }
 
 impl Stop {
     fn new() -> std::io::Result<Self> {
+        let (replacing, replaced) = mpsc::channel(1);
         Ok(Stop {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            replacing,
+            replaced,
         })
     }
 
-    async fn asked(&mut self) {
+    /// Where it is told that another process has taken over.
+    fn replaced(&self) -> mpsc::Sender<Successor> {
+        self.replacing.clone()
+    }
+
+    async fn asked(&mut self) -> End {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => End::Asked,
+            _ = self.interrupt.recv() => End::Asked,
+            Some(successor) = self.replaced.recv() => End::Replaced(successor),
         }
     }
 }

@@ -24,7 +24,7 @@ pub mod opensmtpd;
 mod periodic;
 pub mod postfix;
 pub mod smtp;
-mod socket;
+pub mod socket;
 pub mod tls;
 mod trust;
 mod validate;

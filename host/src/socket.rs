@@ -1,13 +1,20 @@
-//! Listening sockets that are TCP or Unix.
+//! Listening sockets, TCP and Unix: those that another process gives to this one, and those that this one binds.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use listenfd::ListenFd;
 use nix::unistd::{Gid, Group, Uid, User, chown};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use rustix::net::sockopt;
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// The mode of a socket before it has its own.
 const PRIVATE: u32 = 0o600;
@@ -51,22 +58,176 @@ impl fmt::Display for Bound {
     }
 }
 
-/// Binds it. A socket that a dead process has left is replaced.
-///
-/// # Errors
-/// If the address is taken, or not ours.
-pub async fn bind(place: &Place) -> io::Result<Bound> {
-    match place {
-        Place::Tcp(address) => {
-            let listener = TcpListener::bind(address).await?;
-            let address = listener.local_addr()?;
-            Ok(Bound::Tcp(listener, address))
-        }
-        Place::Unix(unix) => {
-            let listener = bind_unix(unix).await?;
-            Ok(Bound::Unix(listener, unix.path.clone()))
+/// Where a socket listens that is passed from one process to another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Spot {
+    /// An address, as it is configured and as it is: port 0 stands for any.
+    Tcp {
+        /// As it is configured.
+        configured: SocketAddr,
+        /// As it is.
+        bound: SocketAddr,
+    },
+    /// A path.
+    Unix(PathBuf),
+}
+
+impl Spot {
+    fn of(place: &Place, bound: &Bound) -> Spot {
+        match (place, bound) {
+            (Place::Tcp(configured), Bound::Tcp(_, bound)) => Spot::Tcp {
+                configured: *configured,
+                bound: *bound,
+            },
+            (_, Bound::Tcp(_, bound)) => Spot::Tcp {
+                configured: *bound,
+                bound: *bound,
+            },
+            (_, Bound::Unix(_, path)) => Spot::Unix(path.clone()),
         }
     }
+
+    fn is(&self, place: &Place) -> bool {
+        match (self, place) {
+            (Spot::Tcp { configured, bound }, Place::Tcp(wanted)) => {
+                wanted == bound || wanted == configured
+            }
+            (Spot::Unix(path), Place::Unix(wanted)) => *path == wanted.path,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Spot {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Spot::Tcp { bound, .. } => write!(to, "{bound}"),
+            Spot::Unix(path) => write!(to, "{}", path.display()),
+        }
+    }
+}
+
+/// The listening sockets of this process.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// Given by another process, and not in use yet.
+    given: Vec<(Spot, OwnedFd)>,
+    /// In use: a second descriptor of each, for the process that takes over.
+    used: Vec<(Spot, OwnedFd)>,
+}
+
+impl Sockets {
+    /// The sockets that the supervisor has given to this process (sd_listen_fds(3)). What says so is taken out of the
+    /// environment, so no other thread may run yet.
+    ///
+    /// # Errors
+    /// If one of them is no listening stream socket.
+    pub fn from_supervisor() -> io::Result<Self> {
+        let mut passed = ListenFd::from_env();
+        let given = (0..passed.len()).map(|number| {
+            socket_of_supervisor(&mut passed, number).map_err(|error| {
+                let text = format!("socket {number} of LISTEN_FDS: {error}");
+                io::Error::new(error.kind(), text)
+            })
+        });
+        Ok(Sockets {
+            given: given.collect::<io::Result<_>>()?,
+            used: Vec::new(),
+        })
+    }
+
+    /// Sockets of another process, which listen there. Those that there are already come first.
+    pub fn give(&mut self, sockets: Vec<(Spot, OwnedFd)>) {
+        self.given.extend(sockets);
+    }
+
+    /// A socket that listens there: one that was given, or else a new one. A Unix socket that a dead process has left
+    /// is replaced.
+    ///
+    /// # Errors
+    /// If the address is taken, or not ours.
+    pub async fn listen(&mut self, place: &Place) -> io::Result<Bound> {
+        let given = self.given.iter().position(|(spot, _)| spot.is(place));
+        let bound = match (given.map(|number| self.given.remove(number).1), place) {
+            (Some(given), Place::Tcp(_)) => {
+                // What is accepted inherits it.
+                sockopt::set_tcp_nodelay(&given, true)?;
+                let given = std::net::TcpListener::from(given);
+                given.set_nonblocking(true)?;
+                let address = given.local_addr()?;
+                Bound::Tcp(TcpListener::from_std(given)?, address)
+            }
+            (Some(given), Place::Unix(unix)) => {
+                let given = std::os::unix::net::UnixListener::from(given);
+                given.set_nonblocking(true)?;
+                Bound::Unix(UnixListener::from_std(given)?, unix.path.clone())
+            }
+            (None, Place::Tcp(address)) => {
+                let listener = bind_tcp(*address)?;
+                let address = listener.local_addr()?;
+                Bound::Tcp(listener, address)
+            }
+            (None, Place::Unix(unix)) => Bound::Unix(bind_unix(unix).await?, unix.path.clone()),
+        };
+        let second = match &bound {
+            Bound::Tcp(listener, _) => listener.as_fd().try_clone_to_owned(),
+            Bound::Unix(listener, _) => listener.as_fd().try_clone_to_owned(),
+        };
+        self.used.push((Spot::of(place, &bound), second?));
+        Ok(bound)
+    }
+
+    /// Closes those that were given and are not in use; gives where they listened.
+    pub fn close_unused(&mut self) -> Vec<Spot> {
+        let unused = std::mem::take(&mut self.given);
+        unused.into_iter().map(|(spot, _)| spot).collect()
+    }
+
+    /// Those that are in use.
+    pub fn used(&self) -> &[(Spot, OwnedFd)] {
+        &self.used
+    }
+}
+
+fn socket_of_supervisor(passed: &mut ListenFd, number: usize) -> io::Result<(Spot, OwnedFd)> {
+    let (spot, socket) = match passed.take_tcp_listener(number) {
+        Ok(Some(tcp)) => {
+            let bound = tcp.local_addr()?;
+            let configured = bound;
+            (Spot::Tcp { configured, bound }, OwnedFd::from(tcp))
+        }
+        // One that was taken is not taken again.
+        Ok(None) => return Err(io::ErrorKind::NotFound.into()),
+        Err(_) => {
+            let unix = passed.take_unix_listener(number);
+            let unix = unix?.ok_or(io::ErrorKind::NotFound)?;
+            let address = unix.local_addr()?;
+            let path = address.as_pathname().ok_or_else(|| {
+                io::Error::new(io::ErrorKind::InvalidInput, "a Unix socket without a path")
+            })?;
+            (Spot::Unix(path.into()), OwnedFd::from(unix))
+        }
+    };
+    match sockopt::socket_acceptconn(&socket)? {
+        true => Ok((spot, socket)),
+        false => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{spot}: it does not listen (Accept=no is needed)"),
+        )),
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address.is_ipv4() {
+        true => TcpSocket::new_v4(),
+        false => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    // What is accepted inherits it.
+    socket.set_nodelay(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Nobody can connect before it has its mode and owner: it gets its name then.

@@ -76,8 +76,8 @@ fn cache() -> &'static Path {
     CACHE.get_or_init(|| binary().with_file_name("e2e-cache"))
 }
 
-/// Has the evaluator compiled before the first daemon starts. A daemon listens while its policies are being compiled, and
-/// defers their mail until then, which can take a minute on a busy machine.
+/// Has the evaluator compiled before the first daemon starts: a daemon listens once its policies have been compiled, which
+/// can take a minute on a busy machine.
 fn compile_evaluator() {
     static COMPILED: OnceLock<()> = OnceLock::new();
     COMPILED.get_or_init(|| {
@@ -88,6 +88,29 @@ fn compile_evaluator() {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{errors}");
     });
+}
+
+/// Starts the program with the configuration in a folder. What it logs comes to `log`.
+fn spawn(folder: &TempDir, variables: &[(&str, &str)], more: &[&str], log: &Arc<Log>) -> Child {
+    let mut child = portcullis(&["run", "--log-level", "debug", "--config"])
+        .arg(folder.path().join("portcullis.toml"))
+        .args(more)
+        .env("XDG_STATE_HOME", folder.path().join("state"))
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the daemon starts");
+    let stderr = child.stderr.take().expect("standard error is a pipe");
+    let writer = log.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            writer.lines.lock().unwrap().push(line);
+            writer.more.notify_all();
+        }
+    });
+    child
 }
 
 /// A running daemon in a folder of its own.
@@ -127,24 +150,8 @@ impl Daemon {
         let path = folder.path().join("portcullis.toml");
         fs::write(&path, config).expect("the configuration is written");
         let listeners = config.matches("[[listener]]").count();
-        let mut child = portcullis(&["run", "--log-level", "debug", "--config"])
-            .arg(&path)
-            .env("XDG_STATE_HOME", folder.path().join("state"))
-            .envs(variables.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the daemon starts");
         let log = Arc::new(Log::default());
-        let stderr = child.stderr.take().expect("standard error is a pipe");
-        let writer = log.clone();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                writer.lines.lock().unwrap().push(line);
-                writer.more.notify_all();
-            }
-        });
+        let child = spawn(&folder, variables, &[], &log);
         let mut daemon = Daemon {
             child,
             folder,
@@ -159,6 +166,13 @@ impl Daemon {
                 .push(address.trim().parse().expect("an address"));
         }
         daemon
+    }
+
+    /// Starts a second process, which is to take over from this one; gives the one there was, which has not ended yet.
+    /// The new one writes the same log.
+    pub fn upgrade(&mut self) -> Child {
+        let new = spawn(&self.folder, &[], &["--upgrade"], &self.log);
+        std::mem::replace(&mut self.child, new)
     }
 
     /// The address of the first listener.

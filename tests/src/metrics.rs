@@ -17,9 +17,14 @@ pub fn address(daemon: &Daemon) -> String {
 
 /// What Prometheus would read.
 pub fn read(daemon: &Daemon) -> String {
+    get(daemon, "/metrics")
+}
+
+/// What is answered for a path.
+pub fn get(daemon: &Daemon, path: &str) -> String {
     let mut stream = TcpStream::connect(address(daemon)).expect("metrics are served");
     stream
-        .write_all(b"GET /metrics HTTP/1.0\r\n\r\n")
+        .write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
         .expect("a request is written");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use portcullis::Compiler;
 use portcullis_server::config::Config;
-use portcullis_server::daemon::{Daemon, Purpose};
+use portcullis_server::daemon::{Begin, Daemon, Purpose};
+use portcullis_server::socket::Sockets;
 use portcullis_tests::Pki;
 
 /// Nothing takes this long unless it hangs.
@@ -100,7 +101,10 @@ fn start() -> Servers {
                 .await
                 .expect("a daemon");
             let ready = move || ready.send(()).expect("somebody waits");
-            daemon.run(ready).await.expect("it runs");
+            daemon
+                .run(Sockets::default(), Begin::Anew, Box::new(ready))
+                .await
+                .expect("it runs");
         });
     });
     is_ready.recv().expect("it listens");

@@ -1,6 +1,5 @@
 //! A small HTTP server: `/metrics`, and `/live` and `/ready` for balancers and supervisors.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,8 +15,6 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use portcullis::Tenant;
-
 use crate::frontend::smtp::listener::Server;
 
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -32,20 +29,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Tenants that are named.
 const MAX_NAMED: usize = 100;
 
-/// Serves the numbers, and whether this server is ready.
-///
-/// # Errors
-/// If the address cannot be listened on.
-pub async fn serve(server: Arc<Server>, address: SocketAddr) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
-    tracing::info!(metrics = %listener.local_addr()?, "metrics server listening");
-    tokio::spawn(answer(server, listener));
-    Ok(())
-}
-
-/// Whoever wants more connections than there may be waits before one is accepted, and so takes no descriptor that mail
-/// needs.
-async fn answer(server: Arc<Server>, listener: TcpListener) {
+/// Serves the numbers, and whether this server is ready. Whoever wants more connections than there may be waits before
+/// one is accepted, and so takes no descriptor that mail needs.
+pub async fn serve(server: Arc<Server>, listener: TcpListener) {
     let permits = Arc::new(Semaphore::new(MAX_CLIENTS));
     while let Ok(permit) = permits.clone().acquire_owned().await {
         let Ok((stream, _)) = listener.accept().await else {
@@ -85,25 +71,10 @@ fn response(server: &Server, request: &Request<Incoming>) -> http::Result<Respon
 /// Whether mail may come. A tenant whose policy is not taken keeps no other tenant's mail away, unless whoever asks is
 /// strict.
 fn readiness(server: &Server, is_strict: bool) -> (StatusCode, String) {
-    let policies = server.asking.policies.snapshot();
-    let mut tenants = policies.tenants().chain(policies.before());
-    let is_read = |it: &Arc<Tenant>| it.has_policy() || it.rejected.is_some();
-    // A tenant that comes later, and takes long, sends nobody else's mail away.
-    if tenants.all(is_read) {
-        server.has_been_read.store(true, Ordering::Relaxed);
-    }
-    let has_been_read = server.has_been_read.load(Ordering::Relaxed);
-    let obstacle = match () {
-        () if *server.draining.borrow() => Some("draining"),
-        () if !has_been_read => Some("policies are still being read"),
-        () if policies.tenants().next().is_none() && server.settings.load().may_lack_tenants() => {
-            Some("there are no tenants yet")
-        }
-        () => None,
-    };
-    if let Some(obstacle) = obstacle {
+    if let Some(obstacle) = obstacle(server) {
         return (StatusCode::SERVICE_UNAVAILABLE, format!("{obstacle}\n"));
     }
+    let policies = server.asking.policies.snapshot();
     let tenants = policies.tenants().chain(policies.before());
     let failing = tenants.filter(|it| it.rejected.is_some());
     let failing: Vec<&str> = failing.map(|it| &*it.name).take(MAX_NAMED).collect();
@@ -115,6 +86,20 @@ fn readiness(server: &Server, is_strict: bool) -> (StatusCode, String) {
         .iter()
         .map(|name| format!("new policy rejected: {name}\n"));
     (status, format!("ready\n{}", named.collect::<String>()))
+}
+
+/// What keeps all mail away.
+fn obstacle(server: &Server) -> Option<&'static str> {
+    let policies = server.asking.policies.snapshot();
+    let is_listening = server.is_listening.load(Ordering::Relaxed);
+    match () {
+        () if *server.draining.borrow() => Some("draining"),
+        () if !is_listening => Some("policies are still being read"),
+        () if policies.tenants().next().is_none() && server.settings.load().may_lack_tenants() => {
+            Some("there are no tenants yet")
+        }
+        () => None,
+    }
 }
 
 fn metrics(server: &Server, request: &Request<Incoming>) -> http::Result<Response<String>> {

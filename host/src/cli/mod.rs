@@ -39,6 +39,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
+use crate::socket::Sockets;
 use portcullis::MAX_STACK;
 pub use report::told;
 
@@ -101,10 +102,15 @@ impl Cli {
     /// # Errors
     /// What stopped the command, for a person.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        // Before there are threads: it changes the environment.
+        let sockets = match self.command {
+            Command::Run(_) => Sockets::from_supervisor().context("cannot start")?,
+            _ => Sockets::default(),
+        };
         let runtime = self.runtime().context("cannot start")?;
         let outcome = runtime.block_on(async {
             match self.command {
-                Command::Run(command) => command.run().await,
+                Command::Run(command) => command.run(sockets).await,
                 Command::Check(command) => command.run().await,
                 Command::Test(command) => command.run().await,
                 Command::New(command) => command.run(),

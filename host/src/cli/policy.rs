@@ -18,6 +18,9 @@ use portcullis::{
 /// For an evaluation, as in a session, in milliseconds.
 pub const EVALUATION_MS: u64 = 50;
 
+/// Where help shows what a policy may use: few want to change it.
+const LIMITS: &str = "Limits";
+
 /// Which policy, and what it may use.
 #[derive(Args)]
 pub struct PolicyArgs {
@@ -27,10 +30,10 @@ pub struct PolicyArgs {
     #[arg(long, value_name = "ROOT.json")]
     root: Option<PathBuf>,
     /// Memory that the policy may use
-    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = value_parser!(u32).range(2..=4096))]
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = value_parser!(u32).range(2..=4096), help_heading = LIMITS)]
     memory: u32,
     /// Time that one evaluation may take [default: 50; 10000 to explain]
-    #[arg(long, value_name = "MS", value_parser = value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "MS", value_parser = value_parser!(u64).range(1..), help_heading = LIMITS)]
     time_limit: Option<u64>,
 }
 
@@ -151,8 +154,14 @@ pub async fn read_rules(path: &Path, engine: &Engine) -> anyhow::Result<Rules> {
 
 /// Components are compiled in a process of their own: by this program, even if its file has been replaced meanwhile.
 pub fn compiler(limits: CompileLimits) -> Compiler {
+    let itself = Path::new("/proc/self/exe");
+    let called = || std::env::args_os().next().unwrap_or_default().into();
     Compiler::Subprocess(Subprocess {
-        program: "/proc/self/exe".into(),
+        program: match itself.exists() {
+            true => itself.into(),
+            // There is no /proc here.
+            false => called(),
+        },
         arguments: vec!["compile".into()],
         limits,
     })

@@ -15,9 +15,10 @@ use super::output::{self, Format};
 use super::paint;
 use super::policy::compiler;
 use crate::config::{self, Config};
-use crate::daemon::{Daemon, Purpose, tell_of_tenant};
+use crate::daemon::{Begin, Daemon, Purpose, tell_of_tenant};
 use crate::demo::Demo;
 use crate::observe::writer;
+use crate::socket::Sockets;
 
 /// Run the SMTP proxy
 ///
@@ -29,12 +30,18 @@ pub struct Run {
     /// The configuration
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// What is given without `--config`, which is not meant so
+    #[arg(hide = true, value_name = "FILE", conflicts_with = "config")]
+    misplaced: Option<PathBuf>,
     /// Say whether it would start, and end
     #[arg(long)]
     check_config: bool,
     /// Print the whole configuration, with what is not the default marked, and end
     #[arg(long, conflicts_with = "check_config")]
     show_config: bool,
+    /// Take over from the process that runs with this configuration, once everything is ready
+    #[arg(long, conflicts_with_all = ["check_config", "show_config"])]
+    upgrade: bool,
     /// How to write the log
     #[arg(long, value_enum, default_value_t)]
     log_format: Format,
@@ -44,8 +51,14 @@ pub struct Run {
 }
 
 impl Run {
-    /// Runs the command.
-    pub async fn run(self) -> anyhow::Result<ExitCode> {
+    /// Runs the command, with what a supervisor has given.
+    pub async fn run(self, sockets: Sockets) -> anyhow::Result<ExitCode> {
+        if let Some(path) = &self.misplaced {
+            let path = path.display();
+            bail!(
+                "run takes no file by itself: `portcullis run --config {path}` for a configuration, `portcullis explain {path}` for a policy"
+            );
+        }
         allow_descriptors();
         // A file that would become too large is an error of who writes it, and not the end of the program.
         let file_size = SignalKind::from_raw(Signal::XFSZ.as_raw());
@@ -82,8 +95,9 @@ impl Run {
             let compiler = compiler(config.sandbox.compile_limits());
             let daemon = Daemon::new(config, None, compiler, self.purpose()).await?;
             if !self.check_config {
-                let introduce = || output::tell(&format!("{}\n", demo.introduction()));
-                daemon.run(introduce).await?;
+                let introduction = format!("{}\n", demo.introduction());
+                let introduce = Box::new(move || output::tell(&introduction));
+                daemon.run(sockets, self.begin(), introduce).await?;
             }
             return Ok(ExitCode::SUCCESS);
         };
@@ -118,12 +132,19 @@ impl Run {
             output::result(&format!("{}: ok\n", path.display()))?;
             return Ok(ExitCode::SUCCESS);
         }
-        daemon.run(|| {}).await?;
+        daemon.run(sockets, self.begin(), Box::new(|| {})).await?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
 impl Run {
+    fn begin(&self) -> Begin {
+        match self.upgrade {
+            true => Begin::Upgrade,
+            false => Begin::Anew,
+        }
+    }
+
     fn purpose(&self) -> Purpose {
         match self.check_config {
             true => Purpose::Check,

@@ -279,16 +279,24 @@ impl Follower {
             sleep(pause(attempts)).await;
             attempts += 1;
         };
-        if let Some(decisions) = self.decisions.take() {
+        let publishing = self.decisions.take().map(|decisions| {
             let (fleet, host) = (self.config.clone(), self.host.clone());
             let unsent = self.metrics.unsent.clone();
-            tokio::spawn(publish_decisions(fleet, host, decisions, unsent));
+            tokio::spawn(publish_decisions(fleet, host, decisions, unsent))
+        });
+        self.follow_source(&source).await;
+        // Sessions that end after that decide, too.
+        if let Some(publishing) = publishing {
+            let _ = publishing.await;
         }
-        let mut told = None;
-        attempts = 0;
+    }
+
+    /// Follows the store until nobody wants what comes.
+    async fn follow_source(&mut self, source: &Source) {
+        let (mut attempts, mut told) = (0, None);
         while !self.changes.is_closed() {
             let begun = Instant::now();
-            let error = match self.watch(&source).await {
+            let error = match self.watch(source).await {
                 Ok(End::Unwanted) => return,
                 Ok(End::Compare) => {
                     self.compare = true;

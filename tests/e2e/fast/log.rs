@@ -124,7 +124,7 @@ impl Unheard {
 
     fn wait_until_it_listens(&self) {
         let deadline = Instant::now() + TIMEOUT;
-        while TcpStream::connect(self.metrics).is_err() {
+        while TcpStream::connect(self.address).is_err() {
             assert!(Instant::now() < deadline, "it does not listen");
             std::thread::yield_now();
         }

@@ -36,4 +36,5 @@ mod source_routes;
 mod tenant_files;
 mod tenant_next_hops;
 mod unknown_facts;
+mod upgrade;
 mod validate;

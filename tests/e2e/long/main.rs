@@ -5,3 +5,4 @@ mod fleet;
 mod fleet_faults;
 mod page;
 mod soak;
+mod upgrades;

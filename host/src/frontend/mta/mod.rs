@@ -36,10 +36,10 @@ use crate::socket::Bound;
 
 /// How long to wait where no connection can be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Accepts connections until the server stops. Whoever wants more of them than there may be waits before one is
+/// Accepts connections until no more are accepted. Whoever wants more of them than there may be waits before one is
 /// accepted, and so takes no descriptor that others need.
 pub async fn serve(bound: Bound, frontend: Arc<Frontend>) {
-    let mut stopping = frontend.server.stopping.subscribe();
+    let mut closed = frontend.server.closed.subscribe();
     let permits = Arc::new(Semaphore::new(frontend.config.connections));
     // Told once, not ten times a second.
     let mut is_failing = false;
@@ -58,7 +58,7 @@ pub async fn serve(bound: Bound, frontend: Arc<Frontend>) {
         };
         let accepted: io::Result<_> = tokio::select! {
             accepted = accepting => accepted,
-            _ = stopping.wait_for(|stopping| *stopping) => return,
+            _ = closed.wait_for(|closed| *closed) => return,
         };
         match accepted {
             Ok((stream, peer)) => {

@@ -22,15 +22,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long a client that is turned away may take to read why.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// Accepts connections until the server stops.
+/// Accepts connections until no more are accepted.
 pub async fn serve(listener: Arc<Listener>, server: Arc<Server>, socket: TcpListener) {
-    let mut stopping = server.stopping.subscribe();
+    let mut closed = server.closed.subscribe();
     // Told once, not ten times a second.
     let mut is_failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
-            _ = stopping.wait_for(|stopping| *stopping) => return,
+            _ = closed.wait_for(|closed| *closed) => return,
         };
         match accepted {
             Ok((stream, address)) => {

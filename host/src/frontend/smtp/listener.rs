@@ -1,13 +1,11 @@
 //! Listening sockets, and what all sessions share.
 
 use std::collections::HashMap;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, watch};
 
 use crate::config::{self};
@@ -22,8 +20,6 @@ use crate::frontend::smtp::guesses::Guesses;
 use crate::frontend::smtp::limits::{ConnectionLimits, Room};
 use crate::tls::ServerTls;
 use portcullis::tls::Authorities;
-
-const BACKLOG: u32 = 1024;
 
 /// What all sessions share.
 pub struct Server {
@@ -49,10 +45,12 @@ pub struct Server {
     pub guesses: Guesses,
     /// How many passwords are verified at a time.
     pub verifications: Arc<Semaphore>,
-    /// Whether the policies of all tenants that there were at some time had been read.
-    pub has_been_read: AtomicBool,
+    /// Whether mail is taken: policies have been read.
+    pub is_listening: AtomicBool,
     /// Whether balancers are to send no more clients.
     pub draining: watch::Sender<bool>,
+    /// Whether no more connections are accepted.
+    pub closed: watch::Sender<bool>,
     /// Whether sessions are to end.
     pub stopping: watch::Sender<bool>,
 }
@@ -99,41 +97,10 @@ pub struct Listener {
     pub egress: Egress,
 }
 
-/// An address cannot be listened on.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}")]
-pub struct ListenError {
-    /// The address.
-    pub address: SocketAddr,
-    /// Why.
-    pub source: io::Error,
-}
-
 impl Listener {
     /// Whether a client may use cipher suites that are no good ones any more.
     pub fn is_legacy(&self, client: IpAddr) -> bool {
         let listed = &self.config.legacy_ciphers;
         listed.iter().any(|net| net.contains(&client))
-    }
-
-    /// Binds the socket.
-    ///
-    /// # Errors
-    /// If the address is taken, or not ours.
-    pub fn bind(&self) -> Result<TcpListener, ListenError> {
-        let address = self.config.address;
-        let bind = || {
-            let socket = if address.is_ipv4() {
-                TcpSocket::new_v4()
-            } else {
-                TcpSocket::new_v6()
-            }?;
-            socket.set_reuseaddr(true)?;
-            // What is accepted inherits it.
-            socket.set_nodelay(true)?;
-            socket.bind(address)?;
-            socket.listen(BACKLOG)
-        };
-        bind().map_err(|source| ListenError { address, source })
     }
 }

@@ -1,0 +1,279 @@
+//! From one process to the next without a connection lost: sockets that a supervisor gives, sockets that a new process
+//! takes over, and what a supervisor is told.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use portcullis_tests::daemon::{TIMEOUT, binary};
+use portcullis_tests::metrics::{self, METRICS};
+use portcullis_tests::{Client, Config, Listener, NO_RULES, TestBed};
+
+fn config() -> Config {
+    Config::new()
+        .listener(Listener::maildir())
+        .tenant_with("contoso", &["contoso.com"], "rules.json")
+        .file("rules.json", NO_RULES)
+}
+
+/// The socket by which a daemon gives its sockets away.
+fn upgrade_socket(bed: &TestBed) -> PathBuf {
+    let state = bed.folder().join("state/portcullis");
+    let entries = std::fs::read_dir(state).expect("a folder");
+    let mut paths = entries.map(|entry| entry.expect("an entry").path());
+    let socket = paths.find(|path| path.extension().is_some_and(|it| it == "sock"));
+    socket.expect("an upgrade socket")
+}
+
+fn takes_mail(address: SocketAddr) {
+    assert_eq!(
+        Client::recipient(address, "a@example.org", "bob@contoso.com"),
+        250
+    );
+}
+
+#[test]
+fn a_new_process_takes_over_and_sessions_end_with_the_old_one() {
+    let mut bed = TestBed::start(config());
+    let mut begun = bed.client();
+    begun.expect("MAIL FROM:<a@example.org>", 250);
+    let mut old = bed.upgrade();
+    bed.wait_for_log("the sockets of the old process are taken over");
+    bed.wait_for_log("another process has taken over");
+    // The message that was begun arrives.
+    begun.expect("RCPT TO:<bob@contoso.com>", 250);
+    begun.expect("DATA", 354);
+    begun.send(b"Subject: begun\r\n\r\nhello\r\n.\r\n");
+    assert_eq!(begun.reply().code, 250);
+    assert_eq!(bed.maildir("mail").len(), 1);
+    takes_mail(bed.address());
+    begun.expect("QUIT", 221);
+    assert!(old.wait().expect("it ends").success());
+    takes_mail(bed.address());
+    // And once more.
+    let mut old = bed.upgrade();
+    assert!(old.wait().expect("it ends").success());
+    takes_mail(bed.address());
+    bed.signal("TERM");
+    assert_eq!(bed.wait(), Some(0));
+    assert!(TcpStream::connect(bed.address()).is_err());
+}
+
+/// The process that is asked to starts the program as it is on the disk.
+#[test]
+fn a_signal_replaces_the_process() {
+    let mut bed = TestBed::start(config());
+    bed.signal("USR2");
+    bed.wait_for_log("another process has taken over");
+    assert_eq!(bed.wait(), Some(0));
+    takes_mail(bed.address());
+    let line = bed.wait_for_log("another process has taken over");
+    let (_, new) = line.rsplit_once("process=").expect("a number");
+    let ended = Command::new("kill").arg(new.trim()).status();
+    assert!(ended.expect("kill can be run").success());
+    bed.wait_for_log("INFO stopping");
+}
+
+#[test]
+fn what_does_not_start_changes_nothing() {
+    let mut bed = TestBed::start(config());
+    let good = std::fs::read(bed.folder().join("portcullis.toml")).expect("a file");
+    let broken: [(&[u8], &str); 2] = [
+        (b"hostname = 7", "hostname"),
+        // Another process has this port.
+        (&[&good[..], &taken_port()].concat(), "cannot listen on"),
+    ];
+    for (number, (config, why)) in broken.into_iter().enumerate() {
+        std::fs::write(bed.folder().join("portcullis.toml"), config).expect("a file");
+        bed.signal("USR2");
+        let line = bed.wait_for_log_times(
+            "the upgrade has come to nothing; the old process goes on status",
+            number + 1,
+        );
+        assert!(line.contains("exit status: 2"), "{line}");
+        assert!(
+            bed.log().iter().any(|line| line.contains(why)),
+            "{why}: {:?}",
+            bed.log()
+        );
+        takes_mail(bed.address());
+    }
+    std::fs::write(bed.folder().join("portcullis.toml"), good).expect("a file");
+    let mut old = bed.upgrade();
+    assert!(old.wait().expect("it ends").success());
+    takes_mail(bed.address());
+}
+
+/// A front door on a port that is taken, and stays so.
+fn taken_port() -> Vec<u8> {
+    let taken = Box::leak(Box::new(TcpListener::bind("127.0.0.1:0").expect("a port")));
+    let address = taken.local_addr().expect("an address");
+    format!("\n[[frontend]]\naddress = \"{address}\"\n").into_bytes()
+}
+
+#[test]
+fn whoever_speaks_otherwise_at_the_upgrade_socket_gets_nothing() {
+    let bed = TestBed::start(config());
+    let path = upgrade_socket(&bed);
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(&path).expect("a socket").permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+    for (number, words) in [
+        "GET / HTTP/1.1\r\n\r\n",
+        "{\"portcullis\":\"9\",\"protocol\":2}\n",
+        "",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut stream = UnixStream::connect(&path).expect("it listens");
+        stream.write_all(words.as_bytes()).expect("it is written");
+        stream
+            .shutdown(std::net::Shutdown::Write)
+            .expect("it is closed");
+        let mut answer = String::new();
+        // What was not read is a reason to reset the connection.
+        let _ = stream.read_to_string(&mut answer);
+        assert!(!answer.contains("127.0.0.1"), "{answer}");
+        bed.wait_for_log_times("the upgrade has come to nothing", number + 1);
+    }
+    // One that takes the sockets and goes has changed nothing.
+    let mut stream = UnixStream::connect(&path).expect("it listens");
+    stream
+        .write_all(b"{\"portcullis\":\"0\",\"protocol\":1}\n")
+        .expect("it is written");
+    let mut octet = [0];
+    stream.read_exact(&mut octet).expect("an answer");
+    drop(stream);
+    bed.wait_for_log_times("the upgrade has come to nothing", 4);
+    takes_mail(bed.address());
+}
+
+/// A daemon that has its socket from a supervisor, as descriptor 3.
+fn activated(config: &str, listener: TcpListener, folder: &std::path::Path) -> Child {
+    let path = folder.join("portcullis.toml");
+    std::fs::write(&path, config).expect("a file");
+    Command::new("sh")
+        .arg("-c")
+        .arg("LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" run --config \"$1\" 3<&0 0</dev/null")
+        .arg(binary())
+        .arg(path)
+        .env("XDG_STATE_HOME", folder.join("state"))
+        .env("NO_COLOR", "1")
+        .stdin(OwnedFd::from(listener))
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a shell")
+}
+
+/// The lines that a process writes until there is one with these words.
+fn wait_for(child: &mut Child, words: &str) -> String {
+    let stderr = child.stderr.take().expect("it is piped");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stderr));
+    let found = lines.find_map(|line| line.ok().filter(|line| line.contains(words)));
+    std::thread::spawn(move || lines.for_each(drop));
+    found.unwrap_or_else(|| panic!("it has ended without {words:?}"))
+}
+
+#[test]
+fn a_supervisors_socket_is_served_and_outlives_the_process() {
+    let bed = TestBed::start(config());
+    let text = std::fs::read_to_string(bed.folder().join("portcullis.toml")).expect("a file");
+    let folder = bed.kill();
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = socket.local_addr().expect("an address");
+    let text = text.replacen("127.0.0.1:0", &address.to_string(), 1);
+    for _ in 0..2 {
+        // Whoever comes before it runs waits for it.
+        let mut early = TcpStream::connect(address).expect("somebody listens");
+        early.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
+        let mut child = activated(&text, socket.try_clone().expect("a socket"), folder.path());
+        let mut greeting = [0; 4];
+        early.read_exact(&mut greeting).expect("a greeting");
+        assert_eq!(&greeting, b"220 ");
+        drop(early);
+        takes_mail(address);
+        let pid = child.id().to_string();
+        let ended = Command::new("kill").arg(pid).status();
+        assert!(ended.expect("kill can be run").success());
+        wait_for(&mut child, "stopping");
+        assert!(child.wait().expect("it ends").success());
+    }
+}
+
+#[test]
+fn a_supervisor_is_told_of_sockets_that_are_none() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = Command::new("sh")
+        .arg("-c")
+        .arg("LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" run 3</dev/null")
+        .arg(binary())
+        .current_dir(folder.path())
+        .output()
+        .expect("a shell");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("socket 0 of LISTEN_FDS"), "{told}");
+}
+
+/// The messages that a supervisor has got, as far as there is one that contains this.
+fn told(supervisor: &UnixDatagram, words: &str) -> String {
+    let mut buffer = [0; 4096];
+    loop {
+        let length = supervisor.recv(&mut buffer).expect(words);
+        let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        if message.contains(words) {
+            return message;
+        }
+    }
+}
+
+#[test]
+fn a_supervisor_is_told_how_things_are() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("notify");
+    let supervisor = UnixDatagram::bind(&path).expect("a socket");
+    supervisor
+        .set_read_timeout(Some(TIMEOUT))
+        .expect("a timeout");
+    let path = path.to_str().expect("a path");
+    let variables = [("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "1000000")];
+    let mut bed = TestBed::start_with(config(), &variables);
+    let ready = told(&supervisor, "READY=1");
+    assert!(ready.contains("STATUS=taking mail; tenants: 1"), "{ready}");
+    told(&supervisor, "WATCHDOG=1");
+    bed.signal("HUP");
+    let reloading = told(&supervisor, "RELOADING=1");
+    assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");
+    told(&supervisor, "READY=1");
+    bed.signal("USR2");
+    let line = bed.wait_for_log("another process has taken over");
+    let (_, new) = line.rsplit_once("process=").expect("a number");
+    let new = new.trim();
+    told(&supervisor, &format!("MAINPID={new}"));
+    assert_eq!(bed.wait(), Some(0));
+    let ended = Command::new("kill").arg(new).status();
+    assert!(ended.expect("kill can be run").success());
+    let stopping = told(&supervisor, "STOPPING=1");
+    assert!(stopping.contains("EXTEND_TIMEOUT_USEC="), "{stopping}");
+}
+
+/// Numbers are those of the process that takes mail.
+#[test]
+fn the_new_process_answers_for_the_numbers() {
+    let mut bed = TestBed::start(config().with(METRICS));
+    takes_mail(bed.address());
+    let sessions = "portcullis_sessions_total";
+    assert_eq!(metrics::value(&bed, sessions), Some(1));
+    let mut begun = bed.client();
+    let mut old = bed.upgrade();
+    bed.wait_for_log("another process has taken over");
+    assert!(metrics::get(&bed, "/ready").contains("200 OK"));
+    assert_eq!(metrics::value(&bed, sessions), Some(0));
+    begun.expect("QUIT", 221);
+    assert!(old.wait().expect("it ends").success());
+}
