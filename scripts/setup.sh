@@ -1,7 +1,7 @@
 #!/bin/sh
 # Gets a machine ready to build Portcullis; with `tests` also to test it, with `audit` also to audit its
 # dependencies, with `semver` also to compare the library with a release, with `tls` also to have its TLS settings
-# judged. Does nothing where all is there already.
+# judged, with `package` also to make packages and to try them. Does nothing where all is there already.
 set -eu
 
 fail() {
@@ -117,6 +117,7 @@ need_servers() {
     unpack exim-heavy usr/sbin/exim4 exim4-daemon-heavy
     unpack haproxy usr/sbin/haproxy haproxy
     unpack nginx usr/sbin/nginx nginx nginx-common libnginx-mod-mail
+    unpack prometheus usr/bin/prometheus prometheus
     unpack opensmtpd usr/sbin/smtpd opensmtpd
     unpack sendmail usr/libexec/sendmail/sendmail sendmail-bin sendmail-base sendmail-cf
 }
@@ -208,6 +209,28 @@ need_semver_checks() {
     cargo install --quiet --locked --debug cargo-semver-checks || fail "cargo-semver-checks cannot be installed"
 }
 
+# What makes packages, judges them, and makes systems to try them in.
+need_packaging() {
+    missing=
+    command -v musl-gcc >/dev/null || missing="$missing musl-tools"
+    command -v lintian >/dev/null || missing="$missing lintian"
+    command -v mandoc >/dev/null || missing="$missing mandoc"
+    command -v rpm >/dev/null || missing="$missing rpm"
+    command -v mmdebstrap >/dev/null || missing="$missing mmdebstrap"
+    command -v zstd >/dev/null || missing="$missing zstd"
+    command -v objcopy >/dev/null || missing="$missing binutils"
+    command -v promtool >/dev/null || missing="$missing prometheus"
+    command -v systemd-analyze >/dev/null || missing="$missing systemd"
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
+    # shellcheck disable=SC2086
+    [ -z "$missing" ] || install $missing
+    for tool in cargo-deb@3.8.0 cargo-generate-rpm@0.21.1 cargo-cyclonedx@0.5.9; do
+        case $(cargo install --list) in *"${tool%@*} v${tool#*@}:"*) continue ;; esac
+        echo "setup: installing $tool, which takes some minutes" >&2
+        cargo install --quiet --locked "$tool" || fail "$tool cannot be installed (is there a network?)"
+    done
+}
+
 need_rust
 need_target wasm32-wasip2
 case ${1-} in
@@ -239,5 +262,9 @@ tests)
     ;;
 audit) need_deny ;;
 semver) need_semver_checks ;;
+package)
+    need_target x86_64-unknown-linux-musl
+    need_packaging
+    ;;
 tls) command -v testssl >/dev/null || install testssl.sh ;;
 esac

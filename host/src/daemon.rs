@@ -27,6 +27,7 @@ use crate::config::{self, CertificateFiles, Config, Destination, KnownFiles, Ten
 use crate::decisions::{self, Recorder};
 use crate::egress::credentials::Credentials;
 use crate::egress::next_hop::NextHop;
+use crate::egress::next_hop::connections::connections;
 use crate::egress::next_hops::NextHops;
 use crate::egress::partial::Partial;
 use crate::egress::partner::dns::{Dns, Questions, stripping};
@@ -1003,7 +1004,7 @@ impl Daemon {
             self.server
                 .asking
                 .metrics
-                .policy_updated(&error.tenant, false);
+                .policy_updated(&error.tenant.as_str().into(), false);
             let tenant = whose(&policies, &error.tenant);
             let stays = tenant.is_some_and(|tenant| tenant.has_policy());
             let cause = error.cause.to_string();
@@ -1262,9 +1263,13 @@ fn engine(
 
 /// The numbers that are shown.
 fn metrics(config: &Config) -> Metrics {
-    let mut metrics = Metrics::default();
+    let series = config.metrics.as_ref().map(|it| it.tenants);
+    let mut metrics = Metrics::new(series.unwrap_or_default());
     let help = "Name servers in use that withhold DNSSEC signatures";
-    metrics.register_gauge("dns_servers_stripping", help, stripping());
+    metrics.register_number("dns_servers_stripping", help, stripping());
+    let help = "Connections to next hops";
+    metrics.register_number("next_hop_connections", help, connections().clone());
+    metrics.conversations_limit(config.frontends.iter().map(|it| it.connections).sum());
     if config.fleet.is_some() {
         metrics.register_fleet();
     }

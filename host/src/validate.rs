@@ -8,11 +8,12 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
-use crate::config::{Config, Timeouts};
+use crate::config::{Config, TenantSeries, Timeouts};
 use crate::decisions::Recorder;
 use crate::egress::client::{Recipient, Sender};
 use crate::egress::partner::probe::{Check, Report, Status};
 use crate::egress::partner::{Outbound, OutboundResources, PartnerPath};
+use crate::observe::metrics::Metrics;
 use crate::smtp::address::{Address, ReversePath};
 use crate::smtp::command::{MailParameters, RcptParameters};
 use portcullis::tls::Authorities;
@@ -85,7 +86,7 @@ impl<'a> EgressProbe<'a> {
         let outbound = Arc::new(Outbound::new(
             self.config,
             resources,
-            Arc::default(),
+            Arc::new(Metrics::new(TenantSeries::None)),
             Arc::new(Recorder::forgetful()),
         ));
         self.outbound = Some(outbound.clone());

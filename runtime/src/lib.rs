@@ -81,6 +81,7 @@ pub use sandbox::disk_cache::CacheError;
 pub use sandbox::documents::{DocumentError, Rules};
 pub use sandbox::engine::EngineError;
 pub use sandbox::evaluator::core_module as evaluator_core_module;
+pub use sandbox::evaluator::digest as evaluator_digest;
 pub use sandbox::inspect::Rejection;
 pub use sandbox::limits::{LimitError, Limits, MAX_STACK};
 pub use sandbox::policy::LoadError;

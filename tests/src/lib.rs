@@ -43,6 +43,7 @@ pub mod partition;
 pub mod pki;
 pub mod postfix;
 pub mod programs;
+pub mod prometheus;
 #[cfg(test)]
 mod released;
 pub mod resolver;

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::frontend::smtp::listener::Server;
+use crate::observe::metrics::Now;
 
 const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -102,8 +103,22 @@ fn obstacle(server: &Server) -> Option<&'static str> {
     }
 }
 
+/// How things are.
+fn now(server: &Server) -> Now {
+    let policies = server.asking.policies.snapshot();
+    let tenants = policies.tenants().chain(policies.before());
+    let ends = tenants.filter_map(|it| Some(it.statement()?.statement.expires?.unix()));
+    Now {
+        is_ready: obstacle(server).is_none(),
+        tenants: policies.tenants().count(),
+        policy_expires: ends.min(),
+        sessions_limit: server.settings.load().limits.sessions,
+    }
+}
+
 fn metrics(server: &Server, request: &Request<Incoming>) -> http::Result<Response<String>> {
     let metrics = &server.asking.metrics;
+    metrics.set(&now(server));
     let accepted = request.headers().get_all(ACCEPT).iter();
     let mut accepted = accepted.filter_map(|value| value.to_str().ok());
     match accepted.any(|value| value.contains("application/openmetrics-text")) {

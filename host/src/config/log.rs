@@ -16,6 +16,23 @@ use super::values;
 pub struct Metrics {
     /// Address and port of an HTTP server with `/metrics`, for Prometheus.
     pub address: SocketAddr,
+    /// Which tenants have numbers of their own.
+    #[serde(default)]
+    pub tenants: TenantSeries,
+}
+
+/// Which tenants have numbers of their own. Those of the others are counted together, under an empty name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum TenantSeries {
+    /// All.
+    #[default]
+    All,
+    /// Those with which something is wrong, of what is wrong.
+    Failing,
+    /// None.
+    None,
 }
 
 /// What is remembered of decisions.

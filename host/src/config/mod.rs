@@ -34,7 +34,7 @@ pub use self::folders::{default_cache_folder, state_file};
 pub use self::frontend::{Frontend, KnownFiles, Protocol};
 pub use self::limits::{Limits, Sandbox, Timeouts};
 pub use self::listener::{Destination, Listener, Outbound, TlsMode};
-pub use self::log::{Clients, Decisions, Log, Mailboxes, Metrics};
+pub use self::log::{Clients, Decisions, Log, Mailboxes, Metrics, TenantSeries};
 pub use self::next_hop::{Login, NextHop, NextHopServer, ProxyVersion};
 pub use self::problem::Problem;
 pub use self::tenant::{Given, OPERATOR, Tenant, TenantError};

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Instant;
 
 use portcullis::store::{Snapshot, Store, Tenant};
 use portcullis::tls::Authorities;
@@ -107,7 +108,9 @@ impl Asker {
             Some(restricted) => Cow::Owned(restricted),
             None => Cow::Borrowed(request.context),
         };
+        let begun = Instant::now();
         let decision = self.session.decide(request.tenant, &context).await;
+        self.asking.metrics.evaluated(begun.elapsed());
         let Asking {
             metrics,
             expiring,

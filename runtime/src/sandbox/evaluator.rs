@@ -2,12 +2,14 @@
 
 use std::sync::LazyLock;
 
+use portcullis_types::Sha256;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::disk_cache;
 use super::embed::{Template, TemplateError};
 use super::inspect::PACKED_RULES;
+use crate::statement::digest_of;
 
 /// The evaluator that reads documents.
 pub const DOCUMENTS: &[u8] = include_bytes!(env!("PORTCULLIS_EVALUATOR"));
@@ -26,6 +28,12 @@ pub fn core_module() -> Option<&'static [u8]> {
         _ => None,
     });
     modules.max_by_key(|module| module.len())
+}
+
+/// The digest of the evaluator that reads documents, which is the same wherever it is built from the same sources.
+pub fn digest() -> Sha256 {
+    static DIGEST: LazyLock<Sha256> = LazyLock::new(|| digest_of(DOCUMENTS));
+    *DIGEST
 }
 
 /// The code of both, compiled at build time for any processor of the target's kind; empty if that could not be done.

@@ -64,7 +64,12 @@ pub fn digest_of(octets: &[u8]) -> Sha256 {
 pub struct Time(OffsetDateTime);
 
 impl Time {
-    /// The moment that it is.
+    /// Seconds since 1970-01-01T00:00:00Z.
+    pub fn unix(self) -> i64 {
+        self.0.unix_timestamp()
+    }
+
+    /// This moment.
     pub fn now() -> Self {
         SystemTime::now().into()
     }

@@ -15,6 +15,7 @@ mod fleet_files;
 mod front_doors;
 mod haproxy;
 mod haraka;
+mod monitoring;
 mod nginx;
 mod notifications;
 mod old_senders;

@@ -4,6 +4,7 @@
 
 mod address;
 pub(crate) mod client;
+pub mod connections;
 mod maildir;
 pub mod server;
 
@@ -214,10 +215,9 @@ impl NextHop {
         match &self.kind {
             Kind::Maildir(maildir) => maildir.prepare().await.map_err(|error| error.to_string()),
             Kind::Server(server, _) => {
-                let mut session = server
-                    .connect(None)
-                    .await
-                    .map_err(|failure| failure.to_string())?;
+                let connected = server.connect(None).await;
+                connections::count(&connected);
+                let mut session = connected.map_err(|failure| failure.to_string())?;
                 self.learn(&session);
                 session.quit().await;
                 Ok(())
@@ -272,6 +272,7 @@ impl NextHop {
 
     async fn connect(&self, server: &Server, client: &Client) -> Result<SmtpClient, Reply> {
         let connected = server.connect(Some(client)).await;
+        connections::count(&connected);
         let session = connected.map_err(|failure| failure.reply())?;
         self.learn(&session);
         Ok(session)

@@ -177,6 +177,23 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
+    /// The stable name of its kind, for metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Failure::Hop(_) => "unreachable",
+            Failure::Unprotected { .. } => "unprotected",
+            Failure::Login { .. } => "login",
+            Failure::NoRequireTls { .. } => "require-tls",
+            Failure::Loop(_) => "loop",
+            Failure::NotPublic { .. } => "not-public",
+            Failure::Dns(_) => "dns",
+            Failure::NoHosts(_) | Failure::NullMx(_) => "no-hosts",
+            Failure::Impossible(_) => "impossible",
+            Failure::TimedOut(_) => "timeout",
+            Failure::Busy(_) => "busy",
+        }
+    }
+
     /// How telling the failure is, where several servers were tried.
     fn weight(&self) -> u8 {
         match self {

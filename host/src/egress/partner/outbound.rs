@@ -167,9 +167,11 @@ impl Outbound {
             Reuse::NotConnected(permit) => permit,
         };
         let mut last_error = None;
-        let mut servers = Servers::new(&self.this_host, resources, path, deadline, MAX_HOSTS)
-            .await
-            .map_err(|failure| failure.reply())?;
+        let servers = Servers::new(&self.this_host, resources, path, deadline, MAX_HOSTS).await;
+        let mut servers = servers.map_err(|failure| {
+            self.metrics.outbound(path.tenant(), failure.name());
+            failure.reply()
+        })?;
         while let Some(server) = servers.next().await {
             let failure = match server {
                 Ok(server) => match self.begin_with(resources, path, &server, sender).await {
@@ -179,11 +181,13 @@ impl Outbound {
                         return Err(reply);
                     }
                     Err(Begun::Failed(failure)) => {
+                        self.metrics.outbound(path.tenant(), failure.name());
                         self.record_failure(path, &server.peer, &failure);
                         failure
                     }
                 },
                 Err(failure) => {
+                    self.metrics.outbound(path.tenant(), failure.name());
                     self.record_failure(path, "", &failure);
                     self.reports
                         .unreached(resources, path, servers.policy(), &failure);
@@ -271,6 +275,7 @@ impl Outbound {
             audit_connector = path.audited,
             "connected"
         );
+        self.metrics.outbound(path.tenant(), "connected");
         self.record(path, server, &client, &reached);
         Ok(client)
     }

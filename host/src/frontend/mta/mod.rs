@@ -93,6 +93,7 @@ async fn converse(frontend: &Arc<Frontend>, mut connection: Connection, peer: Op
     let from = peer.map(|peer| redact::client(peer.ip()).to_string());
     let from = from.as_deref().unwrap_or("unix");
     let mut stopping = frontend.server.stopping.subscribe();
+    let _open = frontend.server.asking.metrics.conversation();
     let talking = async {
         match timeout(IDLE, connection.fill()).await {
             Ok(Ok(0)) | Err(_) => return Ok(()),
