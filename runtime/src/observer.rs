@@ -30,6 +30,9 @@ pub trait Observer: Send + Sync + 'static {
     /// A policy wrote to its standard output or error.
     fn printed(&self, policy: &str, text: &str) {}
 
+    /// There are not enough addresses for as many instances as were asked for.
+    fn fewer_instances(&self, wanted: u32, instances: u32) {}
+
     /// The disk cache works less well than it could: what it could not do with which file or folder.
     fn cache_failed(&self, path: &Path, what: &str) {}
 }

@@ -41,6 +41,14 @@ impl Observer for Observing {
         tracing::debug!(policy, output = text, "the policy printed");
     }
 
+    fn fewer_instances(&self, wanted: u32, instances: u32) {
+        tracing::warn!(
+            wanted,
+            instances,
+            "fewer instances of policies at a time: each takes 24 GiB of address space, which is limited here (ulimit -v, or the processor)"
+        );
+    }
+
     fn cache_failed(&self, path: &Path, what: &str) {
         tracing::warn!(path = %path.display(), "{what}");
     }

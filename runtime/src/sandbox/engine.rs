@@ -59,6 +59,9 @@ impl Default for Settings {
     }
 }
 
+/// Instances whose addresses are left to other uses.
+const RESERVE: u32 = 2;
+
 /// What policies run on. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
@@ -96,8 +99,7 @@ impl Engine {
             observer,
         } = settings;
         limits.check()?;
-        let engine =
-            wasmtime::Engine::new(&limits::config(&limits)).map_err(EngineError::Limits)?;
+        let (engine, limits) = within_address_space(limits, &*observer)?;
         limits::start_clock(&engine, limits.evaluation / TICKS).map_err(EngineError::Thread)?;
         let linker = linker::linker(&engine).map_err(EngineError::Limits)?;
         let disk_cache = match cache_directory {
@@ -116,4 +118,35 @@ impl Engine {
             observer,
         })
     }
+}
+
+/// An engine with as many instances as were asked for, or as this process has addresses for: each takes 24 GiB of them,
+/// and processors with 39 bits of address, and `ulimit -v`, leave few.
+fn within_address_space(
+    mut limits: Limits,
+    observer: &dyn Observer,
+) -> Result<(wasmtime::Engine, Limits), EngineError> {
+    let build = |limits: &Limits| wasmtime::Engine::new(&limits::config(limits));
+    let wanted = limits.instances;
+    let mut why = match build(&limits) {
+        Ok(engine) => return Ok((engine, limits)),
+        Err(error) => error,
+    };
+    while limits.instances > 1 {
+        limits.instances /= 2;
+        // Documents are read in memory of their own.
+        let with_reserve = Limits {
+            instances: limits.instances + RESERVE,
+            ..limits.clone()
+        };
+        let built = build(&with_reserve).map(drop).and_then(|()| build(&limits));
+        match built {
+            Ok(engine) => {
+                observer.fewer_instances(wanted, limits.instances);
+                return Ok((engine, limits));
+            }
+            Err(error) => why = error,
+        }
+    }
+    Err(EngineError::Limits(why))
 }
