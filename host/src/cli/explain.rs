@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow, bail};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args};
 
 use super::paint::{self, Painter, printable};
@@ -95,12 +96,19 @@ struct CertificateArgs {
     /// The SHA-256 of its public key
     #[arg(long, value_name = "HEX")]
     cert_key_sha256: Option<String>,
-    /// What the certificate's chain is worth: trusted, expired, unknown-issuer, … [default: trusted]
-    #[arg(long, value_name = "OUTCOME", requires = "identity")]
-    cert_trust: Option<String>,
+    /// What the certificate's chain is worth [default: trusted]
+    #[arg(long, value_name = "OUTCOME", requires = "identity", value_parser = outcomes())]
+    cert_trust: Option<Trust>,
     /// A certificate authority that the chain leads to; may be repeated [default: public, if it is trusted]
     #[arg(long, value_name = "AUTHORITY", requires = "identity")]
     cert_authority: Vec<String>,
+}
+
+/// The words for what a chain is worth.
+fn outcomes() -> impl TypedValueParser<Value = Trust> {
+    let words = Trust::ALL.iter().map(|outcome| outcome.name());
+    PossibleValuesParser::new(words)
+        .try_map(|word| Trust::from_name(&word).ok_or("it is no such outcome"))
 }
 
 impl CertificateArgs {
@@ -118,11 +126,7 @@ impl CertificateArgs {
             });
             parsed.transpose()
         };
-        let trust = match &self.cert_trust {
-            Some(name) => Trust::from_name(name)
-                .ok_or_else(|| anyhow!("--cert-trust {name}: not a known outcome"))?,
-            None => Trust::Trusted,
-        };
+        let trust = self.cert_trust.unwrap_or(Trust::Trusted);
         let first = self.cert_name.first();
         Ok(PeerCertificate::Presented(Certificate {
             dns_names: Some(self.cert_name.clone()),

@@ -42,6 +42,9 @@ impl List {
                 output::json(&listed)?;
             }
             Format::Text => {
+                if connectors.is_empty() {
+                    output::tell("the policy lists no connectors\n");
+                }
                 let paint = Painter(paint::wanted(&std::io::stdout()));
                 output::result(&table(&connectors, paint))?;
             }

@@ -12,6 +12,7 @@ mod explain;
 mod export;
 mod filter;
 mod fleet;
+mod generate;
 mod import;
 mod key;
 mod lines;
@@ -37,7 +38,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::socket::Sockets;
 use portcullis::MAX_STACK;
@@ -51,7 +52,13 @@ const DESCRIPTORS: usize = 16;
 
 /// Partner connectors for secure mail flow, as a sandboxed WebAssembly policy.
 #[derive(Parser)]
-#[command(name = "portcullis", version, about, max_term_width = 100)]
+#[command(
+    name = "portcullis",
+    version,
+    about,
+    max_term_width = 100,
+    after_help = "Examples:\n  portcullis check rules.json\n  portcullis explain rules.json --from bob@contosobank.com --to alice@contoso.com --tls 1.3\n  portcullis run --config /etc/portcullis/portcullis.toml\n\nThe manual is in /usr/share/doc/portcullis, and in docs/ of the sources."
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -59,8 +66,10 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Run(Box<run::Run>),
     Check(check::Check),
+    Explain(Box<explain::Explain>),
+    Validate(Box<validate::Validate>),
+    Run(Box<run::Run>),
     Test(test::Test),
     New(new::New),
     Build(build::Build),
@@ -68,7 +77,6 @@ enum Command {
     #[command(hide = true)]
     Compile(compile::Compile),
     Evaluate(evaluate::Evaluate),
-    Explain(Box<explain::Explain>),
     List(list::List),
     Add(Box<edit::Add>),
     Edit(Box<edit::Edit>),
@@ -86,9 +94,9 @@ enum Command {
     Setup(setup::SetupCommand),
     Export(export::ExportCommand),
     Filter(filter::FilterCommand),
-    Validate(Box<validate::Validate>),
     Partner(Box<validate::Partner>),
     Demo(demo::DemoCommand),
+    Generate(generate::Generate),
     Key(key::KeyCommand),
     Sign(Box<sign::SignCommand>),
     Verify(verify::Verify),
@@ -138,6 +146,7 @@ impl Cli {
                 Command::Validate(command) => command.run().await,
                 Command::Partner(command) => command.run().await,
                 Command::Demo(command) => command.run(),
+                Command::Generate(command) => command.run(Cli::command()),
                 Command::Key(command) => command.run(),
                 Command::Sign(command) => command.run().await,
                 Command::Verify(command) => command.run(),
@@ -170,7 +179,6 @@ mod tests {
     use std::collections::BTreeMap;
     use std::path::Path;
 
-    use clap::CommandFactory;
     use serde_json::Value;
 
     use super::*;
