@@ -5,7 +5,7 @@ CARGO ?= cargo
 PROFILE := --release
 BINARY := $(abspath $(or $(CARGO_TARGET_DIR),target))/release/portcullis
 
-.PHONY: run demo check test bench lint audit semver fuzz faults soak tls setup setup-tests setup-audit
+.PHONY: run demo install install-files package package-test check test bench lint audit semver fuzz faults upgrades soak tls setup setup-tests setup-package setup-audit
 
 run: setup
 	$(CARGO) run $(PROFILE) --locked --package portcullis-server -- run
@@ -14,6 +14,44 @@ run: setup
 FOLDER ?= demo
 demo: setup
 	$(CARGO) run $(PROFILE) --locked --package portcullis-server -- demo $(FOLDER)
+
+# The program without symbols, manual pages, completions, the units and the documentation; not the configuration.
+PREFIX ?= /usr/local
+FILES ?= $(dir $(BINARY))install-files
+install: setup
+	$(CARGO) build $(PROFILE) --locked --package portcullis-server
+	rm -rf $(FILES)
+	packaging/files.sh $(BINARY) $(FILES)
+	$(MAKE) --no-print-directory install-files
+
+# The same of a program that is there: BINARY, and what packaging/files.sh has made in FILES.
+SHARE = $(DESTDIR)$(PREFIX)/share
+UNITS = $(DESTDIR)$(PREFIX)/lib/systemd/system
+install-files:
+	install -D -m 755 -s $(BINARY) $(DESTDIR)$(PREFIX)/bin/portcullis
+	install -d $(SHARE)/man/man1 $(SHARE)/doc/portcullis/examples $(SHARE)/portcullis $(UNITS)
+	install -m 644 $(FILES)/man/*.1.gz $(SHARE)/man/man1
+	install -D -m 644 $(FILES)/completions/portcullis $(SHARE)/bash-completion/completions/portcullis
+	install -D -m 644 $(FILES)/completions/_portcullis $(SHARE)/zsh/site-functions/_portcullis
+	install -D -m 644 $(FILES)/completions/portcullis.fish $(SHARE)/fish/vendor_completions.d/portcullis.fish
+	for unit in service socket; do \
+		sed 's|/usr/bin/portcullis|$(PREFIX)/bin/portcullis|; s|/usr/share/|$(PREFIX)/share/|' packaging/portcullis.$$unit >$(UNITS)/portcullis.$$unit && \
+		chmod 644 $(UNITS)/portcullis.$$unit || exit 1; \
+	done
+	install -D -m 644 packaging/portcullis.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/portcullis.conf
+	install -d $(DESTDIR)$(PREFIX)/lib/tmpfiles.d
+	sed 's|/usr/share/|$(PREFIX)/share/|' packaging/portcullis.tmpfiles >$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/portcullis.conf
+	chmod 644 $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/portcullis.conf
+	install -m 644 examples/rules.json $(SHARE)/portcullis/rules.json
+	install -m 644 packaging/portcullis.toml $(SHARE)/doc/portcullis/examples/packaged.toml
+	install -m 644 examples/portcullis.toml examples/rules.json $(SHARE)/doc/portcullis/examples
+	install -m 644 README.md CHANGELOG.md LICENSE-* docs/*.md $(SHARE)/doc/portcullis
+
+# What is handed out, in target/package, and a trial of each in a system of its own.
+package: setup-package
+	scripts/package.sh
+package-test: setup-package
+	scripts/package-test.sh
 
 # The loop while one works: the tests that start no server.
 check: lint
@@ -63,6 +101,12 @@ faults: setup-tests
 	PORTCULLIS_BIN=$(BINARY) PORTCULLIS_FAULTS=$(FAULTS) \
 		$(CARGO) test $(PROFILE) --locked --workspace --test long -- --nocapture faults::
 
+UPGRADES ?= 1000
+upgrades: setup-tests
+	$(CARGO) build $(PROFILE) --locked --workspace --all-targets
+	PORTCULLIS_BIN=$(BINARY) PORTCULLIS_UPGRADES=$(UPGRADES) \
+		$(CARGO) test $(PROFILE) --locked --workspace --test long -- --nocapture upgrades::
+
 SOAK ?= 7200
 soak: setup-tests
 	$(CARGO) build $(PROFILE) --locked --workspace --all-targets
@@ -80,6 +124,9 @@ setup:
 
 setup-tests:
 	scripts/setup.sh tests
+
+setup-package:
+	scripts/setup.sh package
 
 setup-audit:
 	scripts/setup.sh audit

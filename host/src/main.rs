@@ -5,6 +5,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use portcullis_server::cli::{Cli, output, told};
 
+/// That of musl is slow.
+#[cfg(feature = "static")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A command that cannot do its work: a file that cannot be read, a port that is taken.
 const FAILED: u8 = 2;
 
