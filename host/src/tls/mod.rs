@@ -17,10 +17,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use openssl::ssl::SslContext;
-use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{CipherSuite, ServerConfig};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::CertificateFiles;
@@ -39,6 +39,16 @@ pub struct ServerTls {
     legacy: Option<SslContext>,
     authorities: Authorities,
     pairs: Arc<[(PathBuf, Pair)]>,
+}
+
+/// The provider of TLS as a server. First is the suite that RFC 8446 §9.1 makes mandatory: processors have instructions
+/// for its SHA-256, and few have them for the SHA-384 of the one that is first otherwise.
+fn server_provider() -> CryptoProvider {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    let first = CipherSuite::TLS13_AES_128_GCM_SHA256;
+    let suites = &mut provider.cipher_suites;
+    suites.sort_by_key(|suite| suite.suite() != first);
+    provider
 }
 
 impl ServerTls {
@@ -74,7 +84,7 @@ impl ServerTls {
     /// # Errors
     /// If one of them cannot be used.
     pub fn new(pairs: Vec<(PathBuf, Pair)>, authorities: Authorities) -> Result<Self, TlsError> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = Arc::new(server_provider());
         let verifier = Arc::new(AnyPeer::new(&provider));
         let resolver = ByName::new(&pairs, &provider)?;
         let mut config = ServerConfig::builder_with_provider(provider)

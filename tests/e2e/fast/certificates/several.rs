@@ -100,6 +100,22 @@ fn dated(
 }
 
 #[test]
+fn the_suite_that_all_must_have_is_chosen_before_others() {
+    let several = Several::new();
+    for (options, expected) in [
+        ("", "TLS_AES_128_GCM_SHA256"),
+        (
+            "-ciphersuites TLS_AES_256_GCM_SHA384",
+            "TLS_AES_256_GCM_SHA384",
+        ),
+    ] {
+        let list: Vec<&str> = options.split_whitespace().collect();
+        let text = s_client(several.daemon.address(), None, &list, "QUIT\r\n");
+        assert!(text.contains(&format!("Cipher is {expected}")), "{text}");
+    }
+}
+
+#[test]
 fn a_certificate_is_chosen_by_name_and_by_key() {
     let several = Several::new();
     for (options, expected) in [
