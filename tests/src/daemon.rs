@@ -15,6 +15,9 @@ use crate::{Client, NO_RULES};
 /// Nothing that is waited for takes this long unless it never comes.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The same of a daemon that starts: it compiles policies of others before it listens.
+const START: Duration = Duration::from_secs(120);
+
 /// The program, built from the sources as they are.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
@@ -159,7 +162,7 @@ impl Daemon {
             addresses: Vec::new(),
         };
         for number in 1..=listeners {
-            let line = daemon.wait_for_log_times("listening address=", number);
+            let line = daemon.wait_for_log_within(START, &["listening address="], number);
             let (_, address) = line.rsplit_once('=').expect("an address");
             daemon
                 .addresses
@@ -259,7 +262,11 @@ impl Daemon {
 
     /// Waits for the `times`th log line that contains all of these texts.
     pub fn wait_for_log_with(&self, texts: &[&str], times: usize) -> String {
-        let deadline = Instant::now() + TIMEOUT;
+        self.wait_for_log_within(TIMEOUT, texts, times)
+    }
+
+    fn wait_for_log_within(&self, limit: Duration, texts: &[&str], times: usize) -> String {
+        let deadline = Instant::now() + limit;
         let (mut searched, mut missing) = (0, times);
         let mut lines = self.log.lines.lock().unwrap();
         loop {
