@@ -48,11 +48,18 @@ impl Prometheus {
             .spawn()
             .unwrap_or_else(missing("prometheus"));
         assert!(listens(&mut child, address), "Prometheus does not listen");
-        Prometheus {
+        let prometheus = Prometheus {
             child,
             _folder: folder,
             address,
+        };
+        // It listens before it can answer.
+        let deadline = Instant::now() + TIMEOUT;
+        while !prometheus.answer("/-/ready").contains(" 200 OK") {
+            assert!(Instant::now() < deadline, "Prometheus is not ready");
+            std::thread::yield_now();
         }
+        prometheus
     }
 
     /// What an expression is now.
@@ -76,13 +83,18 @@ impl Prometheus {
     }
 
     fn get(&self, path: &str) -> Value {
+        let answer = self.answer(path);
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
+    }
+
+    fn answer(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.address).expect("Prometheus listens");
         let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
         stream.write_all(request.as_bytes()).expect("a request");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
-        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
-        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
+        answer
     }
 }
 
