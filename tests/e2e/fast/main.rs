@@ -24,6 +24,7 @@ mod login;
 mod model;
 mod modules;
 mod next_hops;
+mod numbers;
 mod operating;
 mod outbound;
 mod page;
