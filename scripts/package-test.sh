@@ -67,17 +67,19 @@ say "judging"
 deb=$(echo "$out"/portcullis_"$version"-1_*.deb)
 lintian --fail-on error --suppress-tags-from-file packaging/lintian-suppressed "$deb"
 mkdir "$work/man"
-dpkg-deb --fsys-tarfile "$deb" | tar -xC "$work/man" ./usr/share/man ./lib/systemd
+dpkg-deb --fsys-tarfile "$deb" | tar -xC "$work/man" ./usr/share/man ./usr/lib/systemd
 gunzip "$work"/man/usr/share/man/man1/*.gz
 mandoc -Tlint -Werror "$work"/man/usr/share/man/man1/*.1
-sed -i 's|^ExecStart=/usr/bin/portcullis|ExecStart=/bin/true|' "$work/man/lib/systemd/system/portcullis.service"
-systemd-analyze verify --man=no "$work/man/lib/systemd/system/portcullis.service" "$work/man/lib/systemd/system/portcullis.socket"
+sed -i 's|^ExecStart=/usr/bin/portcullis|ExecStart=/bin/true|' "$work/man/usr/lib/systemd/system/portcullis.service"
+systemd-analyze verify --man=no "$work/man/usr/lib/systemd/system/portcullis.service" "$work/man/usr/lib/systemd/system/portcullis.socket"
 rpm -qp --requires "$out"/*.rpm >/dev/null
 
 say "a system of Debian"
 root=$work/debian
-mmdebstrap --quiet --variant=minbase --include=ca-certificates bookworm "$root" /etc/apt/sources.list \
-    $([ -d /etc/apt/sources.list.d ] && find /etc/apt/sources.list.d -name '*.list' -o -name '*.sources' | head -1)
+# From where this system has its packages.
+mapfile -t sources < <(find /etc/apt/sources.list /etc/apt/sources.list.d -name '*.list' -size +0 -o -name '*.sources' 2>/dev/null)
+codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+mmdebstrap --quiet --variant=minbase --include=ca-certificates "$codename" "$root" "${sources[@]}"
 cp "$deb" "$root/new.deb"
 # The version before: the same, but for its number.
 dpkg-deb --raw-extract "$deb" "$work/old"
@@ -145,11 +147,11 @@ root=$work/image
 mkdir "$root"
 packaging/oci-unpack.py "$out/portcullis-$version-oci" "$root" >"$work/command"
 mapfile -t command <"$work/command"
-start env -i XDG_CACHE_HOME=/var/cache XDG_STATE_HOME=/var/lib chroot --userspec=65532:65532 "$root" "${command[@]}"
+start env -i XDG_CACHE_HOME=/var/cache XDG_STATE_HOME=/var/lib "$(command -v chroot)" --userspec=65532:65532 "$root" "${command[@]}"
 asks
 stop
 
-say "the program from its components, without a target for WebAssembly"
+say "the digests of the components"
 mkdir "$work/components"
 tar -xf "$out/portcullis-evaluator-$version.tar.zst" -C "$work/components" --strip-components=1
 (cd "$work/components" && sha256sum --quiet --check SHA256SUMS)
