@@ -12,6 +12,7 @@ work=$(mktemp -d)
 running=
 end() {
     [ -z "$running" ] || kill "$running" 2>/dev/null || true
+    successor 2>/dev/null | xargs --no-run-if-empty kill 2>/dev/null || true
     for mounted in "$work"/*/proc; do umount "$mounted" 2>/dev/null || true; done
     rm -rf "$work"
 }
@@ -20,10 +21,15 @@ trap end EXIT
 say() { echo "package-test: $*" >&2; }
 fail() { say "$*"; exit 1; }
 
+# The process that has taken over, by the log.
+successor() { sed -n 's/.*another process has taken over process=\([0-9]*\).*/\1/p' "$work/log"; }
+
 # until_listening PROCESS : a process that ends does not listen.
 until_listening() {
+    local last=$((SECONDS + 60))
     until (exec 3<>/dev/tcp/127.0.0.1/2525) 2>/dev/null; do
         kill -0 "$1" 2>/dev/null || fail "it has ended: $(cat "$work/log")"
+        [ "$SECONDS" -lt "$last" ] || fail "it does not listen: $(cat "$work/log")"
     done
 }
 
@@ -103,13 +109,14 @@ grep -q '# mine' "$root/etc/portcullis/portcullis.toml" || fail "the configurati
 old=$running
 kill -USR2 "$old"
 wait "$old" || fail "the old process did not end well: $(tail -5 "$work/log")"
-running=$(sed -n 's/.*another process has taken over process=\([0-9]*\).*/\1/p' "$work/log")
+running=$(successor)
 asks
 kill "$running"
 tail --pid="$running" --follow /dev/null
 running=
 
 say "removing and purging"
+mkdir -p "$root"/var/lib/portcullis/other/box/{cur,new,tmp}
 in_root apt-get remove -y -qq portcullis >/dev/null
 [ -e "$root/etc/portcullis/portcullis.toml" ] || fail "the configuration is gone"
 [ -d "$root/var/lib/portcullis" ] || fail "the state is gone"
@@ -119,6 +126,7 @@ for gone in /etc/portcullis /var/cache/portcullis /var/lib/portcullis/rules.json
     [ ! -e "$root$gone" ] || fail "$gone is still there"
 done
 [ -n "$(ls -A "$root/var/lib/portcullis/mail/new")" ] || fail "mail was removed"
+[ -d "$root/var/lib/portcullis/other/box/new" ] || fail "another Maildir was removed"
 rm -rf "$root/var/lib/portcullis"
 
 say "RPM, in the same system"

@@ -433,21 +433,16 @@ impl Daemon {
             _ = stop.asked() => return Ok(()),
             () = self.read_policies() => {}
         }
-        for next_hop in self.next_hops.all() {
-            // It concerns its tenants only.
-            if let Err(error) = begin_with(&next_hop).await {
-                tracing::error!(%error, "a tenant's next hop is not ready");
-            }
-        }
-        let takeover = match begin {
-            Begin::Anew => None,
-            Begin::Upgrade => upgrade::take_over(&self.config, &mut sockets)
-                .await
-                .context(NO_UPGRADE)?,
-        };
+        self.prepare_next_hops().await?;
+        let mut predecessor = None;
         if begin == Begin::Upgrade {
-            // Mail has been taken all the while.
-            self.server.is_listening.store(true, Ordering::Relaxed);
+            let taken = upgrade::take_over(&self.config, &mut sockets).await;
+            predecessor = taken.context(NO_UPGRADE)?;
+            // Of one that is taken over, mail has been taken all the while.
+            let is_listening = predecessor.is_some();
+            self.server
+                .is_listening
+                .store(is_listening, Ordering::Relaxed);
             self.serve_metrics(&mut sockets).await?;
         }
         let upgrades = upgrade::listen(&self.config, &mut sockets).await;
@@ -457,14 +452,23 @@ impl Daemon {
         for spot in sockets.close_unused() {
             tracing::warn!(%spot, "a socket that was given to this process is in no use: it is not configured");
         }
-        let sockets = Arc::new(sockets);
-        let offering =
-            upgrades.map(|it| tokio::spawn(upgrade::offer(it, sockets, stop.replaced())));
-        if let Some(takeover) = takeover {
-            let completing = tokio::task::spawn_blocking(move || takeover.complete());
-            completing.await?.context(NO_UPGRADE)?;
+        if let Some(predecessor) = predecessor {
+            let relieved = tokio::select! {
+                relieved = predecessor.relieve() => relieved,
+                _ = stop.asked() => {
+                    self.stop().await;
+                    return Ok(());
+                }
+            };
+            if let Err(error) = relieved {
+                // Mail that was begun here goes its way.
+                self.stop().await;
+                return Err(error).context(NO_UPGRADE);
+            }
             tracing::info!("the sockets of the old process are taken over");
         }
+        let offering =
+            upgrades.map(|it| tokio::spawn(upgrade::offer(it, sockets, stop.replaced())));
         supervisor::ready(&self.status());
         ready();
         if let Some(follower) = self.follower.take() {
@@ -479,7 +483,22 @@ impl Daemon {
         }
         match end {
             End::Asked => self.stop().await,
-            End::Replaced(successor) => self.leave(successor).await,
+            End::Replaced(successor) => self.leave(successor, stop).await,
+        }
+        Ok(())
+    }
+
+    /// Gets the next hops ready, of which those of tenants concern these only.
+    async fn prepare_next_hops(&self) -> anyhow::Result<()> {
+        for next_hop in self.next_hops.all() {
+            if let Err(error) = begin_with(&next_hop).await {
+                tracing::error!(%error, "a tenant's next hop is not ready");
+            }
+        }
+        for listener in &self.listeners {
+            if let Egress::NextHop { default, .. } = &listener.egress {
+                begin_with(default).await.map_err(anyhow::Error::msg)?;
+            }
         }
         Ok(())
     }
@@ -597,9 +616,6 @@ impl Daemon {
             let address = listener.config.address;
             let socket = sockets.listen(&Place::Tcp(address)).await;
             let socket = socket.with_context(|| format!("cannot listen on {address}"))?;
-            if let Egress::NextHop { default, .. } = &listener.egress {
-                begin_with(default).await.map_err(anyhow::Error::msg)?;
-            }
             if let Bound::Tcp(socket, address) = socket {
                 bound.push((listener, socket, address));
             }
@@ -1098,21 +1114,27 @@ impl Daemon {
     }
 
     /// Leaves the sockets to another process. Sessions that have begun here go on here, for a while.
-    async fn leave(mut self, successor: Successor) {
-        let process = successor.process;
-        process.iter().for_each(|it| supervisor::replaced_by(*it));
-        successor.leave();
-        tracing::info!(process, "another process has taken over");
+    async fn leave(mut self, successor: Successor, mut stop: Stop) {
         self.servers.abort_all();
         self.server.closed.send_replace(true);
         // What comes of the fleet's store is the other one's.
         self.fleet = None;
-        let empty = async {
-            self.server.connections.empty().await;
-            while self.doors.join_next().await.is_some() {}
-        };
-        let _ = timeout(self.config.timeouts.shutdown, empty).await;
+        let process = successor.process;
+        process.iter().for_each(|it| supervisor::replaced_by(*it));
+        drop(successor);
+        tracing::info!(process, "another process has taken over");
+        let patience = self.config.timeouts.shutdown;
+        tokio::select! {
+            _ = timeout(patience, self.sessions_have_ended()) => {}
+            _ = stop.asked() => {}
+        }
         self.end_sessions().await;
+    }
+
+    /// Waits until there are no more sessions, and no more conversations with mail servers.
+    async fn sessions_have_ended(&mut self) {
+        self.server.connections.empty().await;
+        while self.doors.join_next().await.is_some() {}
     }
 
     async fn end_sessions(mut self) {
@@ -1121,11 +1143,7 @@ impl Daemon {
         let _ = self.server.closed.send(true);
         let _ = self.server.stopping.send(true);
         let patience = self.config.timeouts.shutdown;
-        let empty = async {
-            self.server.connections.empty().await;
-            while self.doors.join_next().await.is_some() {}
-        };
-        if timeout(patience, empty).await.is_err() {
+        if timeout(patience, self.sessions_have_ended()).await.is_err() {
             tracing::warn!("some sessions did not end in time");
         }
         let asking = &self.server.asking;

@@ -233,7 +233,12 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 /// Nobody can connect before it has its mode and owner: it gets its name then.
 async fn bind_unix(place: &UnixPlace) -> io::Result<UnixListener> {
     let path = &place.path;
-    if UnixStream::connect(path).await.is_ok() {
+    // One that is full of connections is alive.
+    let is_alive = match UnixStream::connect(path).await {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+    };
+    if is_alive {
         let text = format!("another process listens on {}", path.display());
         return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
     }

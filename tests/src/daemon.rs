@@ -178,6 +178,20 @@ impl Daemon {
         std::mem::replace(&mut self.child, new)
     }
 
+    /// The socket by which it gives its sockets away.
+    pub fn upgrade_socket(&self) -> PathBuf {
+        let state = self.folder().join("state/portcullis");
+        let entries = fs::read_dir(state).expect("a folder");
+        let mut paths = entries.map(|entry| entry.expect("an entry").path());
+        let socket = paths.find(|path| path.extension().is_some_and(|it| it == "sock"));
+        socket.expect("an upgrade socket")
+    }
+
+    /// Goes on with a process that there was before.
+    pub fn keep(&mut self, old: Child) {
+        self.child = old;
+    }
+
     /// The address of the first listener.
     pub fn address(&self) -> SocketAddr {
         self.addresses[0]

@@ -1,23 +1,37 @@
 //! From one process to the next without a connection lost: the new one gets everything ready, takes the listening
 //! sockets over by a Unix socket of the old one (SCM_RIGHTS, unix(7)), and serves them. Only then does the old one accept
 //! no more, and its sessions end.
+//!
+//! The old process decides. The new one serves from `ready` on, and learns by the connection what has become of it:
+//!
+//! | old | new |
+//! |---|---|
+//! | | who it is |
+//! | its sockets | |
+//! | | `ready`: it serves them |
+//! | `leave?` | |
+//! | | `leave` |
+//! | closes the connection: it accepts no more | goes on |
+//! | or `stay`: it goes on, as the other one took too long | ends |
+//!
+//! Whichever of them ends or stands still at whatever moment, one of them goes on: the old one leaves only if the new one
+//! has just answered, and a connection that closes without a word tells the new one that the old one is gone.
 
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
-use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
-use tokio::net::UnixListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::config::{Config, state_file};
 use crate::socket::{Bound, Place, Sockets, Spot, UnixPlace};
@@ -37,7 +51,9 @@ const MAX_LINE: usize = 1 << 20;
 /// What accompanies each descriptor.
 const SOCKET: u8 = b's';
 const READY: &str = "ready";
-const DONE: &str = "done";
+const MAY_LEAVE: &str = "leave?";
+const LEAVE: &str = "leave";
+const STAY: &str = "stay";
 
 /// An upgrade has come to nothing; the old process goes on.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +74,9 @@ pub enum UpgradeError {
         "the other process does not speak protocol {PROTOCOL}, but says {0:?}; restart instead"
     )]
     Protocol(String),
+    /// It took too long, and the other one goes on.
+    #[error("it took too long to serve the sockets")]
+    Late,
     /// Some descriptors are missing.
     #[error("{came} of {sockets} sockets came: are there too few descriptors (ulimit -n)?")]
     Incomplete {
@@ -82,7 +101,6 @@ struct Hello {
 #[derive(Serialize, Deserialize)]
 struct Offer {
     protocol: u32,
-    process: u32,
     sockets: Vec<Spot>,
 }
 
@@ -108,25 +126,23 @@ pub fn place(config: &Config) -> Option<Place> {
     }))
 }
 
-/// Takes the sockets of the running process over, if there is one.
+/// Takes the sockets of the running process over, if there is one. It goes on serving them until it is relieved.
 ///
 /// # Errors
 /// If there is one, and not all of its sockets come.
 pub async fn take_over(
     config: &Config,
     sockets: &mut Sockets,
-) -> Result<Option<Takeover>, UpgradeError> {
+) -> Result<Option<Predecessor>, UpgradeError> {
     let Some(Place::Unix(at)) = place(config) else {
         return Ok(None);
     };
-    let Some(predecessor) = Predecessor::find(&at.path).await? else {
+    let Some(mut predecessor) = Predecessor::find(&at.path).await? else {
         tracing::info!("there is no process to take over from");
         return Ok(None);
     };
-    let taken = tokio::task::spawn_blocking(|| predecessor.take_over()).await;
-    let mut taken = taken.map_err(io::Error::other)??;
-    sockets.give(std::mem::take(&mut taken.sockets));
-    Ok(Some(taken))
+    sockets.give(predecessor.sockets().await?);
+    Ok(Some(predecessor))
 }
 
 /// Listens on a Unix socket, whose folder is made if need be.
@@ -139,19 +155,16 @@ async fn listen_in_folder(sockets: &mut Sockets, place: &Place) -> io::Result<Bo
     sockets.listen(place).await
 }
 
-async fn welcome(
-    stream: tokio::net::UnixStream,
-    sockets: Arc<Sockets>,
-) -> Result<Successor, UpgradeError> {
-    let process = known(&stream)?;
-    let stream = blocking(stream)?;
-    let welcoming = move || Successor::welcome(process, stream, &sockets);
-    let welcomed = tokio::task::spawn_blocking(welcoming).await;
-    welcomed.map_err(io::Error::other)?
-}
-
 /// Starts the program as it is on the disk now, to take over from this process.
 pub async fn start(program: PathBuf) {
+    // The end of the first process of a container is the end of all.
+    if std::process::id() == 1 {
+        tracing::warn!(
+            error = "this is the first process of a container: start another container",
+            "{NO_UPGRADE}"
+        );
+        return;
+    }
     let starting = move || -> io::Result<std::process::ExitStatus> {
         let mut arguments: Vec<_> = std::env::args_os().skip(1).collect();
         if !arguments.iter().any(|it| it == "--upgrade") {
@@ -197,18 +210,14 @@ pub async fn listen(config: &Config, sockets: &mut Sockets) -> Option<UnixListen
 
 /// Gives the sockets that are in use to the first process that comes to take over and serves them, of which `replaced`
 /// is told.
-pub async fn offer(
-    listener: UnixListener,
-    sockets: Arc<Sockets>,
-    replaced: mpsc::Sender<Successor>,
-) {
+pub async fn offer(listener: UnixListener, sockets: Sockets, replaced: mpsc::Sender<Successor>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // Descriptors have run out, most likely.
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        match welcome(stream, sockets.clone()).await {
+        match Successor::welcome(stream, &sockets).await {
             Ok(successor) => {
                 // Nobody waits for it where the process ends anyway.
                 let _ = replaced.send(successor).await;
@@ -222,142 +231,132 @@ pub async fn offer(
 /// The process that a new one takes over from.
 pub struct Predecessor(UnixStream);
 
-/// What it has given.
-pub struct Takeover {
-    /// Its sockets.
-    pub sockets: Vec<(Spot, OwnedFd)>,
-    process: u32,
-    stream: UnixStream,
-}
-
 impl Predecessor {
     /// The process that has the upgrade socket; `None` if there is none.
     ///
     /// # Errors
     /// If it cannot be connected to, or is none of ours.
-    pub async fn find(path: &Path) -> Result<Option<Self>, UpgradeError> {
-        let stream = match tokio::net::UnixStream::connect(path).await {
-            Ok(stream) => stream,
-            Err(error) => {
-                return match error.kind() {
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
-                    _ => Err(error.into()),
-                };
+    async fn find(path: &Path) -> Result<Option<Self>, UpgradeError> {
+        match UnixStream::connect(path).await {
+            Ok(stream) => {
+                known(&stream)?;
+                Ok(Some(Predecessor(stream)))
             }
-        };
-        known(&stream)?;
-        Ok(Some(Predecessor(blocking(stream)?)))
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+                _ => Err(error.into()),
+            },
+        }
     }
 
     /// The listening sockets that it has. It goes on serving them.
-    ///
-    /// # Errors
-    /// If not all of them come.
-    pub fn take_over(self) -> Result<Takeover, UpgradeError> {
+    async fn sockets(&mut self) -> Result<Vec<(Spot, OwnedFd)>, UpgradeError> {
+        let stream = &mut self.0;
         let hello = Hello {
             portcullis: env!("CARGO_PKG_VERSION").into(),
             protocol: PROTOCOL,
         };
-        say(&self.0, &serde_json::to_string(&hello).unwrap_or_default())?;
-        let line = hear(&self.0)?;
-        let offer: Offer =
-            serde_json::from_str(&line).map_err(|_| UpgradeError::Protocol(line.clone()))?;
-        if offer.protocol != PROTOCOL {
+        say(stream, &serde_json::to_string(&hello).unwrap_or_default()).await?;
+        // It answers one process after another, and each may keep it that long.
+        let line = hear(stream, BINDING + PATIENCE).await?;
+        let offer: Result<Offer, _> = serde_json::from_str(&line);
+        let offer = offer.ok().filter(|offer| offer.protocol == PROTOCOL);
+        let Some(Offer { sockets, .. }) = offer else {
             return Err(UpgradeError::Protocol(line));
-        }
-        let (process, sockets) = (offer.process, offer.sockets.len());
-        let mut came = Vec::new();
-        for spot in offer.sockets {
-            let Some(socket) = receive(&self.0)? else {
+        };
+        let (mut came, all) = (Vec::new(), sockets.len());
+        for spot in sockets {
+            let Some(socket) = within(PATIENCE, receive(stream)).await? else {
                 let came = came.len();
-                return Err(UpgradeError::Incomplete { came, sockets });
+                return Err(UpgradeError::Incomplete { came, sockets: all });
             };
             came.push((spot, socket));
         }
-        Ok(Takeover {
-            sockets: came,
-            process,
-            stream: self.0,
-        })
+        Ok(came)
     }
-}
 
-impl Takeover {
-    /// Tells the old process that its sockets are served, and waits until it has heard that. One that has ended
-    /// meanwhile need not hear it.
+    /// Tells it that its sockets are served here, and waits until it has left, or is gone.
     ///
     /// # Errors
-    /// If it goes on all the same.
-    pub fn complete(self) -> Result<(), UpgradeError> {
-        let heard = say(&self.stream, READY).and_then(|()| hear(&self.stream));
-        match heard {
-            Ok(word) if word == DONE => Ok(()),
-            Ok(word) => Err(UpgradeError::Protocol(word)),
-            Err(error) if is_alive(self.process) => Err(error.into()),
-            Err(_) => Ok(()),
+    /// If it stays.
+    pub async fn relieve(mut self) -> Result<(), UpgradeError> {
+        let stream = &mut self.0;
+        // One that is gone cannot hear it.
+        let _ = say(stream, READY).await;
+        loop {
+            match line(stream).await {
+                Ok(word) if word == MAY_LEAVE => {
+                    let _ = say(stream, LEAVE).await;
+                }
+                Ok(word) if word == STAY => return Err(UpgradeError::Late),
+                Ok(word) => return Err(UpgradeError::Protocol(word)),
+                Err(_) => return Ok(()),
+            }
         }
     }
 }
 
-fn is_alive(process: u32) -> bool {
-    let process = i32::try_from(process).ok().and_then(Pid::from_raw);
-    process.is_some_and(|process| test_kill_process(process).is_ok())
-}
-
-/// A process that takes over, and serves already.
+/// A process that takes over, and serves already. Once this is dropped, it knows that it is alone.
 pub struct Successor {
     /// Its number, if it is known here.
     pub process: Option<u32>,
-    stream: UnixStream,
+    _stream: UnixStream,
 }
 
 impl Successor {
     /// Gives the sockets to whoever is at the other end, and waits until they are served there.
     ///
     /// # Errors
-    /// If it is none of ours, or ends before it serves them. Nothing has changed then.
-    pub fn welcome(
-        process: Option<u32>,
-        stream: UnixStream,
-        sockets: &Sockets,
-    ) -> Result<Self, UpgradeError> {
-        let line = hear(&stream)?;
-        let hello: Result<Hello, _> = serde_json::from_str(&line);
-        let is_known = hello.is_ok_and(|hello| hello.protocol == PROTOCOL);
-        let offer = Offer {
-            protocol: PROTOCOL,
-            process: std::process::id(),
-            sockets: match is_known {
-                true => sockets
-                    .used()
-                    .iter()
-                    .map(|(spot, _)| spot.clone())
-                    .collect(),
-                false => Vec::new(),
-            },
-        };
-        say(&stream, &serde_json::to_string(&offer).unwrap_or_default())?;
-        if !is_known {
-            return Err(UpgradeError::Protocol(line));
-        }
-        for (_, socket) in sockets.used() {
-            send(&stream, socket)?;
-        }
-        stream.set_read_timeout(Some(BINDING))?;
-        match hear(&stream)? {
-            word if word == READY => Ok(Successor { process, stream }),
-            word => Err(UpgradeError::Protocol(word)),
+    /// If it is none of ours, ends, or takes too long. Nothing has changed then.
+    async fn welcome(mut stream: UnixStream, sockets: &Sockets) -> Result<Self, UpgradeError> {
+        let process = known(&stream)?;
+        match hand_over(&mut stream, sockets).await {
+            Ok(()) => Ok(Successor {
+                process,
+                _stream: stream,
+            }),
+            Err(error) => {
+                // One that is gone cannot hear it.
+                let _ = say(&mut stream, STAY).await;
+                Err(error)
+            }
         }
     }
+}
 
-    /// Tells it that it is alone now. If it has ended meanwhile, there is nothing to be done.
-    pub fn leave(self) {
-        let _ = say(&self.stream, DONE);
+async fn hand_over(stream: &mut UnixStream, sockets: &Sockets) -> Result<(), UpgradeError> {
+    let line = hear(stream, PATIENCE).await?;
+    let hello: Result<Hello, _> = serde_json::from_str(&line);
+    let is_known = hello.is_ok_and(|hello| hello.protocol == PROTOCOL);
+    let used = match is_known {
+        true => sockets.used(),
+        false => &[],
+    };
+    let offer = Offer {
+        protocol: PROTOCOL,
+        sockets: used.iter().map(|(spot, _)| spot.clone()).collect(),
+    };
+    say(stream, &serde_json::to_string(&offer).unwrap_or_default()).await?;
+    if !is_known {
+        return Err(UpgradeError::Protocol(line));
+    }
+    for (_, socket) in used {
+        within(PATIENCE, send(stream, socket)).await?;
+    }
+    expect(READY, hear(stream, BINDING).await?)?;
+    say(stream, MAY_LEAVE).await?;
+    expect(LEAVE, hear(stream, PATIENCE).await?)
+}
+
+fn expect(word: &str, heard: String) -> Result<(), UpgradeError> {
+    match heard == word {
+        true => Ok(()),
+        false => Err(UpgradeError::Protocol(heard)),
     }
 }
 
 /// The number of the process at the other end, as far as it is known here, which runs as the same user or as root.
-fn known(stream: &tokio::net::UnixStream) -> Result<Option<u32>, UpgradeError> {
+fn known(stream: &UnixStream) -> Result<Option<u32>, UpgradeError> {
     let peer = stream.peer_cred()?;
     // One of another namespace has none.
     let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
@@ -368,78 +367,102 @@ fn known(stream: &tokio::net::UnixStream) -> Result<Option<u32>, UpgradeError> {
     }
 }
 
-/// A stream for a thread that waits for the other process, though not for ever.
-fn blocking(stream: tokio::net::UnixStream) -> io::Result<UnixStream> {
-    let stream = stream.into_std()?;
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    Ok(stream)
+/// What comes within a time.
+async fn within<T>(limit: Duration, coming: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let came = timeout(limit, coming).await;
+    came.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-fn say(mut stream: &UnixStream, line: &str) -> io::Result<()> {
-    stream.write_all(format!("{line}\n").as_bytes())
+async fn say(stream: &mut UnixStream, line: &str) -> io::Result<()> {
+    let line = format!("{line}\n");
+    within(PATIENCE, stream.write_all(line.as_bytes())).await
+}
+
+/// The next line, all of which must come in time.
+async fn hear(stream: &mut UnixStream, limit: Duration) -> io::Result<String> {
+    within(limit, line(stream)).await
 }
 
 /// The next line, and no octet beyond: descriptors come with those.
-fn hear(mut stream: &UnixStream) -> io::Result<String> {
+async fn line(stream: &mut UnixStream) -> io::Result<String> {
     let mut line = Vec::new();
-    let mut octet = [0];
     loop {
-        stream
-            .read_exact(&mut octet)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it has ended"),
-                _ => error,
-            })?;
-        match octet {
-            [b'\n'] => return Ok(String::from_utf8_lossy(&line).into_owned()),
-            _ if line.len() == MAX_LINE => {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "a line without an end",
-                ));
+        match stream.read_u8().await {
+            Ok(b'\n') => return Ok(String::from_utf8_lossy(&line).into_owned()),
+            Ok(_) if line.len() == MAX_LINE => {
+                let why = "a line without an end";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
-            [other] => line.push(other),
+            Ok(octet) => line.push(octet),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(io::Error::new(error.kind(), "it has ended"));
+            }
+            Err(error) => return Err(error),
         }
     }
 }
 
-fn send(stream: &UnixStream, socket: &OwnedFd) -> io::Result<()> {
-    let sockets = [socket.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut message = SendAncillaryBuffer::new(&mut space);
-    message.push(SendAncillaryMessage::ScmRights(&sockets));
-    // Fails rather than ends this process if the other one is gone.
-    sendmsg(
-        stream,
-        &[IoSlice::new(&[SOCKET])],
-        &mut message,
-        SendFlags::NOSIGNAL,
-    )?;
-    Ok(())
+async fn send(stream: &UnixStream, socket: &OwnedFd) -> io::Result<()> {
+    let sending = || {
+        let sockets = [socket.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut message = SendAncillaryBuffer::new(&mut space);
+        message.push(SendAncillaryMessage::ScmRights(&sockets));
+        // Fails rather than ends this process if the other one is gone.
+        let octets = [IoSlice::new(&[SOCKET])];
+        sendmsg(stream, &octets, &mut message, SendFlags::NOSIGNAL)?;
+        Ok(())
+    };
+    stream.async_io(Interest::WRITABLE, sending).await
 }
 
 /// The next descriptor; `None` if it is lost on the way, as it is if this process may have no more.
-fn receive(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut message = RecvAncillaryBuffer::new(&mut space);
-    let mut octet = [0];
-    let mut octets = [IoSliceMut::new(&mut octet)];
-    recvmsg(stream, &mut octets, &mut message, RecvFlags::CMSG_CLOEXEC)?;
-    let came = message.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut sockets) => sockets.next(),
-        _ => None,
-    });
-    Ok(came)
+async fn receive(stream: &UnixStream) -> io::Result<Option<OwnedFd>> {
+    let receiving = || {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut message = RecvAncillaryBuffer::new(&mut space);
+        let mut octet = [0];
+        let mut octets = [IoSliceMut::new(&mut octet)];
+        recvmsg(stream, &mut octets, &mut message, RecvFlags::CMSG_CLOEXEC)?;
+        Ok(message.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut sockets) => sockets.next(),
+            _ => None,
+        }))
+    };
+    stream.async_io(Interest::READABLE, receiving).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_peer_that_speaks_otherwise_gets_nothing() {
+    /// A process with one socket, and where that is.
+    async fn old() -> (Sockets, Place) {
+        let mut sockets = Sockets::default();
+        let place = Place::Tcp("127.0.0.1:0".parse().unwrap());
+        sockets.listen(&place).await.unwrap();
+        (sockets, place)
+    }
+
+    fn bound(sockets: &Sockets) -> std::net::SocketAddr {
+        match sockets.used()[0].0 {
+            Spot::Tcp { bound, .. } => bound,
+            Spot::Unix(_) => panic!("a TCP socket"),
+        }
+    }
+
+    /// Says and hears what a new process does, up to some point.
+    async fn begun(theirs: UnixStream, words: &[&str]) -> Predecessor {
+        let mut new = Predecessor(theirs);
+        assert_eq!(new.sockets().await.unwrap().len(), 1);
+        for word in words {
+            say(&mut new.0, word).await.unwrap();
+        }
+        new
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_speaks_otherwise_gets_nothing() {
         for words in [
             "",
             "GET / HTTP/1.1\n",
@@ -447,56 +470,95 @@ mod tests {
             "{}\n",
         ] {
             let (ours, mut theirs) = UnixStream::pair().unwrap();
-            theirs.write_all(words.as_bytes()).unwrap();
-            theirs.shutdown(std::net::Shutdown::Write).unwrap();
-            let outcome = Successor::welcome(None, ours, &Sockets::default());
-            assert!(outcome.is_err(), "{words}");
+            theirs.write_all(words.as_bytes()).await.unwrap();
+            theirs.shutdown().await.unwrap();
+            let (sockets, _) = old().await;
+            assert!(Successor::welcome(ours, &sockets).await.is_err(), "{words}");
+            let mut told = String::new();
+            let _ = theirs.read_to_string(&mut told).await;
+            assert!(!told.contains("127.0.0.1"), "{told}");
         }
     }
 
     #[tokio::test]
-    async fn a_peer_that_ends_early_changes_nothing() {
-        let mut sockets = Sockets::default();
-        let place = Place::Tcp("127.0.0.1:0".parse().unwrap());
-        sockets.listen(&place).await.unwrap();
+    async fn what_was_taken_over_is_the_same_socket() {
+        let (sockets, place) = old().await;
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let welcome = std::thread::spawn(move || {
-            let outcome = Successor::welcome(None, ours, &sockets).err();
-            (outcome, sockets)
-        });
-        let came = Predecessor(theirs).take_over().unwrap();
-        assert_eq!(came.sockets.len(), 1);
-        drop(came);
-        let (outcome, sockets) = welcome.join().unwrap();
-        assert!(
-            matches!(outcome, Some(UpgradeError::Lost(_))),
-            "{outcome:?}"
-        );
-        let Spot::Tcp { bound, .. } = sockets.used()[0].0 else {
-            panic!("a TCP socket");
+        let taking = async {
+            let (mut old, mut new) = (Predecessor(theirs), Sockets::default());
+            new.give(old.sockets().await.unwrap());
+            let socket = new.listen(&place).await.unwrap();
+            assert!(new.close_unused().is_empty());
+            old.relieve().await.unwrap();
+            socket
         };
-        std::net::TcpStream::connect(bound).unwrap();
+        let leaving = async { drop(Successor::welcome(ours, &sockets).await.unwrap()) };
+        let (socket, ()) = tokio::join!(taking, leaving);
+        assert_eq!(socket.to_string(), bound(&sockets).to_string());
     }
 
     #[tokio::test]
-    async fn what_was_taken_over_is_the_same_socket() {
-        let mut sockets = Sockets::default();
-        let place = Place::Tcp("127.0.0.1:0".parse().unwrap());
-        sockets.listen(&place).await.unwrap();
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let welcome = std::thread::spawn(move || {
-            Successor::welcome(None, ours, &sockets).unwrap().leave();
-            sockets.used()[0].0.clone()
-        });
-        let mut new = Sockets::default();
-        let mut takeover = Predecessor(theirs).take_over().unwrap();
-        new.give(std::mem::take(&mut takeover.sockets));
-        let socket = new.listen(&place).await.unwrap();
-        takeover.complete().unwrap();
-        let Spot::Tcp { bound, .. } = welcome.join().unwrap() else {
-            panic!("a TCP socket");
+    async fn the_old_process_goes_on_whenever_the_new_one_ends() {
+        for words in [&[][..], &[READY]] {
+            let (sockets, _) = old().await;
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let ending = async { drop(begun(theirs, words).await) };
+            let (welcomed, ()) = tokio::join!(Successor::welcome(ours, &sockets), ending);
+            let error = welcomed.err();
+            assert!(matches!(error, Some(UpgradeError::Lost(_))), "{error:?}");
+            std::net::TcpStream::connect(bound(&sockets)).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_new_process_goes_on_whenever_the_old_one_ends() {
+        for words in [&[][..], &[MAY_LEAVE]] {
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            let ending = async {
+                for word in words {
+                    say(&mut ours, word).await.unwrap();
+                }
+                drop(ours);
+            };
+            let (relieved, ()) = tokio::join!(Predecessor(theirs).relieve(), ending);
+            relieved.unwrap();
+        }
+    }
+
+    /// A process that stands still for too long finds that the old one has stayed.
+    #[tokio::test(start_paused = true)]
+    async fn a_new_process_that_is_late_is_told_that_the_old_one_stays() {
+        for (words, heard) in [(&[][..], &[STAY][..]), (&[READY], &[MAY_LEAVE, STAY])] {
+            let (sockets, _) = old().await;
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let (welcomed, mut late) =
+                tokio::join!(Successor::welcome(ours, &sockets), begun(theirs, words));
+            assert!(welcomed.is_err());
+            for word in heard {
+                assert_eq!(line(&mut late.0).await.unwrap(), *word);
+            }
+        }
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let staying = async {
+            say(&mut ours, MAY_LEAVE).await.unwrap();
+            say(&mut ours, STAY).await.unwrap();
         };
-        assert_eq!(socket.to_string(), bound.to_string());
-        assert!(new.close_unused().is_empty());
+        let (relieved, ()) = tokio::join!(Predecessor(theirs).relieve(), staying);
+        assert!(matches!(relieved, Err(UpgradeError::Late)), "{relieved:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_sends_octet_by_octet_holds_nobody_up() {
+        let (sockets, _) = old().await;
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let begun = tokio::time::Instant::now();
+        let dripping = async {
+            while theirs.write_all(b"{").await.is_ok() {
+                tokio::time::sleep(PATIENCE / 2).await;
+            }
+        };
+        let (welcomed, ()) = tokio::join!(Successor::welcome(ours, &sockets), dripping);
+        assert!(welcomed.is_err());
+        assert!(begun.elapsed() < PATIENCE * 2, "{:?}", begun.elapsed());
     }
 }

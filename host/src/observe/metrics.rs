@@ -66,6 +66,22 @@ const REFUSED: [&str; 10] = [
     "partner",
 ];
 
+/// What becomes of a server of a partner, or of a whole route.
+const OUTBOUND: [&str; 12] = [
+    "connected",
+    "unreachable",
+    "unprotected",
+    "login",
+    "require-tls",
+    "loop",
+    "not-public",
+    "dns",
+    "no-hosts",
+    "impossible",
+    "timeout",
+    "busy",
+];
+
 /// Upper bounds of how long a policy takes to answer, in seconds.
 const EVALUATION: [f64; 11] = [
     10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 1e-3, 5e-3, 25e-3, 100e-3, 500e-3, 2.0,
@@ -572,6 +588,12 @@ impl Metrics {
             self.policy_failures.remove(&PolicyFailure {
                 tenant: tenant.clone(),
                 failure,
+            });
+        }
+        for outcome in OUTBOUND {
+            self.outbound.remove(&Outbound {
+                tenant: tenant.clone(),
+                outcome,
             });
         }
         for outcome in ["loaded", "rejected"] {

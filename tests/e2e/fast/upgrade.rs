@@ -5,7 +5,6 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use portcullis_tests::daemon::{TIMEOUT, binary};
@@ -17,15 +16,6 @@ fn config() -> Config {
         .listener(Listener::maildir())
         .tenant_with("contoso", &["contoso.com"], "rules.json")
         .file("rules.json", NO_RULES)
-}
-
-/// The socket by which a daemon gives its sockets away.
-fn upgrade_socket(bed: &TestBed) -> PathBuf {
-    let state = bed.folder().join("state/portcullis");
-    let entries = std::fs::read_dir(state).expect("a folder");
-    let mut paths = entries.map(|entry| entry.expect("an entry").path());
-    let socket = paths.find(|path| path.extension().is_some_and(|it| it == "sock"));
-    socket.expect("an upgrade socket")
 }
 
 fn takes_mail(address: SocketAddr) {
@@ -117,7 +107,7 @@ fn taken_port() -> Vec<u8> {
 #[test]
 fn whoever_speaks_otherwise_at_the_upgrade_socket_gets_nothing() {
     let bed = TestBed::start(config());
-    let path = upgrade_socket(&bed);
+    let path = bed.upgrade_socket();
     let mode = std::os::unix::fs::PermissionsExt::mode(
         &std::fs::metadata(&path).expect("a socket").permissions(),
     );
@@ -141,15 +131,16 @@ fn whoever_speaks_otherwise_at_the_upgrade_socket_gets_nothing() {
         assert!(!answer.contains("127.0.0.1"), "{answer}");
         bed.wait_for_log_times("the upgrade has come to nothing", number + 1);
     }
-    // One that takes the sockets and goes has changed nothing.
-    let mut stream = UnixStream::connect(&path).expect("it listens");
-    stream
-        .write_all(b"{\"portcullis\":\"0\",\"protocol\":1}\n")
-        .expect("it is written");
-    let mut octet = [0];
-    stream.read_exact(&mut octet).expect("an answer");
-    drop(stream);
-    bed.wait_for_log_times("the upgrade has come to nothing", 4);
+    // One that takes the sockets and goes has changed nothing, whatever it has said before.
+    for (number, words) in ["", "ready\n", "ready\nstay\n"].into_iter().enumerate() {
+        let mut stream = UnixStream::connect(&path).expect("it listens");
+        let hello = format!("{{\"portcullis\":\"0\",\"protocol\":1}}\n{words}");
+        stream.write_all(hello.as_bytes()).expect("it is written");
+        let mut octet = [0];
+        stream.read_exact(&mut octet).expect("an answer");
+        drop(stream);
+        bed.wait_for_log_times("the upgrade has come to nothing", number + 4);
+    }
     takes_mail(bed.address());
 }
 

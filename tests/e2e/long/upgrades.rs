@@ -1,15 +1,20 @@
 //! Processes that take over from each other while mail flows. No client notices: each message is taken at the first
 //! attempt, and arrives once. `PORTCULLIS_UPGRADES` says how often; `make upgrades` does so a thousand times by each way.
 
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use portcullis_tests::daemon::binary;
+use portcullis_tests::daemon::{TIMEOUT, binary};
+use portcullis_tests::load::HONEST;
+use portcullis_tests::sink::free_address;
 use portcullis_tests::{
-    Behaviour, Config, Listener, Load, MockServer, NO_RULES, Pki, TestBed, machine,
+    Behaviour, Client, Config, Listener, Load, MockServer, NO_RULES, Pki, TestBed, machine,
 };
 
 /// Attempts that are made between one change and the next.
@@ -110,4 +115,60 @@ fn a_restart_by_a_supervisor_that_keeps_the_socket_loses_nothing() {
     assert_eq!(totals.confirmed, totals.messages, "{totals}");
     assert_eq!(totals.doubled, 0, "{totals}");
     eprintln!("{totals}");
+}
+
+/// Whether the process that was to be replaced goes on: it answers one process after another, so what came before is
+/// decided then.
+fn offers_sockets(bed: &TestBed) -> bool {
+    let mut answer = [0];
+    let asked = UnixStream::connect(bed.upgrade_socket()).and_then(|mut stream| {
+        stream.write_all(b"{}\n")?;
+        stream.read_exact(&mut answer)
+    });
+    asked.is_ok()
+}
+
+/// Whichever of two processes is killed while one takes over, at whatever moment, the other one takes mail. Only one that
+/// is killed after it has taken over leaves nobody: its supervisor starts another.
+#[test]
+fn whichever_is_killed_meanwhile_the_other_one_goes_on() {
+    let _shared = machine::shared();
+    let (pki, hop) = (Pki::new(), MockServer::start(Behaviour::default()));
+    let config = config(&pki, &hop).at(&[free_address()]);
+    let mut bed = TestBed::start(config);
+    let address = bed.address();
+    let takes_mail = || {
+        Client::connect_as(address, HONEST)
+            .try_command("NOOP")
+            .is_ok()
+    };
+    let (mut killed_old, mut killed_new) = (0, 0);
+    for round in 0..times() {
+        let mut old = bed.upgrade();
+        // Not all moments are met in each run, and other ones in the next.
+        thread::sleep(Duration::from_millis(round as u64 * 37 % 160));
+        if round % 2 == 0 {
+            old.kill().expect("it is killed");
+            killed_old += 1;
+        } else {
+            bed.signal("KILL");
+            bed.wait();
+            match offers_sockets(&bed) {
+                true => bed.keep(old),
+                false => {
+                    old.wait().expect("it ends");
+                    drop(bed.upgrade());
+                }
+            }
+            killed_new += 1;
+        }
+        let deadline = Instant::now() + TIMEOUT;
+        while TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < deadline, "nobody serves, round {round}");
+            thread::yield_now();
+        }
+        assert!(takes_mail(), "round {round}");
+        hop.forget();
+    }
+    eprintln!("{killed_old} old and {killed_new} new processes killed");
 }
