@@ -1,6 +1,9 @@
 //! The life of `portcullis run`: start, reload, stop.
 
 mod fleet;
+mod listen;
+mod policies;
+mod reload;
 mod supervisor;
 mod upgrade;
 
@@ -22,7 +25,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, Interval, interval_at, timeout};
 
 use self::upgrade::{NO_UPGRADE, Successor};
-use crate::admin::{self, Admin, http};
+use crate::admin::Admin;
 use crate::config::{self, CertificateFiles, Config, Destination, KnownFiles, TenantError};
 use crate::decisions::{self, Recorder};
 use crate::egress::credentials::Credentials;
@@ -30,8 +33,8 @@ use crate::egress::next_hop::NextHop;
 use crate::egress::next_hop::connections::connections;
 use crate::egress::next_hops::NextHops;
 use crate::egress::partial::Partial;
+use crate::egress::partner::LateOutbound;
 use crate::egress::partner::dns::{Dns, Questions, stripping};
-use crate::egress::partner::{LateOutbound, OutboundResources};
 use crate::egress::path::Egress;
 use crate::egress::pool::Pool;
 use crate::egress::relay_clients::RelayClients;
@@ -40,26 +43,23 @@ use crate::fleet::{Change, Follower, Own};
 use crate::frontend::ask::Asking;
 use crate::frontend::expiry::Expiring;
 use crate::frontend::known_certificates::KnownCertificates;
-use crate::frontend::mta::{self, Frontend};
-use crate::frontend::smtp::accept;
 use crate::frontend::smtp::guesses::Guesses;
 use crate::frontend::smtp::limits::ConnectionLimits;
 use crate::frontend::smtp::limits::Room;
 use crate::frontend::smtp::listener::Listener;
 use crate::frontend::smtp::listener::Server;
 use crate::frontend::smtp::listener::Settings;
-use crate::frontend::ways::Way;
 use crate::observe::metrics::Metrics;
 use crate::observe::policies::Observing;
 use crate::observe::redact;
 use crate::periodic;
-use crate::socket::{Bound, Place, Sockets};
+use crate::socket::Sockets;
 use crate::tls::{EXPIRY_WARNING, Pair, ServerTls, TlsError, read_authorities};
 use crate::trust::{self, DiskLedger, Trusted};
 use crate::watch::{Changed, Files, Subject, Watch};
 use portcullis::store::{
-    LoadResult, Signed, Snapshot, Statements, Store, Tenant, TenantSource, Update,
-    statement_beside, tenant_statement_beside,
+    LoadResult, Signed, Snapshot, Statements, Store, Tenant, TenantSource, statement_beside,
+    tenant_statement_beside,
 };
 use portcullis::tls::Authorities;
 use portcullis::{Compiler, Engine, EngineError, cases_beside};
@@ -70,10 +70,6 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const FIRST_LOOK: Duration = Duration::from_secs(5 * 60);
 /// How long certificates and the configuration may take to be read.
 const FILES_PATIENCE: Duration = Duration::from_secs(30);
-/// Authorities that are not defined and are named in the log, of one tenant: its policy may name thousands.
-const MOST_AUTHORITIES: usize = 10;
-/// Tenants of which the log is told at a time what servers cannot tell them.
-const MOST_TENANTS: usize = 10;
 /// Notifications that are sent at a time; each may wait for a server for minutes.
 const MOST_NOTIFICATIONS: usize = 50;
 /// How long the next policy of the fleet is waited for before others have their turn.
@@ -83,9 +79,6 @@ const HOP_PAUSE: Duration = Duration::from_secs(10);
 
 /// How often a journal is asked for that another process has still: the one that this one follows, as a rule.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
-
-/// How long the next policy may take to be read before mail is taken without it.
-const READING_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long the end of the program waits until the last decisions are kept.
 const RECORDER_PATIENCE: Duration = Duration::from_secs(2);
@@ -503,21 +496,6 @@ impl Daemon {
         Ok(())
     }
 
-    /// Waits until the policies have been read. One that takes very long holds up no others: its mail is deferred.
-    async fn read_policies(&mut self) {
-        while self.missing > 0 {
-            supervisor::starting(&format!("reading policies, {} to come", self.missing));
-            let Ok(Some(outcome)) = timeout(READING_PATIENCE, self.late.recv()).await else {
-                tracing::warn!(
-                    files = self.missing,
-                    "policies are still being read; their mail is deferred meanwhile"
-                );
-                return;
-            };
-            self.enter(outcome).await;
-        }
-    }
-
     /// What a supervisor shows of this process.
     fn status(&self) -> String {
         let policies = self.server.asking.policies.snapshot();
@@ -593,452 +571,11 @@ impl Daemon {
         }
     }
 
-    /// Tells numbers, and whether mail may come, where that is configured.
-    async fn serve_metrics(&mut self, sockets: &mut Sockets) -> anyhow::Result<()> {
-        let Some(metrics) = &self.config.metrics else {
-            return Ok(());
-        };
-        let address = metrics.address;
-        let bound = sockets.listen(&Place::Tcp(address)).await;
-        let bound = bound.with_context(|| format!("cannot listen on {address}"))?;
-        if let Bound::Tcp(listener, address) = bound {
-            tracing::info!(metrics = %address, "metrics server listening");
-            self.servers
-                .spawn(http::serve(self.server.clone(), listener));
-        }
-        Ok(())
-    }
-
-    /// Takes mail.
-    async fn serve_listeners(&mut self, sockets: &mut Sockets) -> anyhow::Result<()> {
-        let mut bound = Vec::new();
-        for listener in &self.listeners {
-            let address = listener.config.address;
-            let socket = sockets.listen(&Place::Tcp(address)).await;
-            let socket = socket.with_context(|| format!("cannot listen on {address}"))?;
-            if let Bound::Tcp(socket, address) = socket {
-                bound.push((listener, socket, address));
-            }
-        }
-        if let Some(outbound) = self.outbound.made() {
-            outbound.listens_on(bound.iter().map(|(_, _, address)| *address).collect());
-            tokio::spawn(Pool::sweep(Arc::downgrade(outbound.pool())));
-        }
-        self.server.is_listening.store(true, Ordering::Relaxed);
-        for (listener, socket, address) in bound {
-            tracing::info!(%address, "listening");
-            tokio::spawn(accept::serve(listener.clone(), self.server.clone(), socket));
-        }
-        Ok(())
-    }
-
-    /// Answers other mail servers, where that is configured.
-    async fn serve_frontends(&mut self, sockets: &mut Sockets) -> anyhow::Result<()> {
-        for (number, configured) in self.config.frontends.iter().enumerate() {
-            let bound = sockets.listen(&configured.place).await;
-            let bound = bound.with_context(|| match &configured.place {
-                Place::Tcp(address) => format!("[[frontend]] cannot listen on {address}"),
-                Place::Unix(unix) => {
-                    format!("[[frontend]] cannot listen on {}", unix.path.display())
-                }
-            })?;
-            let protocols: Vec<&str> = configured.protocols.iter().map(|it| it.name()).collect();
-            let protocols = protocols.join(" ");
-            tracing::info!(frontend = %bound, protocols, "listening for mail servers");
-            let frontend = Frontend::new(
-                number,
-                configured.clone(),
-                self.server.clone(),
-                self.outbound.clone(),
-            );
-            self.doors.spawn(mta::serve(bound, Arc::new(frontend)));
-        }
-        Ok(())
-    }
-
-    /// Serves the API and its page, if that is configured.
-    async fn serve_admin(&mut self, sockets: &mut Sockets) -> anyhow::Result<()> {
-        let Some(configured) = &self.config.admin else {
-            return Ok(());
-        };
-        let place = configured.place();
-        let bound = sockets.listen(&place).await;
-        let bound =
-            bound.with_context(|| format!("[admin] cannot listen on {}", configured.address))?;
-        let admin = Admin::new(
-            self.server.clone(),
-            self.config.clone(),
-            self.updated.subscribe(),
-            self.fleet_for_admin(configured).await?,
-        );
-        let admin = Arc::new(admin);
-        let shown = match &bound {
-            Bound::Tcp(_, address) => format!("http://{address}/"),
-            Bound::Unix(..) => bound.to_string(),
-        };
-        tracing::info!(admin = %shown, "API listening");
-        self.servers.spawn(admin::serve(bound, admin.clone()));
-        self.admin = Some(admin);
-        Ok(())
-    }
-
     /// Removes what is kept of partners and is over.
     fn tidy(&self) {
         if let Some(outbound) = self.outbound.made().cloned() {
             tokio::spawn(async move { outbound.tidy().await });
         }
-    }
-
-    /// Takes over what has changed in the configuration and in the files that it names. A file system that does not
-    /// answer holds up this, and not the end of the program.
-    async fn reload(&mut self) -> anyhow::Result<()> {
-        let mut refused = 0;
-        let operator = self.config.before.clone();
-        if let Some(path) = self.path.clone() {
-            let before = self.config.clone();
-            let trust = self.trust.clone();
-            let reading = move || {
-                let (config, errors) = Config::load_after(&path, Some(&before))?;
-                let trust = trust::open(&config, trust.as_ref(), DiskLedger::open)?;
-                anyhow::Ok((config, errors, trust))
-            };
-            match apart(reading).await? {
-                Ok((config, errors, trust)) => {
-                    errors.iter().for_each(tell_of_tenant);
-                    refused += errors.len();
-                    self.trust = trust;
-                    self.take(config);
-                }
-                Err(error) => {
-                    refused += 1;
-                    tracing::error!(%error, "new configuration rejected; previous version remains active");
-                }
-            }
-        }
-        if let Some(admin) = &self.admin {
-            admin.exchange(self.config.clone());
-        }
-        self.watch().await;
-        let (config, before) = (self.config.clone(), self.server.settings.load_full());
-        match apart(move || Read::new(&config, Some(&before))).await? {
-            Ok(Read {
-                mut settings,
-                errors,
-            }) => {
-                settings.awaits_tenants = self.awaits_tenants.clone();
-                for error in &errors {
-                    tracing::error!(%error, "not reloaded; previous version remains active");
-                }
-                refused += errors.len() + self.exchange_way_out(&settings).await?;
-                refused += self.exchange_next_hops(&settings).await?;
-                refused += self.exchange_relay_clients().await?;
-                self.server.settings.store(Arc::new(settings));
-                self.tell_of_certificates();
-                self.tell_of_passwords();
-            }
-            Err(error) => {
-                refused += 1;
-                tracing::error!(%error, "settings not reloaded; previous version remains active");
-            }
-        }
-        match refused {
-            0 => tracing::info!("configuration reloaded"),
-            refused => tracing::warn!(refused, "configuration reloaded in part"),
-        }
-        self.update_policies(None).await;
-        if let (Some(operator), None) = (operator, &self.config.before) {
-            tracing::info!("[policy] before is no longer asked");
-            self.server.asking.metrics.forget(&operator.name);
-        }
-        Ok(())
-    }
-
-    /// Takes over a configuration, but for what needs a restart.
-    fn take(&mut self, mut config: Config) {
-        // Those of the fleet come and go by what is said there.
-        self.own.store(Arc::new(Own::of(&config)));
-        let of_fleet = self.config.tenants.iter().filter(|it| it.given.is_some());
-        let names: HashSet<String> = config.askable().map(|it| it.name.clone()).collect();
-        let of_fleet = of_fleet.filter(|it| !names.contains(&it.name));
-        config.tenants.extend(of_fleet.cloned());
-        let fixed = |config: &Config| {
-            let mut listeners = config.listeners.clone();
-            for listener in &mut listeners {
-                if let Destination::Outbound(outbound) = &mut listener.destination {
-                    *outbound = config::Outbound::default();
-                }
-            }
-            (listeners, config.hostname.clone())
-        };
-        let is_same = fixed(&config) == fixed(&self.config);
-        if !is_same {
-            tracing::warn!("listeners, next hops and the hostname change with a restart only");
-        }
-        let old = &self.config;
-        for (section, is_same) in [
-            ("[[frontend]]", config.frontends == old.frontends),
-            ("[sandbox]", config.sandbox == old.sandbox),
-            ("[connections]", config.connections == old.connections),
-            ("[metrics]", config.metrics == old.metrics),
-            ("[decisions]", config.decisions == old.decisions),
-            ("[admin]", config.admin == old.admin),
-            ("[alerts] every", config.alerts.every == old.alerts.every),
-            ("[validation]", config.validation == old.validation),
-            ("[fleet]", config.fleet == old.fleet),
-        ] {
-            if !is_same {
-                tracing::warn!("{section} changes with a restart only");
-            }
-        }
-        redact::tell(&config.log);
-        let names = |config: &Config| -> HashSet<String> {
-            config.tenants.iter().map(|it| it.name.clone()).collect()
-        };
-        let (before, after) = (names(&self.config), names(&config));
-        for tenant in &config.tenants {
-            if !before.contains(&tenant.name) {
-                tracing::info!(tenant = tenant.name, "tenant added");
-            }
-        }
-        for tenant in &self.config.tenants {
-            if !after.contains(&tenant.name) {
-                tracing::info!(tenant = tenant.name, "tenant removed");
-                self.server.asking.metrics.forget(&tenant.name);
-            }
-        }
-        let listeners = match is_same {
-            true => config.listeners.clone(),
-            false => self.config.listeners.clone(),
-        };
-        self.of_fleet = config.numbers_of_fleet();
-        self.sources = sources(&config, self.trust.as_ref());
-        self.config = Config {
-            listeners,
-            hostname: self.config.hostname.clone(),
-            sandbox: self.config.sandbox.clone(),
-            connections: self.config.connections.clone(),
-            metrics: self.config.metrics.clone(),
-            decisions: self.config.decisions.clone(),
-            admin: self.config.admin.clone(),
-            validation: self.config.validation.clone(),
-            fleet: self.config.fleet.clone(),
-            alerts: config::Alerts {
-                every: self.config.alerts.every,
-                ..config.alerts
-            },
-            ..config
-        };
-    }
-
-    /// Changes how mail leaves for partners, if it does, to what is configured now; gives how much of that was rejected.
-    async fn exchange_way_out(&self, settings: &Settings) -> anyhow::Result<usize> {
-        self.outbound
-            .exchange(&self.config, settings.authorities.clone());
-        let Some(outbound) = self.outbound.made() else {
-            return Ok(0);
-        };
-        let (config, authorities, before) = (
-            self.config.clone(),
-            settings.authorities.clone(),
-            outbound.resources(),
-        );
-        let errors =
-            match apart(move || OutboundResources::new(&config, authorities, Some(&before))).await?
-            {
-                Ok((resources, errors)) => {
-                    outbound.exchange(resources);
-                    errors
-                }
-                Err(error) => vec![error],
-            };
-        for error in &errors {
-            tracing::error!(%error, "not reloaded for delivery; previous version remains active");
-        }
-        Ok(errors.len())
-    }
-
-    /// Takes over the next hops of tenants that are configured now, and the passwords that are in their files; gives how
-    /// many of them cannot be read.
-    async fn exchange_next_hops(&self, settings: &Settings) -> anyhow::Result<usize> {
-        let (next_hops, config, authorities) = (
-            self.next_hops.clone(),
-            self.config.clone(),
-            settings.authorities.clone(),
-        );
-        let new = apart(move || next_hops.take(&config, &authorities)).await?;
-        for next_hop in &new {
-            if let Err(error) = begin_with(next_hop).await {
-                tracing::error!(%error, "a tenant's next hop is not ready");
-            }
-        }
-        let (all, timeouts, authorities) = (
-            self.all_next_hops(),
-            self.config.timeouts.clone(),
-            settings.authorities.clone(),
-        );
-        let exchanging = move || {
-            let exchanged = all.iter().map(|hop| hop.exchange(&timeouts, &authorities));
-            exchanged.filter_map(Result::err).collect::<Vec<_>>()
-        };
-        let errors = apart(exchanging).await?;
-        for error in &errors {
-            tracing::error!(%error, "not reloaded; previous version remains active");
-        }
-        Ok(errors.len())
-    }
-
-    /// Takes over who may send to partners, and the passwords that are in files now; gives how many files cannot be read.
-    async fn exchange_relay_clients(&self) -> anyhow::Result<usize> {
-        let mut refused = 0;
-        for listener in &self.listeners {
-            let configured = self.config.listeners.get(listener.number);
-            let (
-                Egress::Partners { relay_clients, .. },
-                Some(config::Listener {
-                    destination: Destination::Outbound(outbound),
-                    ..
-                }),
-            ) = (&listener.egress, configured)
-            else {
-                continue;
-            };
-            let (outbound, before) = (outbound.clone(), relay_clients.load_full());
-            let (clients, error) =
-                apart(move || RelayClients::new(&outbound, Some(&before))).await?;
-            if let Some(error) = error {
-                refused += 1;
-                let state = match clients.can_verify() {
-                    true => "not reloaded; previous version remains active",
-                    false => "nobody can log in until it is mended",
-                };
-                tracing::error!(%error, "{state}");
-            }
-            relay_clients.store(Arc::new(clients));
-        }
-        Ok(refused)
-    }
-
-    async fn reload_policies(&mut self, numbers: &BTreeSet<usize>) {
-        let tenants = numbers.iter().filter_map(|number| {
-            let tenant = self.config.askable().nth(*number)?;
-            Some(files_of_tenant(*number, tenant, self.trust.is_some()))
-        });
-        let files = Files {
-            files: tenants.flatten().collect(),
-            folders: Vec::new(),
-        };
-        self.watch.add(files).await;
-        self.update_policies(Some(numbers)).await;
-    }
-
-    /// Looks at the policies of these tenants, or of all.
-    async fn update_policies(&mut self, only: Option<&BTreeSet<usize>>) {
-        let policies = self.server.asking.policies.clone();
-        let update = policies.update(&self.sources, only).await;
-        self.missing += update.late;
-        if update.late > 0 {
-            tracing::warn!(
-                files = update.late,
-                "policies are still being read; meanwhile those in force stay"
-            );
-        }
-        // The authorities may have changed, too.
-        match only {
-            None => self.warn_of_unknown_authorities(self.sources.iter().map(|it| &*it.name)),
-            Some(_) => self.warn_of_unknown_authorities(update.changed.iter().map(|it| &**it)),
-        }
-        self.note(update);
-    }
-
-    /// Takes what came of a file that took long to read.
-    async fn enter(&mut self, outcome: LoadResult) {
-        self.missing = self.missing.saturating_sub(1);
-        let policies = self.server.asking.policies.clone();
-        let update = policies.enter(&self.sources, outcome).await;
-        self.warn_of_unknown_authorities(update.changed.iter().map(|it| &**it));
-        self.note(update);
-    }
-
-    /// Says which authorities the rules of these tenants name that the configuration has not, or not for them.
-    fn warn_of_unknown_authorities<'a>(&self, tenants: impl Iterator<Item = &'a str>) {
-        let policies = self.server.asking.policies.snapshot();
-        let settings = self.server.settings.load();
-        for tenant in tenants.filter_map(|name| whose(&policies, name)) {
-            let named = tenant.description().map(|it| &it.authorities[..]);
-            let named = named.unwrap_or_default().iter();
-            let mut unknown = named.filter(|it| !settings.authorities.has(&it.name, &tenant.name));
-            for named in unknown.by_ref().take(MOST_AUTHORITIES) {
-                tracing::warn!(
-                    tenant = %tenant.name,
-                    connector = &*redact::redact(&named.connector),
-                    authority = &*redact::redact(&named.name),
-                    "the rules name an authority that [[trust.authority]] does not define for this tenant; no certificate is issued by it"
-                );
-            }
-            let more = unknown.count();
-            if more > 0 {
-                tracing::warn!(tenant = %tenant.name, more, "the rules name further authorities that are not defined");
-            }
-        }
-    }
-
-    /// What servers that ask cannot tell, and the rules read: such mail is deferred.
-    fn warn_of_lacking_facts(&self, tenants: &[Arc<str>]) {
-        let policies = self.server.asking.policies.snapshot();
-        let frontends = &self.config.frontends;
-        for named in tenants.iter().take(MOST_TENANTS) {
-            let Some(description) = whose(&policies, named).and_then(|tenant| tenant.description())
-            else {
-                continue;
-            };
-            let protocols = frontends.iter().flat_map(|it| &it.protocols);
-            for way in protocols.filter_map(|protocol| Way::of(*protocol)) {
-                let lacks = way.lacks().iter();
-                let read = lacks.filter(|lack| description.reads.contains(&lack.fact));
-                let facts: Vec<&str> = read.map(|lack| lack.fact.name()).collect();
-                if !facts.is_empty() {
-                    let facts = facts.join(" ");
-                    tracing::info!(tenant = %named, %way, facts, "the rules read facts that servers which ask this way do not tell wholly; portcullis check --for names the connectors");
-                }
-            }
-        }
-    }
-
-    fn note(&self, update: Update) {
-        self.warn_of_lacking_facts(&update.changed);
-        let policies = self.server.asking.policies.snapshot();
-        for tenant in &update.changed {
-            self.server.asking.metrics.policy_updated(tenant, true);
-            self.server.asking.metrics.policy_failing(tenant, false);
-            let known = whose(&policies, tenant);
-            let statement = known.and_then(|known| known.statement());
-            let sequence = statement.map(|it| it.statement.sequence);
-            let signed_by = statement.map(|it| it.signed_by.join(", "));
-            tracing::info!(%tenant, sequence, signed_by, "policy loaded");
-        }
-        for error in &update.errors {
-            self.server
-                .asking
-                .metrics
-                .policy_updated(&error.tenant.as_str().into(), false);
-            let tenant = whose(&policies, &error.tenant);
-            let stays = tenant.is_some_and(|tenant| tenant.has_policy());
-            let cause = error.cause.to_string();
-            let before = self.config.before.as_ref();
-            let is_before = before.is_some_and(|before| before.name == error.tenant);
-            tracing::error!(
-                tenant = error.tenant,
-                "new policy rejected; {}: {}",
-                match (stays, is_before) {
-                    (true, _) => "previous version remains active",
-                    (false, true) => "there is no previous version, so all mail is deferred",
-                    (false, false) => "there is no previous version, so its mail is deferred",
-                },
-                crate::observe::redact::redact(&cause)
-            );
-        }
-        // Fails only where nobody waits.
-        let _ = self.updated.send(());
     }
 
     /// Watches all files. What has changed is found by looking at them, which comes after this.
