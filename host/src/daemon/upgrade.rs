@@ -137,12 +137,25 @@ pub async fn take_over(
     let Some(Place::Unix(at)) = place(config) else {
         return Ok(None);
     };
+    let nobody = || tracing::info!("there is no process to take over from");
     let Some(mut predecessor) = Predecessor::find(&at.path).await? else {
-        tracing::info!("there is no process to take over from");
+        nobody();
         return Ok(None);
     };
-    sockets.give(predecessor.sockets().await?);
-    Ok(Some(predecessor))
+    match predecessor.sockets().await {
+        Ok(taken) => {
+            sockets.give(taken);
+            Ok(Some(predecessor))
+        }
+        // It may have ended meanwhile, and then nobody else serves.
+        Err(error) => match Predecessor::find(&at.path).await? {
+            Some(_) => Err(error),
+            None => {
+                nobody();
+                Ok(None)
+            }
+        },
+    }
 }
 
 /// Listens on a Unix socket, whose folder is made if need be.

@@ -149,6 +149,7 @@ fn whichever_is_killed_meanwhile_the_other_one_goes_on() {
         thread::sleep(Duration::from_millis(round as u64 * 37 % 160));
         if round % 2 == 0 {
             old.kill().expect("it is killed");
+            old.wait().expect("it ends");
             killed_old += 1;
         } else {
             bed.signal("KILL");
