@@ -15,11 +15,11 @@ use crate::targets::{FLOOR, Servers, Target};
 /// How to measure.
 #[derive(Args)]
 pub struct Compare {
-    /// Rounds; each measures everything once
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Rounds; each measures everything once, in another order: a machine is quicker at one time than at another
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Time for one target on one row
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 0.3)]
     seconds: f64,
     /// Rows: plain1, plainN, tls1, reject, c1plain, c1tls
     #[arg(long, value_delimiter = ',', value_parser = row, default_value = "plain1,plainN,tls1,reject")]
@@ -122,7 +122,9 @@ impl Compare {
         let mut measurements = Vec::new();
         for round in 1..=self.rounds {
             eprintln!("round {round} of {}", self.rounds);
-            for (row, target) in self.cells(targets) {
+            let mut cells: Vec<_> = self.cells(targets).collect();
+            fastrand::shuffle(&mut cells);
+            for (row, target) in cells {
                 let measurement = measure(round, row, target, self.seconds).await;
                 measurements
                     .push(measurement.with_context(|| format!("{} on {}", target.name, row.name))?);
