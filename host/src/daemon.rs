@@ -12,7 +12,7 @@ use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -420,45 +420,53 @@ impl Daemon {
         let mut stop = Stop::new()?;
         tokio::spawn(supervisor::feed_watchdog());
         if begin == Begin::Anew {
-            self.serve_metrics(&mut sockets).await?;
+            let metrics = self.bind_metrics(&mut sockets).await?;
+            self.serve_metrics(metrics);
         }
-        tokio::select! {
+        let preparing = async {
+            self.read_policies().await;
+            self.prepare_next_hops().await?;
+            match begin {
+                Begin::Anew => Ok(None),
+                Begin::Upgrade => upgrade::take_over(&self.config, &mut sockets)
+                    .await
+                    .context(NO_UPGRADE),
+            }
+        };
+        let predecessor = tokio::select! {
+            biased;
             _ = stop.asked() => return Ok(()),
-            () = self.read_policies() => {}
-        }
-        self.prepare_next_hops().await?;
-        let mut predecessor = None;
-        if begin == Begin::Upgrade {
-            let taken = upgrade::take_over(&self.config, &mut sockets).await;
-            predecessor = taken.context(NO_UPGRADE)?;
-            // Of one that is taken over, mail has been taken all the while.
-            let is_listening = predecessor.is_some();
-            self.server
-                .is_listening
-                .store(is_listening, Ordering::Relaxed);
-            self.serve_metrics(&mut sockets).await?;
-        }
+            prepared = preparing => prepared?,
+        };
+        let metrics = match begin {
+            Begin::Anew => None,
+            Begin::Upgrade => self.bind_metrics(&mut sockets).await?,
+        };
         let upgrades = upgrade::listen(&self.config, &mut sockets).await;
-        self.serve_listeners(&mut sockets).await?;
-        self.serve_frontends(&mut sockets).await?;
-        self.serve_admin(&mut sockets).await?;
+        let doors = self.bind(&mut sockets).await?;
         for spot in sockets.close_unused() {
             tracing::warn!(%spot, "a socket that was given to this process is in no use: it is not configured");
         }
+        self.serve_all(doors);
+        self.serve_metrics(metrics);
         if let Some(predecessor) = predecessor {
             let relieved = tokio::select! {
-                relieved = predecessor.relieve() => relieved,
-                _ = stop.asked() => {
-                    self.stop().await;
+                biased;
+                _ = stop.asked() => None,
+                relieved = predecessor.relieve() => Some(relieved),
+            };
+            match relieved {
+                Some(Ok(())) => tracing::info!("the sockets of the old process are taken over"),
+                // Mail that was begun here goes its way.
+                Some(Err(error)) => {
+                    self.end_sessions().await;
+                    return Err(error).context(NO_UPGRADE);
+                }
+                None => {
+                    self.end_sessions().await;
                     return Ok(());
                 }
-            };
-            if let Err(error) = relieved {
-                // Mail that was begun here goes its way.
-                self.stop().await;
-                return Err(error).context(NO_UPGRADE);
             }
-            tracing::info!("the sockets of the old process are taken over");
         }
         let offering =
             upgrades.map(|it| tokio::spawn(upgrade::offer(it, sockets, stop.replaced())));
@@ -469,13 +477,16 @@ impl Daemon {
         }
         tokio::spawn(take_journal(self.server.clone()));
         self.tidy();
-        let end = self.serve(&mut stop).await;
+        let mut end = self.serve(&mut stop).await;
+        if let End::Asked = end {
+            end = self.drain(&mut stop).await;
+        }
         // Whoever connects now finds the next process, or nobody.
         if let Some(offering) = offering {
             offering.abort();
         }
         match end {
-            End::Asked => self.stop().await,
+            End::Asked => self.end_sessions().await,
             End::Replaced(successor) => self.leave(successor, stop).await,
         }
         Ok(())
@@ -637,17 +648,20 @@ impl Daemon {
             .await;
     }
 
-    /// Takes no more mail, and lets sessions end.
-    async fn stop(self) {
+    /// Lets balancers see that no more mail is taken here, unless somebody is in a hurry; another process may take over.
+    async fn drain(&self, stop: &mut Stop) -> End {
         let timeouts = &self.config.timeouts;
-        let delay = timeouts.shutdown_delay;
-        supervisor::stopping(delay.unwrap_or_default() + timeouts.shutdown);
+        let delay = timeouts.shutdown_delay.unwrap_or_default();
+        supervisor::stopping(delay + timeouts.shutdown);
         self.server.draining.send_replace(true);
-        if let Some(delay) = delay {
-            tracing::info!(delay = %humantime::format_duration(delay), "draining");
-            tokio::time::sleep(delay).await;
+        if delay.is_zero() {
+            return End::Asked;
         }
-        self.end_sessions().await;
+        tracing::info!(delay = %humantime::format_duration(delay), "draining");
+        tokio::select! {
+            end = stop.asked() => end,
+            () = tokio::time::sleep(delay) => End::Asked,
+        }
     }
 
     /// Leaves the sockets to another process. Sessions that have begun here go on here, for a while.
@@ -674,6 +688,7 @@ impl Daemon {
         while self.doors.join_next().await.is_some() {}
     }
 
+    /// Accepts no more connections, and lets sessions end.
     async fn end_sessions(mut self) {
         tracing::info!("stopping");
         // Fails only where nobody listens.

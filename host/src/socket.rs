@@ -108,11 +108,23 @@ impl fmt::Display for Spot {
     }
 }
 
+/// A socket that another process has given.
+#[derive(Debug)]
+struct Given {
+    spot: Spot,
+    socket: OwnedFd,
+    /// Whether it is a supervisor's, who has said who may open it.
+    is_of_supervisor: bool,
+}
+
+/// More sockets than a supervisor gives.
+const MAX_SOCKETS: usize = 1024;
+
 /// The listening sockets of this process.
 #[derive(Debug, Default)]
 pub struct Sockets {
     /// Given by another process, and not in use yet.
-    given: Vec<(Spot, OwnedFd)>,
+    given: Vec<Given>,
     /// In use: a second descriptor of each, for the process that takes over.
     used: Vec<(Spot, OwnedFd)>,
 }
@@ -124,11 +136,17 @@ impl Sockets {
     /// # Errors
     /// If one of them is no listening stream socket.
     pub fn from_supervisor() -> io::Result<Self> {
+        check_number()?;
         let mut passed = ListenFd::from_env();
         let given = (0..passed.len()).map(|number| {
-            socket_of_supervisor(&mut passed, number).map_err(|error| {
+            let (spot, socket) = socket_of_supervisor(&mut passed, number).map_err(|error| {
                 let text = format!("socket {number} of LISTEN_FDS: {error}");
                 io::Error::new(error.kind(), text)
+            })?;
+            Ok(Given {
+                spot,
+                socket,
+                is_of_supervisor: true,
             })
         });
         Ok(Sockets {
@@ -137,9 +155,14 @@ impl Sockets {
         })
     }
 
-    /// Sockets of another process, which listen there. Those that there are already come first.
+    /// Sockets of the process that this one takes over from. Those that there are already come first.
     pub fn give(&mut self, sockets: Vec<(Spot, OwnedFd)>) {
-        self.given.extend(sockets);
+        let given = sockets.into_iter().map(|(spot, socket)| Given {
+            spot,
+            socket,
+            is_of_supervisor: false,
+        });
+        self.given.extend(given);
     }
 
     /// A socket that listens there: one that was given, or else a new one. A Unix socket that a dead process has left
@@ -148,27 +171,33 @@ impl Sockets {
     /// # Errors
     /// If the address is taken, or not ours.
     pub async fn listen(&mut self, place: &Place) -> io::Result<Bound> {
-        let given = self.given.iter().position(|(spot, _)| spot.is(place));
-        let bound = match (given.map(|number| self.given.remove(number).1), place) {
+        let given = self.given.iter().position(|given| given.spot.is(place));
+        let given = given.map(|number| self.given.remove(number));
+        let bound = match (given, place) {
             (Some(given), Place::Tcp(_)) => {
                 // What is accepted inherits it.
-                sockopt::set_tcp_nodelay(&given, true)?;
-                let given = std::net::TcpListener::from(given);
-                given.set_nonblocking(true)?;
-                let address = given.local_addr()?;
-                Bound::Tcp(TcpListener::from_std(given)?, address)
+                sockopt::set_tcp_nodelay(&given.socket, true)?;
+                let listener = std::net::TcpListener::from(given.socket);
+                listener.set_nonblocking(true)?;
+                let address = listener.local_addr()?;
+                Bound::Tcp(TcpListener::from_std(listener)?, address)
             }
-            (Some(given), Place::Unix(unix)) => {
-                let given = std::os::unix::net::UnixListener::from(given);
-                given.set_nonblocking(true)?;
-                Bound::Unix(UnixListener::from_std(given)?, unix.path.clone())
+            // Nobody can reach it whose file is gone.
+            (Some(given), Place::Unix(unix)) if is_socket(&unix.path) => {
+                if !given.is_of_supervisor {
+                    let (owner, group) = ids(unix)?;
+                    admit(&unix.path, unix, owner, group)?;
+                }
+                let listener = std::os::unix::net::UnixListener::from(given.socket);
+                listener.set_nonblocking(true)?;
+                Bound::Unix(UnixListener::from_std(listener)?, unix.path.clone())
             }
+            (_, Place::Unix(unix)) => Bound::Unix(bind_unix(unix).await?, unix.path.clone()),
             (None, Place::Tcp(address)) => {
-                let listener = bind_tcp(*address)?;
+                let listener = bind_tcp(*address).map_err(|error| self.explain(*address, error))?;
                 let address = listener.local_addr()?;
                 Bound::Tcp(listener, address)
             }
-            (None, Place::Unix(unix)) => Bound::Unix(bind_unix(unix).await?, unix.path.clone()),
         };
         let second = match &bound {
             Bound::Tcp(listener, _) => listener.as_fd().try_clone_to_owned(),
@@ -178,16 +207,60 @@ impl Sockets {
         Ok(bound)
     }
 
+    /// Where the address was given, but is configured in other words, says so.
+    fn explain(&self, address: SocketAddr, error: io::Error) -> io::Error {
+        let has_port =
+            |spot: &Spot| matches!(spot, Spot::Tcp { bound, .. } if bound.port() == address.port());
+        let same_port = self.given.iter().find(|given| has_port(&given.spot));
+        match (error.kind(), same_port) {
+            (io::ErrorKind::AddrInUse, Some(given)) => {
+                let text = format!(
+                    "{error}; this process was given a socket at {}: configure that address",
+                    given.spot
+                );
+                io::Error::new(error.kind(), text)
+            }
+            _ => error,
+        }
+    }
+
     /// Closes those that were given and are not in use; gives where they listened.
     pub fn close_unused(&mut self) -> Vec<Spot> {
         let unused = std::mem::take(&mut self.given);
-        unused.into_iter().map(|(spot, _)| spot).collect()
+        unused.into_iter().map(|given| given.spot).collect()
     }
 
     /// Those that are in use.
     pub fn used(&self) -> &[(Spot, OwnedFd)] {
         &self.used
     }
+}
+
+/// Whether a supervisor of this process has said how many sockets it gives, in a number that can be.
+fn check_number() -> io::Result<()> {
+    let (Some(number), process) = (
+        std::env::var_os("LISTEN_FDS"),
+        std::env::var("LISTEN_PID").unwrap_or_default(),
+    ) else {
+        return Ok(());
+    };
+    let is_for_us = process.is_empty() || process == std::process::id().to_string();
+    let parsed = number.to_str().and_then(|number| number.parse().ok());
+    match parsed.is_some_and(|number: usize| number <= MAX_SOCKETS) {
+        false if is_for_us => {
+            let text = format!(
+                "LISTEN_FDS is {:?}, and no number of sockets up to {MAX_SOCKETS}",
+                number.to_string_lossy()
+            );
+            Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_socket(path: &Path) -> bool {
+    let file = std::fs::symlink_metadata(path);
+    file.is_ok_and(|file| file.file_type().is_socket())
 }
 
 fn socket_of_supervisor(passed: &mut ListenFd, number: usize) -> io::Result<(Spot, OwnedFd)> {

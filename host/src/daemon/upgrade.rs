@@ -45,7 +45,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long the other process may take for its next word.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The same for a new process that binds what its predecessor has not.
-const BINDING: Duration = Duration::from_secs(60);
+const BINDING: Duration = Duration::from_secs(20);
+/// The same for its first word, which it says as it connects: others wait meanwhile.
+const GREETING: Duration = Duration::from_secs(2);
 /// More sockets than a configuration has, and more octets than they need, in one line.
 const MAX_LINE: usize = 1 << 20;
 /// What accompanies each descriptor.
@@ -104,26 +106,23 @@ struct Offer {
     sockets: Vec<Spot>,
 }
 
-/// Where a process can be asked for its sockets. Under systemd it is in the folder that lives as long as the service.
-pub fn place(config: &Config) -> Option<Place> {
+/// Where the process of a configuration can be asked for its sockets. Under systemd it is in the folder that lives as long
+/// as the service.
+fn place(config: &Config) -> Option<UnixPlace> {
     let folders = std::env::var_os("RUNTIME_DIRECTORY");
     // There may be several.
     let folder = folders.iter().flat_map(std::env::split_paths).next();
-    let path = match folder.filter(|folder| folder.is_absolute()) {
-        Some(folder) => folder.join("upgrade.sock"),
-        None => state_file(
-            &config.delivery.state_folder()?,
-            "upgrade",
-            &config.path,
-            "sock",
-        ),
+    let folder = match folder.filter(|folder| folder.is_absolute()) {
+        Some(folder) => folder,
+        None => config.delivery.state_folder()?,
     };
-    Some(Place::Unix(UnixPlace {
+    let path = state_file(&folder, "upgrade", &config.path, "sock");
+    Some(UnixPlace {
         path,
         mode: 0o600,
         owner: None,
         group: None,
-    }))
+    })
 }
 
 /// Takes the sockets of the running process over, if there is one. It goes on serving them until it is relieved.
@@ -134,7 +133,7 @@ pub async fn take_over(
     config: &Config,
     sockets: &mut Sockets,
 ) -> Result<Option<Predecessor>, UpgradeError> {
-    let Some(Place::Unix(at)) = place(config) else {
+    let Some(at) = place(config) else {
         return Ok(None);
     };
     let nobody = || tracing::info!("there is no process to take over from");
@@ -159,13 +158,11 @@ pub async fn take_over(
 }
 
 /// Listens on a Unix socket, whose folder is made if need be.
-async fn listen_in_folder(sockets: &mut Sockets, place: &Place) -> io::Result<Bound> {
-    if let Place::Unix(unix) = place
-        && let Some(folder) = unix.path.parent()
-    {
+async fn listen_in_folder(sockets: &mut Sockets, place: UnixPlace) -> io::Result<Bound> {
+    if let Some(folder) = place.path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    sockets.listen(place).await
+    sockets.listen(&Place::Unix(place)).await
 }
 
 /// Starts the program as it is on the disk now, to take over from this process.
@@ -208,7 +205,7 @@ pub fn program() -> PathBuf {
 /// The socket by which another process can take over, if there can be one.
 pub async fn listen(config: &Config, sockets: &mut Sockets) -> Option<UnixListener> {
     let bound = match place(config) {
-        Some(place) => listen_in_folder(sockets, &place).await,
+        Some(place) => listen_in_folder(sockets, place).await,
         None => Err(io::Error::other("there is no folder for it")),
     };
     match bound {
@@ -256,7 +253,10 @@ impl Predecessor {
                 Ok(Some(Predecessor(stream)))
             }
             Err(error) => match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+                // A path that is too long has no socket.
+                io::ErrorKind::NotFound
+                | io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::InvalidInput => Ok(None),
                 _ => Err(error.into()),
             },
         }
@@ -338,7 +338,7 @@ impl Successor {
 }
 
 async fn hand_over(stream: &mut UnixStream, sockets: &Sockets) -> Result<(), UpgradeError> {
-    let line = hear(stream, PATIENCE).await?;
+    let line = hear(stream, GREETING).await?;
     let hello: Result<Hello, _> = serde_json::from_str(&line);
     let is_known = hello.is_ok_and(|hello| hello.protocol == PROTOCOL);
     let used = match is_known {
@@ -567,11 +567,11 @@ mod tests {
         let begun = tokio::time::Instant::now();
         let dripping = async {
             while theirs.write_all(b"{").await.is_ok() {
-                tokio::time::sleep(PATIENCE / 2).await;
+                tokio::time::sleep(GREETING / 2).await;
             }
         };
         let (welcomed, ()) = tokio::join!(Successor::welcome(ours, &sockets), dripping);
         assert!(welcomed.is_err());
-        assert!(begun.elapsed() < PATIENCE * 2, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
     }
 }

@@ -2,9 +2,10 @@
 //! takes over, and what a supervisor is told.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::process::{Child, Command, Stdio};
 
 use portcullis_tests::daemon::{TIMEOUT, binary};
@@ -18,7 +19,7 @@ fn config() -> Config {
         .file("rules.json", NO_RULES)
 }
 
-fn takes_mail(address: SocketAddr) {
+fn takes_mail(address: std::net::SocketAddr) {
     assert_eq!(
         Client::recipient(address, "a@example.org", "bob@contoso.com"),
         250
@@ -211,6 +212,38 @@ fn a_supervisor_is_told_of_sockets_that_are_none() {
     assert!(told.contains("socket 0 of LISTEN_FDS"), "{told}");
 }
 
+#[test]
+fn what_a_supervisor_gives_in_other_words_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (number, why) in [("many", "LISTEN_FDS is"), ("1000000000", "LISTEN_FDS is")] {
+        let output = Command::new("sh")
+            .arg("-c")
+            .arg("LISTEN_PID=$$ LISTEN_FDS=\"$1\" exec \"$0\" run")
+            .arg(binary())
+            .arg(number)
+            .current_dir(folder.path())
+            .output()
+            .expect("a shell");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains(why), "{told}");
+    }
+    let bed = TestBed::start(config());
+    let text = std::fs::read_to_string(bed.folder().join("portcullis.toml")).expect("a file");
+    let folder = bed.kill();
+    let socket = TcpListener::bind("[::]:0").expect("a port");
+    let port = socket.local_addr().expect("an address").port();
+    let text = text.replacen("127.0.0.1:0", &format!("0.0.0.0:{port}"), 1);
+    let child = activated(&text, socket, folder.path());
+    let output = child.wait_with_output().expect("it ends");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(
+        told.contains(&format!("was given a socket at [::]:{port}")),
+        "{told}"
+    );
+}
+
 /// The messages that a supervisor has got, as far as there is one that contains this.
 fn told(supervisor: &UnixDatagram, words: &str) -> String {
     let mut buffer = [0; 4096];
@@ -251,6 +284,74 @@ fn a_supervisor_is_told_how_things_are() {
     assert!(ended.expect("kill can be run").success());
     let stopping = told(&supervisor, "STOPPING=1");
     assert!(stopping.contains("EXTEND_TIMEOUT_USEC="), "{stopping}");
+}
+
+#[test]
+fn a_supervisor_that_does_not_read_holds_nobody_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("notify");
+    let supervisor = UnixDatagram::bind(&path).expect("a socket");
+    let sender = UnixDatagram::unbound().expect("a socket");
+    sender.set_nonblocking(true).expect("a mode");
+    while sender.send_to(b"X=1", &path).is_ok() {}
+    let variables = [("NOTIFY_SOCKET", path.to_str().expect("a path"))];
+    let mut bed = TestBed::start_with(config(), &variables);
+    takes_mail(bed.address());
+    bed.signal("HUP");
+    bed.wait_for_log("configuration reloaded");
+    bed.signal("TERM");
+    assert_eq!(bed.wait(), Some(0));
+    drop(supervisor);
+}
+
+#[test]
+fn a_supervisor_without_a_path_is_told() {
+    let name = format!("portcullis-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).expect("a name");
+    let supervisor = UnixDatagram::bind_addr(&address).expect("a socket");
+    supervisor
+        .set_read_timeout(Some(TIMEOUT))
+        .expect("a timeout");
+    let place = format!("@{name}");
+    let _bed = TestBed::start_with(config(), &[("NOTIFY_SOCKET", &place)]);
+    told(&supervisor, "READY=1");
+}
+
+#[test]
+fn a_process_that_drains_is_taken_over_as_well() {
+    let mut bed = TestBed::start(config().with("[timeouts]\nshutdown-delay = \"10m\""));
+    bed.signal("TERM");
+    bed.wait_for_log("INFO draining");
+    let mut old = bed.upgrade();
+    bed.wait_for_log("another process has taken over");
+    assert!(old.wait().expect("it ends").success());
+    takes_mail(bed.address());
+    // Whoever is in a hurry says so twice.
+    bed.signal("TERM");
+    bed.wait_for_log_times("INFO draining", 2);
+    bed.signal("TERM");
+    assert_eq!(bed.wait(), Some(0));
+}
+
+#[test]
+fn who_may_open_a_socket_is_as_the_new_process_has_it() {
+    let path = |bed: &TestBed| bed.folder().join("door");
+    let mode = |bed: &TestBed| {
+        let metadata = std::fs::metadata(path(bed)).expect("a socket");
+        std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777
+    };
+    let mut bed =
+        TestBed::start(config().with("[[frontend]]\naddress = \"door\"\nmode = \"0666\""));
+    assert_eq!(mode(&bed), 0o666);
+    let file = bed.folder().join("portcullis.toml");
+    let text = std::fs::read_to_string(&file).expect("a file");
+    std::fs::write(&file, text.replace("0666", "0600")).expect("a file");
+    assert!(bed.upgrade().wait().expect("it ends").success());
+    assert_eq!(mode(&bed), 0o600);
+    // One whose file was removed is made again.
+    std::fs::remove_file(path(&bed)).expect("it is removed");
+    assert!(bed.upgrade().wait().expect("it ends").success());
+    UnixStream::connect(path(&bed)).expect("it listens");
 }
 
 /// Numbers are those of the process that takes mail.
