@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use tempfile::TempDir;
 
 use crate::daemon::TIMEOUT;
+use crate::machine::free_address;
 use crate::programs::{listens, missing, unpacked};
 
 /// A NATS server with JetStream.
@@ -29,9 +30,7 @@ impl Nats {
 
     /// Starts one with further settings (nats.conf).
     pub fn with(settings: &str) -> Nats {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("an address");
-        drop(listener);
+        let address = free_address();
         let mut nats = Nats {
             child: None,
             folder: tempfile::tempdir().expect("a temporary folder"),
@@ -194,12 +193,7 @@ pub struct Cluster {
 impl Cluster {
     /// Starts three, and waits until they have a leader.
     pub fn start() -> Cluster {
-        let ports: Vec<TcpListener> = (0..3)
-            .map(|_| TcpListener::bind("127.0.0.1:0").expect("a port"))
-            .collect();
-        let addresses = ports.iter().map(|it| it.local_addr().expect("an address"));
-        let addresses: Vec<SocketAddr> = addresses.collect();
-        drop(ports);
+        let addresses: Vec<SocketAddr> = (0..3).map(|_| free_address()).collect();
         let routes: Vec<String> = addresses
             .iter()
             .map(|address| format!("\"nats://{address}\""))

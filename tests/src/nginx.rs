@@ -3,12 +3,13 @@
 //! Its Debian package would start a server for the web, so `scripts/setup.sh tests` only unpacks it.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+use crate::machine::free_address;
 use crate::pki::Identity;
 use crate::programs::{listens, missing, unpacked};
 
@@ -23,9 +24,7 @@ pub struct Nginx {
 impl Nginx {
     /// Starts one that serves the files of a folder by HTTPS, to whoever has this name and password.
     pub fn files(served: &Path, identity: &Identity, (user, password): (&str, &str)) -> Nginx {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("an address");
-        drop(listener);
+        let address = free_address();
         let folder = tempfile::tempdir().expect("a temporary folder");
         identity.write(folder.path(), "web");
         let users = format!("{user}:{{PLAIN}}{password}\n");

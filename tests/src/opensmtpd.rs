@@ -9,8 +9,8 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+use crate::machine::free_address;
 use crate::programs::{assert_may_mount, listens, missing, unpacked};
-use crate::sink::free_address;
 
 /// A running OpenSMTPD.
 pub struct OpenSmtpd {

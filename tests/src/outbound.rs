@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
-use crate::{Client, Config, Dns, Listener, Pki, Reply, TestBed, sink};
+use crate::{Client, Config, Dns, Listener, Pki, Reply, TestBed, machine};
 
 /// What a test of outbound mail stands on.
 pub struct Setting {
@@ -75,7 +75,7 @@ impl Setting {
         more: &str,
         files: &[(&str, &str)],
     ) -> Setting {
-        let port = sink::free_address().port();
+        let port = machine::free_address().port();
         let records: Vec<String> = records
             .iter()
             .map(|text| text.replace("{port}", &port.to_string()))

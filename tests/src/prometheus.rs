@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -13,6 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::daemon::TIMEOUT;
+use crate::machine::free_address;
 use crate::programs::{listens, missing, unpacked};
 
 /// A running Prometheus.
@@ -25,9 +26,7 @@ pub struct Prometheus {
 impl Prometheus {
     /// Starts one that reads the numbers at an address, as the job `portcullis`, and watches these alerts.
     pub fn start(target: &str, alerts: &Path) -> Prometheus {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("an address");
-        drop(listener);
+        let address = free_address();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let config = format!(
             "global: {{scrape_interval: 200ms, evaluation_interval: 200ms}}\n\

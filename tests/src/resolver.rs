@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+use crate::machine::free_address;
 use crate::programs::{missing, unpacked};
 
 /// How a zone is signed: with ECDSA P-256 unless another algorithm is named.
@@ -242,16 +243,6 @@ impl Drop for Process {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// An address on loopback that is free for both UDP and TCP.
-fn free_address() -> SocketAddr {
-    let attempts = (0..100).find_map(|_| {
-        let udp = UdpSocket::bind("127.0.0.1:0").expect("bind UDP");
-        let address = udp.local_addr().expect("local address");
-        TcpListener::bind(address).is_ok().then_some(address)
-    });
-    attempts.expect("a port that is free for both UDP and TCP")
 }
 
 /// A Knot with zones, the root's included.

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::daemon::TIMEOUT;
+use crate::machine::free_address;
 use crate::programs::{assert_may_mount, listens, missing, unpacked};
-use crate::sink::free_address;
 
 /// A running Sendmail.
 pub struct Sendmail {

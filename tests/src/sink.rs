@@ -1,7 +1,7 @@
 //! Postfix's smtp-sink, a next hop that is not ours.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -9,6 +9,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use crate::daemon::TIMEOUT;
+use crate::machine::free_address;
 use crate::programs::missing;
 
 /// A running smtp-sink that keeps what it is sent.
@@ -67,12 +68,6 @@ fn read_all(folder: &Path) -> Vec<String> {
         .iter()
         .map(|path| String::from_utf8_lossy(&fs::read(path).expect("a message")).into_owned())
         .collect()
-}
-
-/// An address that nobody listens on now.
-pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address")
 }
 
 impl Drop for SmtpSink {

@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use std::time::Instant;
 
 use portcullis_tests::daemon::{TIMEOUT, messages as messages_in};
-use portcullis_tests::sink::free_address;
+use portcullis_tests::machine::free_address;
 use portcullis_tests::{
     Action, Behaviour, Client, Config, Daemon, Listener, MockServer, Step, TestBed, portcullis,
 };

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use portcullis_tests::sink::free_address;
+use portcullis_tests::machine::free_address;
 use portcullis_tests::{
     Action, Behaviour, Client, Config, Daemon, Listener, MockServer, NO_RULES, Pki, SmtpSink, Step,
     TestBed,

@@ -17,7 +17,7 @@ use portcullis_tests::postfix::Postfix;
 use portcullis_tests::sendmail::Sendmail;
 use portcullis_tests::{
     Behaviour, Client, Config, Daemon, Listener, MockServer, NO_RULES, Reply, SmtpSink, TestBed,
-    machine, sink,
+    machine,
 };
 
 /// The envelope and message that somebody wants to get past us.
@@ -328,7 +328,7 @@ fn smtp_sink_reads_what_we_read() {
 #[test]
 fn a_lenient_postfix_reads_what_we_read() {
     let _shared = machine::shared();
-    let address = sink::free_address();
+    let address = machine::free_address();
     let settings = "myhostname = mx.dest.test
 relay_domains = dest.test
 relay_recipient_maps = static:ok

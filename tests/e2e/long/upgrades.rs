@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use portcullis_tests::daemon::{TIMEOUT, binary};
 use portcullis_tests::load::HONEST;
-use portcullis_tests::sink::free_address;
+use portcullis_tests::machine::free_address;
 use portcullis_tests::{
     Behaviour, Client, Config, Listener, Load, MockServer, NO_RULES, Pki, TestBed, machine,
 };

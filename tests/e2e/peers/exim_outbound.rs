@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use portcullis_tests::exim::Exim;
+use portcullis_tests::machine::free_address;
 use portcullis_tests::resolver::{Authority, Signing, Zone};
-use portcullis_tests::sink::free_address;
 use portcullis_tests::{Behaviour, Config, Https, Listener, MockServer, Pki, TestBed};
 
 const ROUTERS: &str = include_str!("../../../examples/exim/portcullis-send.conf");

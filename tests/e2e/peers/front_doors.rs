@@ -8,11 +8,11 @@ use std::thread;
 
 use portcullis_tests::exim::Exim;
 use portcullis_tests::load::Stop;
+use portcullis_tests::machine::free_address;
 use portcullis_tests::pki::Identity;
 use portcullis_tests::postfix::Postfix;
 use portcullis_tests::programs::missing;
 use portcullis_tests::sendmail::Sendmail;
-use portcullis_tests::sink::free_address;
 use portcullis_tests::{Client, Config, Listener, Pki, TestBed, machine};
 use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
 use rcgen::{CertificateParams, DnType, SanType};

@@ -8,8 +8,8 @@ use std::time::Instant;
 use portcullis_tests::client::Handshake;
 use portcullis_tests::daemon::TIMEOUT;
 use portcullis_tests::haproxy::HaProxy;
+use portcullis_tests::machine::free_address;
 use portcullis_tests::pki::Identity;
-use portcullis_tests::sink::free_address;
 use portcullis_tests::{Client, Config, Listener, Pki, TestBed, metrics};
 use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
 

@@ -1,8 +1,8 @@
 //! A real nginx that asks where sessions go, by the settings of `docs/integrations/nginx.md`.
 
+use portcullis_tests::machine::free_address;
 use portcullis_tests::nginx::Nginx;
 use portcullis_tests::pki::Identity;
-use portcullis_tests::sink::free_address;
 use portcullis_tests::{Behaviour, Client, Config, Listener, MockServer, Pki, TestBed};
 use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
 

@@ -6,11 +6,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use portcullis_tests::daemon::{TIMEOUT, messages};
+use portcullis_tests::machine::free_address;
 use portcullis_tests::outbound::{LEVEL_RECORDS, LEVELS, ONCE, SHORT_TIMEOUTS, Setting, send};
 use portcullis_tests::pki::Identity;
 use portcullis_tests::postfix::Postfix;
 use portcullis_tests::programs::missing;
-use portcullis_tests::sink::free_address;
 use portcullis_tests::{
     Action, Behaviour, Client, Config, Https, Listener, MockServer, NO_RULES, Pki, Reply, Step,
     TestBed,

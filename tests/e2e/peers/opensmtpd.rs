@@ -1,8 +1,8 @@
 //! A real OpenSMTPD that asks through its filter, by the settings of `docs/integrations/opensmtpd.md`.
 
 use portcullis_tests::daemon::binary;
+use portcullis_tests::machine::free_address;
 use portcullis_tests::opensmtpd::OpenSmtpd;
-use portcullis_tests::sink::free_address;
 use portcullis_tests::{Behaviour, Client, Config, Listener, MockServer, TestBed};
 
 use crate::front_doors::block;

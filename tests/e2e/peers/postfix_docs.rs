@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use portcullis_tests::exim::Exim;
+use portcullis_tests::machine::free_address;
 use portcullis_tests::mock_server::Taken;
 use portcullis_tests::postfix::Postfix;
 use portcullis_tests::programs::missing;
-use portcullis_tests::sink::free_address;
 use portcullis_tests::{Behaviour, Client, Daemon, Dns, MockServer, Pki};
 
 const DOCUMENT: &str = include_str!("../../../docs/postfix.md");

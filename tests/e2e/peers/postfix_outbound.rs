@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
+use portcullis_tests::machine::free_address;
 use portcullis_tests::pki::Identity;
 use portcullis_tests::postfix::Postfix;
-use portcullis_tests::sink::free_address;
 use portcullis_tests::{Behaviour, Config, MockServer, Pki, TestBed};
 
 use crate::front_doors::block;

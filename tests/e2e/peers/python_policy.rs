@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use portcullis_tests::machine::free_address;
 use portcullis_tests::programs::unpacked;
-use portcullis_tests::sink::free_address;
 use portcullis_tests::{Behaviour, Client, Config, Dns, Listener, MockServer, Pki, TestBed, run};
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -4,7 +4,9 @@ use std::fs;
 
 use portcullis_tests::outbound::{SHORT_TIMEOUTS, send};
 use portcullis_tests::pki::Identity;
-use portcullis_tests::{Behaviour, Config, Dns, Listener, MockServer, Pki, Reply, TestBed, sink};
+use portcullis_tests::{
+    Behaviour, Config, Dns, Listener, MockServer, Pki, Reply, TestBed, machine,
+};
 
 use super::{INBOUND, NAME, assert_refused, inbound};
 
@@ -33,7 +35,7 @@ struct World {
 /// A daemon that knows no authority by name yet, and a partner with a certificate.
 fn world(partner: &Pki) -> World {
     let public = Pki::new();
-    let port = sink::free_address().port();
+    let port = machine::free_address().port();
     let dns = Dns::start(&["partner.test. MX 10 mx.partner.test.\nmx.partner.test. A 127.0.0.2"]);
     let config = Config::new()
         .listener(Listener::maildir().starttls())

@@ -2,7 +2,9 @@
 
 use portcullis_tests::outbound::{ONCE, SHORT_TIMEOUTS, send_from};
 use portcullis_tests::pki::Identity;
-use portcullis_tests::{Behaviour, Client, Config, Dns, Listener, MockServer, Pki, TestBed, sink};
+use portcullis_tests::{
+    Behaviour, Client, Config, Dns, Listener, MockServer, Pki, TestBed, machine,
+};
 
 use super::{INBOUND, NAME, assert_refused};
 
@@ -66,7 +68,7 @@ struct World {
 
 fn world(more: &str) -> World {
     let (public, pki) = (Pki::new(), Pki::named("Partner Root"));
-    let port = sink::free_address().port();
+    let port = machine::free_address().port();
     let dns = Dns::start(&["partner.test. MX 10 mx.partner.test.\nmx.partner.test. A 127.0.0.2"]);
     let config = Config::new()
         .listener(Listener::outbound(

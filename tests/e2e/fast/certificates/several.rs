@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use portcullis_tests::daemon::TIMEOUT;
 use portcullis_tests::openssl::{Made, OWN, Wish, Workshop, s_client};
-use portcullis_tests::{Config, Listener, TestBed, run, sink};
+use portcullis_tests::{Config, Listener, TestBed, machine, run};
 
 use super::files::private;
 use super::{NOW, PAST};
@@ -25,7 +25,7 @@ impl Several {
         let shop = Workshop::new();
         let root = shop.ca("/CN=Root", "", None);
         let folder = tempfile::tempdir().expect("a folder");
-        let metrics = sink::free_address();
+        let metrics = machine::free_address();
         for (name, key, host) in [
             ("rsa", "rsa:2048", "mx.contoso.com"),
             ("ecdsa", "P-256", "mx.contoso.com"),

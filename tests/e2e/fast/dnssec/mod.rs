@@ -11,7 +11,7 @@ use portcullis_tests::forwarder::{Forwarder, ODD, odd_cuts, odd_server};
 use portcullis_tests::outbound::{ONCE, SHORT_TIMEOUTS};
 use portcullis_tests::pki::{Identity, sha256};
 use portcullis_tests::resolver::{Authority, Unbound};
-use portcullis_tests::{Behaviour, Config, Listener, MockServer, NO_RULES, Pki, TestBed, sink};
+use portcullis_tests::{Behaviour, Config, Listener, MockServer, NO_RULES, Pki, TestBed, machine};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use zones::{ODD_RECORDS, zones};
@@ -66,7 +66,7 @@ impl World {
         let identity = pki.trusted(&["v4.n.test", "v4.n3.test"]);
         let (_, parsed) = X509Certificate::from_der(&identity.chain[0]).expect("a certificate");
         let key = sha256(parsed.public_key().raw);
-        let port = sink::free_address().port();
+        let port = machine::free_address().port();
         World {
             authority: Authority::start(&zones(port, &key)),
             odd: odd_server(ODD_RECORDS),

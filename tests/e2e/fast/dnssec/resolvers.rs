@@ -9,7 +9,7 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Record, RecordType};
 use portcullis_tests::daemon::TIMEOUT;
 use portcullis_tests::forwarder::{Forwarder, Upstream};
-use portcullis_tests::{Behaviour, Https, Pki, sink};
+use portcullis_tests::{Behaviour, Https, Pki, machine};
 
 use super::zones::cases;
 use super::{Cases, PASSES, STRIPS, TRUSTED, Way, World};
@@ -134,7 +134,7 @@ fn of_several_name_servers_the_able_one_is_asked() {
     let world = World::new();
     let unbound = world.unbound(false);
     let strips = stripping("all of DNSSEC is left out", unbound.address);
-    let nobody = sink::free_address();
+    let nobody = machine::free_address();
     for (others, is_told) in [(strips.address, STRIPS), (nobody, "does not answer")] {
         for servers in [[others, unbound.address], [unbound.address, others]] {
             let relay = world.relay(&servers, "[dns]\ntimeout = \"1s\"");

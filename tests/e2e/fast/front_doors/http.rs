@@ -3,8 +3,8 @@
 use std::fs;
 use std::process::Command;
 
+use portcullis_tests::machine::free_address;
 use portcullis_tests::programs::missing;
-use portcullis_tests::sink::free_address;
 use portcullis_tests::{Config, Listener, Pki, TestBed};
 use serde_json::{Value, json};
 

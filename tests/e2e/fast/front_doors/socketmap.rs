@@ -199,7 +199,7 @@ fn each_recipient_has_its_route() {
 
 #[test]
 fn what_postfix_cannot_carry_out_goes_by_the_relay() {
-    let relay = portcullis_tests::sink::free_address();
+    let relay = portcullis_tests::machine::free_address();
     let listener = format!(
         "[[listener]]\naddress = \"{relay}\"\noutbound = {{ clients = [\"127.0.0.1\"], tenant = \"contoso\" }}"
     );

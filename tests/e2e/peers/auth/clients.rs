@@ -10,9 +10,9 @@ use std::thread;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use portcullis_tests::exim::Exim;
+use portcullis_tests::machine::free_address;
 use portcullis_tests::postfix::Postfix;
 use portcullis_tests::programs::{missing, unpacked};
-use portcullis_tests::sink::free_address;
 use portcullis_tests::{
     Behaviour, Client, Config, Dns, Listener, MockServer, NO_RULES, Pki, TestBed,
 };

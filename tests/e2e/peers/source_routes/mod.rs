@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use portcullis_tests::exim::Exim;
+use portcullis_tests::machine::free_address;
 use portcullis_tests::postfix::Postfix;
 use portcullis_tests::sendmail::Sendmail;
-use portcullis_tests::sink::free_address;
 use portcullis_tests::{
     Action, Behaviour, Client, Config, Listener, MockServer, NO_RULES, Reply, Step, TestBed,
 };
