@@ -12,30 +12,31 @@ pub struct Component;
 
 static POLICY: Once<Policy> = Once::new();
 
-/// The policy; a finished one is made of the rules that stand in the component, when it is first asked.
-fn policy() -> Option<&'static Policy> {
-    #[cfg(not(feature = "document"))]
-    if POLICY.get().is_none()
-        && let Some(rules) = rt::embedded_rules()
-    {
-        rt::keep();
-        if let Some(policy) = Policy::load_packed(rules) {
-            POLICY.set(policy);
+/// A call begins. A finished policy is made of the rules that stand in the component, when it is first called.
+fn begin() {
+    rt::begin(|| {
+        #[cfg(not(feature = "document"))]
+        if POLICY.get().is_none()
+            && let Some(rules) = rt::embedded_rules()
+        {
+            rt::keep();
+            if let Some(policy) = Policy::load_packed(rules) {
+                POLICY.set(policy);
+            }
+            rt::keep_no_more();
         }
-        rt::keep_no_more();
-    }
-    POLICY.get()
+    });
 }
 
 fn evaluate(context: &Context) -> Verdict {
-    match policy() {
+    match POLICY.get() {
         Some(policy) => policy.evaluate(context),
         None => Policy::unconfigured_verdict(),
     }
 }
 
 fn explain(context: &Context) -> Explanation {
-    match policy() {
+    match POLICY.get() {
         Some(policy) => policy.explain(context),
         None => Explanation {
             verdict: Policy::unconfigured_verdict(),
@@ -46,7 +47,7 @@ fn explain(context: &Context) -> Explanation {
 }
 
 fn describe(first: u32, limit: u32) -> Description {
-    match policy() {
+    match POLICY.get() {
         Some(policy) => policy.describe(first, limit),
         None => Description {
             organization: String::new(),
@@ -75,7 +76,7 @@ impl evaluation::Guest for Component {
     }
 
     fn describe(first: u32, limit: u32) -> Description {
-        rt::begin();
+        begin();
         let description = describe(first, limit);
         rt::done();
         description
@@ -126,7 +127,7 @@ mod document {
     impl json::Guest for Component {
         fn check(document: String) -> String {
             let outcome = <Component as rules::Guest>::configure(document);
-            rt::begin();
+            begin();
             let is_accepted = outcome.is_ok();
             let (counts, problems) = match outcome {
                 Ok(summary) => (Some((summary.connectors, summary.tests)), summary.warnings),
@@ -166,7 +167,7 @@ mod document {
         }
 
         fn describe(first: u32, limit: u32) -> String {
-            rt::begin();
+            begin();
             let description = portcullis_types::Description::from(describe(first, limit));
             let text = serde_json::to_string(&description).unwrap_or_default();
             rt::done();
@@ -184,7 +185,25 @@ mod document {
 /// What the host calls, generated.
 #[allow(unsafe_code, clippy::all)]
 mod exports {
-    use super::Component;
+    use super::{Component, begin, rt};
+
+    /// The canonical ABI's allocation function. `wit-bindgen` leaves it to the standard library on this target.
+    ///
+    /// # Safety
+    /// As the canonical ABI calls it: `old` is null with `old_size` 0, or was returned from here.
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn cabi_realloc(
+        old: *mut u8,
+        old_size: usize,
+        align: usize,
+        new_size: usize,
+    ) -> *mut u8 {
+        if old_size == 0 {
+            begin();
+        }
+        // SAFETY: the caller keeps to this function's contract, which is the same.
+        unsafe { rt::reallocated(old, old_size, align, new_size) }
+    }
 
     crate::bindings::export!(Component with_types_in crate::bindings);
 }

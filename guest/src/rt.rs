@@ -15,8 +15,8 @@ unsafe extern "C" {}
 /// Bytes for what a call allocates, as long as that is little; more comes from the heap.
 const ARENA: usize = 16 << 10;
 
-/// Memory of one call. All of it is given back at once when the next call begins: most calls touch
-/// little memory, always the same, and nothing is spent on keeping books of it.
+/// Memory of one call. All of it is wiped and given back at once when the next call begins: nothing of a call is left for
+/// the next, most calls touch little memory, always the same, and nothing is spent on keeping books of it.
 #[repr(align(16))]
 struct Arena {
     bytes: UnsafeCell<[u8; ARENA]>,
@@ -79,13 +79,16 @@ impl Arena {
     }
 }
 
-/// A call begins: what the last one allocated is no longer needed. Called before the arguments come,
-/// and by exports that have none in memory.
-pub fn begin() {
+/// A call begins: what the last one allocated is wiped. Called before the arguments come, and by exports that have none
+/// in memory. What `load` allocates may stay: it comes before all that is the call's.
+pub fn begin(load: impl FnOnce()) {
     if MEMORY.stage.get() == Stage::Done {
+        // SAFETY: of what was allocated nothing is used any more, and it has been initialized.
+        unsafe { MEMORY.start().write_bytes(0, MEMORY.used.get()) };
         MEMORY.used.set(0);
-        MEMORY.stage.set(Stage::Call);
         heap::begin();
+        load();
+        MEMORY.stage.set(Stage::Call);
     }
 }
 
@@ -147,7 +150,7 @@ mod heap {
 }
 
 /// The heap of a policy that has its rules: a call needs it only for what does not fit into the arena, and nothing of it
-/// when the next one begins. So it only grows, and begins anew with each call.
+/// when the next one begins. So it only grows, and begins anew with each call, all zeros.
 #[cfg(not(feature = "document"))]
 mod heap {
     use alloc::alloc::Layout;
@@ -168,8 +171,6 @@ mod heap {
         start: Cell<usize>,
         /// The first byte that is not used.
         next: Cell<usize>,
-        /// The end of the memory.
-        end: Cell<usize>,
     }
 
     // SAFETY: a component has one thread.
@@ -178,11 +179,13 @@ mod heap {
     static HEAP: Heap = Heap {
         start: Cell::new(0),
         next: Cell::new(0),
-        end: Cell::new(0),
     };
 
     pub fn begin() {
-        HEAP.next.set(HEAP.start.get());
+        let start = HEAP.start.get();
+        // SAFETY: it is between the two, and nothing of it is used any more.
+        unsafe { (start as *mut u8).write_bytes(0, HEAP.next.get() - start) };
+        HEAP.next.set(start);
     }
 
     pub fn stays() {
@@ -190,28 +193,23 @@ mod heap {
     }
 
     pub fn alloc(layout: Layout) -> *mut u8 {
-        if HEAP.end.get() == 0 {
-            let end = memory_size::<0>() * PAGE;
+        if HEAP.start.get() == 0 {
             let start = match super::embedded_rules() {
                 // They are behind all that is there.
-                Some(_) => end,
+                Some(_) => memory_size::<0>() * PAGE,
                 // The build script has the memory begin with some room for them.
                 None => &raw const __heap_base as usize,
             };
             HEAP.start.set(start);
             HEAP.next.set(start);
-            HEAP.end.set(end);
         }
         let at = HEAP.next.get().next_multiple_of(layout.align());
         let Some(end) = at.checked_add(layout.size()) else {
             return core::ptr::null_mut();
         };
-        if end > HEAP.end.get() {
-            let pages = (end - HEAP.end.get()).div_ceil(PAGE);
-            if memory_grow::<0>(pages) == usize::MAX {
-                return core::ptr::null_mut();
-            }
-            HEAP.end.set(HEAP.end.get() + pages * PAGE);
+        let memory = memory_size::<0>() * PAGE;
+        if end > memory && memory_grow::<0>((end - memory).div_ceil(PAGE)) == usize::MAX {
+            return core::ptr::null_mut();
         }
         HEAP.next.set(end);
         at as *mut u8
@@ -262,21 +260,13 @@ fn panic(_: &core::panic::PanicInfo) -> ! {
     core::arch::wasm32::unreachable()
 }
 
-/// The canonical ABI's allocation function. `wit-bindgen` leaves it to the standard library on this
-/// target.
+/// Memory for arguments, by the canonical ABI.
 ///
 /// # Safety
-/// As the canonical ABI calls it: `old` is null with `old_size` 0, or was returned from here.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn cabi_realloc(
-    old: *mut u8,
-    old_size: usize,
-    align: usize,
-    new_size: usize,
-) -> *mut u8 {
+/// As the canonical ABI asks for it: `old` is null with `old_size` 0, or was returned from here.
+pub unsafe fn reallocated(old: *mut u8, old_size: usize, align: usize, new_size: usize) -> *mut u8 {
     let pointer = unsafe {
         if old_size == 0 {
-            begin();
             if new_size == 0 {
                 return align as *mut u8;
             }

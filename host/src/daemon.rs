@@ -814,6 +814,7 @@ fn engine(
     let builder = || {
         Engine::builder()
             .limits(sandbox.limits())
+            .isolation(sandbox.isolation.into())
             .compiler(compiler.clone())
             .observer(observer.clone())
     };

@@ -18,6 +18,7 @@ use crate::sandbox::background::Priority;
 use crate::sandbox::compiler::Compiler;
 use crate::sandbox::documents::{DocumentError, Documents, Rules};
 use crate::sandbox::engine::{self as sandbox, EngineError, Settings};
+use crate::sandbox::idle::{IdleInstances, Isolation};
 use crate::sandbox::instance::Instance;
 use crate::sandbox::limits::Limits;
 use crate::sandbox::loader::{Loader, finished};
@@ -40,6 +41,7 @@ pub struct Engine {
 #[derive(Default)]
 pub struct EngineBuilder {
     settings: Settings,
+    isolation: Isolation,
 }
 
 impl EngineBuilder {
@@ -68,6 +70,12 @@ impl EngineBuilder {
         self
     }
 
+    /// Who shares an instance of the built-in evaluator. By default the sessions of a tenant do, one after the other.
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = isolation;
+        self
+    }
+
     /// Who hears of what happens to policies.
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.settings.observer = observer;
@@ -79,15 +87,17 @@ impl EngineBuilder {
     /// # Errors
     /// If the limits are more than this machine has, or the cache directory cannot be used.
     pub fn build(self) -> Result<Engine, EngineError> {
-        let engine = sandbox::Engine::new(self.settings)?;
+        let idle = IdleInstances::default();
+        let engine = sandbox::Engine::new(self.settings, idle.end_all())?;
         let documents = Documents::new(
             engine.disk_cache.clone(),
             engine.compiler.clone(),
             engine.priority,
             engine.limits.policy_size,
         )?;
+        let shared = (self.isolation == Isolation::Tenant).then_some(idle);
         Ok(Engine {
-            loader: Loader::new(engine),
+            loader: Loader::new(engine, shared),
             documents,
         })
     }
@@ -237,8 +247,9 @@ impl Policy {
         let mut size = 0;
         for first in (0..self.description().total).step_by(WINDOW as usize) {
             // A fresh instance for each window: what one allocates is given back.
-            let mut instance = Instance::new(&self.engine.loader.engine, &self.loaded).await?;
-            let window = instance.describe(first, WINDOW).await?;
+            let engine = &self.engine.loader.engine;
+            let mut instance = Instance::new(engine, &self.loaded).await?;
+            let window = instance.describe(engine, first, WINDOW).await?;
             let count = window.connectors.len();
             size += window
                 .connectors
@@ -267,7 +278,7 @@ impl Policy {
     /// A session: one for each SMTP session, so that nothing can pass from one sender to another.
     pub fn session(&self) -> PolicySession {
         PolicySession {
-            session: Session::new(self.engine.loader.engine.clone()),
+            session: Session::new(&self.engine.loader),
             name: self.loaded.name.clone(),
             policy: self.clone(),
         }
@@ -308,7 +319,7 @@ impl PolicySession {
     pub async fn explain(&mut self, context: &Context) -> Result<Explanation, EvaluationError> {
         let engine = &self.policy.engine.loader.engine;
         let mut instance = Instance::new(engine, &self.policy.loaded).await?;
-        instance.explain(context).await
+        instance.explain(engine, context).await
     }
 }
 

@@ -82,6 +82,7 @@ pub use sandbox::documents::{DocumentError, Rules};
 pub use sandbox::engine::EngineError;
 pub use sandbox::evaluator::core_module as evaluator_core_module;
 pub use sandbox::evaluator::digest as evaluator_digest;
+pub use sandbox::idle::Isolation;
 pub use sandbox::inspect::Rejection;
 pub use sandbox::limits::{LimitError, Limits, MAX_STACK};
 pub use sandbox::policy::LoadError;

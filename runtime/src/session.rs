@@ -1,4 +1,4 @@
-//! Evaluations of one SMTP session: an instance of each policy is retained between them.
+//! Evaluations of one SMTP session.
 
 use std::sync::Arc;
 
@@ -7,18 +7,19 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::context::Context;
 use crate::decision::Decision;
 use crate::failure::{EvaluationError, Failure};
-use crate::sandbox::engine::Engine;
 use crate::sandbox::instance::Instance;
+use crate::sandbox::loader::Loader;
 use crate::sandbox::policy::LoadedPolicy;
 use portcullis_types::{Direction, Explanation, Verdict};
 
 /// A session talks to few organizations; of one that talks to more the oldest instance is dropped.
 const MAX_INSTANCES: usize = 4;
 
-/// The instances of one session: one for each policy that it has asked. They live no longer than the session, so nothing
-/// can pass from one sender to another.
+/// What one session asks. Of each policy that others have written it has an instance of its own, which lives no longer
+/// than the session, so nothing can pass from one sender to another. The built-in evaluator keeps nothing of a question;
+/// sessions share its instances, unless the engine isolates those too.
 pub struct Session {
-    engine: Engine,
+    loader: Loader,
     retained: Vec<RetainedInstance>,
 }
 
@@ -34,9 +35,9 @@ struct RetainedInstance {
 }
 
 impl Session {
-    pub(crate) fn new(engine: Engine) -> Self {
+    pub(crate) fn new(loader: &Loader) -> Self {
         Session {
-            engine,
+            loader: loader.clone(),
             retained: Vec::new(),
         }
     }
@@ -56,8 +57,9 @@ impl Session {
         context: &Context,
         taken: Taken,
     ) -> Decision {
-        let observer = self.engine.observer.clone();
-        match self.try_decide(tenant, policy, context, taken).await {
+        let decided = self.try_decide(tenant, policy, context, taken).await;
+        let observer = &self.loader.engine.observer;
+        match decided {
             Ok(decision) => {
                 if policy.is_some_and(|policy| policy.has_answered()) {
                     observer.recovered(tenant);
@@ -86,17 +88,37 @@ impl Session {
         taken: Taken,
     ) -> Result<Decision, EvaluationError> {
         let policy = policy.ok_or_else(no_policy)?;
+        // An instance that fails is dropped: the next evaluation gets a fresh one.
+        let verdict = match &self.loader.idle {
+            Some(idle) if policy.is_built_in => {
+                let engine = &self.loader.engine;
+                let mut shared = idle.take(engine, policy).await?;
+                let verdict = shared.instance.evaluate(engine, context).await?;
+                idle.put(engine, shared);
+                verdict
+            }
+            _ => self.ask_its_own(tenant, policy, context).await?,
+        };
+        taken(verdict, context.direction())
+            .map_err(|reason| policy.failed(Failure::Invalid(reason)))
+    }
+
+    async fn ask_its_own(
+        &mut self,
+        tenant: &Arc<str>,
+        policy: &Arc<LoadedPolicy>,
+        context: &Context,
+    ) -> Result<Verdict, EvaluationError> {
+        let engine = self.loader.engine.clone();
         let is_its = |retained: &RetainedInstance| Arc::ptr_eq(retained.instance.policy(), policy);
         let retained = self.retained.iter().position(is_its);
         let mut instance = match retained {
             Some(at) => self.retained.swap_remove(at).instance,
-            None => Instance::new(&self.engine, policy).await?,
+            None => Instance::new(&engine, policy).await?,
         };
-        // An instance that fails is dropped: the next evaluation gets a fresh one.
-        let verdict = instance.evaluate(context).await?;
+        let verdict = instance.evaluate(&engine, context).await?;
         self.retain(tenant, instance);
-        taken(verdict, context.direction())
-            .map_err(|reason| policy.failed(Failure::Invalid(reason)))
+        Ok(verdict)
     }
 
     /// Decides, and gives the reasons.
@@ -109,17 +131,16 @@ impl Session {
         context: &Context,
     ) -> Result<Explanation, EvaluationError> {
         let policy = policy.ok_or_else(no_policy)?;
-        Instance::new(&self.engine, policy)
-            .await?
-            .explain(context)
-            .await
+        let engine = &self.loader.engine;
+        let mut instance = Instance::new(engine, policy).await?;
+        instance.explain(engine, context).await
     }
 
     fn retain(&mut self, tenant: &Arc<str>, instance: Instance) {
         if self.retained.len() >= MAX_INSTANCES {
             self.retained.remove(0);
         }
-        if let Some(permit) = instance.try_retain() {
+        if let Some(permit) = instance.try_retain(&self.loader.engine) {
             self.retained.push(RetainedInstance {
                 tenant: tenant.clone(),
                 instance,

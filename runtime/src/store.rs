@@ -232,7 +232,7 @@ impl Store {
 
     /// A session, whose transactions ask the policies of any tenants.
     pub fn session(&self) -> TenantSession {
-        TenantSession(Session::new(self.engine.loader.engine.clone()))
+        TenantSession(Session::new(&self.engine.loader))
     }
 
     /// Brings the tenants in line with the configuration and the files: all of them, or only those with

@@ -6,8 +6,8 @@ use portcullis_evaluator::{
     SessionSecurity, Tls, Trust, Verdict,
 };
 
-static POLICY: LazyLock<Policy> = LazyLock::new(|| {
-    let rules = r#"{"connectors": [
+/// Rules that read each fact.
+pub const RULES: &str = r#"{"connectors": [
         {"name": "a", "direction": "inbound", "match-header-from": true,
          "from": {"sender-domains": ["*.x.test", "bücher.example"]},
          "except": {"sender-domains": ["n.x.test"], "certificate-names": ["*.x.test"]},
@@ -26,8 +26,9 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| {
         {"name": "g", "direction": "inbound", "from": {"sender-domains": ["*"], "sender-ips": ["10.2.0.0/16"]},
          "require": {"certificate-fingerprints": [
             "0000000000000000000000000000000000000000000000000000000000000002"]}}]}"#;
-    Policy::configure(rules).expect("the rules are good").0
-});
+
+static POLICY: LazyLock<Policy> =
+    LazyLock::new(|| Policy::configure(RULES).expect("the rules are good").0);
 
 static PACKED: LazyLock<Policy> = LazyLock::new(|| {
     let packed = POLICY.packed().to_vec();
@@ -50,7 +51,7 @@ type Presented<'a> = (
 type Encryption<'a> = (Option<u16>, Fact<Presented<'a>>);
 
 /// Direction, address, encryption, sender's and recipient's domain, and those in the header.
-type Facts<'a> = (
+pub type Facts<'a> = (
     bool,
     Fact<IpAddr>,
     Fact<Encryption<'a>>,
@@ -128,7 +129,7 @@ fn tls((version, presented): Encryption) -> Tls {
     }
 }
 
-fn context((outbound, ip, encryption, from, to, header): Facts) -> Context {
+pub fn context((outbound, ip, encryption, from, to, header): Facts) -> Context {
     Context {
         direction: match outbound {
             true => Direction::Outbound,

@@ -12,6 +12,7 @@ mod filters;
 mod fleet;
 mod front_doors;
 mod imports;
+mod instances;
 mod modules;
 mod mta_sts;
 mod packed;
@@ -31,6 +32,7 @@ pub use filters::filters;
 pub use fleet::fleet;
 pub use front_doors::front_doors;
 pub use imports::imports;
+pub use instances::{Evaluator, instances};
 pub use modules::modules;
 pub use mta_sts::mta_sts;
 pub use packed::packed;
@@ -46,7 +48,7 @@ pub use wire::{commands, data, headers, replies};
 pub type Target = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: [(&str, Target); 21] = [
+pub const TARGETS: [(&str, Target); 22] = [
     ("certificates", certificates),
     ("commands", commands),
     ("configuration", configuration),
@@ -58,6 +60,7 @@ pub const TARGETS: [(&str, Target); 21] = [
     ("front_doors", front_doors),
     ("headers", headers),
     ("imports", imports),
+    ("instances", instances),
     ("modules", modules),
     ("mta_sts", mta_sts),
     ("packed", packed),

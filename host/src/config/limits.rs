@@ -124,6 +124,27 @@ impl Default for Timeouts {
     }
 }
 
+/// Who shares an instance of the built-in evaluator. Each session has its own of components of others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// The sessions of one tenant, one after the other.
+    #[default]
+    Tenant,
+    /// Nobody: each session has its own.
+    Session,
+}
+
+impl From<Isolation> for portcullis::Isolation {
+    fn from(isolation: Isolation) -> Self {
+        match isolation {
+            Isolation::Tenant => portcullis::Isolation::Tenant,
+            Isolation::Session => portcullis::Isolation::Session,
+        }
+    }
+}
+
 /// What a policy may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -165,6 +186,8 @@ pub struct Sandbox {
     #[serde(with = "values::optional_size")]
     #[cfg_attr(test, schemars(with = "Option<super::schema::Size>"))]
     pub compile_memory: Option<ByteSize>,
+    /// Who shares an instance of the built-in evaluator.
+    pub isolation: Isolation,
     /// Folder of compiled policies; owned by this user, mode 0700.
     pub cache_directory: Option<PathBuf>,
 }

@@ -91,7 +91,7 @@ impl Documents {
         most: usize,
     ) -> Result<Self, EngineError> {
         let engine = wasmtime::Engine::new(&base_config()).map_err(EngineError::Limits)?;
-        start_clock(&engine, TICK).map_err(EngineError::Thread)?;
+        start_clock(&engine, TICK, || {}).map_err(EngineError::Thread)?;
         Ok(Documents {
             engine,
             disk_cache,

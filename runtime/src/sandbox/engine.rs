@@ -62,8 +62,7 @@ impl Default for Settings {
 /// Instances whose addresses are left to other uses.
 const RESERVE: u32 = 2;
 
-/// What policies run on. Cheap to clone.
-#[derive(Clone)]
+/// What policies run on.
 pub struct Engine {
     /// Wasmtime's engine.
     pub wasmtime: wasmtime::Engine,
@@ -86,11 +85,14 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Sets the engine up and starts its clock.
+    /// Sets the engine up and starts its clock, which also calls a function each second.
     ///
     /// # Errors
     /// If the limits are out of their range or more than this machine's address space holds, or the cache directory cannot be used.
-    pub fn new(settings: Settings) -> Result<Self, EngineError> {
+    pub fn new(
+        settings: Settings,
+        each_second: impl FnMut() + Send + 'static,
+    ) -> Result<Self, EngineError> {
         let Settings {
             limits,
             cache_directory,
@@ -100,7 +102,8 @@ impl Engine {
         } = settings;
         limits.check()?;
         let (engine, limits) = within_address_space(limits, &*observer)?;
-        limits::start_clock(&engine, limits.evaluation / TICKS).map_err(EngineError::Thread)?;
+        let tick = limits.evaluation / TICKS;
+        limits::start_clock(&engine, tick, each_second).map_err(EngineError::Thread)?;
         let linker = linker::linker(&engine).map_err(EngineError::Limits)?;
         let disk_cache = match cache_directory {
             Some(folder) => Some(Arc::new(DiskCache::open(&folder, observer.clone())?)),

@@ -43,7 +43,7 @@ const STACK_RESERVE: usize = 256 << 10;
 /// verdicts are pure, so it makes no difference to them.
 pub struct Instance {
     running: Option<Running>,
-    engine: Engine,
+    questions: u32,
     policy: Arc<LoadedPolicy>,
     code: Arc<CompiledPolicy>,
     _permit: OwnedSemaphorePermit,
@@ -87,7 +87,7 @@ impl Instance {
         let code = code.await.map_err(failed)?;
         Ok(Instance {
             running: Some(Running::new(engine, policy, &code).await?),
-            engine: engine.clone(),
+            questions: 0,
             policy: policy.clone(),
             code,
             _permit: permit,
@@ -95,10 +95,10 @@ impl Instance {
     }
 
     /// The right to keep it between two evaluations; `None` if it has to go.
-    pub fn try_retain(&self) -> Option<OwnedSemaphorePermit> {
+    pub fn try_retain(&self, engine: &Engine) -> Option<OwnedSemaphorePermit> {
         let running = self.running.as_ref();
         let memory = running.map_or(0, |running| running.store.data().memory());
-        self.engine.admission.try_retain(memory)
+        engine.admission.try_retain(memory)
     }
 
     /// The policy that this is an instance of.
@@ -106,31 +106,46 @@ impl Instance {
         &self.policy
     }
 
+    /// How often it has been asked to decide.
+    pub fn questions(&self) -> u32 {
+        self.questions
+    }
+
     /// Decides about one recipient of one message.
-    pub async fn evaluate(&mut self, context: &Context) -> Result<Verdict, EvaluationError> {
-        self.evaluate_within(context, TIMEOUT).await
+    pub async fn evaluate(
+        &mut self,
+        engine: &Engine,
+        context: &Context,
+    ) -> Result<Verdict, EvaluationError> {
+        self.evaluate_within(engine, context, TIMEOUT).await
     }
 
     /// The same while a policy is loaded, however long others are served before it.
-    pub async fn try_out(&mut self, context: &Context) -> Result<Verdict, EvaluationError> {
-        self.evaluate_within(context, LOADING_TIMEOUT).await
+    pub async fn try_out(
+        &mut self,
+        engine: &Engine,
+        context: &Context,
+    ) -> Result<Verdict, EvaluationError> {
+        self.evaluate_within(engine, context, LOADING_TIMEOUT).await
     }
 
     async fn evaluate_within(
         &mut self,
+        engine: &Engine,
         context: &Context,
         timeout: Duration,
     ) -> Result<Verdict, EvaluationError> {
-        let is_inline = runs_inline(&self.engine, &self.policy);
+        self.questions = self.questions.saturating_add(1);
+        let is_inline = runs_inline(engine, &self.policy);
         let _slow_call = match is_inline {
             true => None,
             false => {
-                let admission = &self.engine.admission;
+                let admission = &engine.admission;
                 let permit = admission.slow_call(&self.policy.slow_calls, timeout).await;
                 Some(permit.map_err(|failure| self.policy.failed(failure))?)
             }
         };
-        let mut running = self.running().await?;
+        let mut running = self.running(engine).await?;
         running.store.data_mut().forget_what_was_written();
         let question = context.lowered();
         if is_inline {
@@ -144,7 +159,7 @@ impl Instance {
             }
             // The pool has an instance for one of the two.
             drop(running);
-            running = Running::new(&self.engine, &self.policy, &self.code).await?;
+            running = Running::new(engine, &self.policy, &self.code).await?;
         }
         running.yield_to_others();
         running.store.set_hostcall_fuel(MAX_VERDICT);
@@ -152,13 +167,17 @@ impl Instance {
         let call = running
             .evaluate
             .call_async(&mut running.store, (question.clone(),));
-        let answer = bounded(&self.engine, &self.policy, call).await;
+        let answer = bounded(engine, &self.policy, call).await;
         self.keep(running, answer.map(|(verdict,)| harmless(verdict)))
     }
 
     /// Decides as `evaluate` does, and gives the reasons.
-    pub async fn explain(&mut self, context: &Context) -> Result<Explanation, EvaluationError> {
-        let mut running = self.running().await?;
+    pub async fn explain(
+        &mut self,
+        engine: &Engine,
+        context: &Context,
+    ) -> Result<Explanation, EvaluationError> {
+        let mut running = self.running(engine).await?;
         running.yield_to_others();
         running.store.set_hostcall_fuel(MAX_ANSWER);
         let export = &self.code.exports.explain;
@@ -167,7 +186,7 @@ impl Instance {
         let answer = match explain {
             Ok(explain) => {
                 let call = explain.call_async(&mut running.store, (context.lowered().clone(),));
-                bounded(&self.engine, &self.policy, call).await
+                bounded(engine, &self.policy, call).await
             }
             Err(error) => Err(error),
         };
@@ -183,10 +202,11 @@ impl Instance {
     /// Describes the policy, with at most `limit` connectors from number `first` on.
     pub async fn describe(
         &mut self,
+        engine: &Engine,
         first: u32,
         limit: u32,
     ) -> Result<Description, EvaluationError> {
-        let mut running = self.running().await?;
+        let mut running = self.running(engine).await?;
         running.yield_to_others();
         running.store.set_hostcall_fuel(MAX_ANSWER);
         let export = &self.code.exports.describe;
@@ -195,7 +215,7 @@ impl Instance {
         let answer = match describe {
             Ok(describe) => {
                 let call = describe.call_async(&mut running.store, (first, limit));
-                bounded(&self.engine, &self.policy, call).await
+                bounded(engine, &self.policy, call).await
             }
             Err(error) => Err(error),
         };
@@ -239,10 +259,10 @@ fn harmless(verdict: evaluation::Verdict) -> Verdict {
 }
 
 impl Instance {
-    async fn running(&mut self) -> Result<Running, EvaluationError> {
+    async fn running(&mut self, engine: &Engine) -> Result<Running, EvaluationError> {
         match self.running.take() {
             Some(running) => Ok(running),
-            None => Running::new(&self.engine, &self.policy, &self.code).await,
+            None => Running::new(engine, &self.policy, &self.code).await,
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a policy may use, and the settings of wasmtime that follow from it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -143,19 +143,28 @@ fn pool(limits: &Limits) -> PoolingAllocationConfig {
     pool
 }
 
-/// Ticks as long as the engine lives.
+/// Ticks as long as the engine lives, and calls a function at the first tick of each second.
 #[allow(
     clippy::disallowed_methods,
     reason = "the clock has a thread of its own"
 )]
-pub fn start_clock(engine: &Engine, period: Duration) -> std::io::Result<()> {
+pub fn start_clock(
+    engine: &Engine,
+    period: Duration,
+    mut each_second: impl FnMut() + Send + 'static,
+) -> std::io::Result<()> {
     let engine = engine.weak();
     let tick = move || {
+        let mut called = Instant::now();
         loop {
             std::thread::sleep(period);
             match engine.upgrade() {
                 Some(engine) => engine.increment_epoch(),
                 None => return,
+            }
+            if called.elapsed() >= Duration::from_secs(1) {
+                called = Instant::now();
+                each_second();
             }
         }
     };

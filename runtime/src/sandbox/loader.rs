@@ -10,6 +10,7 @@ use super::code::Code;
 use super::compiler::Compiler;
 use super::engine::Engine;
 use super::evaluator::{self, PACKED_POLICY};
+use super::idle::IdleInstances;
 use super::inspect;
 use super::instance::Instance;
 use super::policy::{LoadError, LoadedPolicy};
@@ -30,7 +31,9 @@ const MAX_INLINE: usize = 1 << 20;
 #[derive(Clone)]
 pub struct Loader {
     /// What they run on.
-    pub engine: Engine,
+    pub engine: Arc<Engine>,
+    /// Instances that sessions share, if they do.
+    pub idle: Option<IdleInstances>,
     /// The evaluator that policies share, once one has been loaded.
     shared: Arc<OnceCell<Prepared>>,
 }
@@ -65,9 +68,10 @@ struct Prepared {
 
 impl Loader {
     /// Nothing is compiled yet.
-    pub fn new(engine: Engine) -> Self {
+    pub fn new(engine: Engine, idle: Option<IdleInstances>) -> Self {
         Loader {
-            engine,
+            engine: Arc::new(engine),
+            idle,
             shared: Arc::default(),
         }
     }
@@ -161,7 +165,7 @@ impl Loader {
         context: &Context,
     ) -> Result<Verdict, EvaluationError> {
         let mut instance = Instance::first(&self.engine, policy).await?;
-        instance.try_out(context).await
+        instance.try_out(&self.engine, context).await
     }
 
     /// The built-in evaluator with rules of its own inside.
@@ -209,7 +213,7 @@ impl Loader {
             compiler,
             priority,
             ..
-        } = &self.engine;
+        } = &*self.engine;
         let inspected = inspect::inspect(bytes).map_err(|rejection| rejected(name, rejection))?;
         let built_in = evaluator::compiled(wasmtime, bytes);
         // It needs no place in the cache.
@@ -238,7 +242,7 @@ impl Loader {
     async fn describe(&self, mut policy: LoadedPolicy) -> Result<Arc<LoadedPolicy>, LoadError> {
         let probe = Arc::new(policy.undescribed());
         let mut instance = Instance::first(&self.engine, &probe).await?;
-        policy.description = instance.describe(0, 0).await?;
+        policy.description = instance.describe(&self.engine, 0, 0).await?;
         // None were asked for.
         policy.description.connectors = Vec::new();
         Ok(Arc::new(policy))

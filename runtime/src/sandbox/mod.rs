@@ -14,6 +14,7 @@ pub mod documents;
 pub mod embed;
 pub mod engine;
 pub mod evaluator;
+pub mod idle;
 pub mod inspect;
 pub mod instance;
 pub mod limits;
