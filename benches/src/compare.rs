@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::process::{Placement, beside_us};
 use crate::rows::{Row, row};
 use crate::spread::{Spread, in_columns};
-use crate::targets::{FLOOR, Servers, Target};
+use crate::targets::{FLOOR, REFUSE, Servers, Target};
 
 /// How to measure.
 #[derive(Args)]
@@ -61,20 +61,24 @@ struct Measurement {
     /// Latency of a session; with more messages in it, of a message.
     p50_ms: f64,
     p99_ms: f64,
+    /// The part of the CPU time in which a policy was asked, in per cent.
+    policy: Option<f64>,
     errors: usize,
     first_error: Option<String>,
 }
 
-type Value = fn(&Measurement) -> f64;
+type Value = fn(&Measurement) -> Option<f64>;
 
 /// What the results show: name, digits, value, and whether it is the ratio to the floor's value.
-const COLUMNS: [(&str, usize, Value, bool); 6] = [
-    ("per_second", 0, |it| it.per_second, false),
-    ("rate/floor", 2, |it| it.per_second, true),
-    ("cpu_ms", 3, |it| it.cpu_ms, false),
-    ("cpu/floor", 2, |it| it.cpu_ms, true),
-    ("p50_ms", 1, |it| it.p50_ms, false),
-    ("p99_ms", 1, |it| it.p99_ms, false),
+const COLUMNS: [(&str, usize, Value, bool); 8] = [
+    ("per_second", 0, |it| Some(it.per_second), false),
+    ("rate/floor", 2, |it| Some(it.per_second), true),
+    ("cpu_ms", 3, |it| Some(it.cpu_ms), false),
+    ("cpu/floor", 2, |it| Some(it.cpu_ms), true),
+    ("policy %", 1, |it| it.policy, false),
+    ("p50_ms", 1, |it| Some(it.p50_ms), false),
+    ("p99_ms", 1, |it| Some(it.p99_ms), false),
+    ("p99/floor", 2, |it| Some(it.p99_ms), true),
 ];
 
 /// One target on one row, over all rounds.
@@ -138,8 +142,8 @@ impl Compare {
             .rows
             .iter()
             .flat_map(move |row| targets.iter().map(move |target| (row, target)));
-        // The floor refuses nothing.
-        all.filter(|(row, target)| !(row.reject && target.name == FLOOR))
+        // The floor refuses nothing, and its counterpart takes nothing.
+        all.filter(|(row, target)| target.name != if row.reject { FLOOR } else { REFUSE })
     }
 
     fn summarize(&self, targets: &[Target], all: &[Measurement]) -> Vec<Summary> {
@@ -150,13 +154,17 @@ impl Compare {
 }
 
 async fn measure(round: u32, row: &Row, target: &Target, seconds: f64) -> Result<Measurement> {
-    let outcome = row.run(target.address, &[target.pid], seconds).await?;
+    let outcome = row
+        .run(target.address, &[target.pid], target.metrics, seconds)
+        .await?;
+    let cpu_ms: f64 = outcome.cpu_ms.iter().sum();
     Ok(Measurement {
         round,
         row: row.name,
         target: target.name,
         per_second: outcome.per_second,
-        cpu_ms: outcome.cpu_ms.iter().sum(),
+        cpu_ms,
+        policy: outcome.policy_ms.map(|policy| 100.0 * policy / cpu_ms),
         p50_ms: outcome.latency.p50,
         p99_ms: outcome.latency.p99,
         errors: outcome.errors,
@@ -167,11 +175,12 @@ async fn measure(round: u32, row: &Row, target: &Target, seconds: f64) -> Result
 fn summarize(row: &'static str, target: &'static str, all: &[Measurement]) -> Summary {
     let on_row = || all.iter().filter(|it| it.row == row);
     let of_target = || on_row().filter(|it| it.target == target);
-    let spread = |value: Value| Spread::of(of_target().map(value).collect());
+    let spread = |value: Value| Spread::of(of_target().filter_map(value).collect());
     let ratio = |value: Value| {
         let ratios = of_target().filter_map(|it| {
-            let floor = on_row().find(|other| other.target == FLOOR && other.round == it.round)?;
-            Some(value(it) / value(floor))
+            let is_floor = |other: &&Measurement| [FLOOR, REFUSE].contains(&other.target);
+            let mut of_round = on_row().filter(|other| other.round == it.round);
+            Some(value(it)? / value(of_round.find(is_floor)?)?)
         });
         Spread::of(ratios.collect())
     };

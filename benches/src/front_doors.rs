@@ -93,7 +93,7 @@ impl FrontDoors {
         let mut outcomes = BTreeMap::new();
         for way in &servers.ways {
             let pids: Vec<u32> = [master].into_iter().chain(way.beside).collect();
-            let outcome = row.run(way.address, &pids, self.seconds).await;
+            let outcome = row.run(way.address, &pids, None, self.seconds).await;
             let outcome = outcome.with_context(|| format!("{} on {}", way.name, row.name))?;
             if let Some(error) = &outcome.first_error {
                 bail!("{} on {}: {error}", way.name, row.name);

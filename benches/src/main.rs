@@ -5,6 +5,7 @@ mod compare;
 mod daemon;
 mod front_doors;
 mod idle;
+mod numbers;
 mod postfix;
 mod process;
 mod rows;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::client::{self, Latency, Plan};
+use crate::numbers;
 use crate::process::cpu_seconds;
 use crate::targets::{ANY_SESSION, ENCRYPTED, RECIPIENT};
 
@@ -27,6 +28,8 @@ pub struct Outcome {
     pub per_second: f64,
     /// CPU time for each of them, by process.
     pub cpu_ms: Vec<f64>,
+    /// The time in which a policy was asked, for each of them, if the server tells.
+    pub policy_ms: Option<f64>,
     /// Of a session; with more messages in it, of a message.
     pub latency: Latency,
     /// Sessions that went wrong.
@@ -68,11 +71,20 @@ impl Row {
     }
 
     /// Puts this load on the server at an address. The time of these processes, with that of all below them, is measured.
-    pub async fn run(&self, to: SocketAddr, pids: &[u32], seconds: f64) -> Result<Outcome> {
+    /// A Portcullis tells at `metrics` what it does.
+    pub async fn run(
+        &self,
+        to: SocketAddr,
+        pids: &[u32],
+        metrics: Option<SocketAddr>,
+        seconds: f64,
+    ) -> Result<Outcome> {
         client::run(&self.plan(to, WARM_UP)).await?;
+        let asked_before = evaluation_seconds(metrics).await?;
         let before = settled_cpu_seconds(pids).await?;
         let report = client::run(&self.plan(to, seconds)).await?;
         let after = settled_cpu_seconds(pids).await?;
+        let asked = evaluation_seconds(metrics).await?;
         let (count, latency) = match (self.reject, self.messages) {
             (true, _) => (report.sessions, report.session_ms),
             (false, 1) => (report.messages, report.session_ms),
@@ -88,10 +100,19 @@ impl Row {
             cpu_ms: times
                 .map(|(from, to)| (to - from) * 1e3 / count as f64)
                 .collect(),
+            policy_ms: { asked.zip(asked_before) }
+                .map(|(after, before)| (after - before) * 1e3 / count as f64),
             latency,
             errors: report.errors,
             first_error: report.first_error,
         })
+    }
+}
+
+async fn evaluation_seconds(metrics: Option<SocketAddr>) -> Result<Option<f64>> {
+    match metrics {
+        Some(metrics) => numbers::evaluation_seconds(metrics).await,
+        None => Ok(None),
     }
 }
 

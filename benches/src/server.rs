@@ -20,6 +20,9 @@ pub struct Sink {
     /// Where to listen
     #[arg(long)]
     listen: SocketAddr,
+    /// Refuse every recipient instead
+    #[arg(long)]
+    refuse: bool,
 }
 
 /// A relay without any policy: what every proxy has to do.
@@ -45,6 +48,7 @@ impl Sink {
         let server = Server {
             next_hop: None,
             tls: None,
+            refuses: self.refuse,
         };
         serve(self.listen, server).await
     }
@@ -58,13 +62,19 @@ impl Proxy {
             _ => None,
         };
         let next_hop = Some(self.next);
-        serve(self.listen, Server { next_hop, tls }).await
+        let server = Server {
+            next_hop,
+            tls,
+            refuses: false,
+        };
+        serve(self.listen, server).await
     }
 }
 
 struct Server {
     next_hop: Option<SocketAddr>,
     tls: Option<TlsAcceptor>,
+    refuses: bool,
 }
 
 async fn serve(address: SocketAddr, server: Server) -> Result<()> {
@@ -97,6 +107,7 @@ const FEATURES: &[u8] =
 const FEATURES_AND_STARTTLS: &[u8] =
     b"250-relay.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-STARTTLS\r\n250 SIZE 52428800\r\n";
 const OK: &[u8] = b"250 2.0.0 ok\r\n";
+const REFUSED: &[u8] = b"550 5.7.1 not here\r\n";
 const GO_ON: &[u8] = b"354 go on\r\n";
 const OUT_OF_ORDER: &[u8] = b"503 5.5.1 MAIL comes first\r\n";
 
@@ -127,6 +138,7 @@ impl Server {
                 b"RCPT" | b"DATA" if self.next_hop.is_some() && next.is_none() => {
                     client.put(OUT_OF_ORDER);
                 }
+                b"RCPT" if self.refuses => client.put(REFUSED),
                 b"RCPT" => {
                     let reply = ask(&mut next, line, OK).await?;
                     client.put(reply);

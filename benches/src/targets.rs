@@ -22,8 +22,9 @@ pub const ANY_SESSION: &str = "user@iponly.example";
 /// Who gets all mail.
 pub const RECIPIENT: &str = "user@dest.example";
 
-/// The name of the target that the others are compared with.
+/// The names of the targets that the others are compared with: where mail is taken, and where it is refused.
 pub const FLOOR: &str = "floor";
+pub const REFUSE: &str = "refuse";
 
 /// A server to be measured.
 pub struct Target {
@@ -33,6 +34,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// The process whose time, with that of all below it, is its time.
     pub pid: u32,
+    /// Where it tells what it does.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// All servers; they end with this value.
@@ -74,16 +77,21 @@ impl Servers {
             let Some(binary) = binary else { continue };
             let config = format!("{name}.toml");
             let address = free_address()?;
-            let text = configuration(address, sink, settings);
+            let metrics = free_address()?;
+            let settings = format!("[metrics]\naddress = \"{metrics}\"\n{settings}");
+            let text = configuration(address, sink, &settings);
             fs::write(servers.folder.path().join(&config), text)?;
             let mut command = placement.server(binary);
             command.args(["run", "--log-level", log_level, "--config", &config]);
-            servers.start_target(name, command, address).await?;
+            servers
+                .start_target(name, command, address, Some(metrics))
+                .await?;
         }
         if peers {
             servers.start_postfix(sink).await?;
         }
-        for target in servers.targets.iter().filter(|it| it.name != FLOOR) {
+        let deciding = |it: &&Target| ![FLOOR, REFUSE].contains(&it.name);
+        for target in servers.targets.iter().filter(deciding) {
             check_agreements(target.address)
                 .await
                 .with_context(|| format!("{} does not keep the agreements", target.name))?;
@@ -91,7 +99,7 @@ impl Servers {
         Ok(servers)
     }
 
-    /// The sink, which runs beside the client as its time is not the servers', and the floor.
+    /// The sink, which runs beside the client as its time is not the servers', and what others are compared with.
     async fn start_own(&mut self, sink: SocketAddr) -> Result<SocketAddr> {
         let program = std::env::current_exe()?;
         let mut command = Command::new(&program);
@@ -103,7 +111,11 @@ impl Servers {
             .args(["proxy", "--listen", &floor.to_string()])
             .args(["--next", &sink.to_string()])
             .args(["--cert", "cert.pem", "--key", "key.pem"]);
-        self.start_target(FLOOR, command, floor).await?;
+        self.start_target(FLOOR, command, floor, None).await?;
+        let refuse = free_address()?;
+        let mut command = self.placement.server(&program);
+        command.args(["sink", "--refuse", "--listen", &refuse.to_string()]);
+        self.start_target(REFUSE, command, refuse, None).await?;
         Ok(sink)
     }
 
@@ -119,7 +131,12 @@ impl Servers {
         for (name, address) in [("postfix-native", native), ("postfix-proxy", proxy)] {
             let greeted = await_greeting(address, || Ok(())).await;
             greeted.with_context(|| format!("{name} did not start"))?;
-            self.targets.push(Target { name, address, pid });
+            self.targets.push(Target {
+                name,
+                address,
+                pid,
+                metrics: None,
+            });
         }
         Ok(())
     }
@@ -129,9 +146,15 @@ impl Servers {
         name: &'static str,
         command: Command,
         address: SocketAddr,
+        metrics: Option<SocketAddr>,
     ) -> Result<()> {
         let pid = self.start_process(name, command, address).await?;
-        self.targets.push(Target { name, address, pid });
+        self.targets.push(Target {
+            name,
+            address,
+            pid,
+            metrics,
+        });
         Ok(())
     }
 

@@ -97,7 +97,7 @@ impl Session {
                 idle.put(engine, shared);
                 verdict
             }
-            _ => self.ask_its_own(tenant, policy, context).await?,
+            _ => Box::pin(self.ask_its_own(tenant, policy, context)).await?,
         };
         taken(verdict, context.direction())
             .map_err(|reason| policy.failed(Failure::Invalid(reason)))

@@ -20,6 +20,7 @@ use crate::smtp::connection::{Connection, Stream};
 use crate::smtp::data::DataEncoder;
 use crate::smtp::reply::{Capabilities, Reply, SizeLimit};
 use crate::smtp::sasl::{self, Exchange, Mechanism, SaslError};
+use crate::smtp::timer::Timer;
 use crate::smtp::tls::{Connector, TlsSession};
 
 /// Content that is gathered before it is written.
@@ -273,6 +274,7 @@ pub enum StartTls {
 /// A session with the server.
 pub struct SmtpClient {
     connection: Connection,
+    timer: Timer,
     peer: Arc<str>,
     client_config: ClientConfig,
     capabilities: Capabilities,
@@ -291,6 +293,7 @@ impl SmtpClient {
     pub fn new(stream: Stream, peer: Arc<str>, client_config: ClientConfig) -> Self {
         SmtpClient {
             connection: Connection::new(stream),
+            timer: Timer::default(),
             peer,
             client_config,
             capabilities: Capabilities::default(),
@@ -601,15 +604,11 @@ impl SmtpClient {
         if self.connection.output().len() < WRITE_SIZE {
             return Ok(());
         }
-        match timeout(
-            self.client_config.timeouts.data_block,
-            self.connection.flush(),
-        )
-        .await
-        {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(self.broken("DATA", error).reply()),
-            Err(_) => Err(self.broken("DATA", Cause::TimedOut).reply()),
+        let limit = self.client_config.timeouts.data_block;
+        match self.timer.within(limit, self.connection.flush()).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => Err(self.broken("DATA", error).reply()),
+            None => Err(self.broken("DATA", Cause::TimedOut).reply()),
         }
     }
 
@@ -767,15 +766,15 @@ impl SmtpClient {
         if !self.usable {
             return Err(self.broken(step, Cause::Closed));
         }
-        let cause = match timeout(limit, self.connection.reply()).await {
-            Ok(Ok(Some(reply))) => {
+        let cause = match self.timer.within(limit, self.connection.reply()).await {
+            Some(Ok(Some(reply))) => {
                 // 421: the server closes (RFC 5321 §3.8).
                 self.usable &= reply.code() != 421;
                 return Ok(self.concealing(step, reply));
             }
-            Ok(Ok(None)) => Cause::Closed,
-            Ok(Err(error)) => error.into(),
-            Err(_) => Cause::TimedOut,
+            Some(Ok(None)) => Cause::Closed,
+            Some(Err(error)) => error.into(),
+            None => Cause::TimedOut,
         };
         Err(self.broken(step, cause))
     }
@@ -822,7 +821,7 @@ fn map_reply(reply: &Reply) -> Reply {
     };
     let class = (code / 100) as u8;
     match reply.enhanced() {
-        Some(enhanced) => Reply::new(code, enhanced, reply.text()),
-        None => Reply::new(code, (class, 0, 0), reply.text()),
+        Some(enhanced) => Reply::new(code, enhanced, reply.text().to_owned()),
+        None => Reply::new(code, (class, 0, 0), reply.text().to_owned()),
     }
 }

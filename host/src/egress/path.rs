@@ -90,8 +90,9 @@ impl EgressPath {
         match self {
             EgressPath::NextHop(next_hop) => next_hop.begin(client, sender).await,
             EgressPath::Partner(outbound, path) => {
-                let begun = outbound.begin(path, sender, is_in_a_hurry).await;
-                begun.map(Delivery::pooled)
+                // Sessions that take mail in have no room for this.
+                let begun = Box::pin(outbound.begin(path, sender, is_in_a_hurry));
+                begun.await.map(Delivery::pooled)
             }
         }
     }

@@ -14,4 +14,5 @@ pub mod received;
 pub mod reply;
 pub mod sasl;
 pub mod seven_bit;
+pub mod timer;
 pub mod tls;

@@ -4,6 +4,9 @@
 //! Limits on writing: 20 lines of 512 octets with CRLF (§4.5.3.1.5), ASCII only. Limits on
 //! reading: 4 KiB a line, 200 lines and 64 KiB a reply.
 
+use std::borrow::Cow;
+use std::io::Write;
+
 use memchr::memchr;
 pub use portcullis::{EnhancedCode, EnhancedCodeError};
 use thiserror::Error;
@@ -21,7 +24,7 @@ const MAX_READ_REPLY: usize = 64 * 1024;
 pub struct Reply {
     code: u16,
     enhanced: Option<EnhancedCode>,
-    text: String,
+    text: Cow<'static, str>,
     /// What the log is told beyond the text.
     cause: Option<Box<str>>,
     /// Whether the client reads UTF-8.
@@ -33,7 +36,11 @@ impl Reply {
     ///
     /// An enhanced code of another class than the reply's is left out (RFC 2034 §4), and a code
     /// that RFC 5321 §4.2 does not allow becomes 451, the code of a local error.
-    pub fn new(code: u16, enhanced: impl Into<EnhancedCode>, text: impl Into<String>) -> Self {
+    pub fn new(
+        code: u16,
+        enhanced: impl Into<EnhancedCode>,
+        text: impl Into<Cow<'static, str>>,
+    ) -> Self {
         let enhanced = enhanced.into();
         Self {
             enhanced: enhanced.fits(code).then_some(enhanced),
@@ -43,7 +50,7 @@ impl Reply {
 
     /// A reply without an enhanced code, as the greeting and the replies to EHLO and HELO are
     /// (RFC 2034 §4). An invalid code becomes 451 as in [`Reply::new`].
-    pub fn plain(code: u16, text: impl Into<String>) -> Self {
+    pub fn plain(code: u16, text: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code: if is_reply_code(code) { code } else { 451 },
             enhanced: None,
@@ -66,7 +73,7 @@ impl Reply {
     }
 
     /// The same with another text.
-    pub fn with_text(self, text: impl Into<String>) -> Self {
+    pub fn with_text(self, text: impl Into<Cow<'static, str>>) -> Self {
         Reply {
             text: text.into(),
             ..self
@@ -89,9 +96,9 @@ impl Reply {
         let text: String = text.chars().take(MAX_OWN_TEXT).collect();
         let readable = text.chars().any(|character| character.is_alphanumeric());
         let text = if readable {
-            text.trim()
+            Cow::Owned(text.trim().to_owned())
         } else {
-            "refused by policy"
+            Cow::Borrowed("refused by policy")
         };
         Self::new(code, enhanced, text)
     }
@@ -158,36 +165,46 @@ impl Reply {
     /// said SMTPUTF8 other scripts are transliterated, and what is not printable then becomes `?` (textstring, RFC 5321
     /// §4.2).
     pub fn write(&self, out: &mut Vec<u8>) {
-        let lines: Vec<&str> = written_lines(&self.text).collect();
+        let mut lines = self.text.lines().take(MAX_WRITTEN_LINES).peekable();
         // An empty text still makes one line.
-        let (last, before) = lines.split_last().unwrap_or((&"", &[]));
-        for line in before {
+        let mut line = lines.next().unwrap_or_default();
+        while let Some(next) = lines.next() {
             self.write_line('-', line, out);
+            line = next;
         }
-        self.write_line(' ', last, out);
+        self.write_line(' ', line, out);
     }
 
     /// The reply as one line without its end, for servers that write replies themselves.
     pub fn to_line(&self) -> String {
-        self.line(' ', &self.one_line())
+        let mut line = Vec::new();
+        self.write_line(' ', &self.one_line(), &mut line);
+        String::from_utf8_lossy(&line)
+            .trim_end_matches("\r\n")
+            .to_owned()
     }
 
     fn write_line(&self, separator: char, text: &str, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.line(separator, text).as_bytes());
+        let start = out.len();
+        // Writing to memory cannot fail.
+        let _ = write!(out, "{}{separator}", self.code);
+        if let Some(enhanced) = self.enhanced {
+            let _ = write!(out, "{enhanced} ");
+        }
+        let room = MAX_WRITTEN_LINE - 2 - (out.len() - start);
+        let text = self.readable(text);
+        let end = text.floor_char_boundary(room.min(text.len()));
+        out.extend_from_slice(&text.as_bytes()[..end]);
         out.extend_from_slice(b"\r\n");
     }
 
-    fn line(&self, separator: char, text: &str) -> String {
-        let mut line = match self.enhanced {
-            Some(enhanced) => format!("{}{separator}{enhanced} ", self.code),
-            None => format!("{}{separator}", self.code),
-        };
-        line.push_str(&match self.is_utf8 {
-            true => printable(text),
-            false => transliterated(text),
-        });
-        line.truncate(line.floor_char_boundary(MAX_WRITTEN_LINE - 2));
-        line
+    /// What the client can read of a text.
+    fn readable<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        match text.bytes().all(|it| (b' '..=b'~').contains(&it)) {
+            true => Cow::Borrowed(text),
+            false if self.is_utf8 => Cow::Owned(printable(text)),
+            false => Cow::Owned(transliterated(text)),
+        }
     }
 
     /// Reads one reply from the start of `input`.
@@ -199,10 +216,10 @@ impl Reply {
     pub fn parse(input: &[u8]) -> Result<Option<(Self, usize)>, ReplyError> {
         let mut consumed = 0;
         let mut first: Option<(u16, Option<EnhancedCode>)> = None;
-        let mut texts = Vec::new();
+        let (mut text, mut lines) = (String::new(), 0);
         while let Some((line, length)) = next_line(input.get(consumed..).unwrap_or_default())? {
             consumed += length;
-            if texts.len() == MAX_READ_LINES || consumed > MAX_READ_REPLY {
+            if lines == MAX_READ_LINES || consumed > MAX_READ_REPLY {
                 return Err(ReplyError::TooLong);
             }
             let line = ReadLine::parse(line)?;
@@ -210,13 +227,16 @@ impl Reply {
             if line.code != code {
                 return Err(ReplyError::CodeMismatch);
             }
-            texts.push(line.text_without(enhanced));
+            if lines > 0 {
+                text.push('\n');
+            }
+            text.push_str(line.text_without(enhanced));
+            lines += 1;
             if line.last {
-                let text = texts.join("\n");
                 let reply = Self {
                     code,
                     enhanced,
-                    text,
+                    text: text.into(),
                     cause: None,
                     is_utf8: false,
                 };
@@ -230,10 +250,6 @@ impl Reply {
 /// Reply-code of RFC 5321 §4.2: 2-5, then 0-5, then 0-9.
 fn is_reply_code(code: u16) -> bool {
     (200..=559).contains(&code) && code % 100 < 60
-}
-
-fn written_lines(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().take(MAX_WRITTEN_LINES)
 }
 
 /// Replaces by `?` what controls a terminal, or the order in which it shows the rest.
@@ -292,14 +308,14 @@ fn next_line(input: &[u8]) -> Result<Option<(&[u8], usize)>, ReplyError> {
 }
 
 /// One line of a reply that was read.
-struct ReadLine {
+struct ReadLine<'a> {
     code: u16,
     last: bool,
-    text: String,
+    text: Cow<'a, str>,
 }
 
-impl ReadLine {
-    fn parse(line: &[u8]) -> Result<Self, ReplyError> {
+impl<'a> ReadLine<'a> {
+    fn parse(line: &'a [u8]) -> Result<Self, ReplyError> {
         let (digits, rest) = line.split_at_checked(3).ok_or(ReplyError::Malformed)?;
         if !digits.iter().all(u8::is_ascii_digit) {
             return Err(ReplyError::Malformed);
@@ -316,7 +332,7 @@ impl ReadLine {
         if !is_reply_code(code) {
             return Err(ReplyError::Malformed);
         }
-        let text = String::from_utf8_lossy(text).into_owned();
+        let text = String::from_utf8_lossy(text);
         Ok(Self { code, last, text })
     }
 
@@ -329,12 +345,12 @@ impl ReadLine {
     }
 
     /// The text after `enhanced`, or all of it if this line does not repeat that code.
-    fn text_without(&self, enhanced: Option<EnhancedCode>) -> String {
+    fn text_without(&self, enhanced: Option<EnhancedCode>) -> &str {
         if enhanced.is_none() || self.enhanced() != enhanced {
-            return self.text.clone();
+            return &self.text;
         }
         let after = self.text.split_once(' ').map(|(_, after)| after);
-        after.unwrap_or_default().to_owned()
+        after.unwrap_or_default()
     }
 }
 

@@ -74,7 +74,8 @@ impl IdleInstances {
         }
         // It may take a while to make one, which counts.
         let generation = self.generation();
-        let instance = Instance::new(engine, policy).await?;
+        // Few sessions have to make one, and the others have no room for it.
+        let instance = Box::pin(Instance::new(engine, policy)).await?;
         Ok(Taken {
             instance,
             generation,

@@ -136,20 +136,10 @@ impl Instance {
         timeout: Duration,
     ) -> Result<Verdict, EvaluationError> {
         self.questions = self.questions.saturating_add(1);
-        let is_inline = runs_inline(engine, &self.policy);
-        let _slow_call = match is_inline {
-            true => None,
-            false => {
-                let admission = &engine.admission;
-                let permit = admission.slow_call(&self.policy.slow_calls, timeout).await;
-                Some(permit.map_err(|failure| self.policy.failed(failure))?)
-            }
-        };
-        let mut running = self.running(engine).await?;
-        running.store.data_mut().forget_what_was_written();
-        let question = context.lowered();
-        if is_inline {
-            match running.evaluate_inline(question) {
+        if runs_inline(engine, &self.policy) {
+            let mut running = self.running(engine).await?;
+            running.store.data_mut().forget_what_was_written();
+            match running.evaluate_inline(context.lowered()) {
                 Ok(verdict) => {
                     self.running = Some(running);
                     return Ok(harmless(verdict));
@@ -157,16 +147,28 @@ impl Instance {
                 Err(error) if error.is::<TimedOut>() => self.policy.mark_slow(),
                 Err(error) => return Err(running.failed(error)),
             }
-            // The pool has an instance for one of the two.
-            drop(running);
-            running = Running::new(engine, &self.policy, &self.code).await?;
         }
+        // Most sessions never come here, and have no room for it.
+        Box::pin(self.evaluate_patiently(engine, context, timeout)).await
+    }
+
+    async fn evaluate_patiently(
+        &mut self,
+        engine: &Engine,
+        context: &Context,
+        timeout: Duration,
+    ) -> Result<Verdict, EvaluationError> {
+        let slow_call = engine.admission.slow_call(&self.policy.slow_calls, timeout);
+        let slow_call = slow_call.await;
+        let _slow_call = slow_call.map_err(|failure| self.policy.failed(failure))?;
+        let mut running = self.running(engine).await?;
+        running.store.data_mut().forget_what_was_written();
         running.yield_to_others();
         running.store.set_hostcall_fuel(MAX_VERDICT);
         self.policy.decay();
         let call = running
             .evaluate
-            .call_async(&mut running.store, (question.clone(),));
+            .call_async(&mut running.store, (context.lowered().clone(),));
         let answer = bounded(engine, &self.policy, call).await;
         self.keep(running, answer.map(|(verdict,)| harmless(verdict)))
     }
@@ -262,7 +264,7 @@ impl Instance {
     async fn running(&mut self, engine: &Engine) -> Result<Running, EvaluationError> {
         match self.running.take() {
             Some(running) => Ok(running),
-            None => Running::new(engine, &self.policy, &self.code).await,
+            None => Box::pin(Running::new(engine, &self.policy, &self.code)).await,
         }
     }
 

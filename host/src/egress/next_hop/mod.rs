@@ -271,7 +271,8 @@ impl NextHop {
     }
 
     async fn connect(&self, server: &Server, client: &Client) -> Result<SmtpClient, Reply> {
-        let connected = server.connect(Some(client)).await;
+        // Most mail goes over a connection that is there, and has no room for this.
+        let connected = Box::pin(server.connect(Some(client))).await;
         connections::count(&connected);
         let session = connected.map_err(|failure| failure.reply())?;
         self.learn(&session);

@@ -249,7 +249,7 @@ impl Failure {
             Failure::Busy(_) => (451, (4, 4, 5)),
         };
         let told = self.to_string();
-        Reply::new(code, enhanced, told.as_str()).because(told)
+        Reply::new(code, enhanced, told.clone()).because(told)
     }
 }
 

@@ -1,5 +1,6 @@
 //! MAIL and RCPT: who decides about the mail, and which way it goes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::egress::partial::{Digest, Group, Turn};
@@ -65,14 +66,19 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    fn new(reason: Reason, code: u16, enhanced: (u8, u16, u16), text: impl Into<String>) -> Self {
+    fn new(
+        reason: Reason,
+        code: u16,
+        enhanced: (u8, u16, u16),
+        text: impl Into<Cow<'static, str>>,
+    ) -> Self {
         Rejection {
             reply: Reply::new(code, enhanced, text),
             reason,
         }
     }
 
-    fn own_transaction(text: &str) -> Self {
+    fn own_transaction(text: &'static str) -> Self {
         Rejection::new(Reason::OwnTransaction, 452, (4, 5, 3), text)
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Buf;
 use time::OffsetDateTime;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use crate::egress::next_hop::ClientName;
 use crate::egress::partial::Digest;
@@ -147,10 +147,10 @@ impl Session {
     /// Waits for more of a message.
     async fn more(&mut self, deadline: Instant) -> Result<(), End> {
         let deadline = deadline.min(Instant::now() + self.settings.timeouts.data_block);
-        match timeout_at(deadline, self.connection.fill()).await {
-            Ok(Ok(0)) | Ok(Err(_)) => Err(End::Gone),
-            Ok(Ok(_)) => Ok(()),
-            Err(_) => Err(End::Closed),
+        match self.timer.until(deadline, self.connection.fill()).await {
+            Some(Ok(0) | Err(_)) => Err(End::Gone),
+            Some(Ok(_)) => Ok(()),
+            None => Err(End::Closed),
         }
     }
 

@@ -10,12 +10,17 @@ mod login;
 mod message;
 mod notify;
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
+
+use futures_util::FutureExt;
 
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::egress::next_hop::{ClientName, Delivery, Extensions};
 use crate::egress::partial::{Body, Digest, Group};
@@ -33,6 +38,7 @@ use crate::smtp::connection::{Connection, Line};
 use crate::smtp::proxy_protocol::EndedTls;
 use crate::smtp::reply::Reply;
 use crate::smtp::seven_bit::Survey;
+use crate::smtp::timer::Timer;
 use branches::Branch;
 use envelope::{Reason, Rejection};
 use portcullis::store::{Snapshot, Tenant};
@@ -166,6 +172,9 @@ pub struct Session {
     /// What the client's address is called, and the look-up until that is known.
     client_name: ClientName,
     looking_up: Option<JoinHandle<ClientName>>,
+    timer: Timer,
+    /// Ready once the daemon stops. Asked at each wait, it need not be made each time.
+    stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 /// The two ends of a client's connection.
@@ -199,6 +208,11 @@ impl Session {
                 Context::outbound("", "").client_address(ClientAddress::Known(client.ip()))
             }
         };
+        let mut stopping = server.stopping.subscribe();
+        let stopping = async move {
+            // Without a daemon there is none to wait for.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        };
         let mut session = Session {
             id: new_id(),
             server,
@@ -221,6 +235,8 @@ impl Session {
             kept: Vec::new(),
             client_name: ClientName::Unknown,
             looking_up: None,
+            timer: Timer::default(),
+            stopping: Box::pin(stopping.fuse()),
         };
         session.look_up_client();
         match ended_tls {
@@ -324,32 +340,35 @@ impl Session {
     }
 
     async fn line_of_at_most(&mut self, limit: usize) -> Result<Line, Next> {
-        let mut stopping = self.server.stopping.subscribe();
         let mut deadline = Instant::now() + self.settings.timeouts.command;
         if let State::Chunks(_, receiver) = &self.state {
             // The message's own deadline holds between two chunks too.
             deadline = deadline.min(receiver.deadline);
         }
         let is_idle = matches!(self.state, State::Idle);
-        let reading = timeout_at(deadline, self.connection.line(limit));
-        let outcome = tokio::select! {
-            biased;
-            line = reading => line,
-            // A transaction that has begun may end; a session between two is asked to come again.
-            _ = stopping.wait_for(|stopping| *stopping), if is_idle => {
-                let text = "the server is going down, come again";
-                return Err(Next::Last(Reply::new(421, (4, 3, 2), text), End::Closed));
-            }
+        let outcome = {
+            let mut reading = pin!(self.connection.line(limit));
+            let line_or_stop = poll_fn(|context| match reading.as_mut().poll(context) {
+                Poll::Ready(line) => Poll::Ready(Some(line)),
+                // A transaction that has begun may end; a session between two is asked to come again.
+                Poll::Pending if is_idle => self.stopping.as_mut().poll(context).map(|()| None),
+                Poll::Pending => Poll::Pending,
+            });
+            self.timer.until(deadline, line_or_stop).await
         };
         match outcome {
+            None => Err(out_of_time("no command for too long, closing")),
+            Some(None) => {
+                let text = "the server is going down, come again";
+                Err(Next::Last(Reply::new(421, (4, 3, 2), text), End::Closed))
+            }
             // RFC 5321 §2.3.8 has no other line ends; some old senders do.
-            Ok(Ok(Line::BareLineFeed(mut line))) if self.normalizes() => {
+            Some(Some(Ok(Line::BareLineFeed(mut line)))) if self.normalizes() => {
                 line.truncate(line.len() - 1);
                 Ok(Line::Whole(line))
             }
-            Ok(Ok(line)) => Ok(line),
-            Ok(Err(_)) => Err(Next::Lost(End::Gone)),
-            Err(_) => Err(out_of_time("no command for too long, closing")),
+            Some(Some(Ok(line))) => Ok(line),
+            Some(Some(Err(_))) => Err(Next::Lost(End::Gone)),
         }
     }
 
@@ -438,38 +457,37 @@ impl Session {
         self.reset().await;
         self.greet(name, true);
         let offer = self.listener.egress.extensions();
-        let mut lines = vec![
-            self.server.hostname.to_string(),
-            "PIPELINING".into(),
-            format!("SIZE {}", self.message_size()),
-            "ENHANCEDSTATUSCODES".into(),
-            "CHUNKING".into(),
-        ];
+        let mut text = format!(
+            "{}\nPIPELINING\nSIZE {}\nENHANCEDSTATUSCODES\nCHUNKING",
+            self.server.hostname,
+            self.message_size()
+        );
         if offer.eight_bit_mime {
-            lines.push("8BITMIME".into());
+            text.push_str("\n8BITMIME");
         }
         if offer.smtputf8 {
-            lines.push("SMTPUTF8".into());
+            text.push_str("\nSMTPUTF8");
         }
         if offer.dsn {
-            lines.push("DSN".into());
+            text.push_str("\nDSN");
         }
         if self.context.session_tls().is_some() {
             // RFC 8689 §3: to those who are there over TLS.
             if offer.require_tls {
-                lines.push("REQUIRETLS".into());
+                text.push_str("\nREQUIRETLS");
             }
         } else if self.settings.tls(&self.listener).is_some() {
-            lines.push("STARTTLS".into());
+            text.push_str("\nSTARTTLS");
         }
         self.announced = Announced {
             extensions: offer,
             login: self.offers_login(),
         };
         if self.announced.login {
-            lines.push(login::OFFER.into());
+            text.push('\n');
+            text.push_str(login::OFFER);
         }
-        Reply::plain(250, lines.join("\n"))
+        Reply::plain(250, text)
     }
 
     async fn helo(&mut self, name: String) -> Reply {
@@ -532,7 +550,8 @@ impl Session {
         let limit = self.settings.timeouts.handshake;
         timeout(limit, self.connection.flush()).await??;
         let acceptor = tls.acceptor(self.listener.is_legacy(self.client.ip()));
-        timeout(limit, self.connection.accept_tls(&acceptor)).await??;
+        // Once a session at most: its room is not kept in every session.
+        timeout(limit, Box::pin(self.connection.accept_tls(&acceptor))).await??;
         // RFC 3207 §4.2: what was said before is forgotten.
         self.context.set_helo(None);
         self.announced = Announced::default();
@@ -589,7 +608,7 @@ impl Session {
     }
 }
 
-fn out_of_time(text: &str) -> Next {
+fn out_of_time(text: &'static str) -> Next {
     Next::Last(Reply::new(421, (4, 4, 2), text), End::Closed)
 }
 
