@@ -54,7 +54,9 @@ use crate::observe::policies::Observing;
 use crate::observe::redact;
 use crate::periodic;
 use crate::socket::Sockets;
-use crate::tls::{EXPIRY_WARNING, Pair, ServerTls, TlsError, read_authorities};
+use crate::tls::{
+    EXPIRY_WARNING, Pair, ServerTls, TlsError, days_until, ends_of_roots, read_authorities,
+};
 use crate::trust::{self, DiskLedger, Trusted};
 use crate::watch::{Changed, Files, Subject, Watch};
 use portcullis::store::{
@@ -331,7 +333,15 @@ impl Daemon {
         let ends = pairs
             .iter()
             .map(|(path, pair)| (path.as_path(), pair.not_after));
-        self.server.asking.metrics.certificates(ends);
+        let roots: Vec<_> = ends_of_roots(&self.config.trust).collect();
+        let all = ends.chain(roots.iter().copied());
+        self.server.asking.metrics.certificates(all);
+        for (file, end) in roots {
+            let (file, days) = (file.display(), days_until(end));
+            if (0..EXPIRY_WARNING).contains(&days) {
+                tracing::warn!(%file, days, "the trusted roots expire soon; no certificate of theirs is trusted then");
+            }
+        }
         for (path, pair) in &pairs {
             for warning in &pair.warnings {
                 tracing::warn!("{warning}");
@@ -603,13 +613,7 @@ impl Daemon {
         settings.extend(self.path.as_deref());
         settings.extend(password_files(&self.config));
         let trust = &self.config.trust;
-        let roots = trust.roots.iter().flat_map(|roots| roots.iter());
-        settings.extend(
-            roots
-                .chain(trust.additional_roots.iter())
-                .chain(trust.authority.iter().flat_map(|it| it.roots.iter()))
-                .map(PathBuf::as_path),
-        );
+        settings.extend(trust.files());
         if self.config.dns.servers.is_empty() {
             settings.push(Path::new("/etc/resolv.conf"));
         }

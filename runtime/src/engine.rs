@@ -207,6 +207,11 @@ impl Engine {
         &self.loader.engine.limits
     }
 
+    /// How many instances of policies there are now, of at most [`Limits::instances`].
+    pub fn instances(&self) -> usize {
+        self.loader.engine.admission.instances()
+    }
+
     pub(crate) fn policy(&self, loaded: Arc<LoadedPolicy>) -> Policy {
         Policy {
             engine: self.clone(),

@@ -105,6 +105,7 @@ fn obstacle(server: &Server) -> Option<&'static str> {
 
 /// How things are.
 fn now(server: &Server) -> Now {
+    let engine = server.asking.policies.engine();
     let policies = server.asking.policies.snapshot();
     let tenants = policies.tenants().chain(policies.before());
     let ends = tenants.filter_map(|it| Some(it.statement()?.statement.expires?.unix()));
@@ -113,6 +114,8 @@ fn now(server: &Server) -> Now {
         tenants: policies.tenants().count(),
         policy_expires: ends.min(),
         sessions_limit: server.settings.load().limits.sessions,
+        instances: engine.instances(),
+        instances_limit: engine.limits().instances as usize,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whose certificates are trusted.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,14 @@ pub struct Authority {
 }
 
 impl Trust {
+    /// The files of root certificates.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let roots = self.roots.iter().flat_map(|roots| roots.iter());
+        let named = self.authority.iter().flat_map(|it| it.roots.iter());
+        let all = roots.chain(self.additional_roots.iter()).chain(named);
+        all.map(PathBuf::as_path)
+    }
+
     /// Authorities have names of their own, and are for tenants that there are.
     pub(super) fn validate(&self, tenants: &[Tenant], has_files: bool) -> Outcome {
         if self.policies == Policies::Signed && self.policy_root.is_none() {

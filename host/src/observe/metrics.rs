@@ -177,6 +177,10 @@ pub struct Now {
     pub policy_expires: Option<i64>,
     /// How many sessions there may be at a time.
     pub sessions_limit: usize,
+    /// How many instances of policies there are.
+    pub instances: usize,
+    /// How many there may be.
+    pub instances_limit: usize,
 }
 
 /// Tenants of which something is so, and how many they are.
@@ -228,6 +232,8 @@ pub struct Metrics {
     ready: Gauge,
     tenants: Gauge,
     sessions_limit: Gauge,
+    instances: Gauge,
+    instances_limit: Gauge,
     /// Absent as long as nothing is signed.
     policy_expires: Family<[(String, String); 0], Gauge>,
     process: process::Process,
@@ -266,6 +272,8 @@ impl Metrics {
             ready: Gauge::default(),
             tenants: Gauge::default(),
             sessions_limit: Gauge::default(),
+            instances: Gauge::default(),
+            instances_limit: Gauge::default(),
             policy_expires: Family::default(),
             process: process::Process::default(),
             evaluation: Histogram::new(EVALUATION),
@@ -350,6 +358,11 @@ impl Metrics {
         registry.register("outbound_connections", help, self.outbound.clone());
         let help = "SMTP sessions that there may be at a time";
         registry.register("sessions_limit", help, self.sessions_limit.clone());
+        let help = "Instances of policies now";
+        registry.register("sandbox_instances", help, self.instances.clone());
+        let help = "Instances of policies that there may be at a time";
+        let limit = self.instances_limit.clone();
+        registry.register("sandbox_instances_limit", help, limit);
         let help = "Conversations with mail servers now";
         let open = self.conversations_open.clone();
         registry.register("frontend_conversations_open", help, open);
@@ -388,7 +401,8 @@ impl Metrics {
         let help = "Senders and recipients that were not taken";
         registry.register("recipients_refused", help, not_taken);
         let certificates = self.certificates.clone();
-        let help = "End of the validity of the certificates in use, as a Unix time";
+        let help =
+            "End of the validity of certificates in use and of trusted roots, as a Unix time";
         registry.register("certificate_expires_timestamp_seconds", help, certificates);
         registry.register("sessions", "SMTP sessions", self.sessions.clone());
         let open = self.sessions_open.clone();
@@ -460,6 +474,8 @@ impl Metrics {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.tenants.set(number(now.tenants));
         self.sessions_limit.set(number(now.sessions_limit));
+        self.instances.set(number(now.instances));
+        self.instances_limit.set(number(now.instances_limit));
         match now.policy_expires {
             Some(expires) => drop(self.policy_expires.get_or_create(&[]).set(expires)),
             None => self.policy_expires.clear(),

@@ -76,9 +76,14 @@ impl Pair {
 
     /// The days that the own certificate has left; negative once it is over.
     pub fn days_left(&self) -> i64 {
-        let now = time::OffsetDateTime::now_utc().unix_timestamp();
-        (self.not_after - now).div_euclid(24 * 60 * 60)
+        days_until(self.not_after)
     }
+}
+
+/// The days until a time in seconds since 1970; negative once it is over.
+pub fn days_until(end: i64) -> i64 {
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    (end - now).div_euclid(24 * 60 * 60)
 }
 
 /// The certificate that the key belongs to, which must be the first one.

@@ -10,8 +10,8 @@ mod roots;
 pub use client::ClientTls;
 pub use curves::provider;
 pub use error::TlsError;
-pub use files::{Pair, certificates};
-pub use roots::{read_authorities, roots_beside_system};
+pub use files::{Pair, certificates, days_until};
+pub use roots::{ends_of_roots, read_authorities, roots_beside_system};
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -175,6 +175,19 @@ fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     Ok(all)
 }
 
+/// When the last root of each file ends, in seconds since 1970: until then the file is of use. One that cannot be read now
+/// is left out.
+pub fn ends_of_roots(config: &config::Trust) -> impl Iterator<Item = (&Path, i64)> {
+    let end = |root: &CertificateDer| {
+        let (_, root) = X509Certificate::from_der(root).ok()?;
+        Some(root.validity().not_after.timestamp())
+    };
+    config.files().filter_map(move |path| {
+        let all = certificates(path).ok()?;
+        Some((path, all.iter().filter_map(end).max()?))
+    })
+}
+
 /// Why a certificate may not do what it was named for.
 fn doubt(root: &X509Certificate) -> Option<String> {
     let validity = root.validity();

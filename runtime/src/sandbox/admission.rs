@@ -58,6 +58,11 @@ impl Admission {
         }
     }
 
+    /// How many instances there are now.
+    pub fn instances(&self) -> usize {
+        self.most_instances - self.instances.available_permits()
+    }
+
     /// The right to one instance.
     ///
     /// # Errors

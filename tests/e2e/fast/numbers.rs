@@ -37,6 +37,8 @@ fn what_can_happen_is_there_before_it_does() {
     assert_eq!(metrics::value(&bed, "portcullis_tenants"), Some(1));
     assert!(metrics::value(&bed, "process_open_fds").is_some_and(|it| it > 5));
     assert!(metrics::value(&bed, "process_resident_memory_bytes").is_some_and(|it| it > 1 << 20));
+    let instances = metrics::value(&bed, "portcullis_sandbox_instances_limit");
+    assert!(instances.is_some_and(|it| it > 0));
     let text = metrics::read(&bed);
     assert!(text.contains("portcullis_build_info{version=\""), "{text}");
     decide(&bed);

@@ -155,7 +155,7 @@ fn the_end_of_each_certificate_is_a_metric() {
         // 2048-01-01.
         assert_eq!(several.expires(file), Some(2_461_449_600), "{file}");
     }
-    assert_eq!(several.expires("ca.pem"), None);
+    assert!(several.expires("ca.pem").is_some());
     let Several {
         shop, root, daemon, ..
     } = &several;
