@@ -1,5 +1,5 @@
 //! What the standard library would bring for WebAssembly: memory, panics and a place for the policy.
-//! All of the evaluator's unsafe code is here.
+//! The evaluator's unsafe code is here, and in the exports (`component.rs`).
 
 #![allow(unsafe_code)]
 
@@ -73,7 +73,8 @@ impl Arena {
         let at = pointer as usize - self.start() as usize;
         let fits = at + old == self.used.get() && at + new <= ARENA;
         if fits {
-            self.used.set(at + new);
+            // What is made shorter is wiped whole.
+            self.used.set(self.used.get().max(at + new));
         }
         fits
     }
@@ -296,7 +297,7 @@ impl<T> Once<T> {
 
     /// The value, if set.
     pub fn get(&self) -> Option<&T> {
-        // SAFETY: `set` runs only in an export of its own, so no reference is held across it.
+        // SAFETY: `set` runs only before a call, or in an export of its own: no reference is held across it.
         unsafe { (*self.0.get()).as_ref() }
     }
 

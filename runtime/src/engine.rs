@@ -280,7 +280,13 @@ impl Policy {
         cases.run_all(loader, &self.loaded).await
     }
 
-    /// A session: one for each SMTP session, so that nothing can pass from one sender to another.
+    #[cfg(test)]
+    pub(crate) fn idle(&self) -> Option<&IdleInstances> {
+        self.engine.loader.idle.as_ref()
+    }
+
+    /// A session: one for each SMTP session, so that nothing can pass from one sender to another. Of the built-in
+    /// evaluator, which keeps nothing of a question, sessions share instances ([`EngineBuilder::isolation`]).
     pub fn session(&self) -> PolicySession {
         PolicySession {
             session: Session::new(&self.engine.loader),
@@ -302,7 +308,7 @@ impl PolicySession {
     pub async fn decide(&mut self, context: &Context) -> Decision {
         let policy = Some(&self.policy.loaded);
         self.session
-            .decide(&self.name, policy, context, Decision::new)
+            .decide(&self.name, policy, (context, &self.name), Decision::new)
             .await
     }
 
@@ -313,7 +319,7 @@ impl PolicySession {
     pub async fn try_decide(&mut self, context: &Context) -> Result<Decision, EvaluationError> {
         let policy = Some(&self.policy.loaded);
         self.session
-            .try_decide(&self.name, policy, context, Decision::new)
+            .try_decide(&self.name, policy, (context, &self.name), Decision::new)
             .await
     }
 

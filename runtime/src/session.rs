@@ -48,16 +48,18 @@ impl Session {
             .retain(|retained| is_active(&retained.tenant, retained.instance.policy()));
     }
 
-    /// Decides. If the policy gives no answer, or one that cannot be carried out, the decision defers the mail, and the
-    /// observer hears why.
+    /// Decides by a tenant's policy about mail of the same tenant or another. If the policy gives no answer, or one that
+    /// cannot be carried out, the decision defers the mail, and the observer hears why.
     pub async fn decide(
         &mut self,
         tenant: &Arc<str>,
         policy: Option<&Arc<LoadedPolicy>>,
-        context: &Context,
+        (context, mail_of): (&Context, &Arc<str>),
         taken: Taken,
     ) -> Decision {
-        let decided = self.try_decide(tenant, policy, context, taken).await;
+        let decided = self
+            .try_decide(tenant, policy, (context, mail_of), taken)
+            .await;
         let observer = &self.loader.engine.observer;
         match decided {
             Ok(decision) => {
@@ -84,7 +86,7 @@ impl Session {
         &mut self,
         tenant: &Arc<str>,
         policy: Option<&Arc<LoadedPolicy>>,
-        context: &Context,
+        (context, mail_of): (&Context, &Arc<str>),
         taken: Taken,
     ) -> Result<Decision, EvaluationError> {
         let policy = policy.ok_or_else(no_policy)?;
@@ -92,7 +94,7 @@ impl Session {
         let verdict = match &self.loader.idle {
             Some(idle) if policy.is_built_in => {
                 let engine = &self.loader.engine;
-                let mut shared = idle.take(engine, policy).await?;
+                let mut shared = idle.take(engine, mail_of, policy).await?;
                 let verdict = shared.instance.evaluate(engine, context).await?;
                 idle.put(engine, shared);
                 verdict
@@ -155,5 +157,83 @@ fn no_policy() -> EvaluationError {
         policy: "none".into(),
         failure: Failure::NoPolicy,
         wrote: String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::{Engine, Isolation, Policy};
+
+    const RULES: &str = r#"{"connectors": [
+        {"name": "a", "direction": "inbound", "from": {"sender-domains": ["a.test"]}, "require": {"tls": true}}]}"#;
+
+    async fn engine_and_policy(isolation: Isolation) -> (Engine, Policy) {
+        let engine = Engine::builder().isolation(isolation).build().unwrap();
+        let policy = engine.load_document("rules", RULES.into()).await.unwrap();
+        (engine, policy)
+    }
+
+    fn mail() -> Context {
+        Context::inbound(
+            std::net::IpAddr::from([192, 0, 2, 1]),
+            "x@a.test",
+            "b@b.test",
+        )
+    }
+
+    async fn ask(policy: &Policy) {
+        let decision = policy.session().decide(&mail()).await;
+        assert!(matches!(decision.verdict(), Verdict::Reject(_)));
+    }
+
+    /// Waits until there are no more instances than that.
+    async fn until_there_are(engine: &Engine, instances: usize) {
+        let begun = Instant::now();
+        while engine.instances() > instances {
+            assert!(begun.elapsed().as_secs() < 60, "{}", engine.instances());
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn sessions_share_an_instance_for_a_while() {
+        let (engine, policy) = engine_and_policy(Isolation::Tenant).await;
+        let other = engine.load_document("other", RULES.into()).await.unwrap();
+        until_there_are(&engine, 0).await;
+        for _ in 0..3 {
+            ask(&policy).await;
+            ask(&other).await;
+            // One of each.
+            assert!(engine.instances() <= 2);
+        }
+        until_there_are(&engine, 0).await;
+    }
+
+    #[tokio::test]
+    async fn an_instance_ends_with_its_session_where_that_is_wanted() {
+        let (engine, policy) = engine_and_policy(Isolation::Session).await;
+        ask(&policy).await;
+        assert_eq!(engine.instances(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_instance_makes_way_after_many_questions() {
+        let (engine, policy) = engine_and_policy(Isolation::Tenant).await;
+        let idle = policy.idle().expect("instances are shared");
+        let (engine, loaded, name) = (&engine.loader.engine, &policy.loaded, "a".into());
+        let mut made = 0;
+        for _ in 0..2500 {
+            let mut borrowed = idle.take(engine, &name, loaded).await.unwrap();
+            made += u32::from(borrowed.instance.questions() == 0);
+            borrowed.instance.evaluate(engine, &mail()).await.unwrap();
+            idle.put(engine, borrowed);
+        }
+        assert!((3..100).contains(&made), "{made}");
+        // Mail of others has its own.
+        let other = idle.take(engine, &"b".into(), loaded).await.unwrap();
+        assert_eq!(other.instance.questions(), 0);
     }
 }

@@ -495,6 +495,11 @@ impl SmtpClient {
         self.usable && self.connection.output().is_empty() && !self.connection.has_read_more()
     }
 
+    /// Nobody waits for the server for some time. A timer that was set would wake whoever waited last.
+    pub fn rest(&mut self) {
+        self.timer = Timer::default();
+    }
+
     /// Begins a transaction.
     pub async fn mail(&mut self, sender: Sender<'_>) -> Result<(), MailError> {
         self.recipients.clear();

@@ -90,7 +90,7 @@ impl EgressPath {
         match self {
             EgressPath::NextHop(next_hop) => next_hop.begin(client, sender).await,
             EgressPath::Partner(outbound, path) => {
-                // Sessions that take mail in have no room for this.
+                // Boxed: the future is large, and sessions that take mail in never need it.
                 let begun = Box::pin(outbound.begin(path, sender, is_in_a_hurry));
                 begun.await.map(Delivery::pooled)
             }

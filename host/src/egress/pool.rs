@@ -237,6 +237,7 @@ impl PooledConnection {
         if !self.client.is_in_step() {
             return;
         }
+        self.client.rest();
         let idle = Idle {
             client: self.client,
             created_at: self.created_at,

@@ -165,7 +165,7 @@ impl Reply {
     /// said SMTPUTF8 other scripts are transliterated, and what is not printable then becomes `?` (textstring, RFC 5321
     /// §4.2).
     pub fn write(&self, out: &mut Vec<u8>) {
-        let mut lines = self.text.lines().take(MAX_WRITTEN_LINES).peekable();
+        let mut lines = self.text.lines().take(MAX_WRITTEN_LINES);
         // An empty text still makes one line.
         let mut line = lines.next().unwrap_or_default();
         while let Some(next) = lines.next() {

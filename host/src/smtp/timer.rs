@@ -4,6 +4,7 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::task::coop::{has_budget_remaining, unconstrained};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// One timer for all waits of a session, which are many and short: setting a timer anew costs less than making another
@@ -21,6 +22,7 @@ impl Timer {
         let mut future = pin!(future);
         let mut is_set = false;
         std::future::poll_fn(|context| {
+            let had_budget = has_budget_remaining();
             if let Poll::Ready(output) = future.as_mut().poll(context) {
                 return Poll::Ready(Some(output));
             }
@@ -30,7 +32,12 @@ impl Timer {
             if !std::mem::replace(&mut is_set, true) {
                 timer.as_mut().reset(deadline);
             }
-            timer.as_mut().poll(context).map(|()| None)
+            let out_of_time = match had_budget && !has_budget_remaining() {
+                // Whoever always has something to do must not stop the clock.
+                true => pin!(unconstrained(timer.as_mut())).poll(context),
+                false => timer.as_mut().poll(context),
+            };
+            out_of_time.map(|()| None)
         })
         .await
     }
@@ -41,7 +48,7 @@ impl Timer {
         limit: Duration,
         future: impl Future<Output = T>,
     ) -> Option<T> {
-        // A time without an end is one that nobody sees.
+        // The sum must not overflow.
         let far = Duration::from_secs(365 * 24 * 60 * 60);
         self.until(Instant::now() + limit.min(far), future).await
     }
@@ -68,5 +75,17 @@ mod tests {
         assert_eq!(begun.elapsed(), 9 * second);
         let soon = tokio::time::sleep(second);
         assert_eq!(timer.within(Duration::MAX, soon).await, Some(()));
+    }
+
+    #[tokio::test]
+    async fn whoever_is_always_busy_runs_out_of_time_too() {
+        let busy = async {
+            loop {
+                tokio::task::consume_budget().await;
+            }
+        };
+        let mut timer = Timer::default();
+        let ended: Option<()> = timer.within(Duration::from_millis(10), busy).await;
+        assert_eq!(ended, None);
     }
 }

@@ -1,4 +1,4 @@
-//! Permits: for instances, for slow calls, for memory that sessions retain.
+//! Permits: for instances, for slow calls, for memory that is retained.
 
 use std::num::NonZero;
 use std::sync::{Arc, LazyLock};

@@ -16,10 +16,10 @@ use crate::failure::EvaluationError;
 
 /// Idle instances of all policies. Those of a tenant are asked on the threads of the caller's runtime, one question at a
 /// time on each, so a busy tenant needs few.
-const MOST_IDLE: usize = 64;
+const MAX_IDLE: usize = 64;
 
 /// Questions after which an instance makes way for a fresh one.
-const MOST_QUESTIONS: u32 = 1000;
+const MAX_QUESTIONS: u32 = 1000;
 
 /// Who shares an instance of the built-in evaluator. Each session has its own of components of others, whatever is said
 /// here.
@@ -42,68 +42,77 @@ pub struct IdleInstances {
 struct Shared {
     /// The last one is asked next: its memory is in the processor's caches.
     idle: Mutex<Vec<Idle>>,
-    /// Goes up each second.
+    /// Goes up each second, while the list is held.
     generation: AtomicU32,
 }
 
 struct Idle {
-    instance: Instance,
-    generation: u32,
+    borrowed: Borrowed,
     _permit: OwnedSemaphorePermit,
 }
 
 /// An instance that is asked. It goes back with [`IdleInstances::put`] once it has answered; otherwise it ends.
-pub struct Taken {
+pub struct Borrowed {
     /// The instance.
     pub instance: Instance,
+    /// Whose mail it is asked about. The policy before all others is asked about every tenant's.
+    tenant: Arc<str>,
     generation: u32,
+    /// Bytes of its memory when it was made.
+    memory: usize,
 }
 
 impl IdleInstances {
-    /// One that has been asked before, or else a fresh one.
+    /// One that has been asked about the tenant's mail before, or else a fresh one.
     ///
     /// # Errors
     /// If none can be made.
     pub async fn take(
         &self,
         engine: &Engine,
+        tenant: &Arc<str>,
         policy: &Arc<LoadedPolicy>,
-    ) -> Result<Taken, EvaluationError> {
-        if let Some(taken) = self.last_of(policy) {
-            return Ok(taken);
+    ) -> Result<Borrowed, EvaluationError> {
+        if let Some(borrowed) = self.last_of(tenant, policy) {
+            return Ok(borrowed);
         }
         // It may take a while to make one, which counts.
         let generation = self.generation();
-        // Few sessions have to make one, and the others have no room for it.
+        // Boxed: the future is large, and few sessions need it.
         let instance = Box::pin(Instance::new(engine, policy)).await?;
-        Ok(Taken {
+        Ok(Borrowed {
+            memory: instance.memory(),
             instance,
+            tenant: tenant.clone(),
             generation,
         })
     }
 
-    /// Keeps one that has answered, unless its time is over or others need the room.
-    pub fn put(&self, engine: &Engine, taken: Taken) {
-        let Taken {
-            instance,
-            generation,
-        } = taken;
-        if generation != self.generation() || instance.questions() >= MOST_QUESTIONS {
+    /// Keeps one that has answered, unless its time is over, others need the room, or it has grown, which somebody would
+    /// have to wipe.
+    pub fn put(&self, engine: &Engine, borrowed: Borrowed) {
+        let instance = &borrowed.instance;
+        if instance.questions() >= MAX_QUESTIONS || instance.memory() > borrowed.memory {
             return;
         }
         let Some(_permit) = instance.try_retain(engine) else {
             return;
         };
         let mut idle = self.shared.lock();
-        let oldest = (idle.len() >= MOST_IDLE).then(|| idle.remove(0));
-        idle.push(Idle {
-            instance,
-            generation,
-            _permit,
-        });
-        // Others need not wait while it is dropped.
+        // Asked while no new one can begin.
+        let is_over = borrowed.generation != self.generation();
+        let oldest = (idle.len() >= MAX_IDLE).then(|| idle.remove(0));
+        let returned = Idle { borrowed, _permit };
+        let over = match is_over {
+            true => Some(returned),
+            false => {
+                idle.push(returned);
+                None
+            }
+        };
+        // Others need not wait while they are dropped.
         drop(idle);
-        drop(oldest);
+        drop((oldest, over));
     }
 
     /// What is to be called each second. All instances end then: so a policy that is replaced, or has no mail, holds
@@ -112,26 +121,22 @@ impl IdleInstances {
         let shared = Arc::downgrade(&self.shared);
         move || {
             if let Some(shared) = Weak::upgrade(&shared) {
+                let mut idle = shared.lock();
                 shared.generation.fetch_add(1, Ordering::Relaxed);
-                let idle = std::mem::take(&mut *shared.lock());
+                let ended = std::mem::take(&mut *idle);
                 drop(idle);
+                drop(ended);
             }
         }
     }
 
-    fn last_of(&self, policy: &Arc<LoadedPolicy>) -> Option<Taken> {
+    fn last_of(&self, tenant: &Arc<str>, policy: &Arc<LoadedPolicy>) -> Option<Borrowed> {
         let mut idle = self.shared.lock();
-        let is_its = |idle: &Idle| Arc::ptr_eq(idle.instance.policy(), policy);
+        let is_its = |Idle { borrowed, .. }: &Idle| {
+            Arc::ptr_eq(borrowed.instance.policy(), policy) && borrowed.tenant == *tenant
+        };
         let at = idle.iter().rposition(is_its)?;
-        let Idle {
-            instance,
-            generation,
-            ..
-        } = idle.remove(at);
-        Some(Taken {
-            instance,
-            generation,
-        })
+        Some(idle.remove(at).borrowed)
     }
 
     fn generation(&self) -> u32 {

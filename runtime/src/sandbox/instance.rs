@@ -96,14 +96,18 @@ impl Instance {
 
     /// The right to keep it between two evaluations; `None` if it has to go.
     pub fn try_retain(&self, engine: &Engine) -> Option<OwnedSemaphorePermit> {
-        let running = self.running.as_ref();
-        let memory = running.map_or(0, |running| running.store.data().memory());
-        engine.admission.try_retain(memory)
+        engine.admission.try_retain(self.memory())
     }
 
     /// The policy that this is an instance of.
     pub fn policy(&self) -> &Arc<LoadedPolicy> {
         &self.policy
+    }
+
+    /// Bytes of its memory.
+    pub fn memory(&self) -> usize {
+        let running = self.running.as_ref();
+        running.map_or(0, |running| running.store.data().memory())
     }
 
     /// How often it has been asked to decide.
@@ -136,23 +140,29 @@ impl Instance {
         timeout: Duration,
     ) -> Result<Verdict, EvaluationError> {
         self.questions = self.questions.saturating_add(1);
-        if runs_inline(engine, &self.policy) {
-            let mut running = self.running(engine).await?;
-            running.store.data_mut().forget_what_was_written();
-            match running.evaluate_inline(context.lowered()) {
-                Ok(verdict) => {
-                    self.running = Some(running);
-                    return Ok(harmless(verdict));
-                }
-                Err(error) if error.is::<TimedOut>() => self.policy.mark_slow(),
-                Err(error) => return Err(running.failed(error)),
-            }
+        if !runs_inline(engine, &self.policy) {
+            // Boxed: the future is large, and most sessions never need it.
+            return Box::pin(self.evaluate_in_turn(engine, context, timeout)).await;
         }
-        // Most sessions never come here, and have no room for it.
-        Box::pin(self.evaluate_patiently(engine, context, timeout)).await
+        let mut running = self.running(engine).await?;
+        running.store.data_mut().forget_what_was_written();
+        match running.evaluate_inline(context.lowered()) {
+            Ok(verdict) => {
+                self.running = Some(running);
+                Ok(harmless(verdict))
+            }
+            Err(error) if error.is::<TimedOut>() => {
+                self.policy.mark_slow();
+                // The pool has an instance for one of the two.
+                drop(running);
+                Box::pin(self.evaluate_yielding(engine, context)).await
+            }
+            Err(error) => Err(running.failed(error)),
+        }
     }
 
-    async fn evaluate_patiently(
+    /// Evaluates once it is its turn among slow calls.
+    async fn evaluate_in_turn(
         &mut self,
         engine: &Engine,
         context: &Context,
@@ -161,6 +171,14 @@ impl Instance {
         let slow_call = engine.admission.slow_call(&self.policy.slow_calls, timeout);
         let slow_call = slow_call.await;
         let _slow_call = slow_call.map_err(|failure| self.policy.failed(failure))?;
+        self.evaluate_yielding(engine, context).await
+    }
+
+    async fn evaluate_yielding(
+        &mut self,
+        engine: &Engine,
+        context: &Context,
+    ) -> Result<Verdict, EvaluationError> {
         let mut running = self.running(engine).await?;
         running.store.data_mut().forget_what_was_written();
         running.yield_to_others();

@@ -35,7 +35,7 @@ pub struct Limits {
     pub table_elements: usize,
     /// Instances at a time.
     pub instances: u32,
-    /// Bytes of memory of all instances that sessions retain between two evaluations.
+    /// Bytes of memory of all instances that are retained between two evaluations.
     pub retained_memory: usize,
     /// Bytes that a component or document may have.
     pub policy_size: usize,
@@ -143,7 +143,7 @@ fn pool(limits: &Limits) -> PoolingAllocationConfig {
     pool
 }
 
-/// Ticks as long as the engine lives, and calls a function at the first tick of each second.
+/// Ticks as long as the engine lives, and calls a function each second.
 #[allow(
     clippy::disallowed_methods,
     reason = "the clock has a thread of its own"
@@ -155,14 +155,18 @@ pub fn start_clock(
 ) -> std::io::Result<()> {
     let engine = engine.weak();
     let tick = move || {
-        let mut called = Instant::now();
+        let second = Duration::from_secs(1);
+        let (mut ticked, mut called) = (Instant::now(), Instant::now());
         loop {
-            std::thread::sleep(period);
-            match engine.upgrade() {
-                Some(engine) => engine.increment_epoch(),
-                None => return,
+            std::thread::sleep(period.min(second));
+            let Some(engine) = engine.upgrade() else {
+                return;
+            };
+            if ticked.elapsed() >= period {
+                ticked = Instant::now();
+                engine.increment_epoch();
             }
-            if called.elapsed() >= Duration::from_secs(1) {
+            if called.elapsed() >= second {
                 called = Instant::now();
                 each_second();
             }

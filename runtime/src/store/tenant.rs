@@ -182,7 +182,7 @@ impl TenantSession {
         let Some(before) = tenant.before() else {
             return self.decide_alone(tenant, context).await;
         };
-        let mut first = self.object(before, context).await;
+        let mut first = self.object(before, tenant, context).await;
         before::name_connectors(&before.name, first.verdict_mut());
         if !before::passes(first.verdict()) {
             return first.made_before();
@@ -197,16 +197,21 @@ impl TenantSession {
         let policy = tenant.policy.as_ref();
         let session = &mut self.0;
         session
-            .decide(&tenant.name, policy, context, Decision::new)
+            .decide(&tenant.name, policy, (context, &tenant.name), Decision::new)
             .await
     }
 
     /// The refusal by the one before all. What it would do otherwise is not carried out, so it may be anything.
-    async fn object(&mut self, before: &Tenant, context: &Context) -> Decision {
+    async fn object(&mut self, before: &Tenant, tenant: &Tenant, context: &Context) -> Decision {
         let policy = before.policy.as_ref();
         let session = &mut self.0;
         session
-            .decide(&before.name, policy, context, Decision::objection)
+            .decide(
+                &before.name,
+                policy,
+                (context, &tenant.name),
+                Decision::objection,
+            )
             .await
     }
 

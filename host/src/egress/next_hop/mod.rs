@@ -271,7 +271,7 @@ impl NextHop {
     }
 
     async fn connect(&self, server: &Server, client: &Client) -> Result<SmtpClient, Reply> {
-        // Most mail goes over a connection that is there, and has no room for this.
+        // Boxed: the future is large, and most mail goes over a connection that is there.
         let connected = Box::pin(server.connect(Some(client))).await;
         connections::count(&connected);
         let session = connected.map_err(|failure| failure.reply())?;

@@ -210,7 +210,7 @@ impl Session {
         };
         let mut stopping = server.stopping.subscribe();
         let stopping = async move {
-            // Without a daemon there is none to wait for.
+            // The sender lives as long as the server, which the session holds.
             let _ = stopping.wait_for(|stopping| *stopping).await;
         };
         let mut session = Session {
@@ -550,7 +550,7 @@ impl Session {
         let limit = self.settings.timeouts.handshake;
         timeout(limit, self.connection.flush()).await??;
         let acceptor = tls.acceptor(self.listener.is_legacy(self.client.ip()));
-        // Once a session at most: its room is not kept in every session.
+        // Boxed: the future is large, and serves once at most.
         timeout(limit, Box::pin(self.connection.accept_tls(&acceptor))).await??;
         // RFC 3207 §4.2: what was said before is forgotten.
         self.context.set_helo(None);
