@@ -32,6 +32,8 @@ pub enum Step {
     Rcpt,
     /// At DATA.
     Data,
+    /// At BDAT, but for the last.
+    Chunk,
     /// At the end of the message.
     End,
 }
@@ -70,6 +72,8 @@ pub struct Behaviour {
     pub name: Option<&'static str>,
     /// Offers AUTH PLAIN under TLS.
     pub offers_login: bool,
+    /// Further extensions that it offers, of CHUNKING and PIPELINING.
+    pub offers: &'static [&'static str],
     /// Speaks LMTP, and answers at the end for each recipient.
     pub lmtp: bool,
     /// What recipients whose address contains this are told: at RCPT, or at the end in LMTP.
@@ -272,6 +276,8 @@ struct Session {
     ledger: Arc<Ledger>,
     input: Vec<u8>,
     recipients: Vec<String>,
+    /// What has come of a message in chunks.
+    chunks: Vec<u8>,
 }
 
 /// The session is over.
@@ -291,6 +297,7 @@ impl Session {
             ledger,
             input: Vec::new(),
             recipients: Vec::new(),
+            chunks: Vec::new(),
         }
     }
 
@@ -317,11 +324,13 @@ impl Session {
                         true => "250-AUTH PLAIN\r\n",
                         false => "",
                     };
+                    let offers = self.behaviour.offers.iter();
+                    let offers: String = offers.map(|it| format!("250-{it}\r\n")).collect();
                     let step = if tls { Step::EhloTls } else { Step::Ehlo };
                     self.act(
                         step,
                         &format!(
-                            "250-{name}\r\n{starttls}{login}250-8BITMIME\r\n250 SIZE 1000000\r\n"
+                            "250-{name}\r\n{starttls}{login}{offers}250-8BITMIME\r\n250 SIZE 1000000\r\n"
                         ),
                     )?;
                 }
@@ -340,6 +349,7 @@ impl Session {
                     self.act(Step::Auth, "235 2.7.0 welcome\r\n")?;
                 }
                 "MAIL" => {
+                    self.chunks.clear();
                     self.recipients.clear();
                     self.act(Step::Mail, "250 2.1.0 sender ok\r\n")?;
                 }
@@ -360,6 +370,7 @@ impl Session {
                         self.message()?;
                     }
                 }
+                "BDAT" => self.chunk(&line)?,
                 "RSET" => self.send(b"250 2.0.0 reset\r\n")?,
                 "QUIT" => {
                     self.send(b"221 2.0.0 bye\r\n")?;
@@ -414,6 +425,29 @@ impl Session {
         };
         let rest = self.input.split_off(at + end.len());
         let content = std::mem::replace(&mut self.input, rest);
+        self.take(&content[..at])
+    }
+
+    /// A part of a message (RFC 3030).
+    fn chunk(&mut self, line: &str) -> Result<(), Over> {
+        let mut words = line.split(' ').skip(1);
+        let size: usize = words.next().and_then(|it| it.parse().ok()).expect("a size");
+        while self.input.len() < size {
+            if self.fill()? == 0 {
+                return Err(Over);
+            }
+        }
+        self.chunks.extend(self.input.drain(..size));
+        if words.next() != Some("LAST") {
+            self.act(Step::Chunk, "250 2.0.0 a part\r\n")?;
+            return Ok(());
+        }
+        let content = std::mem::take(&mut self.chunks);
+        self.take(&content)
+    }
+
+    /// A whole message.
+    fn take(&mut self, content: &[u8]) -> Result<(), Over> {
         let refused = self
             .behaviour
             .unusual
@@ -436,7 +470,7 @@ impl Session {
             self.ledger.taken.lock().unwrap().push(Taken {
                 tls: self.is_tls(),
                 recipients,
-                content: String::from_utf8_lossy(&content[..at]).into_owned(),
+                content: String::from_utf8_lossy(content).into_owned(),
             });
             self.ledger.more.notify_all();
         }

@@ -23,6 +23,8 @@ use crate::smtp::sasl::{self, Exchange, Mechanism, SaslError};
 use crate::smtp::timer::Timer;
 use crate::smtp::tls::{Connector, TlsSession};
 
+/// Chunks that a server with PIPELINING may have to answer for at a time: their replies fit into any window.
+const MAX_OPEN_CHUNKS: u32 = 16;
 /// Content that is gathered before it is written.
 const WRITE_SIZE: usize = 32 << 10;
 /// How long a good-bye may take. Nobody waits for the answer to it.
@@ -116,6 +118,14 @@ impl ClientError {
         matches!(self.cause, Cause::Refused(_))
     }
 
+    /// What the client is told of a message: what the server has said to it, if it has.
+    fn answer(&self) -> Reply {
+        match &self.cause {
+            Cause::Refused(reply) => map_reply(reply),
+            _ => self.reply(),
+        }
+    }
+
     /// What the client is told. It is always a reason to try again: the mail was not refused.
     pub fn reply(&self) -> Reply {
         let enhanced = match &self.cause {
@@ -146,6 +156,8 @@ const AUTH: &str = "AUTH";
 const EHLO: &str = "EHLO";
 /// What stands for a text that has our password in it.
 const CONCEALED: &str = "(the text repeats the password)";
+/// The name of the step of sending a part of a message.
+const BDAT: &str = "BDAT";
 /// The name of the step of ending a message.
 const END_OF_DATA: &str = "end of data";
 /// The name of the step of connecting.
@@ -158,6 +170,8 @@ pub struct ClientConfig {
     pub hostname: Arc<str>,
     /// Whether the server speaks LMTP.
     pub lmtp: bool,
+    /// Whether messages go in chunks where the server takes them (RFC 3030).
+    pub chunks: bool,
     /// How long to wait.
     pub timeouts: Arc<config::Timeouts>,
     /// Who the client is.
@@ -263,6 +277,46 @@ fn offer(mechanisms: &[String]) -> String {
     shown.join(" ")
 }
 
+/// A message on its way to the server.
+enum Content {
+    /// By DATA.
+    Data(DataEncoder),
+    /// By BDAT.
+    Chunks(Chunks),
+}
+
+/// A message in chunks (RFC 3030 §2).
+#[derive(Default)]
+struct Chunks {
+    /// What the next chunk will have.
+    waiting: Vec<u8>,
+    /// Whether the server has a part of it.
+    is_begun: bool,
+    /// Chunks whose replies have not been read.
+    open: u32,
+    /// Whether what the server has ends in a line end.
+    ends_line: bool,
+}
+
+impl Chunks {
+    /// Appends the last chunk to `output`, with the CRLF that the last line may lack.
+    fn finish(mut self, output: &mut Vec<u8>) {
+        if !self.ends_line() {
+            self.waiting.extend_from_slice(b"\r\n");
+        }
+        output.extend_from_slice(format!("BDAT {} LAST\r\n", self.waiting.len()).as_bytes());
+        output.append(&mut self.waiting);
+    }
+
+    /// Whether all that there is ends in a line end; nothing at all does.
+    fn ends_line(&self) -> bool {
+        match self.waiting.last() {
+            Some(last) => *last == b'\n',
+            None => self.ends_line || !self.is_begun,
+        }
+    }
+}
+
 /// What came of asking for TLS.
 pub enum StartTls {
     /// The session is encrypted.
@@ -283,7 +337,8 @@ pub struct SmtpClient {
     recipients: Vec<String>,
     /// The recipient that was named together with the sender; the reply to it has not been read.
     pipelined: Option<String>,
-    encoder: Option<DataEncoder>,
+    /// The message that is under way.
+    content: Option<Content>,
     /// What we log in with, if we do. Nobody reads the password, wherever the server repeats it.
     credentials: Option<Credentials>,
 }
@@ -300,7 +355,7 @@ impl SmtpClient {
             usable: true,
             recipients: Vec::new(),
             pipelined: None,
-            encoder: None,
+            content: None,
             credentials: None,
         }
     }
@@ -583,6 +638,12 @@ impl SmtpClient {
 
     /// Begins the message, with less `patience` than elsewhere if others wait.
     pub async fn data(&mut self, patience: Option<Duration>) -> Result<(), MailError> {
+        if self.client_config.chunks && self.capabilities.chunking {
+            // RFC 3030 §2: the server is not asked first, which saves a round trip.
+            self.ensure_in_sync(BDAT).await.map_err(MailError::Lost)?;
+            self.content = Some(Content::Chunks(Chunks::default()));
+            return Ok(());
+        }
         let limit = self.client_config.timeouts.reply;
         let limit = patience.map_or(limit, |patience| patience.min(limit));
         let reply = self.command_within("DATA", "DATA", limit).await;
@@ -596,41 +657,88 @@ impl SmtpClient {
                 self.broken("DATA", Cause::Refused(reply)).reply(),
             ));
         }
-        self.encoder = Some(DataEncoder::new());
+        self.content = Some(Content::Data(DataEncoder::new()));
         Ok(())
     }
 
     /// A part of the message.
     pub async fn write(&mut self, content: &[u8]) -> Result<(), Reply> {
-        let Some(encoder) = &mut self.encoder else {
-            return Err(Reply::new(451, (4, 3, 0), "the message was given up"));
-        };
-        encoder.encode(content, self.connection.output());
-        if self.connection.output().len() < WRITE_SIZE {
-            return Ok(());
+        match &mut self.content {
+            None => Err(Reply::new(451, (4, 3, 0), "the message was given up")),
+            Some(Content::Data(encoder)) => {
+                encoder.encode(content, self.connection.output());
+                if self.connection.output().len() < WRITE_SIZE {
+                    return Ok(());
+                }
+                self.flush("DATA").await.map_err(|failure| failure.reply())
+            }
+            Some(Content::Chunks(chunks)) => {
+                chunks.waiting.extend_from_slice(content);
+                if chunks.waiting.len() < WRITE_SIZE {
+                    return Ok(());
+                }
+                self.send_chunk().await.map_err(|failure| failure.answer())
+            }
         }
+    }
+
+    async fn flush(&mut self, step: &'static str) -> Result<(), ClientError> {
         let limit = self.client_config.timeouts.data_block;
         match self.timer.within(limit, self.connection.flush()).await {
             Some(Ok(())) => Ok(()),
-            Some(Err(error)) => Err(self.broken("DATA", error).reply()),
-            None => Err(self.broken("DATA", Cause::TimedOut).reply()),
+            Some(Err(error)) => Err(self.broken(step, error)),
+            None => Err(self.broken(step, Cause::TimedOut)),
+        }
+    }
+
+    /// Sends what waits as a chunk that others follow. Replies to earlier ones are read first, as far as no more may be
+    /// open: without PIPELINING one has to wait for each.
+    async fn send_chunk(&mut self) -> Result<(), ClientError> {
+        let most = match self.capabilities.pipelining {
+            true => MAX_OPEN_CHUNKS,
+            false => 0,
+        };
+        self.await_chunks(most).await?;
+        let Some(Content::Chunks(chunks)) = &mut self.content else {
+            return Ok(());
+        };
+        let output = self.connection.output();
+        chunks.ends_line = chunks.ends_line();
+        output.extend_from_slice(format!("BDAT {}\r\n", chunks.waiting.len()).as_bytes());
+        output.append(&mut chunks.waiting);
+        chunks.open += 1;
+        chunks.is_begun = true;
+        self.flush(BDAT).await
+    }
+
+    /// Reads replies to chunks until no more than so many are open.
+    async fn await_chunks(&mut self, most: u32) -> Result<(), ClientError> {
+        loop {
+            match &mut self.content {
+                Some(Content::Chunks(chunks)) if chunks.open > most => chunks.open -= 1,
+                _ => return Ok(()),
+            }
+            self.expect(BDAT, self.client_config.timeouts.reply).await?;
         }
     }
 
     /// Ends the message, and waits for the server to have it. LMTP's replies are noted one by one, by the recipients'
     /// numbers.
     pub async fn finish(&mut self, note: &mut (dyn FnMut(usize, &Reply) + Send)) -> Finished {
-        let Some(encoder) = self.encoder.take() else {
+        if let Err(failure) = self.await_chunks(0).await {
+            return Finished::All(failure.answer());
+        }
+        let Some(content) = self.content.take() else {
             return Finished::All(Reply::new(451, (4, 3, 0), "the message was given up"));
         };
         if let Err(failure) = self.ensure_in_sync(END_OF_DATA).await {
-            return Finished::All(match &failure.cause {
-                // It will not have the message. Nor can it, without the end.
-                Cause::Refused(reply) => map_reply(reply),
-                _ => failure.reply(),
-            });
+            // It will not have the message. Nor can it, without the end.
+            return Finished::All(failure.answer());
         }
-        encoder.finish(self.connection.output());
+        match content {
+            Content::Data(encoder) => encoder.finish(self.connection.output()),
+            Content::Chunks(chunks) => chunks.finish(self.connection.output()),
+        }
         if !self.client_config.lmtp {
             let reply = self
                 .expect_reply(END_OF_DATA, self.client_config.timeouts.final_reply)
@@ -662,9 +770,7 @@ impl SmtpClient {
     pub async fn reset(&mut self) {
         self.recipients.clear();
         self.drain_pipelined().await;
-        if self.encoder.take().is_some() {
-            self.usable = false;
-        }
+        self.break_off();
         if self.usable {
             // An error has made it unusable, which is all there is to know.
             let _ = self.command("RSET", "RSET").await;
@@ -674,15 +780,22 @@ impl SmtpClient {
     /// Ends the session politely, if it has not ended yet. In the middle of a message anything that is said would
     /// be part of it.
     pub async fn quit(&mut self) {
-        if self.encoder.take().is_some() {
-            self.usable = false;
-        }
+        self.break_off();
         if self.usable {
             self.usable = false;
             self.connection.output().extend_from_slice(b"QUIT\r\n");
             // A server that does not take it is not waited for.
             let _ = timeout(PARTING, self.connection.close()).await;
         }
+    }
+
+    /// Ends a message that is under way. What the server has of it has no end.
+    fn break_off(&mut self) {
+        self.usable &= match self.content.take() {
+            None => true,
+            Some(Content::Data(_)) => false,
+            Some(Content::Chunks(chunks)) => !chunks.is_begun,
+        };
     }
 
     /// Reads the reply to a recipient that was named ahead, to no effect.
@@ -801,7 +914,7 @@ impl SmtpClient {
 
     fn broken(&mut self, step: &'static str, cause: impl Into<Cause>) -> ClientError {
         self.usable = false;
-        self.encoder = None;
+        self.content = None;
         self.client_config.failure(&self.peer, step, cause)
     }
 }

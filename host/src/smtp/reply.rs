@@ -168,7 +168,7 @@ impl Reply {
         let mut lines = self.text.lines().take(MAX_WRITTEN_LINES);
         // An empty text still makes one line.
         let mut line = lines.next().unwrap_or_default();
-        while let Some(next) = lines.next() {
+        for next in lines {
             self.write_line('-', line, out);
             line = next;
         }

@@ -5,6 +5,7 @@ mod audit;
 mod authorities;
 mod before;
 mod certificates;
+mod chunks;
 mod cli;
 mod conformance;
 mod dane_and_mta_sts;

@@ -202,7 +202,7 @@ fn a_policy_in_rust() {
             "the policy did not answer within 50 ms",
         ),
         (
-            "    let mut all = Vec::new();\n    while context.mail_from.len() < 1000 { all.push(std::hint::black_box(vec![1; 1 << 20])); }\n    if BLOCKED",
+            "    let mut all = Vec::new();\n    while context.mail_from.len() < 1000 { all.push(std::hint::black_box(Vec::<u8>::with_capacity(1 << 20))); }\n    if BLOCKED",
             "the policy asked for more than the 65536 KiB of memory",
         ),
         (

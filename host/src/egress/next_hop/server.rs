@@ -142,6 +142,7 @@ impl Server {
         ClientConfig {
             hostname: self.hostname.clone(),
             lmtp: self.is_lmtp(),
+            chunks: true,
             timeouts: self.resources.load().timeouts.clone(),
             audience: Audience::External,
         }

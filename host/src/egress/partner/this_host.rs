@@ -46,6 +46,7 @@ impl ThisHost {
         ClientConfig {
             hostname: self.name.clone(),
             lmtp: false,
+            chunks: false,
             timeouts: timeouts.clone(),
             audience: Audience::Internal,
         }
