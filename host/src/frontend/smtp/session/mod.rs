@@ -411,15 +411,16 @@ impl Session {
             Command::Helo(name) => self.helo(name).await.into(),
             Command::StartTls => self.starttls().await,
             Command::Mail { from, parameters } => self.mail(from, parameters).await.into(),
-            Command::Rcpt { to, parameters } => self.rcpt(to, parameters).await.into(),
+            // Boxed: these futures are large, and a session that waits for a command needs none of them.
+            Command::Rcpt { to, parameters } => Box::pin(self.rcpt(to, parameters)).await.into(),
             Command::Auth { mechanism, initial } => Box::pin(self.auth(&mechanism, initial)).await,
-            Command::Data => self.data().await,
+            Command::Data => Box::pin(self.data()).await,
             Command::Bdat { size, last } => {
                 if size > 0 {
                     // It brings some of a message, which has limits of its own.
                     self.commands = self.commands.saturating_sub(1);
                 }
-                self.bdat(size, last).await
+                Box::pin(self.bdat(size, last)).await
             }
             Command::Rset => self.rset().await.into(),
             Command::Noop => Reply::new(250, (2, 0, 0), "ok").into(),
