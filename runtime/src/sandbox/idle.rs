@@ -5,7 +5,7 @@
 //! same instance, one after the other.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -100,19 +100,14 @@ impl IdleInstances {
         };
         let mut idle = self.shared.lock();
         // Asked while no new one can begin.
-        let is_over = borrowed.generation != self.generation();
+        if borrowed.generation != self.generation() {
+            return;
+        }
         let oldest = (idle.len() >= MAX_IDLE).then(|| idle.remove(0));
-        let returned = Idle { borrowed, _permit };
-        let over = match is_over {
-            true => Some(returned),
-            false => {
-                idle.push(returned);
-                None
-            }
-        };
-        // Others need not wait while they are dropped.
+        idle.push(Idle { borrowed, _permit });
+        // Others need not wait while it is dropped.
         drop(idle);
-        drop((oldest, over));
+        drop(oldest);
     }
 
     /// What is to be called each second. All instances end then: so a policy that is replaced, or has no mail, holds
@@ -120,7 +115,7 @@ impl IdleInstances {
     pub fn end_all(&self) -> impl FnMut() + Send + 'static {
         let shared = Arc::downgrade(&self.shared);
         move || {
-            if let Some(shared) = Weak::upgrade(&shared) {
+            if let Some(shared) = shared.upgrade() {
                 let mut idle = shared.lock();
                 shared.generation.fetch_add(1, Ordering::Relaxed);
                 let ended = std::mem::take(&mut *idle);
